@@ -1,0 +1,22 @@
+"""vit_jax trains Vision Transformers (2010.11929) in JAX, from a laptop to a pod."""
+
+import importlib
+from typing import Any
+
+from vit_jax.errors import InputError
+
+__version__ = "0.1.0"
+
+# Loaded on first use, so that `import vit_jax` costs next to nothing.
+_LAZY = {
+    "create_model": "vit_jax.models",
+    "list_models": "vit_jax.models",
+    "load": "vit_jax.checkpoint",
+}
+__all__ = ["InputError", "__version__", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'vit_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

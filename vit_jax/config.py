@@ -1,0 +1,201 @@
+"""Every option of a run: its default and its meaning, in this one place.
+
+A config file (`configs/*.py`) starts from `default()`, sets what differs and
+returns the `ml_collections.ConfigDict`. Options that do not exist are refused.
+
+Durations (`total`, `warmup`, `cooldown`, `checkpoint.every`, `eval_every`, ...)
+are small dicts with exactly one of `steps`, `epochs` or `examples` set;
+`in_steps` turns one into steps.
+"""
+
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from vit_jax.errors import InputError, unknown
+
+
+def duration(**unit: float) -> ConfigDict:
+    """A duration in one of three units: `duration(epochs=90)`."""
+    fields = ConfigDict(
+        dict(steps=placeholder(int), epochs=placeholder(float), examples=placeholder(int))
+    )
+    for name, value in unit.items():
+        if name not in fields:
+            raise unknown("unit of a duration", name, fields.keys())
+        fields[name] = float(value) if name == "epochs" else value
+    return fields
+
+
+def evaluation(**options: Any) -> ConfigDict:
+    """One entry of `config.evals`: a data set that is evaluated during and after training."""
+    entry = ConfigDict(
+        dict(
+            source=placeholder(str),  # as data.source; None: the training source
+            split="test",  # which part of it, tfds syntax: "test", "train[90%:]"
+            pp="",  # preprocessing operations; "": those of training without randomness
+            batch_size=0,  # over all devices; 0: the training batch size
+            use_ema=False,  # evaluate the EMA (Polyak) parameters
+        )
+    )
+    with entry.unlocked():
+        for name, value in options.items():
+            if name not in entry:
+                raise unknown("option of an evaluation", name, entry.keys())
+            entry[name] = value
+    return entry
+
+
+def default() -> ConfigDict:
+    """The full set of options with their defaults."""
+    config = ConfigDict()
+    config.seed = 0  # initialisation, data order, augmentation and dropout all derive from it
+    config.total = duration()  # length of the run
+    config.batch_size = 128  # examples per step over all devices and processes
+    config.init_from = ""  # fine-tune from: a workdir, a checkpoint or a published weight file
+    config.eval_every = duration()  # None: once, at the end
+
+    config.model = ConfigDict(
+        dict(
+            name="ViT-S/16",  # see `vit_jax models`
+            image_size=placeholder(object),  # pixels, int or (height, width); None: from data.pp
+            num_classes=placeholder(int),  # None: the data set's
+            # Shape; None: the named variant's.
+            patch_size=placeholder(object),  # pixels, int or (height, width)
+            width=placeholder(int),
+            depth=placeholder(int),
+            mlp_dim=placeholder(int),
+            num_heads=placeholder(int),
+            # Parts.
+            head="token",  # token: class token; gap: global average pool; map: attention pool
+            pre_logits=0,  # width of a tanh layer before the head; 0: none, -1: the model's
+            posemb="learned",  # position embedding
+            posemb_class_slot=True,  # the class token has a position of its own
+            registers=0,  # extra learnt tokens (2309.16588)
+            layer_scale=placeholder(float),  # initial scale of residual branches (2103.17239)
+            qk_norm=False,  # layer norm of queries and keys (2302.05442)
+            gelu="tanh",  # tanh (JAX checkpoints) or erf (PyTorch checkpoints)
+            norm_eps=1e-6,  # layer norm epsilon
+            head_bias=0.0,  # initial bias of the head; -10 for sigmoid pre-training
+            # Regularisation.
+            dropout=0.0,  # after every dense layer but qkv, and after the position embedding
+            attention_dropout=0.0,  # on attention weights
+            stochastic_depth=0.0,  # drop rate of the last block, growing linearly from 0
+            # Execution.
+            dtype="float32",  # of matrix products: float32 or bfloat16; parameters stay float32
+            unroll=1,  # layers per iteration of the scan over blocks; -1: all
+            remat="none",  # recompute in the backward pass: none, full, dots, dots_no_batch
+            attention="auto",  # implementation: auto, xla, cudnn
+        )
+    )
+
+    config.data = ConfigDict(
+        dict(
+            source="digits",  # digits, idx:DIR, folder:DIR, npz:FILE, tfds:NAME
+            split="train",  # tfds syntax
+            data_dir="",  # where tfds looks; "": its default
+            pp="",  # preprocessing of training images, e.g. "decode|inception_crop(224)|flip_lr"
+            multi_label=False,  # labels are sets of classes; wants loss "sigmoid"
+            shuffle=True,  # a new order every epoch
+            threads=0,  # parallel decoding threads; 0: as many as cores
+            prefetch=2,  # batches kept ready
+        )
+    )
+    config.evals = ConfigDict()  # name -> evaluation(...)
+
+    config.loss = ConfigDict(
+        dict(
+            name="softmax",  # softmax or sigmoid cross-entropy
+            label_smoothing=0.0,
+        )
+    )
+    config.mixup = ConfigDict(
+        dict(alpha=0.0)  # Beta(alpha, alpha) mixing over the global batch (1710.09412); 0: off
+    )
+
+    config.optimizer = ConfigDict(
+        dict(
+            name="adamw",  # sgd, adam, adamw, adafactor, lion
+            learning_rate=1e-3,  # peak, after warm-up
+            momentum=0.9,  # sgd
+            nesterov=False,  # sgd
+            b1=0.9,  # adam, adamw, lion
+            b2=0.999,  # adam, adamw; lion wants .99
+            eps=1e-8,  # adam, adamw
+            moment_dtype="float32",  # of the first moment (and momentum): float32 or bfloat16
+            # Decoupled decay of kernels, scaled by the learning rate as in torch.optim.AdamW:
+            # p <- p - lr(t) * (update + weight_decay * p).
+            weight_decay=0.0,
+            clip_norm=0.0,  # clip gradients at this global norm; 0: off
+            schedule="cosine",  # constant, linear, cosine, rsqrt
+            warmup=duration(steps=0),  # linear from 0 to learning_rate
+            cooldown=duration(steps=0),  # linear to end_value over the last steps
+            end_value=0.0,  # learning rate at the end (linear, cosine, cooldown), share of peak
+            rsqrt_timescale=10_000,  # rsqrt: steps after which the rate has fallen by sqrt(2)
+            multipliers=(),  # (pattern, factor) pairs on parameter paths; first match counts
+            freeze=(),  # patterns of parameter paths that stay as they are
+            ema_decay=0.0,  # Polyak averaging of parameters; 0: off, the paper's: .9999
+        )
+    )
+
+    config.parallel = ConfigDict(
+        dict(
+            engine="pjit",  # pjit or pmap
+            # Mesh axes: sizes, one of them may be -1 (what is left).
+            replica=1,  # the slow network between pods or hosts
+            data=-1,  # replicated data parallelism
+            fsdp=1,  # data parallelism with sharded parameters
+            tensor=1,  # heads and MLP width
+            replicated_tolerance=0.05,  # share of fsdp-able bytes that may stay replicated
+            accumulate=1,  # microbatches per step, gradients averaged
+        )
+    )
+
+    config.checkpoint = ConfigDict(
+        dict(
+            every=duration(),  # None: only at the end (and on preemption)
+            keep=2,  # how many of the last ones stay
+            keep_every=0,  # steps: those that this divides stay for good; 0: none
+            best="",  # metric whose best checkpoint stays too, e.g. "eval/test/top1"
+        )
+    )
+    config.log = ConfigDict(
+        dict(
+            every=50,  # steps between lines of metrics.jsonl
+            tensorboard=True,  # event files in the workdir
+        )
+    )
+    return config.lock()
+
+
+def in_steps(
+    entry: ConfigDict, *, name: str, batch_size: int, train_size: int, total: int | None = None
+) -> int | None:
+    """A duration in optimizer steps, or None where no unit is set.
+
+    Args:
+      entry: a `duration`.
+      name: what the message calls it.
+      batch_size: examples per step.
+      train_size: examples per epoch.
+      total: steps of the whole run: what `every` may not exceed is not checked here.
+
+    Raises:
+      InputError: more than one unit is set, or the value is negative.
+    """
+    set_units = {unit: value for unit, value in entry.items() if value is not None}
+    if not set_units:
+        return None
+    if len(set_units) > 1:
+        raise InputError(
+            f"config.{name} sets {' and '.join(set_units)}; set one and leave the others None"
+        )
+    (unit, value), = set_units.items()
+    if value < 0:
+        raise InputError(f"config.{name}.{unit} is {value}; it must not be negative")
+    examples_per_unit = dict(steps=batch_size, epochs=train_size, examples=1)[unit]
+    if unit == "steps":
+        return int(value)
+    return math.ceil(round(value * examples_per_unit / batch_size, 6))

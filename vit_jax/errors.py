@@ -1,0 +1,28 @@
+"""Errors a user can cause, and the one line each of them prints."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Wrong input: one line that names the thing, where it stands, and the remedy.
+
+    The command line prints the message and exits with status 2.
+    """
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Returns " (did you mean 'x'?)" for the option closest to `name`, else "".
+
+    Matching ignores case: `Adamw` finds `adamw`.
+    """
+    by_lower = {str(option).lower(): str(option) for option in options}
+    match = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    return f" (did you mean {by_lower[match[0]]!r}?)" if match else ""
+
+
+def unknown(kind: str, name: object, options: Iterable[str]) -> InputError:
+    """An InputError for a name that is none of `options`, with the nearest one."""
+    options = sorted(str(option) for option in options)
+    hint = nearest(str(name), options) or f"; known: {', '.join(options)}"
+    return InputError(f"unknown {kind} {name!r}{hint}")

@@ -1,0 +1,45 @@
+"""From encoded tokens to one vector per image (section 3.1, appendix D.3)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vit_jax.models.attention import attend
+from vit_jax.models.layers import Dense, LayerNorm
+from vit_jax.models.mlp import Mlp
+
+HEADS = ("token", "gap", "map")
+
+
+class AttentionPool(nnx.Module):
+    """Multi-head attention pooling (MAP, 2106.04560): a learnt probe attends to all tokens."""
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        mlp_dim: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+        gelu: str = "tanh",
+        norm_eps: float = 1e-6,
+    ):
+        head_width = width // num_heads
+        probe_init = nnx.initializers.xavier_uniform()
+        self.probe = nnx.Param(probe_init(rngs.params(), (1, 1, width), jnp.float32))
+        self.query = Dense((width,), (num_heads, head_width), rngs=rngs, dtype=dtype)
+        self.key_value = Dense(
+            (width,), (2, num_heads, head_width), groups=1, rngs=rngs, dtype=dtype
+        )
+        self.out = Dense((num_heads, head_width), (width,), rngs=rngs, dtype=dtype)
+        self.norm = LayerNorm(width, eps=norm_eps, dtype=dtype)
+        self.mlp = Mlp(width, mlp_dim, rngs=rngs, dtype=dtype, gelu=gelu)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, N, D) -> (B, D)."""
+        probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
+        key, value = jnp.moveaxis(self.key_value(x), 2, 0)
+        pooled = self.out(attend(self.query(probe), key, value)[0])
+        pooled = pooled + self.mlp(self.norm(pooled))
+        return pooled[:, 0]

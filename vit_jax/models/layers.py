@@ -1,0 +1,139 @@
+"""Layers that every model shares: dense, layer norm, dropout, the batch constraint."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.sharding import PartitionSpec
+
+# Mesh axes over which the batch is split (see vit_jax.parallel.mesh).
+BATCH_AXES = ("replica", "data", "fsdp")
+
+zeros = nnx.initializers.zeros_init()
+ones = nnx.initializers.ones_init()
+
+
+def shard_batch(x: jax.Array) -> jax.Array:
+    """Constrains axis 0 to the batch axes of the mesh in use; without a mesh, the identity.
+
+    One constraint per block keeps XLA from replicating activations when
+    parameters are sharded over the same axis as the batch.
+    """
+    axes = tuple(axis for axis in BATCH_AXES if axis in jax.sharding.get_abstract_mesh().axis_names)
+    if not axes:
+        return x
+    return lax.with_sharding_constraint(x, PartitionSpec(axes, *[None] * (x.ndim - 1)))
+
+
+def fold_in(keys: jax.Array | None, site: int | jax.Array) -> jax.Array | None:
+    """A new key per example for one place of the network; None stays None."""
+    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, site)
+
+
+def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
+    """Zeroes elements with probability `rate` and scales the rest by 1 / (1 - rate).
+
+    Args:
+      x: (B, ...).
+      rate: static probability.
+      keys: (B,) one key per example, so that what is dropped depends neither on
+        the mesh nor on how a batch is cut; None: evaluation, no dropout.
+    """
+    if keys is None or rate == 0.0:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Array:
+    """Stochastic depth (1603.09382): drops a residual branch per example.
+
+    Args:
+      x: (B, ...) a residual branch.
+      rate: traced probability, so that scanned blocks may differ in it.
+      keys: (B,) one key per example; None: evaluation.
+    """
+    if keys is None:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate))(keys)
+    keep = keep.reshape(-1, *[1] * (x.ndim - 1))
+    return jnp.where(keep, x / (1.0 - rate).astype(x.dtype), jnp.zeros_like(x))
+
+
+class Dense(nnx.Module):
+    """y = x W + b over the trailing axes of x, in `dtype`, with float32 parameters.
+
+    Leading axes are flattened before the product: XLA:CPU runs the weight
+    gradient of a rank-3 product at half the speed of a rank-2 one.
+
+    Args:
+      inputs: trailing shape of x that is contracted.
+      outputs: trailing shape of y. The kernel has shape (*inputs, *outputs).
+      groups: the first `groups` output axes hold independent matrices, which
+        Xavier initialisation treats one by one (query, key, value).
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+        kernel_init: nnx.Initializer | None = None,
+        bias_init: nnx.Initializer = zeros,
+        groups: int = 0,
+    ):
+        inputs, outputs = tuple(inputs), tuple(outputs)
+        kernel_init = kernel_init or xavier_uniform(len(inputs), groups)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), inputs + outputs, jnp.float32))
+        self.bias = nnx.Param(bias_init(rngs.params(), outputs, jnp.float32))
+        self.num_inputs = len(inputs)
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        lead, inputs = x.shape[: -self.num_inputs], x.shape[-self.num_inputs :]
+        kernel = self.kernel[...].astype(self.dtype)
+        x = x.astype(self.dtype).reshape(-1, *inputs)
+        axes = tuple(range(self.num_inputs))
+        y = lax.dot_general(x, kernel, ((tuple(a + 1 for a in axes), axes), ((), ())))
+        y = y + self.bias[...].astype(self.dtype)
+        return y.reshape(*lead, *y.shape[1:])
+
+
+def xavier_uniform(num_inputs: int = 1, groups: int = 0) -> nnx.Initializer:
+    """Xavier uniform over kernels (*inputs, *groups, *outputs), each group on its own."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        fan_in = _product(shape[:num_inputs])
+        fan_out = _product(shape[num_inputs + groups :])
+        bound = (6.0 / (fan_in + fan_out)) ** 0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def _product(sizes: Sequence[int]) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis, computed in float32 (1607.06450)."""
+
+    def __init__(self, width: int, *, eps: float = 1e-6, dtype: jnp.dtype = jnp.float32):
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
+        self.eps = eps
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        y = centred * lax.rsqrt(variance + self.eps) * self.scale[...] + self.bias[...]
+        return y.astype(self.dtype)

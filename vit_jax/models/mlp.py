@@ -1,0 +1,33 @@
+"""The two-layer MLP of a Transformer block (section 3.1)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vit_jax.models import layers
+from vit_jax.models.layers import Dense
+
+
+class Mlp(nnx.Module):
+    """Dense, GELU, dropout, dense; the caller drops out the result. Biases N(0, 1e-6)."""
+
+    def __init__(
+        self,
+        width: int,
+        mlp_dim: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+        gelu: str = "tanh",
+        dropout: float = 0.0,
+    ):
+        options = dict(rngs=rngs, dtype=dtype, bias_init=nnx.initializers.normal(1e-6))
+        self.fc1 = Dense((width,), (mlp_dim,), **options)
+        self.fc2 = Dense((mlp_dim,), (width,), **options)
+        self.approximate = gelu == "tanh"
+        self.dropout = dropout
+
+    def __call__(self, x: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
+        """(..., D) -> (..., D)."""
+        x = jax.nn.gelu(self.fc1(x), approximate=self.approximate)
+        return self.fc2(layers.dropout(x, self.dropout, keys))

@@ -1,0 +1,337 @@
+"""The Vision Transformer (section 3.1, equations 1 to 4)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vit_jax.errors import InputError, unknown
+from vit_jax.models import layers
+from vit_jax.models.attention import SelfAttention
+from vit_jax.models.heads import HEADS, AttentionPool
+from vit_jax.models.layers import Dense, LayerNorm, drop_path, fold_in, shard_batch
+from vit_jax.models.mlp import Mlp
+from vit_jax.models.posemb import create_position_embedding
+
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+DTYPES = ("float32", "bfloat16")
+ATTENTION = ("auto", "xla", "cudnn")
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """What defines a ViT; sizes in pixels are (height, width). Meanings: vit_jax.config."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    patch_size: tuple[int, int]
+    image_size: tuple[int, int] = (224, 224)
+    num_classes: int = 1000  # 0: no head, the model returns features
+    head: str = "token"
+    pre_logits: int = 0
+    posemb: str = "learned"
+    posemb_class_slot: bool = True
+    registers: int = 0
+    layer_scale: float | None = None
+    qk_norm: bool = False
+    gelu: str = "tanh"
+    norm_eps: float = 1e-6
+    head_bias: float = 0.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    dtype: str = "float32"
+    unroll: int = 1
+    remat: str = "none"
+    attention: str = "auto"
+
+    def __post_init__(self):
+        for field, options in [
+            ("head", HEADS),
+            ("gelu", ("tanh", "erf")),
+            ("remat", REMAT_POLICIES),
+            ("dtype", DTYPES),
+            ("attention", ATTENTION),
+        ]:
+            if getattr(self, field) not in options:
+                raise unknown(f"model.{field}", getattr(self, field), options)
+        if self.width % self.num_heads:
+            raise InputError(
+                f"model.width {self.width} is not divisible by its {self.num_heads} heads"
+            )
+        if min(self.grid) < 1:
+            raise InputError(
+                f"image size {self.image_size} is smaller than the patch {self.patch_size}"
+            )
+        for field in ("dropout", "attention_dropout", "stochastic_depth"):
+            if not 0.0 <= getattr(self, field) < 1.0:
+                raise InputError(f"model.{field} is {getattr(self, field)}; it must be in [0, 1)")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches as (rows, columns); pixels beyond the last whole patch are cut off."""
+        return tuple(size // patch for size, patch in zip(self.image_size, self.patch_size))
+
+    @property
+    def has_class_slot(self) -> bool:
+        """Whether the class token has a position embedding of its own."""
+        return self.head == "token" and self.posemb_class_slot and self.posemb != "none"
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the sequence in the encoder."""
+        return self.grid[0] * self.grid[1] + self.registers + (self.head == "token")
+
+    @property
+    def feature_width(self) -> int:
+        """Width of what the head sees."""
+        return self.pre_logits or self.width
+
+
+class PatchEmbedding(Dense):
+    """Equation 1: cuts an image into patches and projects each to the model's width.
+
+    A reshape and a matrix product: equal to a strided convolution, whose
+    kernel layout (ph, pw, C, D) it keeps.
+    """
+
+    def __init__(self, patch: tuple[int, int], width: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+        init = nnx.initializers.lecun_normal()
+        super().__init__((*patch, 3), (width,), rngs=rngs, dtype=dtype, kernel_init=init)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """(B, H, W, 3) -> (B, H/ph * W/pw, D); incomplete patches are cut off."""
+        ph, pw = self.kernel.shape[:2]
+        batch, height, width, channels = images.shape
+        rows, columns = height // ph, width // pw
+        x = images[:, : rows * ph, : columns * pw]
+        x = x.reshape(batch, rows, ph, columns, pw, channels).transpose(0, 1, 3, 2, 4, 5)
+        return super().__call__(x.reshape(batch, rows * columns, ph, pw, channels))
+
+
+class Block(nnx.Module):
+    """Equations 2 and 3: pre-norm attention and MLP, each with a residual connection."""
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        self.norm1 = LayerNorm(config.width, eps=config.norm_eps, dtype=dtype)
+        self.attention = SelfAttention(
+            config.width,
+            config.num_heads,
+            rngs=rngs,
+            dtype=dtype,
+            qk_norm=config.qk_norm,
+            norm_eps=config.norm_eps,
+            dropout=config.attention_dropout,
+            implementation=config.attention,
+        )
+        self.norm2 = LayerNorm(config.width, eps=config.norm_eps, dtype=dtype)
+        self.mlp = Mlp(
+            config.width,
+            config.mlp_dim,
+            rngs=rngs,
+            dtype=dtype,
+            gelu=config.gelu,
+            dropout=config.dropout,
+        )
+        if config.layer_scale is not None:
+            self.scale1 = nnx.Param(jnp.full((config.width,), config.layer_scale, jnp.float32))
+            self.scale2 = nnx.Param(jnp.full((config.width,), config.layer_scale, jnp.float32))
+        self.config = config
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        drop_rate: jax.Array,
+        keys: jax.Array | None = None,
+        return_weights: bool = False,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """(B, N, D) -> (B, N, D) and, if asked for, attention weights (B, H, N, N)."""
+        x = shard_batch(x)
+        y, weights = self.attention(
+            self.norm1(x), keys=fold_in(keys, 0), return_weights=return_weights
+        )
+        x = x + self._branch(y, "scale1", drop_rate, fold_in(keys, 1))
+        y = self.mlp(self.norm2(x), keys=fold_in(keys, 2))
+        x = x + self._branch(y, "scale2", drop_rate, fold_in(keys, 3))
+        return shard_batch(x), weights
+
+    def _branch(
+        self, y: jax.Array, scale: str, drop_rate: jax.Array, keys: jax.Array | None
+    ) -> jax.Array:
+        y = layers.dropout(y, self.config.dropout, keys)
+        if self.config.layer_scale is not None:
+            y = y * getattr(self, scale)[...].astype(y.dtype)
+        if self.config.stochastic_depth > 0.0:
+            y = drop_path(y, drop_rate, fold_in(keys, 0))
+        return y
+
+
+class ViT(nnx.Module):
+    """Vision Transformer: images (B, H, W, 3) -> logits (B, K) in float32.
+
+    Blocks are stacked: each parameter of `blocks` has a leading layer axis.
+    """
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        width = config.width
+        self.config = config
+        self.embedding = PatchEmbedding(config.patch_size, width, rngs=rngs, dtype=dtype)
+        if config.head == "token":
+            self.cls = nnx.Param(jnp.zeros((1, 1, width), jnp.float32))
+        if config.registers:
+            init = nnx.initializers.normal(0.02)
+            self.registers = nnx.Param(init(rngs.params(), (1, config.registers, width)))
+        num_positions = config.grid[0] * config.grid[1] + config.has_class_slot
+        self.posemb = create_position_embedding(config.posemb, num_positions, width, rngs=rngs)
+        self.blocks = _create_blocks(config, rngs)
+        self.norm = LayerNorm(width, eps=config.norm_eps, dtype=dtype)
+        if config.head == "map":
+            self.map_head = AttentionPool(
+                width,
+                config.num_heads,
+                config.mlp_dim,
+                rngs=rngs,
+                dtype=dtype,
+                gelu=config.gelu,
+                norm_eps=config.norm_eps,
+            )
+        if config.pre_logits:
+            init = nnx.initializers.lecun_normal()
+            self.pre_logits = Dense((width,), (config.pre_logits,), rngs=rngs, kernel_init=init)
+        if config.num_classes:
+            self.head = Dense(
+                (config.feature_width,),
+                (config.num_classes,),
+                rngs=rngs,
+                kernel_init=layers.zeros,
+                bias_init=nnx.initializers.constant(config.head_bias),
+            )
+
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        keys: jax.Array | None = None,
+        return_intermediates: bool = False,
+    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+        """Classifies images.
+
+        Args:
+          images: (B, H, W, 3), normalised as the model's preprocessing says.
+          keys: (B,) one JAX random key per example turns dropout and stochastic
+            depth on; None: evaluation.
+          return_intermediates: also return a dict with `embedding` (B, N, D),
+            `block{i:02}/attention` (B, heads, N, N), `block{i:02}/output` (B, N, D),
+            `encoded` (B, N, D) after the last norm and `pre_logits` (B, width), what
+            the head sees. Tokens are ordered class, registers, patches by row.
+
+        Returns:
+          Logits (B, num_classes) in float32; features (B, width) where num_classes is 0.
+
+        Raises:
+          InputError: images of another size than the model's.
+        """
+        config = self.config
+        if images.shape[1:3] != tuple(config.image_size):
+            raise InputError(
+                f"the model takes images of {config.image_size[0]}x{config.image_size[1]} pixels, "
+                f"got {images.shape[1]}x{images.shape[2]}"
+            )
+        embedded = self._embed(images, fold_in(keys, 0))
+        x, blocks = self._encode(embedded, fold_in(keys, 1), return_intermediates)
+        encoded = self.norm(x)
+        features = self._pool(encoded).astype(jnp.float32)
+        if config.pre_logits:
+            features = jnp.tanh(self.pre_logits(features))
+        logits = self.head(features) if config.num_classes else features
+        if not return_intermediates:
+            return logits
+        return logits, dict(embedding=embedded, **blocks, encoded=encoded, pre_logits=features)
+
+    def _embed(self, images: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Equation 1: patches, class token, position embedding, dropout."""
+        config = self.config
+        x = shard_batch(self.embedding(images))
+        if not config.has_class_slot:
+            x = self.posemb(x)
+        extra = []
+        if config.head == "token":
+            extra.append(self.cls)
+        if config.registers:
+            extra.append(self.registers)
+        extra = [
+            jnp.broadcast_to(token[...].astype(x.dtype), (x.shape[0], *token.shape[1:]))
+            for token in extra
+        ]
+        if config.has_class_slot:
+            x = self.posemb(jnp.concatenate([extra.pop(0), x], axis=1))
+            # Registers have no position: they go between the class token and the patches.
+            extra.insert(0, x[:, :1])
+            x = x[:, 1:]
+        x = jnp.concatenate([*extra, x], axis=1) if extra else x
+        return layers.dropout(x, config.dropout, keys)
+
+    def _encode(
+        self, x: jax.Array, keys: jax.Array | None, return_intermediates: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Scans the blocks; (B, N, D) -> (B, N, D) and the blocks' intermediates by name."""
+        config = self.config
+        graphdef, params = nnx.split(self.blocks)
+
+        def apply_block(x, layer):
+            block_params, index, drop_rate = layer
+            x, weights = nnx.merge(graphdef, block_params)(
+                x,
+                drop_rate=drop_rate,
+                keys=fold_in(keys, index),
+                return_weights=return_intermediates,
+            )
+            return x, (weights, x) if return_intermediates else None
+
+        if config.remat != "none":
+            apply_block = jax.checkpoint(
+                apply_block, policy=REMAT_POLICIES[config.remat], prevent_cse=False
+            )
+        drop_rates = jnp.linspace(0.0, config.stochastic_depth, config.depth)
+        x, outputs = jax.lax.scan(
+            apply_block,
+            x,
+            (params, jnp.arange(config.depth), drop_rates),
+            unroll=config.depth if config.unroll == -1 else config.unroll,
+        )
+        if not return_intermediates:
+            return x, {}
+        named = {}
+        for i in range(config.depth):
+            named[f"block{i:02}/attention"], named[f"block{i:02}/output"] = (a[i] for a in outputs)
+        return x, named
+
+    def _pool(self, encoded: jax.Array) -> jax.Array:
+        """(B, N, D) -> (B, D)."""
+        if self.config.head == "token":
+            return encoded[:, 0]
+        if self.config.head == "map":
+            return self.map_head(encoded)
+        return encoded[:, self.config.registers :].mean(axis=1)
+
+
+def _create_blocks(config: ViTConfig, rngs: nnx.Rngs) -> Block:
+    """One Block whose parameters have a leading axis of length depth."""
+
+    @nnx.split_rngs(splits=config.depth)
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def create(rngs: nnx.Rngs) -> Block:
+        return Block(config, rngs=rngs)
+
+    return create(rngs)
