@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from vit_jax.checkpoint.resample import METHODS, axis_weights, resample_posemb
+from vit_jax.errors import InputError
+
+GRIDS = [((14, 14), (24, 24)), ((14, 14), (7, 7)), ((6, 5), (9, 3)), ((7, 7), (1, 13)), ((1, 1), (3, 2))]
+
+
+def _noise(grid, slots=1, width=5):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(1, slots + grid[0] * grid[1], width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("old,new", GRIDS)
+def test_align_corners_equals_the_papers_zoom(old, new):
+    ndimage = pytest.importorskip("scipy.ndimage")
+    embedding = _noise(old)
+    grid = embedding[0, 1:].reshape(*old, -1)
+    expected = ndimage.zoom(grid, (new[0] / old[0], new[1] / old[1], 1), order=1)
+    ours = resample_posemb(embedding, old, new, has_class_slot=True)
+    np.testing.assert_array_equal(ours[:, 0], embedding[:, 0])
+    np.testing.assert_allclose(ours[0, 1:].reshape(*new, -1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("old,new", GRIDS)
+@pytest.mark.parametrize(
+    "method,antialias",
+    [
+        ("bilinear_align_corners", False),
+        ("bilinear", False),
+        ("bilinear", True),
+        ("bicubic", False),
+        ("bicubic", True),
+    ],
+)
+def test_equals_torch(old, new, method, antialias):
+    torch = pytest.importorskip("torch")
+    embedding = _noise(old, slots=0)
+    image = torch.from_numpy(embedding).reshape(1, *old, -1).permute(0, 3, 1, 2)
+    aligned = method.endswith("align_corners")
+    expected = torch.nn.functional.interpolate(
+        image,
+        size=new,
+        mode=method.removesuffix("_align_corners"),
+        align_corners=aligned,
+        antialias=antialias,
+    )
+    expected = expected.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1).numpy()
+    ours = resample_posemb(
+        embedding, old, new, has_class_slot=False, method=method, antialias=antialias
+    )
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_grid_is_the_identity(method):
+    embedding = _noise((7, 5), slots=2)
+    ours = resample_posemb(embedding, (7, 5), (7, 5), has_class_slot=2, method=method)
+    np.testing.assert_array_equal(ours, embedding)
+    np.testing.assert_allclose(axis_weights(7, 7, method), np.eye(7), atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_leading_positions_stay_and_dtype_too(method):
+    embedding = _noise((4, 4), slots=2).astype(np.float16)
+    ours = resample_posemb(embedding, (4, 4), (6, 3), has_class_slot=2, method=method)
+    assert ours.shape == (1, 2 + 18, 5) and ours.dtype == np.float16
+    np.testing.assert_array_equal(ours[:, :2], embedding[:, :2])
+
+
+def test_wrong_input_is_named():
+    with pytest.raises(InputError, match=r"\(1, 50, 5\).*14x14.*\(1, 197, width\)"):
+        resample_posemb(_noise((7, 7)), (14, 14), (7, 7), has_class_slot=True)
+    with pytest.raises(InputError, match="bicubi.*did you mean 'bicubic'"):
+        resample_posemb(_noise((7, 7)), (7, 7), (8, 8), has_class_slot=True, method="bicubi")
+    with pytest.raises(InputError, match="no antialias"):
+        resample_posemb(_noise((7, 7)), (7, 7), (8, 8), has_class_slot=True, antialias=True)

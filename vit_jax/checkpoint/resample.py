@@ -1,0 +1,124 @@
+"""Position embeddings for another resolution (section 3.2, "Fine-tuning and higher resolution").
+
+Every method is separable: a matrix per axis whose rows hold the weights of the
+old positions in each new one.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from vit_jax.errors import InputError, unknown
+
+# bilinear_align_corners is the paper's code (scipy.ndimage.zoom of order 1).
+METHODS = ("bilinear_align_corners", "bilinear", "bicubic")
+
+
+def resample_posemb(
+    embedding: np.ndarray,
+    old_grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    *,
+    has_class_slot: bool | int,
+    method: str = "bilinear_align_corners",
+    antialias: bool = False,
+) -> np.ndarray:
+    """Resizes a position embedding to another grid of patches.
+
+    Args:
+      embedding: (1, N, D).
+      old_grid: (rows, columns) the embedding was trained with.
+      new_grid: (rows, columns) wanted.
+      has_class_slot: how many leading positions belong to no patch and stay as they
+        are: True or 1 for the class token, 2 with a distillation token.
+      method: one of METHODS.
+      antialias: widen the filter when shrinking, as Pillow does and timm asks for;
+        not for bilinear_align_corners.
+
+    Returns:
+      (1, N', D) in the dtype of `embedding`.
+
+    Raises:
+      InputError: N does not belong to `old_grid`, or an unknown method.
+    """
+    slots = int(has_class_slot)
+    rows, columns = old_grid
+    if embedding.ndim != 3 or embedding.shape[:2] != (1, slots + rows * columns):
+        raise InputError(
+            f"a position embedding of shape {embedding.shape} is not one of a {rows}x{columns} "
+            f"grid with {slots} more positions: expected (1, {slots + rows * columns}, width)"
+        )
+    matrices = [
+        axis_weights(old, new, method, antialias) for old, new in zip(old_grid, new_grid)
+    ]
+    if tuple(old_grid) == tuple(new_grid):
+        return embedding
+    kept, grid = embedding[:, :slots], embedding[0, slots:].reshape(rows, columns, -1)
+    grid = np.einsum("yr,xc,rcd->yxd", *matrices, grid.astype(np.float64), optimize=True)
+    grid = grid.reshape(1, new_grid[0] * new_grid[1], -1).astype(embedding.dtype)
+    return np.concatenate([kept, grid], axis=1)
+
+
+def axis_weights(old: int, new: int, method: str, antialias: bool = False) -> np.ndarray:
+    """Interpolation along one axis as a matrix (new, old) whose rows sum to 1.
+
+    Pixel centres, borders and kernels are those of torch.nn.functional.interpolate:
+    without antialias positions outside repeat the border and the cubic kernel has
+    a = -0.75; with it they are left out and a = -0.5.
+
+    Raises:
+      InputError: an unknown method, or antialias where there is none.
+    """
+    if method not in METHODS:
+        raise unknown("resampling method", method, METHODS)
+    if method == "bilinear_align_corners":
+        if antialias:
+            raise InputError("bilinear_align_corners has no antialias; use bilinear or bicubic")
+        position = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
+        return _interpolate(position, old, _triangle, support=1)
+    position = (np.arange(new) + 0.5) * old / new - 0.5
+    if antialias:
+        kernel, support = (_triangle, 1) if method == "bilinear" else (_cubic(-0.5), 2)
+        return _filter(position, old, kernel, support, stretch=max(old / new, 1.0))
+    if method == "bilinear":
+        return _interpolate(position, old, _triangle, support=1)
+    return _interpolate(position, old, _cubic(-0.75), support=2)
+
+
+def _interpolate(position: np.ndarray, old: int, kernel: Callable, support: int) -> np.ndarray:
+    """Weights of the 2 * support nearest old positions, the border repeated outside."""
+    weights = np.zeros((len(position), old))
+    first = np.floor(position).astype(int) - support + 1
+    for tap in range(2 * support):
+        index = first + tap
+        np.add.at(
+            weights,
+            (np.arange(len(position)), index.clip(0, old - 1)),
+            kernel(position - index),
+        )
+    return weights
+
+
+def _filter(
+    position: np.ndarray, old: int, kernel: Callable, support: int, stretch: float
+) -> np.ndarray:
+    """A kernel `stretch` times as wide around each new position, cut off at the border."""
+    distance = (position[:, None] - np.arange(old)) / stretch
+    weights = np.where(np.abs(distance) < support, kernel(distance), 0.0)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _triangle(x: np.ndarray) -> np.ndarray:
+    return np.maximum(1.0 - np.abs(x), 0.0)
+
+
+def _cubic(a: float) -> Callable:
+    """The cubic convolution kernel (Keys 1981) with slope `a` at distance 1."""
+
+    def kernel(x: np.ndarray) -> np.ndarray:
+        x = np.abs(x)
+        near = ((a + 2) * x - (a + 3)) * x * x + 1
+        far = (((x - 5) * x + 8) * x - 4) * a
+        return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+    return kernel
