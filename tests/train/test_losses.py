@@ -1,0 +1,106 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax import InputError
+from vit_jax.config import default
+from vit_jax.train import losses
+
+rng = np.random.default_rng(0)
+LOGITS = rng.normal(size=(6, 5)).astype(np.float32) * 4
+LABELS = np.array([0, 4, 2, 2, 1, 3], np.int32)
+SOFT = rng.dirichlet(np.ones(5), size=6).astype(np.float32)
+MULTI = (rng.random((6, 5)) > 0.5).astype(np.uint8)
+
+
+def loss_of(**options):
+    config = default().loss
+    config.update(options)
+    return losses.create_loss(config)
+
+
+@pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["index", "soft"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_softmax_equals_torch(labels, smoothing):
+    torch = pytest.importorskip("torch")
+    target = torch.tensor(labels.astype(np.int64) if labels.ndim == 1 else labels)
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(LOGITS), target, label_smoothing=smoothing, reduction="none"
+    )
+    actual = loss_of(name="softmax", label_smoothing=smoothing)(LOGITS, jnp.asarray(labels))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [SOFT, MULTI], ids=["soft", "multi"])
+def test_sigmoid_sums_torch_binary_cross_entropy_over_classes(labels):
+    torch = pytest.importorskip("torch")
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        torch.tensor(LOGITS), torch.tensor(labels.astype(np.float32)), reduction="none"
+    ).sum(-1)
+    actual = loss_of(name="sigmoid")(LOGITS, jnp.asarray(labels))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_loss_before_training_is_the_closed_form():
+    zeros, labels = jnp.zeros((6, 5)), jnp.asarray(LABELS)
+    np.testing.assert_allclose(loss_of(name="softmax")(zeros, labels), np.log(5), rtol=1e-6)
+    np.testing.assert_allclose(loss_of(name="sigmoid")(zeros, labels), 5 * np.log(2), rtol=1e-6)
+    # Head bias -10: one missed class costs 10 nats, the others next to nothing.
+    expected = 10 + 5 * np.log1p(np.exp(-10))
+    np.testing.assert_allclose(loss_of(name="sigmoid")(zeros - 10, labels), expected, rtol=1e-6)
+
+
+def test_smoothing_of_the_sigmoid_loss_spreads_over_classes():
+    actual = losses.smooth(losses.to_targets(jnp.asarray([1]), 4), 0.2)
+    np.testing.assert_allclose(actual, [[0.05, 0.85, 0.05, 0.05]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_extreme_logits_stay_finite_and_bfloat16_is_summed_in_float32(name):
+    loss = loss_of(name=name)
+    logits = jnp.array([[1e4, -1e4], [-1e4, 1e4]])
+    labels = jnp.array([0, 0])
+    assert np.isfinite(loss(logits, labels)).all()
+    assert np.isfinite(jax.grad(lambda x: loss(x, labels).sum())(logits)).all()
+    half = jnp.asarray(LOGITS, jnp.bfloat16)
+    assert loss(half, jnp.asarray(LABELS)).dtype == jnp.float32
+    np.testing.assert_array_equal(
+        loss(half, jnp.asarray(LABELS)), loss(half.astype(jnp.float32), jnp.asarray(LABELS))
+    )
+
+
+def test_top_k_equals_sklearn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    for k in (1, 2, 3):
+        expected = metrics.top_k_accuracy_score(LABELS, LOGITS, k=k, labels=range(5))
+        actual = losses.top_k_correct(jnp.asarray(LOGITS), jnp.asarray(LABELS), k)
+        assert actual.shape == (6,)
+        assert np.mean(actual) == pytest.approx(expected)
+
+
+def test_top_k_ties_go_to_the_lower_class_as_in_argmax():
+    logits, labels = jnp.zeros((3, 4)), jnp.array([0, 1, 3])
+    np.testing.assert_array_equal(losses.top_k_correct(logits, labels, 1), [True, False, False])
+    np.testing.assert_array_equal(losses.top_k_correct(logits, labels, 2), [True, True, False])
+
+
+def test_top_k_beyond_the_number_of_classes_and_nan():
+    nan = jnp.array([[jnp.nan] * 3, [jnp.nan, 2.0, 1.0], [0.0, 2.0, 1.0]])
+    labels = jnp.array([0, 1, 0])
+    np.testing.assert_array_equal(losses.top_k_correct(nan, labels, 1), [False, False, False])
+    np.testing.assert_array_equal(losses.top_k_correct(nan, labels, 5), [False, False, True])
+
+
+def test_top_1_of_several_right_classes():
+    logits = jnp.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+    labels = jnp.array([[1, 1, 0], [0, 1, 1], [0, 0, 0]], jnp.uint8)
+    np.testing.assert_array_equal(losses.top_k_correct(logits, labels, 1), [True, False, False])
+    np.testing.assert_array_equal(losses.top_k_correct(logits, labels, 2), [True, True, False])
+
+
+def test_wrong_options_are_refused():
+    with pytest.raises(InputError, match="did you mean 'softmax'"):
+        loss_of(name="sofmax")
+    with pytest.raises(InputError, match="label_smoothing"):
+        loss_of(label_smoothing=1.0)
