@@ -1,0 +1,65 @@
+"""Packaging of vit_jax: what it needs, in one place. Tools are set up in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "vit_jax/__init__.py").read_text()).group(1)
+
+# The same library under two names: the CPU build has wheels for Linux on x86_64 and spares
+# 300 MB there. Training never runs in TensorFlow, it only reads and decodes data.
+LINUX_X86 = 'sys_platform == "linux" and platform_machine == "x86_64"'
+TENSORFLOW = [
+    f"tensorflow-cpu>=2.20; {LINUX_X86}",
+    'tensorflow>=2.20; sys_platform != "linux" or platform_machine != "x86_64"',
+]
+
+EXTRAS = {
+    "cuda": ["jax[cuda12]"],  # NVIDIA GPUs
+    "tpu": ["jax[tpu]"],  # Cloud TPUs
+    "plan": ["jax[tpu]"],  # `vit_jax plan` on a CPU: the TPU compiler, in the version jax wants
+    "hub": ["huggingface_hub", "fsspec", "gcsfs"],  # checkpoints at hf:// and gs://
+    "figures": ["matplotlib>=3.9"],
+    "test": [
+        "pytest>=8.3",
+        "pytest-xdist>=3.6",
+        "ruff==0.17.*",  # formatting changes between versions
+        # References of the parity tests, which are skipped without them; one Python is enough.
+        'torch==2.13.0; python_version < "3.12"',
+        'transformers>=5.0; python_version < "3.12"',
+    ],
+}
+
+setup(
+    name="vit_jax",
+    version=VERSION,
+    description="Vision Transformers in JAX: pre-train, fine-tune, evaluate, predict",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["vit_jax", "vit_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1",
+        "flax>=0.12.6",
+        "jax>=0.10",
+        "ml-collections>=1.1",
+        "numpy>=2.0",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "pillow>=11.0",
+        "safetensors>=0.5",
+        "scikit-learn>=1.6",
+        "tensorboardX>=2.6.4",
+        "tensorflow-datasets>=4.9.8",
+        *TENSORFLOW,
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["vit_jax = vit_jax.cli.main:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
