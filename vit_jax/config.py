@@ -111,8 +111,13 @@ def default() -> ConfigDict:
             label_smoothing=0.0,
         )
     )
+    # Mixing of neighbours in the global batch, one ratio a step; with both on, each step
+    # takes one of the two by the toss of a coin.
     config.mixup = ConfigDict(
-        dict(alpha=0.0)  # Beta(alpha, alpha) mixing over the global batch (1710.09412); 0: off
+        dict(
+            alpha=0.0,  # mixup (1710.09412) with a ratio from Beta(alpha, alpha); 0: off
+            cutmix_alpha=0.0,  # CutMix (1905.04899), likewise
+        )
     )
 
     config.optimizer = ConfigDict(
@@ -121,12 +126,13 @@ def default() -> ConfigDict:
             learning_rate=1e-3,  # peak, after warm-up
             momentum=0.9,  # sgd
             nesterov=False,  # sgd
-            b1=0.9,  # adam, adamw, lion
-            b2=0.999,  # adam, adamw; lion wants .99
+            b1=0.9,  # adam, adamw, lion; adafactor's momentum
+            b2=0.999,  # adam, adamw; the highest of adafactor; lion wants .99
             eps=1e-8,  # adam, adamw
             moment_dtype="float32",  # of the first moment (and momentum): float32 or bfloat16
-            # Decoupled decay of kernels, scaled by the learning rate as in torch.optim.AdamW:
-            # p <- p - lr(t) * (update + weight_decay * p).
+            # Of kernels only, and as torch.optim does it under the same name. adamw, adafactor,
+            # lion: p <- p - lr(t) * (update + weight_decay * p), apart from the gradient. sgd,
+            # adam: weight_decay * p is added to the gradient (L2). The paper's Adam is adamw.
             weight_decay=0.0,
             clip_norm=0.0,  # clip gradients at this global norm; 0: off
             schedule="cosine",  # constant, linear, cosine, rsqrt
@@ -134,8 +140,9 @@ def default() -> ConfigDict:
             cooldown=duration(steps=0),  # linear to end_value over the last steps
             end_value=0.0,  # learning rate at the end (linear, cosine, cooldown), share of peak
             rsqrt_timescale=10_000,  # rsqrt: steps after which the rate has fallen by sqrt(2)
-            multipliers=(),  # (pattern, factor) pairs on parameter paths; first match counts
-            freeze=(),  # patterns of parameter paths that stay as they are
+            # Patterns are regular expressions for whole parameter paths, such as "head/.*".
+            multipliers=(),  # (pattern, factor) pairs on the learning rate; first match counts
+            freeze=(),  # patterns of parameters that stay as they are
             ema_decay=0.0,  # Polyak averaging of parameters; 0: off, the paper's: .9999
         )
     )

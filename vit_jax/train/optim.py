@@ -1,0 +1,304 @@
+"""Schedules, optimizers and parameter averages from `config.optimizer`.
+
+Every optimizer does what torch.optim does under the same name:
+
+* sgd and adam add `weight_decay * p` to the gradient (L2), before momentum;
+* adamw, and so adafactor and lion, decay apart from the gradient:
+  p <- p - lr(t) * (update + weight_decay * p).
+
+The paper's "Adam with weight decay 0.1" is adamw here: the optimizer of its code
+(flax.optim.Adam) decayed apart from the gradient, scaled by the learning rate.
+Only kernels decay: parameters whose path ends in "kernel". Biases, norms, class
+token, position embeddings and the probe of the attention pool do not.
+
+State mirrors parameters: each moment is a nested dict like the parameters, so
+that the path of a moment ends in the path of its parameter.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from vit_jax.config import in_steps
+from vit_jax.errors import InputError, nearest, unknown
+
+Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
+
+# [low, high) of the numbers in config.optimizer.
+RANGES = {
+    "learning_rate": (0, math.inf),
+    "momentum": (0, 1),
+    "b1": (0, 1),
+    "b2": (0, 1),
+    "eps": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "clip_norm": (0, math.inf),
+    "end_value": (0, math.inf),
+    "ema_decay": (0, 1),
+}
+MOMENT_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def create_optimizer(
+    config: ConfigDict, params: Any, total_steps: int, *, batch_size: int, train_size: int
+) -> tuple[optax.GradientTransformation, Schedule]:
+    """The optimizer of `config.optimizer` and its learning rate per step.
+
+    Args:
+      config: `config.optimizer`.
+      params: nested dict of parameters; shapes (jax.ShapeDtypeStruct) are enough.
+      total_steps: length of the run.
+      batch_size: examples per step, for durations in epochs or examples.
+      train_size: examples per epoch, likewise.
+
+    Returns:
+      The transformation from gradients to what optax.apply_updates adds, and
+      the schedule: update number (from 0) -> learning rate. Frozen parameters
+      get zero updates, own no state and do not count in the clipped norm.
+
+    Raises:
+      InputError: an unknown optimizer or schedule, a number out of range, or a
+        pattern that matches no parameter.
+    """
+    _check(config)
+    schedule = create_schedule(config, total_steps, batch_size=batch_size, train_size=train_size)
+    kernels = _map_paths(lambda path: path.rsplit("/", 1)[-1] == "kernel", params)
+    parts = [
+        OPTIMIZERS[config.name](config, kernels),
+        _scale(multiplier_tree(config.multipliers, params)),
+        optax.scale_by_learning_rate(schedule),
+    ]
+    if config.weight_decay:
+        decay = optax.add_decayed_weights(config.weight_decay, kernels)
+        parts.insert(0 if config.name in COUPLED_DECAY else 1, decay)
+    if config.clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    transformation = optax.chain(*parts)
+    frozen = frozen_tree(config.freeze, params)
+    if any(jax.tree.leaves(frozen)):
+        trained = jax.tree.map(lambda is_frozen: not is_frozen, frozen)
+        transformation = optax.chain(
+            optax.masked(transformation, trained), optax.masked(optax.set_to_zero(), frozen)
+        )
+    return transformation, schedule
+
+
+def create_schedule(
+    config: ConfigDict, total_steps: int, *, batch_size: int, train_size: int
+) -> Schedule:
+    """The learning rate of update t = 0, 1, ...; see `create_optimizer`.
+
+    With warm-up w, t < w is linear from 0, and t = w has the peak. Decay runs from
+    w to the end of the run. Cooldown takes the decayed rate linearly to the end value.
+    """
+    warmup, cooldown = (
+        in_steps(
+            config[name], name=f"optimizer.{name}", batch_size=batch_size, train_size=train_size
+        )
+        or 0
+        for name in ("warmup", "cooldown")
+    )
+    if warmup + cooldown > total_steps:
+        raise InputError(
+            f"config.optimizer: a warm-up of {warmup} and a cooldown of {cooldown} steps do not "
+            f"fit a run of {total_steps} steps; shorten them or lengthen config.total"
+        )
+    if config.schedule not in SCHEDULES:
+        raise unknown("schedule", config.schedule, SCHEDULES)
+    decay, end = SCHEDULES[config.schedule], config.end_value
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        since_peak = jnp.maximum(step - warmup, 0)
+        share = decay(since_peak, max(total_steps - warmup, 1), config)
+        if warmup:
+            share = share * jnp.minimum(step / warmup, 1)
+        if cooldown:
+            left = jnp.clip((total_steps - step) / cooldown, 0, 1)
+            share = end + (share - end) * left
+        return config.learning_rate * share
+
+    return schedule
+
+
+def _constant(step: jax.Array, total: int, config: ConfigDict) -> jax.Array:
+    return jnp.ones_like(step)
+
+
+def _linear(step: jax.Array, total: int, config: ConfigDict) -> jax.Array:
+    return 1 + (config.end_value - 1) * jnp.minimum(step / total, 1)
+
+
+def _cosine(step: jax.Array, total: int, config: ConfigDict) -> jax.Array:
+    half_wave = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / total, 1)))
+    return config.end_value + (1 - config.end_value) * half_wave
+
+
+def _rsqrt(step: jax.Array, total: int, config: ConfigDict) -> jax.Array:
+    """Reciprocal square root, shifted to start at 1 (2106.04560, section 3.5)."""
+    return jax.lax.rsqrt(1 + step / config.rsqrt_timescale)
+
+
+# Shares of the peak rate, of steps since the peak and steps from there to the end.
+SCHEDULES = {"constant": _constant, "linear": _linear, "cosine": _cosine, "rsqrt": _rsqrt}
+
+
+def _sgd(config: ConfigDict, kernels: Any) -> optax.GradientTransformation:
+    if not config.momentum:
+        return optax.identity()
+    return optax.trace(config.momentum, config.nesterov, MOMENT_DTYPES[config.moment_dtype])
+
+
+def _adam(config: ConfigDict, kernels: Any) -> optax.GradientTransformation:
+    dtype = MOMENT_DTYPES[config.moment_dtype]
+    return optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=dtype)
+
+
+def _lion(config: ConfigDict, kernels: Any) -> optax.GradientTransformation:
+    return optax.scale_by_lion(config.b1, config.b2, mu_dtype=MOMENT_DTYPES[config.moment_dtype])
+
+
+def _adafactor(config: ConfigDict, kernels: Any) -> optax.GradientTransformation:
+    """Adafactor as changed for ViTs (2106.04560, section 3.4): at Adam's learning rate.
+
+    Momentum b1, the decay of the second moment capped at b2, no scaling by the
+    size of parameters. Only kernels are factored: their two largest axes are
+    never the axis that stacks the layers.
+    """
+
+    def second_moment(factored: bool) -> optax.GradientTransformation:
+        return optax.scale_by_factored_rms(
+            factored,
+            min_dim_size_to_factor=32,
+            decay_rate_fn=lambda t, power: jnp.minimum(config.b2, 1 - (t + 1.0) ** -power),
+        )
+
+    others = jax.tree.map(lambda is_kernel: not is_kernel, kernels)
+    return optax.chain(
+        optax.masked(second_moment(True), kernels),
+        optax.masked(second_moment(False), others),
+        optax.ema(config.b1, debias=False, accumulator_dtype=MOMENT_DTYPES[config.moment_dtype]),
+    )
+
+
+COUPLED_DECAY = ("sgd", "adam")
+OPTIMIZERS = {"sgd": _sgd, "adam": _adam, "adamw": _adam, "adafactor": _adafactor, "lion": _lion}
+
+
+def multiplier_tree(pairs: Sequence[tuple[str, float]], params: Any) -> Any:
+    """The factor on the learning rate of every parameter: of the first pattern that matches.
+
+    Args:
+      pairs: (pattern, factor); a pattern is a regular expression for the whole
+        path: "head/.*" is not "map_head/probe".
+      params: nested dict.
+
+    Raises:
+      InputError: a pattern that is no regular expression, decides nothing, or
+        has a factor that is not above zero.
+    """
+    where = "optimizer.multipliers"
+    for pair in pairs:
+        if len(pair) != 2 or not isinstance(pair[1], (int, float)) or not pair[1] > 0:
+            raise InputError(
+                f"config.{where}: {pair!r} is no (pattern, factor above 0); "
+                "config.optimizer.freeze keeps parameters as they are"
+            )
+    patterns = _compile([pattern for pattern, _ in pairs], where)
+    first = _map_paths(
+        lambda path: next((i for i, p in enumerate(patterns) if p.fullmatch(path)), -1), params
+    )
+    _check_used(patterns, set(jax.tree.leaves(first)), where, params)
+    return jax.tree.map(lambda i: pairs[i][1] if i >= 0 else 1.0, first)
+
+
+def frozen_tree(patterns: Sequence[str], params: Any) -> Any:
+    """Which parameters stay as they are: those whose path a pattern matches.
+
+    Raises:
+      InputError: a pattern that is no regular expression or matches nothing, or
+        patterns that leave nothing to train.
+    """
+    where = "optimizer.freeze"
+    compiled = _compile(patterns, where)
+    matches = _map_paths(
+        lambda path: frozenset(i for i, p in enumerate(compiled) if p.fullmatch(path)), params
+    )
+    _check_used(compiled, set().union(*jax.tree.leaves(matches)), where, params)
+    frozen = jax.tree.map(bool, matches)
+    if all(jax.tree.leaves(frozen)):
+        raise InputError(f"config.{where} matches every parameter; nothing is left to train")
+    return frozen
+
+
+def update_ema(ema: Any, params: Any, decay: float, step: jax.typing.ArrayLike) -> Any:
+    """Polyak averages after update number `step` (from 0); the paper's decay is .9999.
+
+    Constant decay with its start corrected as in Adam's moments: parameters of k
+    updates ago weigh decay**k, the initial ones nothing, and weights sum to 1. So
+    a run shorter than 1 / (1 - decay) steps averages evenly instead of keeping
+    its initial values. `decay` is in (0, 1); `ema` may start as anything finite.
+    """
+    log_decay = math.log(decay)
+    updates = jnp.asarray(step, jnp.float32) + 1
+    rate = jnp.minimum(math.expm1(log_decay) / jnp.expm1(updates * log_decay), 1)
+    return jax.tree.map(lambda average, p: average + rate * (p - average), ema, params)
+
+
+def _check(config: ConfigDict) -> None:
+    if config.name not in OPTIMIZERS:
+        raise unknown("optimizer", config.name, OPTIMIZERS)
+    if config.moment_dtype not in MOMENT_DTYPES:
+        raise unknown("optimizer.moment_dtype", config.moment_dtype, MOMENT_DTYPES)
+    for name, (low, high) in RANGES.items():
+        if not low <= config[name] < high:
+            raise InputError(
+                f"config.optimizer.{name} is {config[name]}; it must be in [{low}, {high})"
+            )
+    if config.rsqrt_timescale <= 0:
+        raise InputError(
+            f"config.optimizer.rsqrt_timescale is {config.rsqrt_timescale}; it must be above 0"
+        )
+    if config.name == "sgd" and config.nesterov and not config.momentum:
+        raise InputError("config.optimizer.nesterov needs config.optimizer.momentum above 0")
+
+
+def _scale(factors: Any) -> optax.GradientTransformation:
+    """Multiplies every update by its factor; what is masked out stays so."""
+
+    def scale(factor: float, update: Any) -> Any:
+        return update if factor == 1 else jax.tree.map(lambda x: factor * x, update)
+
+    return optax.stateless(lambda updates, _: jax.tree.map(scale, factors, updates))
+
+
+def _map_paths(function: Callable[[str], Any], params: Any) -> Any:
+    """A tree like `params` of `function("blocks/norm1/scale")` at every leaf."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: function(jax.tree_util.keystr(path, simple=True, separator="/")), params
+    )
+
+
+def _compile(patterns: Sequence[str], where: str) -> list[re.Pattern]:
+    try:
+        return [re.compile(pattern) for pattern in patterns]
+    except (re.error, TypeError) as error:
+        raise InputError(f"config.{where} {patterns!r}: {error}") from error
+
+
+def _check_used(patterns: list[re.Pattern], used: set[int], where: str, params: Any) -> None:
+    paths = jax.tree.leaves(_map_paths(str, params))
+    for pattern in (pattern for i, pattern in enumerate(patterns) if i not in used):
+        name = f"config.{where}: {pattern.pattern!r}"
+        if any(pattern.fullmatch(path) for path in paths):
+            raise InputError(f"{name} matches nothing that an earlier pattern leaves; put it first")
+        raise InputError(
+            f"{name} matches no parameter{nearest(pattern.pattern, paths)}; a pattern is a "
+            "regular expression for the whole path, such as 'head/.*'"
+        )
