@@ -1,0 +1,98 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from jax.extend import core
+
+from vit_jax.analyze.flops import forward_flops, macs, train_flops
+from vit_jax.models import create_model, model_config
+
+# GMACs with a head of 1000 classes at 224 and 384 pixels.
+GMACS = {
+    "ViT-Ti/16": ("1.254", "4.682"),
+    "ViT-S/16": ("4.599", "15.490"),
+    "ViT-S/32": ("1.143", "3.443"),
+    "ViT-B/8": ("78.148", "294.045"),
+    "ViT-B/16": ("17.564", "55.484"),
+    "ViT-B/32": ("4.409", "13.044"),
+    "ViT-L/16": ("61.555", "191.066"),
+    "ViT-L/32": ("15.378", "45.276"),
+    "ViT-H/14": ("167.295", "503.481"),
+    "ViT-g/14": ("267.031", "797.387"),
+    "ViT-G/14": ("483.748", "1429.226"),
+}
+# Table 6, pre-training on JFT-300M (303M images): epochs, the paper's exaFLOPs.
+EXAFLOPS = [
+    ("ViT-B/32", 7, 55),
+    ("ViT-B/16", 7, 224),
+    ("ViT-L/32", 7, 196),
+    ("ViT-L/16", 7, 783),
+    ("ViT-L/16", 14, 1567),
+    ("ViT-H/14", 14, 4262),
+]
+
+
+@pytest.mark.parametrize("name", GMACS)
+def test_macs_of_the_paper_variants(name):
+    configs = [model_config(name, image_size=size) for size in (224, 384)]
+    assert tuple(f"{macs(config) / 1e9:.3f}" for config in configs) == GMACS[name]
+
+
+@pytest.mark.parametrize("name, epochs, exaflops", EXAFLOPS)
+def test_pre_training_cost_of_table_6(name, epochs, exaflops):
+    per_image = train_flops(model_config(name, num_classes=0))
+    # B/32 is the furthest from the paper: 56.1 for 55.
+    assert per_image * epochs * 303e6 / 1e18 == pytest.approx(exaflops, rel=0.021)
+
+
+def products_run(jaxpr):
+    """Multiply-accumulates of every dot_general that runs, scan bodies times their length."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            sizes = [eqn.invars[0].aval.shape[axis] for axis in contracted]
+            total += eqn.outvars[0].aval.size * math.prod(sizes)
+        assert eqn.primitive.name != "conv_general_dilated"
+        repeats = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        for inner in core.jaxprs_in_params(eqn.params):
+            total += repeats * products_run(inner)
+    return total
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(),
+        dict(num_classes=0),
+        dict(head="gap", registers=4),
+        dict(head="map", registers=3),
+        dict(pre_logits=-1),
+        dict(pre_logits=50, num_classes=0),
+        dict(patch_size=(7, 16), image_size=(48, 90), posemb_class_slot=False),
+        dict(unroll=-1, layer_scale=0.1, qk_norm=True),
+    ],
+    ids=str,
+)
+def test_macs_equal_the_products_the_model_runs(options):
+    options = dict(image_size=64, depth=3, num_classes=10) | options
+    config = model_config("ViT-Ti/16", **options)
+    model = nnx.eval_shape(lambda: create_model("ViT-Ti/16", **options))
+    graphdef, params = nnx.split(model)
+    jaxpr = jax.make_jaxpr(lambda params, images: nnx.merge(graphdef, params)(images))(
+        params, jnp.zeros((1, *config.image_size, 3))
+    )
+    assert macs(config) == products_run(jaxpr.jaxpr)
+
+
+def test_flops_are_multiples_of_macs():
+    config = model_config("ViT-S/16")
+    assert forward_flops(config) == 2 * macs(config)
+    assert train_flops(config) == 6 * macs(config)
+
+
+def test_an_unknown_family_is_refused():
+    with pytest.raises(TypeError, match="no MAC count for a dict"):
+        macs({})

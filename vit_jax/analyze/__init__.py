@@ -1,0 +1,1 @@
+"""What models cost and what they look at: FLOPs, plans, attention."""
