@@ -1,0 +1,92 @@
+"""The device mesh: axes replica, data, fsdp, tensor."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+from ml_collections import ConfigDict
+
+from vit_jax.errors import InputError
+from vit_jax.models.layers import BATCH_AXES
+
+# `replica` is outermost: it crosses the slow network between pods or hosts.
+AXES = ("replica", "data", "fsdp", "tensor")
+
+
+def mesh_sizes(parallel: ConfigDict, num_devices: int) -> dict[str, int]:
+    """Sizes of AXES with -1 filled in.
+
+    Raises:
+      InputError: more than one -1, a size below 1, or a product that is not `num_devices`.
+    """
+    sizes = {axis: int(parallel[axis]) for axis in AXES}
+    text = " ".join(f"{axis}={size}" for axis, size in sizes.items())
+    free = [axis for axis, size in sizes.items() if size == -1]
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if len(free) > 1:
+        raise InputError(f"config.parallel: {text}: only one mesh axis may be -1")
+    if any(size < 1 and size != -1 for size in sizes.values()):
+        raise InputError(f"config.parallel: {text}: sizes must be at least 1, or -1 for the rest")
+    if free:
+        sizes[free[0]] = num_devices // fixed
+    if math.prod(sizes.values()) != num_devices:
+        divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
+        raise InputError(
+            f"config.parallel: {text} does not fit {num_devices} devices; "
+            f"the product of the sizes must be {num_devices} (its divisors: {divisors})"
+        )
+    return sizes
+
+
+def create_mesh(parallel: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of a run, `replica` over slices (or hosts) where the machine has several.
+
+    Args:
+      parallel: `config.parallel`.
+      devices: all devices of all processes; None: those present.
+
+    Raises:
+      InputError: sizes that do not fit the devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = mesh_sizes(parallel, len(devices))
+    shape = tuple(sizes.values())
+    return Mesh(_arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arrange(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
+    """Devices in mesh order: neighbours on the fast network, `replica` on the slow one."""
+    slices = {getattr(device, "slice_index", None) for device in devices}
+    if shape[0] > 1 and len(slices) > 1 and shape[0] % len(slices) == 0:
+        inner = (shape[0] // len(slices), *shape[1:])
+        outer = (len(slices), *[1] * (len(shape) - 1))
+        return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+
+
+def batch_shards(sizes: dict[str, int] | Mesh) -> int:
+    """Into how many parts the mesh cuts a batch."""
+    sizes = sizes.shape if isinstance(sizes, Mesh) else sizes
+    return math.prod(sizes[axis] for axis in BATCH_AXES)
+
+
+def check_batch_size(batch_size: int, shards: int, *, accumulate: int = 1, name: str) -> None:
+    """Refuses a global batch that the mesh does not divide, naming the nearest that it does.
+
+    Raises:
+      InputError: see above.
+    """
+    parts = shards * accumulate
+    if batch_size > 0 and batch_size % parts == 0:
+        return
+    below = batch_size // parts * parts
+    candidates = [size for size in (below, below + parts) if size > 0]
+    nearest = min(candidates, key=lambda size: abs(size - batch_size))
+    microbatches = f" of {accumulate} microbatches" if accumulate > 1 else ""
+    raise InputError(
+        f"{name} {batch_size} does not divide over {shards} batch shards{microbatches}; "
+        f"the nearest that does is {nearest}"
+    )

@@ -1,0 +1,90 @@
+"""jax.jit with NamedShardings over the mesh: data, fsdp and tensor parallelism by layout."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from vit_jax.models.layers import BATCH_AXES
+from vit_jax.parallel.mesh import batch_shards, create_mesh
+from vit_jax.parallel.rules import state_shardings
+
+
+class PjitEngine:
+    """Global arrays; XLA inserts the collectives that the layout needs."""
+
+    def __init__(self, parallel: ConfigDict, devices: Sequence[jax.Device] | None = None):
+        self.mesh = create_mesh(parallel, devices)
+        self.batch_shards = batch_shards(self.mesh)
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
+
+    def rows(self, batch_size: int) -> np.ndarray:
+        """Which rows of a global batch this process feeds to its devices, ascending."""
+        return sharded_rows(self.batch_sharding, batch_size)
+
+    def abstract(self, create: Callable[[], Any]) -> Any:
+        """A train state's shapes and shardings; nothing is computed."""
+        shapes = jax.eval_shape(create)
+        shardings = state_shardings(shapes, shapes.params, self.mesh)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            shardings,
+        )
+
+    def init(self, create: Callable[[], Any]) -> Any:
+        """Runs `create` with its result born in its layout: no full copy anywhere."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract(create))
+        with jax.set_mesh(self.mesh):
+            return jax.jit(create, out_shardings=shardings)()
+
+    def compile_train(self, make_step: Callable[..., Callable], abstract: Any) -> Callable:
+        """(state, batch) -> (state, metrics); the state's memory is reused."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        return self._in_mesh(
+            jax.jit(
+                make_step(axis_name=None),
+                donate_argnums=0,
+                out_shardings=(shardings, self.replicated),
+            )
+        )
+
+    def compile_eval(self, make_step: Callable[..., Callable]) -> Callable:
+        """(params, batch) -> sums over the global batch."""
+        return self._in_mesh(jax.jit(make_step(axis_name=None), out_shardings=self.replicated))
+
+    def put_batch(self, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
+        """This process's `rows` of a global batch as global arrays."""
+        rows = self.rows(batch_size)
+        return {
+            name: _put_rows(array, rows, batch_size, self.batch_sharding)
+            for name, array in batch.items()
+        }
+
+    def _in_mesh(self, compiled: Callable) -> Callable:
+        def call(*args):
+            with jax.set_mesh(self.mesh):
+                return compiled(*args)
+
+        return call
+
+
+def sharded_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
+    """Rows of an array with `batch_size` rows that this process's devices hold, ascending."""
+    spans = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[span] for span in spans]))
+
+
+def _put_rows(
+    array: np.ndarray, rows: np.ndarray, batch_size: int, sharding: NamedSharding
+) -> jax.Array:
+    def shard(index):
+        start, stop, _ = index[0].indices(batch_size)
+        first = np.searchsorted(rows, start)
+        return array[first : first + stop - start]
+
+    return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, shard)

@@ -1,0 +1,78 @@
+"""jax.pmap: replicated state, one part of the batch per device, an explicit mean."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from vit_jax.errors import InputError
+from vit_jax.parallel.mesh import mesh_sizes
+
+AXIS_NAME = "batch"
+
+
+class PmapEngine:
+    """Replicated data parallelism. State has no device axis, so checkpoints fit both engines."""
+
+    def __init__(self, parallel: ConfigDict):
+        sizes = mesh_sizes(parallel, jax.device_count())
+        for axis in ("fsdp", "tensor"):
+            if sizes[axis] > 1:
+                raise InputError(
+                    f"config.parallel.{axis}={sizes[axis]} needs engine 'pjit'; pmap replicates "
+                    "parameters: set it to 1"
+                )
+        self.batch_shards = jax.device_count()
+        self.num_local = jax.local_device_count()
+        mesh = Mesh(np.array(jax.devices()), (AXIS_NAME,), axis_types=(AxisType.Auto,))
+        self.replicated = NamedSharding(mesh, PartitionSpec())
+
+    def rows(self, batch_size: int) -> np.ndarray:
+        """Which rows of a global batch this process feeds to its devices, ascending."""
+        per_device = batch_size // self.batch_shards
+        places = [i for i, device in enumerate(jax.devices()) if _is_local(device)]
+        return np.concatenate([np.arange(per_device) + i * per_device for i in places])
+
+    def abstract(self, create: Callable[[], Any]) -> Any:
+        """A train state's shapes, replicated; nothing is computed."""
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated),
+            jax.eval_shape(create),
+        )
+
+    def init(self, create: Callable[[], Any]) -> Any:
+        """Runs `create` on every device."""
+        return jax.jit(create, out_shardings=self.replicated)()
+
+    def compile_train(self, make_step: Callable[..., Callable], abstract: Any) -> Callable:
+        """(state, batch) -> (state, metrics); the state's memory is reused."""
+        del abstract  # the layout is always the same
+        return jax.pmap(
+            make_step(axis_name=AXIS_NAME),
+            axis_name=AXIS_NAME,
+            in_axes=(None, 0),
+            out_axes=(None, None),
+            donate_argnums=0,
+        )
+
+    def compile_eval(self, make_step: Callable[..., Callable]) -> Callable:
+        """(params, batch) -> sums over the global batch."""
+        return jax.pmap(
+            make_step(axis_name=AXIS_NAME), axis_name=AXIS_NAME, in_axes=(None, 0), out_axes=None
+        )
+
+    def put_batch(self, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
+        """This process's `rows` with a leading axis over its devices."""
+        local = Mesh(np.array(jax.local_devices()), (AXIS_NAME,), axis_types=(AxisType.Auto,))
+        sharding = NamedSharding(local, PartitionSpec(AXIS_NAME))
+        return {
+            name: jax.device_put(array.reshape(self.num_local, -1, *array.shape[1:]), sharding)
+            for name, array in batch.items()
+        }
+
+
+def _is_local(device: jax.Device) -> bool:
+    return device.process_index == jax.process_index()

@@ -1,0 +1,144 @@
+"""Parameter path -> PartitionSpec: a short table, so that models carry no sharding metadata."""
+
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vit_jax.errors import InputError
+
+# The axis that tensor parallelism splits, counted from the end: heads and MLP width.
+# The product that follows sums over it, so a block needs one reduction per branch.
+TENSOR_AXES = (
+    (r"(qkv|query|key_value)/(kernel|bias)$", -2),
+    (r"attention/out/kernel$", -3),
+    (r"map_head/out/kernel$", -3),
+    (r"mlp/fc1/(kernel|bias)$", -1),
+    (r"mlp/fc2/kernel$", -2),
+)
+# Parameters of stacked blocks have a leading layer axis, which the scan walks along.
+STACKED = r"(^|/)blocks/"
+# Tensors below this size cost more to gather than they save.
+MIN_SHARD_ELEMENTS = 2**14
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A jax key path as "blocks/mlp/fc1/kernel"."""
+    return "/".join(
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+    )
+
+
+def partition_spec(
+    path: str,
+    shape: tuple[int, ...],
+    sizes: dict[str, int],
+    min_elements: int = MIN_SHARD_ELEMENTS,
+) -> PartitionSpec:
+    """How one parameter is laid out.
+
+    `tensor` takes the axis the table names; `fsdp` the largest other axis that
+    it divides, never the layer axis of stacked blocks.
+
+    Args:
+      path: such as "blocks/attention/qkv/kernel".
+      shape: of the array.
+      sizes: of the mesh axes.
+      min_elements: smaller arrays stay replicated over fsdp.
+    """
+    spec: list[str | None] = [None] * len(shape)
+    tensor, fsdp = sizes.get("tensor", 1), sizes.get("fsdp", 1)
+    first = 1 if re.search(STACKED, path) else 0
+    for pattern, axis in TENSOR_AXES:
+        if re.search(pattern, path) and len(shape) + axis >= first:
+            if tensor > 1 and shape[axis] % tensor == 0:
+                spec[axis] = "tensor"
+            break
+    elements = 1
+    for size in shape[first:]:
+        elements *= size
+    if fsdp > 1 and elements >= min_elements:
+        free = [
+            axis
+            for axis in range(first, len(shape))
+            if spec[axis] is None and shape[axis] % fsdp == 0
+        ]
+        if free:
+            spec[max(free, key=lambda axis: (shape[axis], axis))] = "fsdp"
+    while spec and spec[-1] is None:
+        spec.pop()
+    return PartitionSpec(*spec)
+
+
+def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
+    """NamedShardings for a whole train state.
+
+    Anything whose path ends in a parameter's path and has its shape (optimizer
+    moments, EMA) is laid out like that parameter; all else is replicated.
+
+    Args:
+      state: a pytree of arrays or ShapeDtypeStructs that contains the parameters.
+      params: the parameters alone.
+      mesh: of the run.
+    """
+    specs = {
+        path_name(path): (leaf.shape, partition_spec(path_name(path), leaf.shape, mesh.shape))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+
+    def sharding(path, leaf):
+        parts = path_name(path).split("/")
+        for start in range(len(parts)):
+            shape, spec = specs.get("/".join(parts[start:]), (None, None))
+            if shape == leaf.shape:
+                return NamedSharding(mesh, spec)
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def check_replication(params: Any, mesh: Mesh, tolerance: float) -> None:
+    """Refuses a layout in which too much of what fsdp should shard stays replicated.
+
+    Args:
+      params: a pytree of arrays or ShapeDtypeStructs.
+      mesh: of the run.
+      tolerance: highest share of all parameters that fsdp or tensor may leave whole.
+
+    Raises:
+      InputError: names the largest parameter that is not sharded.
+    """
+    sizes = mesh.shape
+    if sizes["fsdp"] == 1:
+        return
+    leaves = [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    whole = [
+        (leaf.size, path, leaf.shape)
+        for path, leaf in leaves
+        if "fsdp" not in partition_spec(path, leaf.shape, sizes)
+    ]
+    share = sum(size for size, _, _ in whole) / max(1, sum(leaf.size for _, leaf in leaves))
+    if share > tolerance:
+        _, path, shape = max(whole)
+        raise InputError(
+            f"fsdp={sizes['fsdp']} leaves {share:.0%} of the parameters replicated, more than "
+            f"config.parallel.replicated_tolerance={tolerance:g}; the largest is {path} "
+            f"{tuple(shape)}: choose an fsdp size that divides it, or raise the tolerance"
+        )
+
+
+def describe(params: Any, mesh: Mesh) -> list[str]:
+    """Lines that say how each parameter is sharded and what that costs per device."""
+    lines, total, local = [], 0, 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = path_name(path)
+        spec = partition_spec(name, leaf.shape, mesh.shape)
+        parts = 1
+        for axis in spec:
+            parts *= mesh.shape[axis] if axis else 1
+        size = leaf.size * leaf.dtype.itemsize
+        total, local = total + size, local + size // parts
+        lines.append(f"{name:40} {tuple(leaf.shape)!s:24} {spec!s:32} {size // parts:>14,} bytes")
+    lines.append(f"parameters: {total:,} bytes, {local:,} on each device")
+    return lines
