@@ -1,0 +1,5 @@
+"""Checkpoints: a run's own, and the formats others publish."""
+
+from vit_jax.checkpoint.load import ModelInfo, load
+
+__all__ = ["ModelInfo", "load"]
