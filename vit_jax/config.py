@@ -55,7 +55,11 @@ def default() -> ConfigDict:
     config.total = duration()  # length of the run
     config.batch_size = 128  # examples per step over all devices and processes
     config.init_from = ""  # fine-tune from: a workdir, a checkpoint or a published weight file
+    config.init_skip = ("head/.*", "pre_logits/.*")  # path patterns that start afresh all the same
+    config.init_ema = False  # take the averaged parameters of init_from
+    config.init_resample = "bilinear_align_corners"  # how position embeddings meet a new grid
     config.eval_every = duration()  # None: once, at the end
+    config.max_skipped_steps = 10  # non-finite steps in a row that end the run
 
     config.model = ConfigDict(
         dict(
@@ -68,14 +72,26 @@ def default() -> ConfigDict:
             depth=placeholder(int),
             mlp_dim=placeholder(int),
             num_heads=placeholder(int),
+            # The ResNet of hybrids and BiT.
+            resnet_stages=placeholder(object),  # units of each stage; (): root alone
+            resnet_width=placeholder(int),  # channels of the root, over 64
+            resnet_norm_eps=placeholder(float),  # group norm epsilon; None: the training code's
+            resnet_conv_eps=placeholder(float),  # of standardised kernels; None: the same
+            preact=False,  # BiT with pre-activation (ResNet v2), as its published weights
             # Parts.
-            head="token",  # token: class token; gap: global average pool; map: attention pool
+            head="token",  # token: class token; gap: mean of the patches; map: attention pool;
+            # token_gap: the class token beside the mean (DINOv2)
+            class_token=placeholder(bool),  # None: where the head wants it
+            distillation="none",  # token: DeiT's token (2012.12877); head: and its classifier
+            pool_then_norm=False,  # head gap: the last norm comes after the mean
             pre_logits=0,  # width of a tanh layer before the head; 0: none, -1: the model's
             posemb="learned",  # position embedding
-            posemb_class_slot=True,  # the class token has a position of its own
+            posemb_class_slot=True,  # class and distillation tokens have their own positions
+            posemb_register_slots=False,  # and so have registers
             registers=0,  # extra learnt tokens (2309.16588)
             layer_scale=placeholder(float),  # initial scale of residual branches (2103.17239)
             qk_norm=False,  # layer norm of queries and keys (2302.05442)
+            mlp="gelu",  # gelu, or swiglu: gated (2002.05202)
             gelu="tanh",  # tanh (JAX checkpoints) or erf (PyTorch checkpoints)
             norm_eps=1e-6,  # layer norm epsilon
             head_bias=0.0,  # initial bias of the head; -10 for sigmoid pre-training
@@ -101,6 +117,7 @@ def default() -> ConfigDict:
             shuffle=True,  # a new order every epoch
             threads=0,  # parallel decoding threads; 0: as many as cores
             prefetch=2,  # batches kept ready
+            max_unreadable=0.01,  # share of training images that may be damaged; more is an error
         )
     )
     config.evals = ConfigDict()  # name -> evaluation(...)
@@ -199,7 +216,7 @@ def in_steps(
         raise InputError(
             f"config.{name} sets {' and '.join(set_units)}; set one and leave the others None"
         )
-    (unit, value), = set_units.items()
+    ((unit, value),) = set_units.items()
     if value < 0:
         raise InputError(f"config.{name}.{unit} is {value}; it must not be negative")
     examples_per_unit = dict(steps=batch_size, epochs=train_size, examples=1)[unit]

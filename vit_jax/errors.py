@@ -26,3 +26,11 @@ def unknown(kind: str, name: object, options: Iterable[str]) -> InputError:
     options = sorted(str(option) for option in options)
     hint = nearest(str(name), options) or f"; known: {', '.join(options)}"
     return InputError(f"unknown {kind} {name!r}{hint}")
+
+
+class Preempted(Exception):
+    """A run stopped early with its state saved; exit status 75."""
+
+
+class NonFiniteError(RuntimeError):
+    """A run stopped because too many steps in a row were not finite; exit status 1."""

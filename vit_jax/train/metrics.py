@@ -1,0 +1,122 @@
+"""What a run reports: metrics.jsonl, TensorBoard events, a progress line."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class MetricsLog:
+    """One line of metrics.jsonl per logged step, each step once, also after a resume.
+
+    Values may still be on the device: they are fetched by `flush`, which the loop
+    calls when the device has its next step to work on.
+    """
+
+    def __init__(self, workdir: Path, *, step: int, tensorboard: bool, active: bool = True):
+        """Opens the log.
+
+        Args:
+          workdir: of the run.
+          step: of the state the run starts from; lines of later steps are dropped,
+            as those steps happen again.
+          tensorboard: also write event files.
+          active: False on all processes but the first: nothing is written.
+        """
+        self._pending: dict[int, dict[str, Any]] = {}
+        self._file = self._events = None
+        self.last: dict[str, float] = {}  # newest value of every metric
+        if active:
+            path = workdir / "metrics.jsonl"
+            kept = _lines_until(path, step)
+            for line in kept:
+                self.last.update(json.loads(line))
+            if path.exists():
+                _replace(path, kept)
+            self._file = path.open("a")
+            if tensorboard:
+                from tensorboardX import SummaryWriter
+
+                self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+
+    def add(self, step: int, metrics: dict[str, Any]) -> None:
+        """Adds to the line of `step`."""
+        self._pending.setdefault(step, {}).update(metrics)
+
+    def flush(self, before: int | None = None) -> None:
+        """Writes the lines of all steps, or of those below `before`."""
+        for step in sorted(self._pending):
+            if before is None or step < before:
+                self._write(step, self._pending.pop(step))
+
+    def _write(self, step: int, metrics: dict[str, Any]) -> None:
+        values = {name: float(np.asarray(value)) for name, value in metrics.items()}
+        self.last.update(values, step=step)
+        if self._file:
+            line = {name: v if np.isfinite(v) else None for name, v in values.items()}
+            self._file.write(json.dumps(dict(step=step, **line)) + "\n")
+            self._file.flush()
+        if self._events:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Writes what is pending and closes the files."""
+        self.flush()
+        for output in (self._file, self._events):
+            if output:
+                output.close()
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Whole lines of a metrics file up to a step; a torn last line is dropped."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] <= step:
+                lines.append(line)
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    return lines
+
+
+def _replace(path: Path, lines: list[str]) -> None:
+    """Rewrites a file in one atomic step."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(line + "\n" for line in lines))
+    temporary.replace(path)
+
+
+class Progress:
+    """A line on the terminal that is written over; silent where output is no terminal."""
+
+    def __init__(self, total_steps: int, *, active: bool):
+        self.total_steps = total_steps
+        self.active = active and sys.stderr.isatty()
+
+    def show(self, step: int, metrics: dict[str, float], seconds_left: float) -> None:
+        """Step, loss, speed, MFU where known, time left."""
+        if not self.active:
+            return
+        parts = [f"step {step}/{self.total_steps}"]
+        if "train/loss" in metrics:
+            parts.append(f"loss {metrics['train/loss']:.4f}")
+        if "train/images_per_second" in metrics:
+            parts.append(f"{metrics['train/images_per_second']:,.0f} images/s")
+        if "train/mfu" in metrics:
+            parts.append(f"MFU {metrics['train/mfu']:.1%}")
+        parts.append(f"{_duration(seconds_left)} left")
+        print("\r" + ", ".join(parts), end="\033[K", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Ends the line."""
+        if self.active:
+            print(file=sys.stderr)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"

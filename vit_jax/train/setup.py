@@ -1,0 +1,178 @@
+"""From a config to what the loop needs: data, model, engine, steps, state."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vit_jax import models
+from vit_jax.checkpoint import transfer
+from vit_jax.checkpoint.load import read
+from vit_jax.checkpoint.manager import Checkpoints
+from vit_jax.config import in_steps
+from vit_jax.errors import InputError
+from vit_jax.parallel.engines import Engine, create_engine
+from vit_jax.parallel.mesh import check_batch_size
+from vit_jax.train.optim import create_optimizer
+from vit_jax.train.state import TrainState, create_state, init_params
+from vit_jax.train.step import Task, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """What the rest of a run needs to know about its training data."""
+
+    size: int  # examples per epoch
+    num_classes: int
+    image_size: tuple[int, int] | None  # what preprocessing yields, where that is fixed
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run, ready to start: everything but the arrays."""
+
+    config: ConfigDict
+    total_steps: int
+    model_config: Any
+    engine: Engine
+    task: Task
+    schedule: Callable[[jax.Array], jax.Array]
+    create: Callable[[], TrainState]  # traceable
+    abstract: TrainState  # shapes and shardings of what `create` returns
+    train_step: Callable  # (state, batch) -> (state, metrics)
+
+
+def prepare(config: ConfigDict, dataset: Dataset, engine: Engine | None = None) -> Run:
+    """Checks a config as a whole and builds the run it describes; allocates nothing.
+
+    Args:
+      config: of the run.
+      dataset: of its training data.
+      engine: None: the one that `config.parallel` names, on the devices present.
+
+    Raises:
+      InputError: whatever in the config does not exist or does not fit the rest.
+    """
+    engine = engine or create_engine(config.parallel)
+    check_batch_size(
+        config.batch_size,
+        engine.batch_shards,
+        accumulate=config.parallel.accumulate,
+        name="config.batch_size",
+    )
+    total_steps = steps_of(config.total, "total", config, dataset)
+    if not total_steps:
+        raise InputError("config.total: set one of steps, epochs, examples to the run's length")
+    model_config = configure_model(config, dataset)
+    create_model = functools.partial(models.build_model, model_config)
+    graphdef, params = models.abstract(create_model)
+    optimizer, schedule = create_optimizer(
+        config.optimizer,
+        params,
+        total_steps,
+        batch_size=config.batch_size,
+        train_size=dataset.size,
+    )
+
+    def create() -> TrainState:
+        params = init_params(create_model, config.seed)
+        return create_state(params, optimizer, ema=config.optimizer.ema_decay > 0)
+
+    task = Task(graphdef, model_config.num_classes, dataset.mean, dataset.std, config)
+    abstract = engine.abstract(create)
+    return Run(
+        config=config,
+        total_steps=total_steps,
+        model_config=model_config,
+        engine=engine,
+        task=task,
+        schedule=schedule,
+        create=create,
+        abstract=abstract,
+        train_step=engine.compile_train(
+            functools.partial(make_train_step, task, optimizer, schedule), abstract
+        ),
+    )
+
+
+def steps_of(entry: ConfigDict, name: str, config: ConfigDict, dataset: Dataset) -> int | None:
+    """A duration of the config in steps of this run."""
+    return in_steps(entry, name=name, batch_size=config.batch_size, train_size=dataset.size)
+
+
+def configure_model(config: ConfigDict, dataset: Dataset) -> Any:
+    """The model's configuration, completed by what the data determine.
+
+    Raises:
+      InputError: labels beyond the classes, or images that the patches do not divide.
+    """
+    options = dict(config.model)
+    name = options.pop("name")
+    if options["num_classes"] is None:
+        options["num_classes"] = dataset.num_classes
+    if options["num_classes"] < dataset.num_classes:
+        raise InputError(
+            f"config.model.num_classes is {options['num_classes']}, but {config.data.source} has "
+            f"labels of {dataset.num_classes} classes; set it to at least that, or to None"
+        )
+    if options["image_size"] is None:
+        options["image_size"] = dataset.image_size
+    if options["image_size"] is None:
+        raise InputError(
+            "config.data.pp does not fix the size of images; end it with an operation that does, "
+            "such as resize(224)"
+        )
+    model_config = models.model_config(name, **options)
+    if dataset.image_size and tuple(dataset.image_size) != tuple(model_config.image_size):
+        raise InputError(
+            f"config.data.pp yields images of {dataset.image_size}, "
+            f"but config.model.image_size is {model_config.image_size}; make them equal"
+        )
+    _check_patches(model_config)
+    return model_config
+
+
+def _check_patches(model_config: Any) -> None:
+    for size, patch in zip(model_config.image_size, model_config.patch_size, strict=True):
+        if size % patch:
+            raise InputError(
+                f"image size {size} is not divisible by the patch size {patch}; "
+                f"use {size // patch * patch} or {(size // patch + 1) * patch}"
+            )
+
+
+def first_state(run: Run, checkpoints: Checkpoints) -> TrainState:
+    """The state to start from: the newest checkpoint, `init_from`, or a fresh one.
+
+    Raises:
+      InputError: a checkpoint that does not fit the config.
+    """
+    step = checkpoints.latest()
+    if step is not None:
+        return TrainState.from_items(checkpoints.restore(step, run.abstract.items()))
+    if not run.config.init_from:
+        return run.engine.init(run.create)
+    loaded = pretrained(run)
+    state = run.engine.init(run.create)
+    params = transfer.replace(state.params, loaded)
+    ema = None if state.ema is None else transfer.replace(state.ema, loaded)
+    return state.replace(params=params, ema=ema)
+
+
+def pretrained(run: Run) -> dict[str, Any]:
+    """Path -> array of what `config.init_from` gives to this run's model."""
+    config = run.config
+    params, info = read(config.init_from, use_ema=config.init_ema)
+    return transfer.transfer(
+        params,
+        run.abstract.params,
+        source_config=models.model_config(info.name, **info.options),
+        target_config=run.model_config,
+        skip=config.init_skip,
+        method=config.init_resample,
+    )

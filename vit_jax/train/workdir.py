@@ -1,0 +1,86 @@
+"""A workdir belongs to one config: written at the start, compared at every resume."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vit_jax.errors import InputError
+
+# What may change between two starts of the same run: where and how it runs and what it
+# reports, not what is computed.
+FREE = (
+    "total",
+    "eval_every",
+    "evals",
+    "max_skipped_steps",
+    "parallel",
+    "checkpoint",
+    "log",
+    "model.unroll",
+    "model.remat",
+    "model.attention",
+    "data.data_dir",
+    "data.threads",
+    "data.prefetch",
+)
+
+
+def open_workdir(workdir: str, config: ConfigDict, *, write: bool) -> Path:
+    """Creates the workdir, or checks that it belongs to this config.
+
+    Args:
+      workdir: a path.
+      config: of the run.
+      write: whether this process writes config.json.
+
+    Raises:
+      InputError: it cannot be created, or holds a run of another config.
+    """
+    path = Path(workdir).expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        stored = path / "config.json"
+        if stored.exists():
+            _compare(path, json.loads(stored.read_text()), json.loads(_json(config)))
+        if write:
+            temporary = stored.with_name("config.json.tmp")
+            temporary.write_text(_json(config) + "\n")
+            temporary.replace(stored)
+    except OSError as error:
+        raise InputError(f"cannot use {path} as workdir: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{stored} is damaged ({error}); restore or delete it") from error
+    return path
+
+
+def _json(config: ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=str)
+
+
+def _compare(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    old, new = _flatten(old), _flatten(new)
+    differing = [
+        name
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+        and not any(name == free or name.startswith(free + ".") for free in FREE)
+    ]
+    if differing:
+        changes = ", ".join(f"{name} ({old.get(name)!r} there)" for name in differing[:3])
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise InputError(
+            f"{path} belongs to a run with another config: {changes}{more}; "
+            "choose another --workdir or go back to that config"
+        )
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
