@@ -1,0 +1,1 @@
+"""The commands of `vit_jax`, one small file each."""

@@ -1,0 +1,86 @@
+"""`vit_jax COMMAND`: finds the command, turns what goes wrong into an exit status."""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from vit_jax import __version__
+from vit_jax.errors import InputError, NonFiniteError, Preempted, nearest, unknown
+
+COMMANDS = {
+    "train": "pre-train or fine-tune a model",
+    "evaluate": "accuracy of a checkpoint on a data set",
+    "predict": "name what image files show",
+    "models": "list the models, their parameters and cost",
+}
+DONE, FAILED, WRONG_INPUT, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(argv)
+    except InputError as error:
+        print(f"vit_jax: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except Preempted as error:
+        print(f"vit_jax: {error}", file=sys.stderr)
+        return PREEMPTED
+    except NonFiniteError as error:
+        print(f"vit_jax: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("vit_jax: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(argv: list[str]) -> int:
+    parser = _Parser(prog="vit_jax", description="Vision Transformers in JAX.")
+    parser.add_argument("--version", action="version", version=f"vit_jax {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    name = next((word for word in argv if not word.startswith("-")), None)
+    if name is not None and name not in COMMANDS:
+        raise unknown("command", name, COMMANDS)
+    modules = {}
+    for command, summary in COMMANDS.items():
+        # Only the chosen command is imported: start-up stays quick.
+        if command == name:
+            module = modules[command] = importlib.import_module(f"vit_jax.cli.{command}")
+            sub = commands.add_parser(
+                command,
+                help=summary,
+                description=module.__doc__,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+                allow_abbrev=False,
+            )
+            module.add_arguments(sub)
+        else:
+            commands.add_parser(command, help=summary, add_help=False)
+    args, rest = parser.parse_known_args(argv)
+    takes_config = hasattr(args, "config")
+    args.overrides = [word for word in rest if takes_config and word.startswith("--config.")]
+    for word in rest:
+        if word not in args.overrides:
+            raise _unknown_argument(word, args)
+    if not args.command:
+        parser.print_help()
+        return DONE
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("vit_jax").setLevel(logging.INFO)
+    return modules[args.command].run(args)
+
+
+def _unknown_argument(word: str, args: argparse.Namespace) -> InputError:
+    flags = [f"--{name.replace('_', '-')}" for name in vars(args)]
+    hint = nearest(word.split("=")[0], flags)
+    return InputError(f"unknown argument {word!r}{hint}; see `vit_jax {args.command} --help`")

@@ -1,0 +1,30 @@
+"""Name what image files show.
+
+vit_jax predict --checkpoint=workdirs/fashion_mnist shoe.png --topk=3
+"""
+
+import argparse
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("--checkpoint", required=True, help="workdir, checkpoint or weight file")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("--topk", type=int, default=5, help="classes named per image")
+    parser.add_argument("--use-ema", action="store_true", help="averaged parameters")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predicts; returns the exit status."""
+    from vit_jax.evaluate.predict import predict
+
+    results = predict(args.checkpoint, args.images, topk=args.topk, use_ema=args.use_ema)
+    if args.json:
+        print(json.dumps(results, indent=2))
+        return 0
+    for result in results:
+        named = ", ".join(f"{top['label']} {top['probability']:.1%}" for top in result["top"])
+        print(f"{result['path']}: {named}")
+    return 0
