@@ -1,0 +1,18 @@
+"""Data: where images come from, in which order, and what happens to them.
+
+The only place that imports TensorFlow, and only where a source or an operation needs it.
+"""
+
+from vit_jax.data.ops import Preprocess, parse
+from vit_jax.data.pipeline import eval_batches, load_images, train_batches
+from vit_jax.data.sources import Source, open_source
+
+__all__ = [
+    "Preprocess",
+    "Source",
+    "eval_batches",
+    "load_images",
+    "open_source",
+    "parse",
+    "train_batches",
+]

@@ -1,0 +1,162 @@
+"""Data sets that fit in memory: scikit-learn's digits, IDX files, NumPy archives."""
+
+import dataclasses
+import glob
+import gzip
+import os
+import re
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+
+from vit_jax.errors import InputError
+
+FASHION = [
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """Splits by name: (images uint8 (n, h, w, c), labels int (n,) or uint8 (n, k))."""
+
+    splits: dict[str, tuple[np.ndarray, np.ndarray]]
+    label_names: list[str]
+
+
+def load_digits(_: str = "") -> Arrays:
+    """The 1797 handwritten digits of scikit-learn: 8x8 grey, one split "train".
+
+    They have no test split of their own; take "train[:80%]" and "train[80%:]".
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise InputError("source digits needs scikit-learn: pip install scikit-learn") from None
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    return Arrays({"train": (images, digits.target)}, [str(i) for i in range(10)])
+
+
+def load_idx(folder: str) -> Arrays:
+    """The MNIST family: {train,t10k}-{images-idx3,labels-idx1}-ubyte, gzipped or not.
+
+    Classes of a folder whose name contains "fashion" are named after Fashion-MNIST's.
+    """
+    if not os.path.isdir(folder):
+        raise InputError(f"idx:{folder}: no such directory")
+    splits = {}
+    for split, prefix in dict(train="train", test="t10k").items():
+        images = read_idx(_find(folder, prefix, "images", 3), ndim=3)
+        labels = read_idx(_find(folder, prefix, "labels", 1), ndim=1)
+        if len(images) != len(labels):
+            raise InputError(f"{folder}: {len(images)} {split} images but {len(labels)} labels")
+        splits[split] = images[..., None], labels.astype(np.int32)
+    count = 1 + max(int(labels.max()) for _, labels in splits.values())
+    fashion = "fashion" in os.path.abspath(folder).lower() and count <= len(FASHION)
+    return Arrays(splits, FASHION if fashion else [str(i) for i in range(count)])
+
+
+def _find(folder: str, prefix: str, what: str, ndim: int) -> str:
+    """The path of one IDX file, whatever separator and compression its name has."""
+    pattern = f"{prefix}-{what}?idx{ndim}-ubyte"
+    found = sorted(
+        path
+        for suffix in ("", ".gz")
+        for path in glob.glob(os.path.join(glob.escape(folder), "*" + pattern + suffix))
+    )
+    if not found:
+        expected = pattern.replace("?", "-")
+        raise InputError(f"{folder}: no file {expected} or {expected}.gz")
+    return found[0]
+
+
+def read_idx(path: str, *, ndim: int) -> np.ndarray:
+    """Reads an IDX file of unsigned bytes with `ndim` dimensions.
+
+    Raises:
+      InputError: not such a file, or a truncated one.
+    """
+    try:
+        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
+            data = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    header = 4 + 4 * ndim
+    if len(data) < header or data[:4] != bytes([0, 0, 8, ndim]):
+        raise InputError(f"{path}: not an IDX file of {ndim}-dimensional bytes")
+    shape = struct.unpack(f">{ndim}I", data[4:header])
+    if len(data) - header != np.prod(shape, dtype=np.int64):
+        raise InputError(
+            f"{path}: truncated or damaged: {len(data) - header} bytes where its header "
+            f"says {' x '.join(map(str, shape))}"
+        )
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def load_npz(path: str) -> Arrays:
+    """A NumPy archive: images (n, h, w[, c]) and labels (n,) or (n, classes) by split.
+
+    Keys are `images` and `labels` (one split, "train"), `train_images` and `train_labels`
+    or `images_train` and `labels_train` for each split; `x` and `y` mean the same.
+    `label_names` is optional.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            data = {key: archive[key] for key in archive.files}
+    except FileNotFoundError:
+        raise InputError(f"npz:{path}: no such file") from None
+    except (OSError, ValueError, zlib.error, zipfile.BadZipFile) as error:
+        raise InputError(f"npz:{path}: cannot be read: {error}") from None
+    names = [str(name) for name in data.pop("label_names", [])]
+    fields: dict[str, dict[str, np.ndarray]] = {}
+    for key, value in data.items():
+        if match := _NPZ_KEY.fullmatch(key):
+            split = match["before"] or match["after"] or "train"
+            fields.setdefault(split, {})[match["field"][0].translate(_NPZ_FIELD)] = value
+    splits = {split: _checked(path, split, found) for split, found in fields.items()}
+    if not splits:
+        raise InputError(f"npz:{path}: no images in it; its keys are {', '.join(sorted(data))}")
+    count = max(_count_classes(labels) for _, labels in splits.values())
+    if names and len(names) < count:
+        raise InputError(f"npz:{path}: {len(names)} label_names for {count} classes")
+    return Arrays(splits, names or [str(i) for i in range(count)])
+
+
+_NPZ_KEY = re.compile(r"(?:(?P<before>\w+)_)?(?P<field>images|labels|x|y)(?:_(?P<after>\w+))?")
+_NPZ_FIELD = str.maketrans("il", "xy")
+
+
+def _checked(path: str, split: str, found: dict[str, np.ndarray]) -> tuple:
+    """Images as uint8 (n, h, w, c) and labels of one split of an archive."""
+    where = f"npz:{path}: {split}"
+    if found.keys() != {"x", "y"}:
+        raise InputError(f"{where} has {'labels' if 'y' in found else 'images'} only")
+    images, labels = found["x"], found["y"]
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise InputError(
+            f"{where} images are {images.dtype} {images.shape}; "
+            "expected uint8 (n, height, width) or (n, height, width, 1 or 3)"
+        )
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim not in (1, 2) or labels.dtype.kind not in "iub" or (labels < 0).any():
+        raise InputError(
+            f"{where} labels are {labels.dtype} {labels.shape}; expected integers from 0, "
+            "(n,) or (n, classes)"
+        )
+    if len(images) != len(labels) or not len(images):
+        raise InputError(f"{where} has {len(images)} images and {len(labels)} labels")
+    return images, labels.astype(np.int32 if labels.ndim == 1 else np.uint8)
+
+
+def _count_classes(labels: np.ndarray) -> int:
+    return labels.shape[1] if labels.ndim == 2 else 1 + int(labels.max())
+
+
+LOADERS = dict(digits=load_digits, idx=load_idx, npz=load_npz)

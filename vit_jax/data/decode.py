@@ -1,0 +1,135 @@
+"""Encoded images to uint8 pixels (h, w, 3), in a TensorFlow graph.
+
+JPEG and PNG are read by TensorFlow, everything else (GIF: its first frame, BMP, WebP) by
+Pillow. Grey becomes three equal channels, 16 bits the upper 8, CMYK RGB; alpha is
+dropped; the EXIF orientation is applied.
+"""
+
+import io
+import struct
+
+import numpy as np
+
+from vit_jax.data._tf import tf
+from vit_jax.errors import InputError
+
+ORIENTATION = 0x0112  # EXIF tag
+# \C is any byte. EXIF data stand near the beginning; 1 is the usual orientation.
+_EXIF = r"\C*Exif\x00\x00\C*"
+
+
+def decode(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes one image.
+
+    Args:
+      encoded: string scalar, the bytes of an image file.
+
+    Returns:
+      uint8 (h, w, 3).
+
+    Raises (at run time):
+      tf.errors.OpError: not an image, or a damaged one.
+    """
+    kind = tf.where(is_jpeg(encoded), 0, tf.where(_is_png(encoded), 1, 2))
+    image = tf.switch_case(
+        kind,
+        [
+            lambda: orient(tf.io.decode_jpeg(encoded, channels=3), orientation(encoded)),
+            lambda: tf.io.decode_png(encoded, channels=3),
+            lambda: _pillow(encoded),
+        ],
+    )
+    image.set_shape([None, None, 3])
+    return image
+
+
+def is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
+
+
+def _is_png(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n"
+
+
+def _pillow(encoded: tf.Tensor) -> tf.Tensor:
+    return _call(read_with_pillow, encoded, tf.uint8)
+
+
+def _call(function, encoded: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Calls Python with the bytes of a string scalar (eager tensors arrive as 0-d arrays)."""
+
+    def call(value):
+        return function(value.item() if isinstance(value, np.ndarray) else value)
+
+    return tf.numpy_function(call, [encoded], dtype, stateful=False)
+
+
+def read_with_pillow(encoded: bytes) -> np.ndarray:
+    """Any file Pillow reads, its first frame: uint8 (h, w, 3)."""
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        raise InputError("images other than JPEG and PNG need Pillow: pip install pillow") from None
+    with Image.open(io.BytesIO(encoded)) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def orientation(encoded: tf.Tensor) -> tf.Tensor:
+    """The EXIF orientation of a JPEG: int32 scalar, 1 to 8, 1 where it has none."""
+    start = tf.strings.substr(encoded, 0, 1024)
+    return tf.cond(
+        tf.strings.regex_full_match(start, _EXIF),
+        lambda: tf.ensure_shape(_call(_read_orientation, encoded, tf.int32), []),
+        lambda: 1,
+    )
+
+
+def _read_orientation(encoded: bytes) -> np.int32:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            value = image.getexif().get(ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, struct.error):
+        value = 1  # damaged EXIF data say nothing about the pixels
+    return np.int32(value if value in range(1, 9) else 1)
+
+
+def orient(image: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    """Turns stored pixels upright, as the EXIF standard numbers the eight cases."""
+
+    def turned() -> tf.Tensor:
+        swapped = tf.where(value >= 5, 1, 0)
+        upright = tf.cond(swapped == 1, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+        flip_ud = tf.reduce_any(value == [3, 4, 7, 8])
+        flip_lr = tf.reduce_any(value == [2, 3, 6, 7])
+        upright = tf.cond(flip_ud, lambda: upright[::-1], lambda: upright)
+        return tf.cond(flip_lr, lambda: upright[:, ::-1], lambda: upright)
+
+    return tf.cond(value == 1, lambda: image, turned)
+
+
+def decode_box(encoded: tf.Tensor, choose) -> tf.Tensor:
+    """Decodes a part of an image; of an upright JPEG nothing else is decoded.
+
+    Args:
+      encoded: string scalar.
+      choose: shape int32 (3,) -> box int32 (4,): y, x, height, width.
+
+    Returns:
+      uint8 (height, width, 3).
+    """
+
+    def fused() -> tf.Tensor:
+        box = choose(tf.io.extract_jpeg_shape(encoded))
+        return tf.io.decode_and_crop_jpeg(encoded, box, channels=3)
+
+    def separate() -> tf.Tensor:
+        image = decode(encoded)
+        y, x, h, w = tf.unstack(choose(tf.shape(image)))
+        return image[y : y + h, x : x + w]
+
+    upright = tf.cond(is_jpeg(encoded), lambda: orientation(encoded) == 1, lambda: False)
+    image = tf.cond(upright, fused, separate)
+    image.set_shape([None, None, 3])
+    return image

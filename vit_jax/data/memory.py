@@ -1,0 +1,75 @@
+"""Batches of sources in memory, in NumPy: tens of thousands of small images a second."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from vit_jax.data import numpy_ops
+from vit_jax.data.ops import Preprocess
+from vit_jax.data.plan import Plan
+from vit_jax.data.sources import ArraySource
+
+_CACHE_BYTES = 2**30  # of images kept as they are after the operations before randomness
+_CHUNK = 1024  # images
+
+
+def batches(
+    source: ArraySource,
+    preprocess: Preprocess,
+    plan: Plan,
+    steps: Iterable[int],
+    threads: int,
+    prefetch: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of the planned examples, made by threads ahead of their use."""
+    images, preprocess = _settled(source, preprocess)
+
+    def make(step: int) -> dict[str, np.ndarray]:
+        epoch, index, words = plan(step)
+        image = numpy_ops.apply_all(preprocess, images[index], words)
+        return dict(
+            image=numpy_ops.to_rgb(image),
+            label=source.labels(index),
+            index=index,
+            epoch=epoch,
+        )
+
+    return _ahead(make, steps, threads, prefetch)
+
+
+def _settled(source: ArraySource, preprocess: Preprocess) -> tuple[np.ndarray, Preprocess]:
+    """Images after the operations that come before any randomness, and what is left.
+
+    Only in training, where each image is used many times, and if they stay small.
+    """
+    fixed = next((i for i, op in enumerate(preprocess.ops) if op.random), 0)
+    first = dataclasses.replace(preprocess, ops=preprocess.ops[:fixed])
+    height, width = first.output_size(source.image_size)
+    channels = source.images.shape[-1]
+    if not fixed or source.size * height * width * channels > _CACHE_BYTES:
+        return source.images, preprocess
+    settled = np.empty((source.size, height, width, channels), np.uint8)
+    for start in range(0, source.size, _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        settled[rows] = numpy_ops.apply_all(first, source.images[rows], None)
+    return settled, dataclasses.replace(preprocess, ops=preprocess.ops[fixed:])
+
+
+def _ahead(make, steps: Iterable[int], threads: int, prefetch: int) -> Iterator:
+    """make(step) for each step, in order, computed by threads `prefetch` steps ahead."""
+    steps = iter(steps)
+    with ThreadPoolExecutor(threads, "vit_jax-data") as pool:
+        pending = collections.deque()
+        try:
+            for step in steps:
+                pending.append(pool.submit(make, step))
+                if len(pending) > max(prefetch, 1):
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

@@ -1,0 +1,205 @@
+"""Batches for training and evaluation: what they hold is a pure function of the step.
+
+Global batch k has positions [k * batch_size, (k + 1) * batch_size) of the stream that
+`order` defines; a process reads the rows of it that its devices hold. Sources in memory whose
+operations are all in `numpy_ops` never touch TensorFlow.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from vit_jax.data import memory, numpy_ops
+from vit_jax.data.ops import Preprocess, Size
+from vit_jax.data.plan import EvaluationPlan, Plan, TrainingPlan
+from vit_jax.data.sources import ArraySource, FileSource, Source
+from vit_jax.data.trouble import Refusal, Replacements, Unreadable
+from vit_jax.errors import InputError
+
+Batch = dict[str, np.ndarray]
+
+_FOREVER = 2**62  # steps
+
+
+class Batches(Iterator[Batch]):
+    """An iterator over training batches.
+
+    Attributes:
+      skipped: how many unreadable examples were replaced so far.
+    """
+
+    def __init__(self, batches: Iterator[Batch], replacements: Replacements):
+        self._batches = batches
+        self._replacements = replacements
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    @property
+    def skipped(self) -> int:
+        return self._replacements.skipped
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        self._batches.close()
+
+
+def train_batches(
+    source: Source,
+    preprocess: Preprocess,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    rows: np.ndarray | None = None,
+    shuffle: bool = True,
+    threads: int = 0,
+    prefetch: int = 2,
+    max_unreadable: float = 0.01,
+) -> Batches:
+    """Endless training batches from `start_step` on.
+
+    An unreadable example is replaced by another one, a pure function of (seed, epoch,
+    example), counted and named once.
+
+    Args:
+      source: where examples come from.
+      preprocess: what is done to their images.
+      batch_size: examples a step over all processes.
+      seed: of order and augmentation, in [0, 2**64).
+      start_step: number of the first batch.
+      rows: int64 (b,) ascending, the rows of each global batch that this process reads;
+        None: all.
+      shuffle: a new order every epoch; else that of the source.
+      threads: that decode; 0 for as many as there are cores.
+      prefetch: batches kept ready.
+      max_unreadable: share of unreadable examples that is an error.
+
+    Returns:
+      An iterator of {"image": uint8 (b, h, w, 3), "label": int32 (b,) or uint8
+      (b, classes), "index": int64 (b,), "epoch": int64 (b,)}.
+
+    Raises:
+      InputError: images have no common size; when iterated: too many unreadable examples.
+    """
+    rows = _rows(batch_size, rows)
+    size = _image_size(source, preprocess)
+    plan = TrainingPlan(source, batch_size, rows, preprocess.num_random, seed, shuffle)
+    replacements = Replacements(source, preprocess, plan, max_unreadable)
+    batches = _batches(
+        source, preprocess, plan, range(start_step, _FOREVER), size, threads,
+        prefetch, replacements,
+    )  # fmt: skip
+    return Batches(batches, replacements)
+
+
+def eval_batches(
+    source: Source,
+    preprocess: Preprocess,
+    *,
+    batch_size: int,
+    rows: np.ndarray | None = None,
+    threads: int = 0,
+    prefetch: int = 2,
+) -> Iterator[Batch]:
+    """Every example once, in order; the last batch is padded.
+
+    Random operations are replaced by what stands for them in evaluation.
+
+    Args:
+      source, preprocess, batch_size, rows, threads, prefetch: as in `train_batches`.
+
+    Returns:
+      An iterator of batches as in training, with "mask": bool (b,), False for padding
+      (black images, label 0, index -1). Every process gets the same number of batches.
+
+    Raises:
+      InputError: as in training; when iterated: an unreadable example, by name.
+    """
+    rows = _rows(batch_size, rows)
+    preprocess = preprocess.deterministic()
+    size = _image_size(source, preprocess)
+    plan = EvaluationPlan(source, batch_size, rows)
+    steps = range(-(-source.size // batch_size))
+    batches = _batches(source, preprocess, plan, steps, size, threads, prefetch, Refusal())
+    return (_padded(batch, len(rows)) for batch in batches)
+
+
+def load_images(paths: Sequence[str], preprocess: Preprocess) -> np.ndarray:
+    """Reads image files and preprocesses them as in evaluation.
+
+    Returns:
+      uint8 (n, h, w, 3).
+
+    Raises:
+      InputError: a file is missing or unreadable, or sizes differ.
+    """
+    from vit_jax.data import graph
+
+    for path in paths:
+        if not os.path.isfile(path):
+            raise InputError(f"{path}: no such file")
+    source = FileSource.of_paths(paths)
+    read = graph.reader(source, preprocess.deterministic())
+    images = [read(i, np.zeros((0, 2), np.uint32))["image"] for i in range(len(paths))]
+    for path, image in zip(paths, images):
+        if image.shape != images[0].shape:
+            raise InputError(
+                f"{path} is {image.shape[0]}x{image.shape[1]} after preprocessing, {paths[0]} "
+                f"{images[0].shape[0]}x{images[0].shape[1]}; add resize(SIZE) to the operations"
+            )
+    return np.stack(images)
+
+
+def _rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
+    """Rows of the global batch that are this process's."""
+    if batch_size <= 0:
+        raise InputError(f"batch size {batch_size} must be at least 1")
+    return np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
+
+
+def _image_size(source: Source, preprocess: Preprocess) -> Size:
+    size = preprocess.output_size(source.image_size)
+    if size is None:
+        raise InputError(
+            f"images of {source.name} may differ in size after {str(preprocess)!r}; "
+            "add an operation that fixes it, e.g. resize(224) or inception_crop(224)"
+        )
+    return size
+
+
+def _batches(
+    source: Source,
+    preprocess: Preprocess,
+    plan: Plan,
+    steps: range,
+    size: Size,
+    threads: int,
+    prefetch: int,
+    on_unreadable: Unreadable,
+) -> Iterator[Batch]:
+    """Batches of the planned examples, in memory where that can be."""
+    threads = threads or len(os.sched_getaffinity(0))
+    if isinstance(source, ArraySource) and numpy_ops.supports(preprocess):
+        return memory.batches(source, preprocess, plan, steps, threads, prefetch)
+    from vit_jax.data import graph
+
+    return graph.batches(source, preprocess, plan, steps, size, threads, prefetch, on_unreadable)
+
+
+def _padded(batch: Batch, rows: int) -> Batch:
+    """A batch of full size, with the mask of what is real."""
+    have = len(batch["index"])
+    missing = rows - have
+    padded = {name: _extended(value, missing) for name, value in batch.items()}
+    padded["index"] = np.concatenate([batch["index"], np.full(missing, -1, np.int64)])
+    padded["mask"] = np.arange(rows) < have
+    return padded
+
+
+def _extended(value: np.ndarray, rows: int) -> np.ndarray:
+    """An array with `rows` more rows of zeros."""
+    if not rows:
+        return value
+    return np.concatenate([value, np.zeros((rows, *value.shape[1:]), value.dtype)])

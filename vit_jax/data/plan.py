@@ -1,0 +1,80 @@
+"""Which examples a process reads at a step, and the random words of each."""
+
+import dataclasses
+import functools
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from vit_jax.data import order
+from vit_jax.data.sources import Source
+
+
+class Planned(NamedTuple):
+    """One process's part of one batch.
+
+    epoch, index: int64 (m,), m short of a full batch only at the end of an evaluation.
+    words: uint32 (m, num_random, 2).
+    """
+
+    epoch: np.ndarray
+    index: np.ndarray
+    words: np.ndarray
+
+
+class Plan(Protocol):
+    """A pure function of the step."""
+
+    def __call__(self, step: int) -> Planned: ...
+
+
+_BLOCK = 4096  # examples planned at a time: array operations on a batch alone are too short
+
+
+class TrainingPlan:
+    """The endless stream; `rows` of each batch of `batch_size` are this process's."""
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        rows: np.ndarray,
+        num_random: int,
+        seed: int,
+        shuffle: bool,
+    ):
+        self.source, self.num_random = source, num_random
+        self.seed, self.shuffle = seed, shuffle
+        self._batch_size, self._rows = batch_size, rows
+        self._steps = max(1, _BLOCK // len(rows))
+        self._block = functools.lru_cache(maxsize=4)(self._plan_block)
+
+    def __call__(self, step: int) -> Planned:
+        block, offset = divmod(step, self._steps)
+        rows = slice(offset * len(self._rows), (offset + 1) * len(self._rows))
+        return Planned(*(values[rows] for values in self._block(block)))
+
+    def _plan_block(self, block: int) -> Planned:
+        """Several steps in one go."""
+        steps = np.arange(block * self._steps, (block + 1) * self._steps)
+        positions = (steps[:, None] * self._batch_size + self._rows).ravel()
+        return self.at(*self.source.order(positions, seed=self.seed, shuffle=self.shuffle))
+
+    def at(self, epoch: np.ndarray, index: np.ndarray) -> Planned:
+        """These examples with their words."""
+        words = order.words(epoch, index, seed=self.seed, count=self.num_random)
+        return Planned(epoch, index, words)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationPlan:
+    """Every example once, in the order of the source; past the end there are none."""
+
+    source: Source
+    batch_size: int
+    rows: np.ndarray
+
+    def __call__(self, step: int) -> Planned:
+        index = step * self.batch_size + self.rows
+        index = index[index < self.source.size]
+        return Planned(np.zeros_like(index), index, np.zeros((len(index), 0, 2), np.uint32))

@@ -1,0 +1,98 @@
+"""Splits and slices in the syntax of tfds: "train", "train[:80%]+test[100:]", "all"."""
+
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from vit_jax.data import order
+from vit_jax.errors import InputError, unknown
+
+_BOUND = r"(-?\d+(?:\.\d+)?%|-?\d+)?"
+_PART = re.compile(rf"([A-Za-z_][\w.-]*)(?:\[{_BOUND}:{_BOUND}\])?")
+_SLICE_SEED = 0  # slices are the same in every run
+
+
+def parse(split: str) -> list[tuple[str, str | None, str | None]]:
+    """The parts of a split: (name, lower bound, upper bound), bounds as written or None.
+
+    Raises:
+      InputError: the text is no split.
+    """
+    parts = []
+    for text in split.split("+"):
+        match = _PART.fullmatch(text.strip())
+        if not match:
+            raise InputError(
+                f"bad slice {text.strip()!r} in split {split!r}; write e.g. train, train[:80%] "
+                "or train[1000:]+test"
+            )
+        parts.append(match.groups())
+    return parts
+
+
+def _absolute(bound: str, size: int, split: str) -> int:
+    """A bound as a row number; percentages round to the nearest row, as in tfds."""
+    if bound.endswith("%"):
+        percent = float(bound[:-1])
+        if abs(percent) > 100:
+            raise InputError(f"split {split!r}: {bound} is beyond 100%")
+        row = round(size * percent / 100)
+    else:
+        row = int(bound)
+        if abs(row) > size:
+            raise InputError(f"split {split!r}: {bound} is beyond the {size} examples there are")
+    return row + size if bound.startswith("-") else row
+
+
+def balanced_order(labels: np.ndarray) -> np.ndarray:
+    """A fixed order of rows in which every stretch holds the classes in their proportions.
+
+    The examples of each class, in a fixed pseudo-random order, are spread evenly over the
+    whole. Labels of shape (n, k) (sets of classes) give a plain pseudo-random order.
+    """
+    n = len(labels)
+    shuffled = order.permutation(np.arange(n), 0, seed=_SLICE_SEED, size=n)
+    if labels.ndim > 1:
+        return shuffled
+    grouped = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    classes, starts, counts = np.unique(labels[grouped], return_index=True, return_counts=True)
+    rank = np.arange(n) - np.repeat(starts, counts)
+    phase = order.mix32(classes.astype(np.uint32) + np.uint32(1)) / 2.0**32
+    return grouped[np.argsort((rank + np.repeat(phase, counts)) / np.repeat(counts, counts))]
+
+
+def select(
+    split: str, sizes: Mapping[str, int], labels: Callable[[str], np.ndarray], source: str
+) -> list[tuple[str, np.ndarray]]:
+    """Rows of each part of a split, for sources without a slicing of their own.
+
+    Slices are cut from `balanced_order`, so that disjoint slices are disjoint and each
+    holds every class; within a slice rows keep their order. "all" stands for every split.
+
+    Args:
+      split: in tfds syntax.
+      sizes: rows of each split there is.
+      labels: the labels of a split by its name.
+      source: what messages call the data.
+
+    Returns:
+      (split name, row numbers) pairs.
+
+    Raises:
+      InputError: unknown split, bad slice, nothing selected.
+    """
+    selected = []
+    for name, low, high in parse(split):
+        if name != "all" and name not in sizes:
+            raise unknown(f"split of {source}", name, [*sizes, "all"])
+        for part in sizes if name == "all" else [name]:
+            size = sizes[part]
+            first = _absolute(low, size, split) if low else 0
+            last = _absolute(high, size, split) if high else size
+            whole = (first, last) == (0, size)
+            rows = np.arange(size) if whole else balanced_order(labels(part))[first:last]
+            selected.append((part, np.sort(rows)))
+    if not sum(len(rows) for _, rows in selected):
+        raise InputError(f"split {split!r} of {source} holds no examples")
+    return selected

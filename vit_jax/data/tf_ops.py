@@ -1,0 +1,145 @@
+"""Operations on one image in a TensorFlow graph.
+
+Images are uint8 (h, w, 3); `words` are the example's pair of random words, uint32 (2,).
+Nothing here has a state: the same words give the same image.
+"""
+
+import functools
+
+from vit_jax.data import decode, ops
+from vit_jax.data._tf import tf
+
+
+def preprocess_encoded(
+    preprocess: ops.Preprocess, encoded: tf.Tensor, words: tf.Tensor
+) -> tf.Tensor:
+    """Decodes and preprocesses; `words` are (num_random, 2).
+
+    Returns:
+      uint8 (h, w, 3).
+    """
+    first = preprocess.ops[0] if preprocess.ops else None
+    if isinstance(first, ops.InceptionCrop):
+        box = functools.partial(inception_box, first, words=words[0])
+        image = resize(decode.decode_box(encoded, box), first)
+        return _apply_all(preprocess.ops[1:], image, words[1:])
+    return _apply_all(preprocess.ops, decode.decode(encoded), words)
+
+
+def preprocess_pixels(preprocess: ops.Preprocess, image: tf.Tensor, words: tf.Tensor) -> tf.Tensor:
+    """Preprocesses a decoded image, uint8 (h, w, 1 or 3)."""
+    if image.shape[-1] == 1:
+        image = tf.image.grayscale_to_rgb(image)
+    return _apply_all(preprocess.ops, image, words)
+
+
+def _apply_all(operations: tuple[ops.Op, ...], image: tf.Tensor, words: tf.Tensor) -> tf.Tensor:
+    used = 0
+    for op in operations:
+        image = apply(op, image, words[used] if op.random else None)
+        used += op.random
+    return image
+
+
+def below(word: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """A random word as an integer in [0, count): int32 scalar, count up to 2**16."""
+    upper = tf.cast(tf.bitwise.right_shift(word, 16), tf.int64)
+    return tf.cast((upper * tf.cast(count, tf.int64)) // 2**16, tf.int32)
+
+
+@functools.singledispatch
+def apply(op: ops.Op, image: tf.Tensor, words: tf.Tensor | None) -> tf.Tensor:
+    """One operation on one image."""
+    raise NotImplementedError(op.name)
+
+
+@apply.register
+def _(op: ops.Resize, image, words):
+    return resize(image, op)
+
+
+def resize(image: tf.Tensor, op: ops.Op) -> tf.Tensor:
+    return _resize(image, op.shape, op)
+
+
+def _resize(image: tf.Tensor, size, op: ops.Op) -> tf.Tensor:
+    resized = tf.image.resize(image, size, method=op.method, antialias=op.antialias)
+    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+
+
+@apply.register
+def _(op: ops.ResizeSmall, image, words):
+    size = tf.cast(tf.shape(image)[:2], tf.float64)
+    scale = tf.reduce_max(tf.constant(op.shape, tf.float64) / size)
+    return _resize(image, tf.cast(tf.round(size * scale), tf.int32), op)
+
+
+@apply.register
+def _(op: ops.Pad, image, words):
+    return _pad(image, op.padding)
+
+
+def _pad(image: tf.Tensor, padding: int) -> tf.Tensor:
+    edge = [padding, padding]
+    return tf.pad(image, [edge, edge, [0, 0]]) if padding else image
+
+
+@apply.register
+def _(op: ops.CentralCrop, image, words):
+    room = _room(op, image)
+    return _cut(image, room // 2, op.shape)
+
+
+def _room(op: ops.Op, image: tf.Tensor) -> tf.Tensor:
+    """How many pixels a crop can move down and right: int32 (2,)."""
+    room = tf.shape(image)[:2] - tf.constant(op.shape)
+    message = f"the image is smaller than {op}"
+    with tf.control_dependencies([tf.debugging.assert_non_negative(room, message)]):
+        return tf.identity(room)
+
+
+def _cut(image: tf.Tensor, corner: tf.Tensor, size: ops.Size) -> tf.Tensor:
+    return tf.ensure_shape(tf.slice(image, [corner[0], corner[1], 0], [*size, 3]), [*size, 3])
+
+
+@apply.register
+def _(op: ops.RandomCrop, image, words):
+    image = _pad(image, op.padding)
+    room = _room(op, image)
+    corner = [below(words[0], room[0] + 1), below(words[1], room[1] + 1)]
+    return _cut(image, corner, op.shape)
+
+
+def inception_box(op: ops.InceptionCrop, shape: tf.Tensor, words: tf.Tensor) -> tf.Tensor:
+    """A random box: int32 (y, x, height, width) within `shape` (h, w, 3)."""
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        tf.zeros([1, 0, 4]),
+        seed=tf.bitcast(words, tf.int32),
+        area_range=(op.area_min / 100, op.area_max / 100),
+        aspect_ratio_range=(op.ratio_min, op.ratio_max),
+        min_object_covered=0.0,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return tf.concat([begin[:2], size[:2]], 0)
+
+
+@apply.register
+def _(op: ops.InceptionCrop, image, words):
+    y, x, h, w = tf.unstack(inception_box(op, tf.shape(image), words))
+    return resize(image[y : y + h, x : x + w], op)
+
+
+def chance(words: tf.Tensor) -> tf.Tensor:
+    """A fair coin: bool scalar."""
+    return tf.bitwise.right_shift(words[0], 31) == 1
+
+
+@apply.register
+def _(op: ops.FlipLeftRight, image, words):
+    return tf.cond(chance(words), lambda: image[:, ::-1], lambda: image)
+
+
+@apply.register
+def _(op: ops.FlipUpDown, image, words):
+    return tf.cond(chance(words), lambda: image[::-1], lambda: image)

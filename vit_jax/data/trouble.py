@@ -1,0 +1,86 @@
+"""Examples that cannot be read: replaced in training, refused in evaluation."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from vit_jax.data import order
+from vit_jax.data.ops import Preprocess
+from vit_jax.data.plan import TrainingPlan
+from vit_jax.data.sources import Source
+from vit_jax.errors import InputError
+
+log = logging.getLogger(__name__)
+
+_FEW = 10  # unreadable examples that are never too many
+_ATTEMPTS = 100
+
+Example = dict[str, Any]
+Read = Callable[[int, np.ndarray], Example]  # (index, words) -> the example, or InputError
+
+
+class Unreadable(Protocol):
+    """Called for each unreadable example; returns the one that is used instead.
+
+    Attributes:
+      seen: examples so far, counted by the pipeline.
+    """
+
+    seen: int
+
+    def __call__(self, epoch: int, index: int, words: np.ndarray, read: Read) -> Example: ...
+
+
+class Refusal:
+    """Raises the InputError that names the example."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def __call__(self, epoch: int, index: int, words: np.ndarray, read: Read) -> Example:
+        return read(index, words)
+
+
+class Replacements:
+    """Puts other examples in the place of unreadable ones, up to a share.
+
+    Attributes:
+      skipped: unreadable examples so far; one is counted each time it comes up.
+      seen: examples so far, counted by the pipeline.
+    """
+
+    def __init__(
+        self, source: Source, preprocess: Preprocess, plan: TrainingPlan, max_unreadable: float
+    ):
+        self.source, self.plan = source, plan
+        self.max_unreadable = max_unreadable
+        self.skipped = self.seen = 0
+        self._named: set[int] = set()
+
+    def __call__(self, epoch: int, index: int, words: np.ndarray, read: Read) -> Example:
+        """The example in place of `index`; the same wherever and whenever it is asked for."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return read(index, words)
+            except InputError as error:
+                self._note(index, str(error))
+            index = self._another(epoch, index, attempt)
+            self.seen += 1
+            words = self.plan.at(np.array([epoch]), np.array([index])).words[0]
+        raise InputError(f"{self.source.name}: {_ATTEMPTS} unreadable examples in a row")
+
+    def _another(self, epoch: int, index: int, attempt: int) -> int:
+        return order.replacement(epoch, index, attempt, seed=self.plan.seed, size=self.source.size)
+
+    def _note(self, index: int, reason: str) -> None:
+        self.skipped += 1
+        if index not in self._named:
+            self._named.add(index)
+            log.warning("%s; another example takes its place", reason)
+        if self.skipped > max(_FEW, self.max_unreadable * self.seen):
+            raise InputError(
+                f"{self.skipped} of {self.seen} examples of {self.source.name} are unreadable, "
+                f"more than data.max_unreadable = {self.max_unreadable:g}; the last: {reason}"
+            )
