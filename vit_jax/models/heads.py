@@ -8,7 +8,8 @@ from vit_jax.models.attention import attend
 from vit_jax.models.layers import Dense, LayerNorm
 from vit_jax.models.mlp import Mlp
 
-HEADS = ("token", "gap", "map")
+# The class token; the mean of the patches; attention pooling; class token beside mean (DINOv2).
+HEADS = ("token", "gap", "map", "token_gap")
 
 
 class AttentionPool(nnx.Module):

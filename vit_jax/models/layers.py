@@ -10,6 +10,13 @@ from jax.sharding import PartitionSpec
 
 # Mesh axes over which the batch is split (see vit_jax.parallel.mesh).
 BATCH_AXES = ("replica", "data", "fsdp")
+DTYPES = ("float32", "bfloat16")
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 zeros = nnx.initializers.zeros_init()
 ones = nnx.initializers.ones_init()

@@ -7,9 +7,15 @@ from flax import nnx
 from vit_jax.models import layers
 from vit_jax.models.layers import Dense
 
+MLPS = ("gelu", "swiglu")
+
 
 class Mlp(nnx.Module):
-    """Dense, GELU, dropout, dense; the caller drops out the result. Biases N(0, 1e-6)."""
+    """Dense, GELU, dropout, dense; the caller drops out the result. Biases N(0, 1e-6).
+
+    Kind "swiglu" (2002.05202, DINOv2's giant model) gates instead: silu(x A) * (x B),
+    with A and B fused in `fc1` as kernel (D, 2, M).
+    """
 
     def __init__(
         self,
@@ -18,16 +24,23 @@ class Mlp(nnx.Module):
         *,
         rngs: nnx.Rngs,
         dtype: jnp.dtype = jnp.float32,
+        kind: str = "gelu",
         gelu: str = "tanh",
         dropout: float = 0.0,
     ):
         options = dict(rngs=rngs, dtype=dtype, bias_init=nnx.initializers.normal(1e-6))
-        self.fc1 = Dense((width,), (mlp_dim,), **options)
+        gated = kind == "swiglu"
+        self.fc1 = Dense((width,), (2, mlp_dim) if gated else (mlp_dim,), groups=gated, **options)
         self.fc2 = Dense((mlp_dim,), (width,), **options)
+        self.gated = gated
         self.approximate = gelu == "tanh"
         self.dropout = dropout
 
     def __call__(self, x: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         """(..., D) -> (..., D)."""
-        x = jax.nn.gelu(self.fc1(x), approximate=self.approximate)
+        x = self.fc1(x)
+        if self.gated:
+            x = jax.nn.silu(x[..., 0, :]) * x[..., 1, :]
+        else:
+            x = jax.nn.gelu(x, approximate=self.approximate)
         return self.fc2(layers.dropout(x, self.dropout, keys))

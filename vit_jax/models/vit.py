@@ -10,18 +10,21 @@ from vit_jax.errors import InputError, unknown
 from vit_jax.models import layers
 from vit_jax.models.attention import SelfAttention
 from vit_jax.models.heads import HEADS, AttentionPool
-from vit_jax.models.layers import Dense, LayerNorm, drop_path, fold_in, shard_batch
-from vit_jax.models.mlp import Mlp
+from vit_jax.models.layers import (
+    DTYPES,
+    REMAT_POLICIES,
+    Dense,
+    LayerNorm,
+    drop_path,
+    fold_in,
+    shard_batch,
+)
+from vit_jax.models.mlp import MLPS, Mlp
 from vit_jax.models.posemb import create_position_embedding
+from vit_jax.models.resnet import ResNet, check_resnet, feature_channels, feature_grid
 
-REMAT_POLICIES = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-DTYPES = ("float32", "bfloat16")
 ATTENTION = ("auto", "xla", "cudnn")
+DISTILLATION = ("none", "token", "head")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +38,22 @@ class ViTConfig:
     patch_size: tuple[int, int]
     image_size: tuple[int, int] = (224, 224)
     num_classes: int = 1000  # 0: no head, the model returns features
+    resnet_stages: tuple[int, ...] | None = None
+    resnet_width: int = 1
+    resnet_norm_eps: float | None = None
+    resnet_conv_eps: float | None = None
     head: str = "token"
+    class_token: bool | None = None
+    distillation: str = "none"
+    pool_then_norm: bool = False
     pre_logits: int = 0
     posemb: str = "learned"
     posemb_class_slot: bool = True
+    posemb_register_slots: bool = False
     registers: int = 0
     layer_scale: float | None = None
     qk_norm: bool = False
+    mlp: str = "gelu"
     gelu: str = "tanh"
     norm_eps: float = 1e-6
     head_bias: float = 0.0
@@ -56,6 +68,8 @@ class ViTConfig:
     def __post_init__(self):
         for field, options in [
             ("head", HEADS),
+            ("distillation", DISTILLATION),
+            ("mlp", MLPS),
             ("gelu", ("tanh", "erf")),
             ("remat", REMAT_POLICIES),
             ("dtype", DTYPES),
@@ -67,33 +81,68 @@ class ViTConfig:
             raise InputError(
                 f"model.width {self.width} is not divisible by its {self.num_heads} heads"
             )
+        if self.resnet_stages is not None:
+            check_resnet(self.resnet_stages, self.resnet_width)
         if min(self.grid) < 1:
             raise InputError(
                 f"image size {self.image_size} is smaller than the patch {self.patch_size}"
             )
+        self._check_head()
         for field in ("dropout", "attention_dropout", "stochastic_depth"):
             if not 0.0 <= getattr(self, field) < 1.0:
                 raise InputError(f"model.{field} is {getattr(self, field)}; it must be in [0, 1)")
 
+    def _check_head(self) -> None:
+        if self.head in ("token", "token_gap") and not self.has_class_token:
+            raise InputError(f"model.head {self.head!r} needs model.class_token")
+        if self.distillation != "none" and not self.has_class_token:
+            raise InputError("model.distillation needs model.class_token")
+        if self.distillation == "head" and (self.head != "token" or self.pre_logits):
+            raise InputError("model.distillation 'head' wants model.head 'token', no pre_logits")
+        if self.pool_then_norm and self.head != "gap":
+            raise InputError(f"model.pool_then_norm wants model.head 'gap', not {self.head!r}")
+
     @property
     def grid(self) -> tuple[int, int]:
         """Patches as (rows, columns); pixels beyond the last whole patch are cut off."""
-        return tuple(size // patch for size, patch in zip(self.image_size, self.patch_size))
+        size = self.image_size
+        if self.resnet_stages is not None:
+            size = feature_grid(size, self.resnet_stages)
+        return tuple(pixels // patch for pixels, patch in zip(size, self.patch_size))
 
     @property
-    def has_class_slot(self) -> bool:
-        """Whether the class token has a position embedding of its own."""
-        return self.head == "token" and self.posemb_class_slot and self.posemb != "none"
+    def has_class_token(self) -> bool:
+        """Whether there is a class token; None in the config: where the head wants it."""
+        if self.class_token is None:
+            return self.head in ("token", "token_gap")
+        return self.class_token
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before the patches: class, distillation, registers."""
+        return self.has_class_token + (self.distillation != "none") + self.registers
+
+    @property
+    def posemb_slots(self) -> int:
+        """Leading entries of a position embedding that belong to prefix tokens, not patches."""
+        if self.posemb == "none" or not self.posemb_class_slot:
+            return 0
+        return self.prefix_tokens - (0 if self.posemb_register_slots else self.registers)
 
     @property
     def num_tokens(self) -> int:
         """Length of the sequence in the encoder."""
-        return self.grid[0] * self.grid[1] + self.registers + (self.head == "token")
+        return self.grid[0] * self.grid[1] + self.prefix_tokens
 
     @property
     def feature_width(self) -> int:
         """Width of what the head sees."""
-        return self.pre_logits or self.width
+        return self.pre_logits or self.pooled_width
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of the pooled tokens."""
+        return 2 * self.width if self.head == "token_gap" else self.width
 
 
 class PatchEmbedding(Dense):
@@ -103,12 +152,20 @@ class PatchEmbedding(Dense):
     kernel layout (ph, pw, C, D) it keeps.
     """
 
-    def __init__(self, patch: tuple[int, int], width: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+    def __init__(
+        self,
+        patch: tuple[int, int],
+        channels: int,
+        width: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype,
+    ):
         init = nnx.initializers.lecun_normal()
-        super().__init__((*patch, 3), (width,), rngs=rngs, dtype=dtype, kernel_init=init)
+        super().__init__((*patch, channels), (width,), rngs=rngs, dtype=dtype, kernel_init=init)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """(B, H, W, 3) -> (B, H/ph * W/pw, D); incomplete patches are cut off."""
+        """(B, H, W, C) -> (B, H/ph * W/pw, D); incomplete patches are cut off."""
         ph, pw = self.kernel.shape[:2]
         batch, height, width, channels = images.shape
         rows, columns = height // ph, width // pw
@@ -139,6 +196,7 @@ class Block(nnx.Module):
             config.mlp_dim,
             rngs=rngs,
             dtype=dtype,
+            kind=config.mlp,
             gelu=config.gelu,
             dropout=config.dropout,
         )
@@ -186,13 +244,21 @@ class ViT(nnx.Module):
         dtype = jnp.dtype(config.dtype)
         width = config.width
         self.config = config
-        self.embedding = PatchEmbedding(config.patch_size, width, rngs=rngs, dtype=dtype)
-        if config.head == "token":
+        channels = 3
+        if config.resnet_stages is not None:
+            self.stem = ResNet(config, preact=False, rngs=rngs)
+            channels = feature_channels(config.resnet_stages, config.resnet_width)
+        self.embedding = PatchEmbedding(
+            config.patch_size, channels, width, rngs=rngs, dtype=dtype
+        )
+        if config.has_class_token:
             self.cls = nnx.Param(jnp.zeros((1, 1, width), jnp.float32))
+        if config.distillation != "none":
+            self.dist = nnx.Param(jnp.zeros((1, 1, width), jnp.float32))
         if config.registers:
             init = nnx.initializers.normal(0.02)
             self.registers = nnx.Param(init(rngs.params(), (1, config.registers, width)))
-        num_positions = config.grid[0] * config.grid[1] + config.has_class_slot
+        num_positions = config.grid[0] * config.grid[1] + config.posemb_slots
         self.posemb = create_position_embedding(config.posemb, num_positions, width, rngs=rngs)
         self.blocks = _create_blocks(config, rngs)
         self.norm = LayerNorm(width, eps=config.norm_eps, dtype=dtype)
@@ -208,15 +274,13 @@ class ViT(nnx.Module):
             )
         if config.pre_logits:
             init = nnx.initializers.lecun_normal()
-            self.pre_logits = Dense((width,), (config.pre_logits,), rngs=rngs, kernel_init=init)
-        if config.num_classes:
-            self.head = Dense(
-                (config.feature_width,),
-                (config.num_classes,),
-                rngs=rngs,
-                kernel_init=layers.zeros,
-                bias_init=nnx.initializers.constant(config.head_bias),
+            self.pre_logits = Dense(
+                (config.pooled_width,), (config.pre_logits,), rngs=rngs, kernel_init=init
             )
+        if config.num_classes:
+            self.head = _create_classifier(config, config.feature_width, rngs)
+            if config.distillation == "head":
+                self.head_dist = _create_classifier(config, width, rngs)
 
     def __call__(
         self,
@@ -234,7 +298,8 @@ class ViT(nnx.Module):
           return_intermediates: also return a dict with `embedding` (B, N, D),
             `block{i:02}/attention` (B, heads, N, N), `block{i:02}/output` (B, N, D),
             `encoded` (B, N, D) after the last norm and `pre_logits` (B, width), what
-            the head sees. Tokens are ordered class, registers, patches by row.
+            the head sees. Tokens are ordered class, distillation, registers, patches by
+            row. Hybrids add the stem's `root` and `stage{i}` (B, h, w, C).
 
         Returns:
           Logits (B, num_classes) in float32; features (B, width) where num_classes is 0.
@@ -248,39 +313,50 @@ class ViT(nnx.Module):
                 f"the model takes images of {config.image_size[0]}x{config.image_size[1]} pixels, "
                 f"got {images.shape[1]}x{images.shape[2]}"
             )
+        stem = {}
+        if config.resnet_stages is not None:
+            images, stem = self.stem(images)
         embedded = self._embed(images, fold_in(keys, 0))
         x, blocks = self._encode(embedded, fold_in(keys, 1), return_intermediates)
-        encoded = self.norm(x)
-        features = self._pool(encoded).astype(jnp.float32)
+        encoded = x if config.pool_then_norm else self.norm(x)
+        features = self._pool(encoded)
+        if config.pool_then_norm:
+            features = self.norm(features)
+        features = features.astype(jnp.float32)
         if config.pre_logits:
             features = jnp.tanh(self.pre_logits(features))
-        logits = self.head(features) if config.num_classes else features
+        logits = self._classify(features, encoded)
         if not return_intermediates:
             return logits
-        return logits, dict(embedding=embedded, **blocks, encoded=encoded, pre_logits=features)
+        return logits, dict(
+            **stem, embedding=embedded, **blocks, encoded=encoded, pre_logits=features
+        )
 
     def _embed(self, images: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Equation 1: patches, class token, position embedding, dropout."""
         config = self.config
         x = shard_batch(self.embedding(images))
-        if not config.has_class_slot:
-            x = self.posemb(x)
-        extra = []
-        if config.head == "token":
-            extra.append(self.cls)
-        if config.registers:
-            extra.append(self.registers)
-        extra = [
+        prefix = [
             jnp.broadcast_to(token[...].astype(x.dtype), (x.shape[0], *token.shape[1:]))
-            for token in extra
+            for token in self._prefix()
         ]
-        if config.has_class_slot:
-            x = self.posemb(jnp.concatenate([extra.pop(0), x], axis=1))
-            # Registers have no position: they go between the class token and the patches.
-            extra.insert(0, x[:, :1])
-            x = x[:, 1:]
-        x = jnp.concatenate([*extra, x], axis=1) if extra else x
+        prefix = jnp.concatenate([*prefix, x[:, :0]], axis=1)
+        slots = config.posemb_slots
+        x = self.posemb(jnp.concatenate([prefix[:, :slots], x], axis=1))
+        x = jnp.concatenate([x[:, :slots], prefix[:, slots:], x[:, slots:]], axis=1)
         return layers.dropout(x, config.dropout, keys)
+
+    def _prefix(self) -> list[nnx.Param]:
+        """The learnt tokens that stand before the patches, in their order."""
+        config = self.config
+        tokens = []
+        if config.has_class_token:
+            tokens.append(self.cls)
+        if config.distillation != "none":
+            tokens.append(self.dist)
+        if config.registers:
+            tokens.append(self.registers)
+        return tokens
 
     def _encode(
         self, x: jax.Array, keys: jax.Array | None, return_intermediates: bool
@@ -318,12 +394,35 @@ class ViT(nnx.Module):
         return x, named
 
     def _pool(self, encoded: jax.Array) -> jax.Array:
-        """(B, N, D) -> (B, D)."""
-        if self.config.head == "token":
+        """(B, N, D) -> (B, D), or (B, 2D) for token_gap."""
+        head, patches = self.config.head, encoded[:, self.config.prefix_tokens :]
+        if head == "token":
             return encoded[:, 0]
-        if self.config.head == "map":
+        if head == "map":
             return self.map_head(encoded)
-        return encoded[:, self.config.registers :].mean(axis=1)
+        if head == "token_gap":
+            return jnp.concatenate([encoded[:, 0], patches.mean(axis=1)], axis=-1)
+        return patches.mean(axis=1)
+
+    def _classify(self, features: jax.Array, encoded: jax.Array) -> jax.Array:
+        """(B, width) -> (B, K): the head, averaged with the distillation token's (2012.12877)."""
+        if not self.config.num_classes:
+            return features
+        logits = self.head(features)
+        if self.config.distillation == "head":
+            logits = (logits + self.head_dist(encoded[:, 1].astype(jnp.float32))) / 2
+        return logits
+
+
+def _create_classifier(config: ViTConfig, inputs: int, rngs: nnx.Rngs) -> Dense:
+    """The zero-initialised linear layer that gives logits."""
+    return Dense(
+        (inputs,),
+        (config.num_classes,),
+        rngs=rngs,
+        kernel_init=layers.zeros,
+        bias_init=nnx.initializers.constant(config.head_bias),
+    )
 
 
 def _create_blocks(config: ViTConfig, rngs: nnx.Rngs) -> Block:

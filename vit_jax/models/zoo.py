@@ -1,4 +1,4 @@
-"""Names -> modules: the paper's variants (table 1), any patch size."""
+"""Names -> modules: the paper's ViTs, hybrids and BiT ResNets (tables 1 and 6)."""
 
 import dataclasses
 import fnmatch
@@ -8,6 +8,7 @@ from typing import Any
 from flax import nnx
 
 from vit_jax.errors import InputError, unknown
+from vit_jax.models.resnet import BiT, BiTConfig
 from vit_jax.models.vit import ViT, ViTConfig
 
 # Width, depth, MLP width, heads: table 1; Ti and S are from 2106.10270, g and G from 2106.04560.
@@ -30,13 +31,39 @@ PATCHES = {
     "g": (14,),
     "G": (14,),
 }
-_NAME = re.compile(r"vit[-_]?(ti|s|b|l|h|g|G)[-_/]?(\d+)", re.IGNORECASE)
+# Units of each stage (1912.11370); R26 is from 2106.10270.
+RESNETS = {
+    26: (2, 2, 2, 2),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+HYBRIDS = (
+    "R+ViT-Ti/16",
+    "R26+ViT-S/32",
+    "R26+ViT-B/32",
+    "R50+ViT-B/16",
+    "R50+ViT-B/32",
+    "R50+ViT-L/16",
+    "R50+ViT-L/32",
+)
+BITS = tuple(
+    f"BiT-R{size}"
+    for size in ("50x1", "50x2", "50x3", "101x1", "101x3", "152x1", "152x2", "152x4", "200x3")
+)
+_VIT = re.compile(
+    r"(?:vit[-_]?|r(?P<depth>\d*)(?:x(?P<width>\d+))?[-_+](?:vit[-_]?)?)"
+    r"(?P<size>ti|s|b|l|h|g)[-_/]?(?P<patch>\d+)",
+    re.IGNORECASE,
+)
+_BIT = re.compile(r"bit[-_]?r(?P<depth>\d+)x(?P<width>\d+)", re.IGNORECASE)
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the paper's models that match a shell pattern such as "ViT-*/16"."""
+    """Names of the paper's models that match a shell pattern such as "ViT-*/16" or "R50*"."""
     names = [f"ViT-{size}/{patch}" for size, patches in PATCHES.items() for patch in patches]
-    return fnmatch.filter(names, pattern)
+    return fnmatch.filter([*names, *HYBRIDS, *BITS], pattern)
 
 
 def canonical_name(name: str) -> str:
@@ -45,43 +72,122 @@ def canonical_name(name: str) -> str:
     Raises:
       InputError: no such model, with the nearest name.
     """
-    match = _NAME.fullmatch(name)
+    return _parse(name)[0]
+
+
+def _parse(name: str) -> tuple[str, dict[str, Any]]:
+    """A model's canonical name and the fields of its configuration."""
+    vit, bit = _VIT.fullmatch(name), _BIT.fullmatch(name)
+    match = vit or bit
     if not match:
         raise unknown("model", name, list_models())
-    size, patch = match.groups()
+    depth, width = match["depth"], int(match["width"] or 1)
+    if depth and int(depth) not in RESNETS:
+        raise unknown("model", name, list_models())
+    if bit:
+        fields = dict(resnet_stages=RESNETS[int(depth)], resnet_width=width)
+        return f"BiT-R{int(depth)}x{width}", fields
     by_lower = {variant.lower(): variant for variant in VARIANTS if variant != "G"}
-    size = "G" if size == "G" else by_lower[size.lower()]
-    if int(patch) < 1:
+    size = "G" if match["size"] == "G" else by_lower[match["size"].lower()]
+    patch = int(match["patch"])
+    if patch < 1:
         raise InputError(f"model {name!r}: the patch size must be at least 1")
-    return f"ViT-{size}/{int(patch)}"
+    if depth is None:
+        return f"ViT-{size}/{patch}", dict(VARIANTS[size], patch_size=patch)
+    resnet = f"R{depth}x{width}" if width > 1 else f"R{depth}"
+    canonical = f"{resnet}+ViT-{size}/{patch}"
+    return canonical, dict(VARIANTS[size], resnet_width=width, **_hybrid(depth, patch, name))
 
 
-def model_config(name: str, **options: Any) -> ViTConfig:
+def _hybrid(depth: str, patch: int, name: str) -> dict[str, Any]:
+    """Stages of a hybrid's stem and the patch size on its last map (section 4.1).
+
+    /16 moves the last stage's units into the one before, which has stride 16. "R", the
+    root alone, has stride 4; its /16 stands for 8x8 patches, true stride 32.
+    """
+    if not depth and patch % 2 == 0:
+        return dict(resnet_stages=(), patch_size=patch // 2)
+    if not depth or patch % 16:
+        raise InputError(f"model {name!r}: the patch size of a hybrid is a multiple of 16")
+    *stages, third, fourth = RESNETS[int(depth)]
+    if patch % 32 == 0:
+        return dict(resnet_stages=(*stages, third, fourth), patch_size=patch // 32)
+    return dict(resnet_stages=(*stages, third + fourth), patch_size=patch // 16)
+
+
+def model_config(name: str, **options: Any) -> ViTConfig | BiTConfig:
     """The full configuration of a named model; options that are None are ignored.
 
     Args:
       name: see `list_models`.
-      **options: fields of `ViTConfig`; image_size and patch_size may be an int
-        or (height, width), pre_logits may be -1: the model's width.
+      **options: fields of `ViTConfig` or `BiTConfig`; image_size and patch_size may be
+        an int or (height, width), pre_logits may be -1: the model's width. Fields of the
+        other kind of model are accepted as long as they keep their defaults.
 
     Raises:
       InputError: an unknown model or option, or options that do not fit each other.
     """
-    name = canonical_name(name)
-    size, patch = name.removeprefix("ViT-").split("/")
-    fields = dict(VARIANTS[size], patch_size=int(patch))
-    known = [field.name for field in dataclasses.fields(ViTConfig)]
+    name, fields = _parse(name)
+    kinds = (BiTConfig, ViTConfig) if name.startswith("BiT") else (ViTConfig, BiTConfig)
+    known, foreign = ({field.name: field for field in dataclasses.fields(kind)} for kind in kinds)
     for option, value in options.items():
-        if option not in known:
-            raise unknown("model option", option, known)
-        if value is not None:
+        if option not in known and option not in foreign:
+            raise unknown("model option", option, {**known, **foreign})
+        if option in known and value is not None:
             fields[option] = value
+        if option not in known and value not in (None, foreign[option].default):
+            raise InputError(f"model.{option} does not apply to {name}; leave it at its default")
     for option in ("image_size", "patch_size"):
         if option in fields:
             fields[option] = _pair(option, fields[option])
+    if fields.get("resnet_stages") is not None:
+        fields["resnet_stages"] = tuple(fields["resnet_stages"])
     if fields.get("pre_logits") == -1:
         fields["pre_logits"] = fields["width"]
-    return ViTConfig(**fields)
+    return kinds[0](**fields)
+
+
+def identify(config: ViTConfig | BiTConfig) -> tuple[str, dict[str, Any]]:
+    """The name nearest to a configuration and the options in which it differs.
+
+    `model_config(name, **options)` gives the configuration back.
+    """
+    if isinstance(config, BiTConfig):
+        name = f"BiT-R{_resnet_depth(config.resnet_stages)}x{config.resnet_width}"
+    else:
+        name = f"{_resnet_name(config)}ViT-{_variant(config)}/{_nominal_patch(config)}"
+    nearest = dataclasses.asdict(model_config(name))
+    fields = dataclasses.asdict(config)
+    return name, {key: value for key, value in fields.items() if value != nearest[key]}
+
+
+def _resnet_depth(stages: tuple[int, ...]) -> int:
+    """Stages of /16 hybrids are summed differently, so units are compared in total."""
+    return min(RESNETS, key=lambda depth: abs(sum(RESNETS[depth]) - sum(stages)))
+
+
+def _resnet_name(config: ViTConfig) -> str:
+    if config.resnet_stages is None:
+        return ""
+    depth = _resnet_depth(config.resnet_stages) if config.resnet_stages else ""
+    return f"R{depth}" + (f"x{config.resnet_width}+" if config.resnet_width > 1 else "+")
+
+
+def _variant(config: ViTConfig) -> str:
+    """The size that shares most of width, depth, MLP width and heads; then the nearest width."""
+
+    def likeness(size):
+        shared = sum(getattr(config, key) == value for key, value in VARIANTS[size].items())
+        return shared, -abs(VARIANTS[size]["width"] - config.width)
+
+    return max(VARIANTS, key=likeness)
+
+
+def _nominal_patch(config: ViTConfig) -> int:
+    """The patch size in the name; see `_hybrid`."""
+    stages = config.resnet_stages
+    scale = 1 if stages is None else 2 if not stages else 32 if len(stages) == 4 else 16
+    return scale * config.patch_size[0]
 
 
 def _pair(option: str, value: Any) -> tuple[int, int]:
@@ -105,4 +211,9 @@ def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> 
     Raises:
       InputError: an unknown model or option.
     """
-    return ViT(model_config(name, **options), rngs=rngs or nnx.Rngs(0))
+    return build_model(model_config(name, **options), rngs or nnx.Rngs(0))
+
+
+def build_model(config: ViTConfig | BiTConfig, rngs: nnx.Rngs) -> nnx.Module:
+    """The module that a configuration describes."""
+    return (BiT if isinstance(config, BiTConfig) else ViT)(config, rngs=rngs)
