@@ -1,0 +1,138 @@
+"""Mixup and CutMix on the device: every example with its predecessor in the global batch.
+
+One ratio (and one box) a step, drawn from the step's key, so that results depend
+neither on the mesh nor on the engine. Mixing comes before gradient accumulation
+cuts the batch into microbatches.
+
+Under jit the arrays are the global batch. Under pmap pass `axis_name` and the same
+key on all devices: devices hold consecutive slices, and the first example of each
+meets the last one of the device before.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vit_jax.errors import InputError
+
+# (images (B, H, W, C) float, targets (B, K) float, key=, axis_name=None) -> the same, mixed.
+Mix = Callable[..., tuple[jax.Array, jax.Array]]
+
+
+def create_mix(config: ConfigDict) -> Mix | None:
+    """The mixing of `config.mixup`, or None where it is off.
+
+    Raises:
+      InputError: a negative alpha.
+    """
+    for name, alpha in config.items():
+        if not alpha >= 0:
+            raise InputError(f"config.mixup.{name} is {alpha}; it must not be negative")
+    if config.alpha and config.cutmix_alpha:
+        return _one_of(_with(mixup, config.alpha), _with(cutmix, config.cutmix_alpha))
+    if config.alpha:
+        return _with(mixup, config.alpha)
+    if config.cutmix_alpha:
+        return _with(cutmix, config.cutmix_alpha)
+    return None
+
+
+def mixup(
+    images: jax.Array,
+    targets: jax.Array,
+    *,
+    alpha: float,
+    key: jax.Array,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Mixup (1710.09412): r * example + (1 - r) * its predecessor, r = max(b, 1 - b).
+
+    b is from Beta(alpha, alpha); the larger share stays the example's own, as in
+    the code of AugReg (2106.10270).
+
+    Args:
+      images: (B, H, W, C) float.
+      targets: (B, K) float, one row over classes an example.
+      alpha: above 0.
+      key: of this step.
+      axis_name: the pmap axis over which the batch is spread.
+    """
+    ratio = jax.random.beta(key, alpha, alpha)
+    ratio = jnp.maximum(ratio, 1 - ratio)
+
+    def mix(x: jax.Array) -> jax.Array:
+        share = ratio.astype(x.dtype)
+        return share * x + (1 - share) * predecessors(x, axis_name)
+
+    return mix(images), mix(targets)
+
+
+def cutmix(
+    images: jax.Array,
+    targets: jax.Array,
+    *,
+    alpha: float,
+    key: jax.Array,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """CutMix (1905.04899): a box of the predecessor is pasted into every image.
+
+    The box has the image's aspect and a share 1 - b of its area, b from
+    Beta(alpha, alpha), its centre is anywhere; what lies outside the image is cut
+    off, and targets mix by the area that was pasted. Arguments as in `mixup`.
+    """
+    height, width = images.shape[1:3]
+    ratio_key, y_key, x_key = jax.random.split(key, 3)
+    side = jnp.sqrt(1 - jax.random.beta(ratio_key, alpha, alpha))
+    rows = _span(y_key, side, height)
+    columns = _span(x_key, side, width)
+    box = rows[:, None] & columns[None, :]
+    share = jnp.mean(box, dtype=targets.dtype)
+    return (
+        jnp.where(box[None, :, :, None], predecessors(images, axis_name), images),
+        (1 - share) * targets + share * predecessors(targets, axis_name),
+    )
+
+
+def predecessors(x: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """For every example the one before it in the global batch, for the first the last."""
+    if axis_name is None:
+        return jnp.roll(x, 1, axis=0)
+    devices = jax.lax.axis_size(axis_name)
+    ring = [(i, (i + 1) % devices) for i in range(devices)]
+    return jnp.concatenate([jax.lax.ppermute(x[-1:], axis_name, ring), x[:-1]])
+
+
+def _span(key: jax.Array, side: jax.Array, size: int) -> jax.Array:
+    """Which of `size` pixels a random interval of length side * size covers: (size,) bool."""
+    centre = jax.random.randint(key, (), 0, size)
+    length = jnp.round(side * size).astype(jnp.int32)
+    start = centre - length // 2
+    pixels = jnp.arange(size)
+    return (pixels >= start) & (pixels < start + length)
+
+
+def _with(mix: Mix, alpha: float) -> Mix:
+    def mixed(images: jax.Array, targets: jax.Array, **options: Any) -> tuple[jax.Array, ...]:
+        return mix(images, targets, alpha=alpha, **options)
+
+    return mixed
+
+
+def _one_of(first: Mix, second: Mix) -> Mix:
+    """Takes one of the two each step, by the toss of a coin."""
+
+    def mixed(
+        images: jax.Array, targets: jax.Array, *, key: jax.Array, axis_name: str | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        coin_key, key = jax.random.split(key)
+        branches = [
+            lambda images, targets, mix=mix: mix(images, targets, key=key, axis_name=axis_name)
+            for mix in (first, second)
+        ]
+        return jax.lax.cond(jax.random.bernoulli(coin_key), *branches, images, targets)
+
+    return mixed
