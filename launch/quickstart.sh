@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The whole way in a few minutes: installs vit_jax into .venv, pre-trains a small ViT on real
+# handwritten digits, fine-tunes it at a higher resolution, evaluates it on digits it has not
+# seen, and names one of them from an image file. Run again, it goes on where it was stopped.
+#
+#   bash launch/quickstart.sh [EXTRAS]      EXTRAS, VENV, PYTHON: see launch/install.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export VENV=${VENV:-.venv}
+WORKDIR=workdirs/quickstart
+DIGIT=$WORKDIR/digit.png
+bash launch/install.sh "$@"
+
+vit_jax() {
+  printf '\n$ vit_jax %s\n' "$*"
+  "$VENV/bin/vit_jax" "$@"
+}
+
+vit_jax train --config=configs/quickstart.py:pretrain --workdir=$WORKDIR/pretrain
+vit_jax train --config=configs/quickstart.py:finetune --workdir=$WORKDIR/finetune
+vit_jax evaluate --checkpoint=$WORKDIR/finetune
+
+"$VENV/bin/python" - "$DIGIT" <<'PYTHON'
+import sys
+
+from PIL import Image
+
+from vit_jax.data.sources import open_source
+
+held_out = open_source("digits", "train[80%:]")
+Image.fromarray(held_out.images[0, :, :, 0]).save(sys.argv[1])
+print(f"\nWrote {sys.argv[1]}: a held-out {held_out.label_names[held_out.targets[0]]}.")
+PYTHON
+vit_jax predict --checkpoint=$WORKDIR/finetune $DIGIT
