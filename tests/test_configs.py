@@ -1,0 +1,145 @@
+import ast
+from pathlib import Path
+
+import pytest
+
+from vit_jax import InputError, models
+from vit_jax.cli.configs import load_config
+from vit_jax.config import default, in_steps
+from vit_jax.data.ops import parse
+from vit_jax.train.losses import create_loss
+from vit_jax.train.mixup import create_mix
+from vit_jax.train.optim import create_optimizer
+
+ROOT = Path(__file__).parent.parent / "configs"
+FILES = sorted(file.stem for file in ROOT.glob("*.py"))
+IMAGENET, IMAGENET_21K = 1_281_167, 14_197_122
+FINETUNE = ("imagenet", "cifar10", "cifar100", "pets", "flowers")
+VARIANTS = [
+    *(f"vit_s16_i1k:{epochs}" for epochs in (90, 150, 300)),
+    *(f"vit_i1k:{model}" for model in ("ViT-B/16", "ViT-L/32", "vit_s16")),
+    *(f"vit_i21k:ViT-{model}" for model in ("B/16", "B/32", "L/16", "L/32")),
+    *(f"vit_jft:{model}" for model in ("ViT-B/32", "ViT-H/14", "R50+ViT-L/16", "BiT-R152x2")),
+    *(f"finetune:ViT-B/16,{dataset}" for dataset in FINETUNE),
+    *(f"finetune:{model},pets,dev" for model in ("ViT-H/14", "R50+ViT-B/16", "BiT-R50x1")),
+]
+
+
+def load(spec, *overrides):
+    name, _, arg = spec.partition(":")
+    return load_config(f"{ROOT / name}.py" + f":{arg}" * bool(arg), list(overrides))
+
+
+def keys(config, prefix=""):
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from keys(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def schedule_of(config, train_size=IMAGENET):
+    """Length of the run in steps and its learning rates."""
+    sizes = dict(batch_size=config.batch_size, train_size=train_size)
+    total = in_steps(config.total, name="total", **sizes)
+    params = {"head": {"kernel": 0.0}}
+    return total, create_optimizer(config.optimizer, params, total, **sizes)[1]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_has_only_known_options_and_its_command(name):
+    config = load(name)
+    own = [key for key in keys(config) if not key.startswith("evals.")]
+    assert own == list(keys(default()))
+    docstring = ast.get_docstring(ast.parse((ROOT / f"{name}.py").read_text()))
+    assert f"vit_jax train --config=configs/{name}.py" in docstring
+
+
+@pytest.mark.parametrize("spec", VARIANTS)
+def test_every_variant_fits_together(spec):
+    config = load(spec)
+    options = dict(config.model)
+    pp = parse(config.data.pp)
+    options["image_size"] = pp.image_size
+    model = models.model_config(options.pop("name"), **options)
+    if "BiT" not in spec and "R50" not in spec:
+        assert [size % patch for size, patch in zip(model.image_size, model.patch_size)] == [0, 0]
+    assert pp.mean == pp.std == (0.5,) * 3
+    for entry in config.evals.values():
+        assert parse(entry.pp).image_size == pp.image_size
+        assert parse(entry.pp).deterministic() == parse(entry.pp)
+        assert (parse(entry.pp).mean, parse(entry.pp).std) == (pp.mean, pp.std)
+        assert entry.split != config.data.split
+    create_loss(config.loss)
+    create_mix(config.mixup)
+    total, schedule = schedule_of(config)
+    assert float(schedule(total)) == pytest.approx(0, abs=1e-9)
+
+
+def test_better_plain_vit():
+    """2205.01580: 1e-4 of decay after the learning rate 1e-3 is 0.1 before it."""
+    config = load("vit_s16_i1k:90")
+    total, schedule = schedule_of(config, train_size=round(0.99 * IMAGENET))
+    assert total == pytest.approx(90 * 0.99 * IMAGENET / 1024, abs=1)
+    peak = float(schedule(10_000))
+    assert peak == pytest.approx(1e-3)
+    assert peak * config.optimizer.weight_decay == pytest.approx(1e-4)
+    assert load("vit_s16_i1k:300").total.epochs == 300
+
+
+def test_table_3():
+    total, schedule = schedule_of(load("vit_i1k"))
+    assert total == pytest.approx(93.8e3, rel=1e-3)
+    assert float(schedule(10_000)) == pytest.approx(3e-3)
+    # Cosine: half of the peak in the middle of the decay.
+    assert float(schedule(10_000 + (total - 10_000) / 2)) == pytest.approx(1.5e-3)
+
+    config = load("vit_i21k:ViT-L/16", "--config.total.epochs=30")
+    total, schedule = schedule_of(config, IMAGENET_21K)
+    assert total == pytest.approx(30 * IMAGENET_21K / 4096, abs=1)
+    assert float(schedule(10_000 + (total - 10_000) / 2)) == pytest.approx(0.5e-3)
+
+    assert schedule_of(load("vit_jft:ViT-B/16"))[0] == pytest.approx(518e3, rel=1e-3)
+    total, schedule = schedule_of(load("vit_jft:ViT-H/14"))
+    assert total == pytest.approx(1.036e6, rel=1e-3)
+    assert float(schedule(10_000)) == pytest.approx(3e-4)
+
+
+@pytest.mark.parametrize(
+    "dataset, steps, warmup, dev",
+    [
+        ("imagenet", 20_000, 500, "train[99%:]"),
+        ("cifar10", 10_000, 500, "train[98%:]"),
+        ("cifar100", 10_000, 500, "train[98%:]"),
+        ("pets", 500, 100, "train[90%:]"),
+        ("flowers", 500, 100, "train[90%:]"),
+    ],
+)
+def test_table_4(dataset, steps, warmup, dev):
+    config = load(f"finetune:ViT-L/16,{dataset}")
+    total, schedule = schedule_of(config)
+    assert (total, config.batch_size, config.data.split) == (steps, 512, "train")
+    assert max(range(total), key=lambda t: float(schedule(t)) if t % 50 == 0 else 0) == warmup
+    assert load(f"finetune:ViT-L/16,{dataset},dev").evals.dev.split == dev
+
+
+def test_fourteen_pixel_patches_keep_the_grid_of_384():
+    pp = parse(load("finetune:ViT-H/14,cifar10").data.pp)
+    assert pp.image_size == (27 * 14, 27 * 14)
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("vit_s16_i1k:80", "unknown number of epochs '80'"),
+        ("vit_i1k:ViT-X/16", "unknown model 'ViT-X/16'"),
+        ("vit_i21k:ViT-Ti/16", "unknown model in ImageNet-21k pre-training"),
+        ("vit_jft:ViT-B/8", "unknown model in JFT pre-training"),
+        ("finetune:ViT-B/16", "MODEL,DATASET"),
+        ("finetune:ViT-B/16,cifar", "did you mean 'cifar10'"),
+        ("finetune:ViT-B/16,cifar10,test", "MODEL,DATASET,dev"),
+    ],
+)
+def test_wrong_arguments_are_refused(spec, message):
+    with pytest.raises(InputError, match=message):
+        load(spec)
