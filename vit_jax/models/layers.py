@@ -26,9 +26,11 @@ def shard_batch(x: jax.Array) -> jax.Array:
     """Constrains axis 0 to the batch axes of the mesh in use; without a mesh, the identity.
 
     One constraint per block keeps XLA from replicating activations when
-    parameters are sharded over the same axis as the batch.
+    parameters are sharded over the same axis as the batch. Inside pmap and
+    shard_map the batch is already cut: their axes cannot be constrained.
     """
-    axes = tuple(axis for axis in BATCH_AXES if axis in jax.sharding.get_abstract_mesh().axis_names)
+    automatic = jax.sharding.get_abstract_mesh().auto_axes
+    axes = tuple(axis for axis in BATCH_AXES if axis in automatic)
     if not axes:
         return x
     return lax.with_sharding_constraint(x, PartitionSpec(axes, *[None] * (x.ndim - 1)))
