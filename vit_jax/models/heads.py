@@ -8,7 +8,8 @@ from vit_jax.models.attention import attend
 from vit_jax.models.layers import Dense, LayerNorm
 from vit_jax.models.mlp import Mlp
 
-# The class token; the mean of the patches; attention pooling; class token beside mean (DINOv2).
+# The class token; the mean of the patches; attention pooling of the patches; class token
+# beside mean (DINOv2). Registers are thrown away (2309.16588).
 HEADS = ("token", "gap", "map", "token_gap")
 
 

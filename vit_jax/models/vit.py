@@ -1,6 +1,7 @@
 """The Vision Transformer (section 3.1, equations 1 to 4)."""
 
 import dataclasses
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -66,17 +67,8 @@ class ViTConfig:
     attention: str = "auto"
 
     def __post_init__(self):
-        for field, options in [
-            ("head", HEADS),
-            ("distillation", DISTILLATION),
-            ("mlp", MLPS),
-            ("gelu", ("tanh", "erf")),
-            ("remat", REMAT_POLICIES),
-            ("dtype", DTYPES),
-            ("attention", ATTENTION),
-        ]:
-            if getattr(self, field) not in options:
-                raise unknown(f"model.{field}", getattr(self, field), options)
+        self._check_choices()
+        self._check_numbers()
         if self.width % self.num_heads:
             raise InputError(
                 f"model.width {self.width} is not divisible by its {self.num_heads} heads"
@@ -88,6 +80,38 @@ class ViTConfig:
                 f"image size {self.image_size} is smaller than the patch {self.patch_size}"
             )
         self._check_head()
+        if self.attention == "cudnn" and (self.dtype != "bfloat16" or self.attention_dropout):
+            raise InputError(
+                "model.attention 'cudnn' wants model.dtype 'bfloat16' and no attention_dropout; "
+                "'xla' does without"
+            )
+
+    def _check_choices(self) -> None:
+        for field, options in [
+            ("head", HEADS),
+            ("distillation", DISTILLATION),
+            ("mlp", MLPS),
+            ("gelu", ("tanh", "erf")),
+            ("remat", REMAT_POLICIES),
+            ("dtype", DTYPES),
+            ("attention", ATTENTION),
+        ]:
+            if getattr(self, field) not in options:
+                raise unknown(f"model.{field}", getattr(self, field), options)
+
+    def _check_numbers(self) -> None:
+        for minimum, fields in [
+            (1, ("width", "depth", "mlp_dim", "num_heads")),
+            (0, ("num_classes", "pre_logits", "registers")),
+        ]:
+            for field in fields:
+                value = getattr(self, field)
+                if not isinstance(value, numbers.Integral) or value < minimum:
+                    raise InputError(
+                        f"model.{field} is {value!r}; it must be a whole number, at least {minimum}"
+                    )
+        if self.unroll < 1 and self.unroll != -1:
+            raise InputError(f"model.unroll is {self.unroll}; give 1 or more layers, or -1: all")
         for field in ("dropout", "attention_dropout", "stochastic_depth"):
             if not 0.0 <= getattr(self, field) < 1.0:
                 raise InputError(f"model.{field} is {getattr(self, field)}; it must be in [0, 1)")
@@ -218,19 +242,24 @@ class Block(nnx.Module):
         y, weights = self.attention(
             self.norm1(x), keys=fold_in(keys, 0), return_weights=return_weights
         )
-        x = x + self._branch(y, "scale1", drop_rate, fold_in(keys, 1))
-        y = self.mlp(self.norm2(x), keys=fold_in(keys, 2))
-        x = x + self._branch(y, "scale2", drop_rate, fold_in(keys, 3))
+        x = x + self._branch(y, "scale1", drop_rate, keys, 1)
+        y = self.mlp(self.norm2(x), keys=fold_in(keys, 3))
+        x = x + self._branch(y, "scale2", drop_rate, keys, 4)
         return shard_batch(x), weights
 
     def _branch(
-        self, y: jax.Array, scale: str, drop_rate: jax.Array, keys: jax.Array | None
+        self,
+        y: jax.Array,
+        scale: str,
+        drop_rate: jax.Array,
+        keys: jax.Array | None,
+        site: int,
     ) -> jax.Array:
-        y = layers.dropout(y, self.config.dropout, keys)
+        y = layers.dropout(y, self.config.dropout, fold_in(keys, site))
         if self.config.layer_scale is not None:
             y = y * getattr(self, scale)[...].astype(y.dtype)
         if self.config.stochastic_depth > 0.0:
-            y = drop_path(y, drop_rate, fold_in(keys, 0))
+            y = drop_path(y, drop_rate, fold_in(keys, site + 1))
         return y
 
 
@@ -248,9 +277,7 @@ class ViT(nnx.Module):
         if config.resnet_stages is not None:
             self.stem = ResNet(config, preact=False, rngs=rngs)
             channels = feature_channels(config.resnet_stages, config.resnet_width)
-        self.embedding = PatchEmbedding(
-            config.patch_size, channels, width, rngs=rngs, dtype=dtype
-        )
+        self.embedding = PatchEmbedding(config.patch_size, channels, width, rngs=rngs, dtype=dtype)
         if config.has_class_token:
             self.cls = nnx.Param(jnp.zeros((1, 1, width), jnp.float32))
         if config.distillation != "none":
@@ -261,7 +288,7 @@ class ViT(nnx.Module):
         num_positions = config.grid[0] * config.grid[1] + config.posemb_slots
         self.posemb = create_position_embedding(config.posemb, num_positions, width, rngs=rngs)
         self.blocks = _create_blocks(config, rngs)
-        self.norm = LayerNorm(width, eps=config.norm_eps, dtype=dtype)
+        self.norm = LayerNorm(width, eps=config.norm_eps)  # float32: what follows is cheap
         if config.head == "map":
             self.map_head = AttentionPool(
                 width,
@@ -305,13 +332,13 @@ class ViT(nnx.Module):
           Logits (B, num_classes) in float32; features (B, width) where num_classes is 0.
 
         Raises:
-          InputError: images of another size than the model's.
+          InputError: images of another shape than the model's.
         """
         config = self.config
-        if images.shape[1:3] != tuple(config.image_size):
+        if images.shape[1:] != (*config.image_size, 3):
             raise InputError(
-                f"the model takes images of {config.image_size[0]}x{config.image_size[1]} pixels, "
-                f"got {images.shape[1]}x{images.shape[2]}"
+                f"the model takes images of shape (batch, {config.image_size[0]}, "
+                f"{config.image_size[1]}, 3), got {images.shape}"
             )
         stem = {}
         if config.resnet_stages is not None:
@@ -375,16 +402,20 @@ class ViT(nnx.Module):
             )
             return x, (weights, x) if return_intermediates else None
 
+        unroll = config.depth if config.unroll == -1 else config.unroll
         if config.remat != "none":
+            # Without a loop around it XLA would merge the recomputation with the original.
             apply_block = jax.checkpoint(
-                apply_block, policy=REMAT_POLICIES[config.remat], prevent_cse=False
+                apply_block,
+                policy=REMAT_POLICIES[config.remat],
+                prevent_cse=unroll >= config.depth,
             )
         drop_rates = jnp.linspace(0.0, config.stochastic_depth, config.depth)
         x, outputs = jax.lax.scan(
             apply_block,
             x,
             (params, jnp.arange(config.depth), drop_rates),
-            unroll=config.depth if config.unroll == -1 else config.unroll,
+            unroll=unroll,
         )
         if not return_intermediates:
             return x, {}
@@ -399,10 +430,12 @@ class ViT(nnx.Module):
         if head == "token":
             return encoded[:, 0]
         if head == "map":
-            return self.map_head(encoded)
+            return self.map_head(patches)
         if head == "token_gap":
-            return jnp.concatenate([encoded[:, 0], patches.mean(axis=1)], axis=-1)
-        return patches.mean(axis=1)
+            return jnp.concatenate(
+                [encoded[:, 0], patches.mean(axis=1, dtype=jnp.float32)], axis=-1
+            )
+        return patches.mean(axis=1, dtype=jnp.float32)
 
     def _classify(self, features: jax.Array, encoded: jax.Array) -> jax.Array:
         """(B, width) -> (B, K): the head, averaged with the distillation token's (2012.12877)."""

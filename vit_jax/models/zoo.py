@@ -191,7 +191,7 @@ def _nominal_patch(config: ViTConfig) -> int:
 
 
 def _pair(option: str, value: Any) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(isinstance(size, int) and size > 0 for size in pair):
         raise InputError(f"model.{option} is {value!r}; give pixels or (height, width)")
     return pair
