@@ -22,6 +22,10 @@ GMACS = {
     "ViT-H/14": ("167.295", "503.481"),
     "ViT-g/14": ("267.031", "797.387"),
     "ViT-G/14": ("483.748", "1429.226"),
+    "R+ViT-Ti/16": ("0.434", "1.327"),
+    "R26+ViT-S/32": ("3.464", "10.264"),
+    "R50+ViT-B/16": ("21.535", "67.156"),
+    "R50+ViT-L/32": ("19.413", "57.136"),
 }
 # Table 6, pre-training on JFT-300M (303M images): epochs, the paper's exaFLOPs.
 EXAFLOPS = [
@@ -31,6 +35,10 @@ EXAFLOPS = [
     ("ViT-L/16", 7, 783),
     ("ViT-L/16", 14, 1567),
     ("ViT-H/14", 14, 4262),
+    ("R50+ViT-B/32", 7, 106),
+    ("R50+ViT-B/16", 7, 274),
+    ("R50+ViT-L/32", 7, 246),
+    ("R50+ViT-L/16", 14, 1668),
 ]
 
 
@@ -48,14 +56,16 @@ def test_pre_training_cost_of_table_6(name, epochs, exaflops):
 
 
 def products_run(jaxpr):
-    """Multiply-accumulates of every dot_general that runs, scan bodies times their length."""
+    """Multiply-accumulates of all products that run, scan bodies times their length."""
     total = 0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             (contracted, _), _ = eqn.params["dimension_numbers"]
             sizes = [eqn.invars[0].aval.shape[axis] for axis in contracted]
             total += eqn.outvars[0].aval.size * math.prod(sizes)
-        assert eqn.primitive.name != "conv_general_dilated"
+        if eqn.primitive.name == "conv_general_dilated":
+            *taps, _ = eqn.invars[1].aval.shape  # kernel (height, width, input, output)
+            total += eqn.outvars[0].aval.size * math.prod(taps)
         repeats = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         for inner in core.jaxprs_in_params(eqn.params):
             total += repeats * products_run(inner)
@@ -63,24 +73,26 @@ def products_run(jaxpr):
 
 
 @pytest.mark.parametrize(
-    "options",
+    "name, options",
     [
-        dict(),
-        dict(num_classes=0),
-        dict(head="gap", registers=4),
-        dict(head="map", registers=3),
-        dict(pre_logits=-1),
-        dict(pre_logits=50, num_classes=0),
-        dict(patch_size=(7, 16), image_size=(48, 90), posemb_class_slot=False),
-        dict(unroll=-1, layer_scale=0.1, qk_norm=True),
+        ("ViT-Ti/16", dict()),
+        ("ViT-Ti/16", dict(num_classes=0)),
+        ("ViT-Ti/16", dict(head="gap", registers=4)),
+        ("ViT-Ti/16", dict(head="map", registers=3)),
+        ("ViT-Ti/16", dict(head="token_gap", pre_logits=50, mlp="swiglu")),
+        ("ViT-Ti/16", dict(pre_logits=-1, num_classes=0)),
+        ("ViT-Ti/16", dict(distillation="head")),
+        ("ViT-Ti/16", dict(patch_size=(7, 16), image_size=(48, 90), posemb_class_slot=False)),
+        ("ViT-Ti/16", dict(unroll=-1, layer_scale=0.1, qk_norm=True)),
+        ("R26+ViT-S/32", dict(image_size=(70, 97))),
+        ("BiT-R50x1", dict(image_size=(70, 97))),
     ],
     ids=str,
 )
-def test_macs_equal_the_products_the_model_runs(options):
-    options = dict(image_size=64, depth=3, num_classes=10) | options
-    config = model_config("ViT-Ti/16", **options)
-    model = nnx.eval_shape(lambda: create_model("ViT-Ti/16", **options))
-    graphdef, params = nnx.split(model)
+def test_macs_equal_the_products_the_model_runs(name, options):
+    options = dict(image_size=64, num_classes=10) | options
+    config = model_config(name, **options)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: create_model(name, **options)))
     jaxpr = jax.make_jaxpr(lambda params, images: nnx.merge(graphdef, params)(images))(
         params, jnp.zeros((1, *config.image_size, 3))
     )

@@ -1,13 +1,16 @@
 """Analytic cost of a model per image.
 
 Counted are convolutions and matrix products, those of attention included:
-1 MAC = 1 multiply-accumulate = 2 FLOPs, as in table 6. Counting is by hand because
-XLA's cost analysis counts the body of a scan once, whatever its length.
+1 MAC = 1 multiply-accumulate = 2 FLOPs. A convolution counts its taps on padding too.
+Counting is by hand because XLA's cost analysis counts the body of a scan once,
+whatever its length.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
+from vit_jax.models.resnet import BiTConfig, feature_channels
 from vit_jax.models.vit import ViTConfig
 
 
@@ -15,7 +18,7 @@ from vit_jax.models.vit import ViTConfig
 def macs(config: Any) -> int:
     """Multiply-accumulates of one image's forward pass.
 
-    Other model families register their configuration class with `macs.register`.
+    A model family takes part by registering its configuration class (`macs.register`).
 
     Raises:
       TypeError: no family has registered the class of `config`.
@@ -25,11 +28,22 @@ def macs(config: Any) -> int:
 
 @macs.register
 def vit_macs(config: ViTConfig) -> int:
-    """MACs of a ViT (section 3.1): patch embedding, encoder, head."""
+    """MACs of a ViT or hybrid (section 3.1): stem, patch embedding, encoder, head."""
+    channels, stem = 3, 0
+    if config.resnet_stages is not None:
+        channels = feature_channels(config.resnet_stages, config.resnet_width)
+        stem = resnet_macs(config.image_size, config.resnet_stages, config.resnet_width)
     patches = config.grid[0] * config.grid[1]
-    patch_pixels = config.patch_size[0] * config.patch_size[1]
-    embedding = patches * patch_pixels * 3 * config.width
-    return embedding + encoder_macs(config) + head_macs(config)
+    values_per_patch = config.patch_size[0] * config.patch_size[1] * channels
+    embedding = patches * values_per_patch * config.width
+    return stem + embedding + encoder_macs(config) + head_macs(config)
+
+
+@macs.register
+def bit_macs(config: BiTConfig) -> int:
+    """MACs of a BiT ResNet with its classifier."""
+    stem = resnet_macs(config.image_size, config.resnet_stages, config.resnet_width)
+    return stem + config.feature_width * config.num_classes
 
 
 def encoder_macs(config: ViTConfig) -> int:
@@ -37,22 +51,51 @@ def encoder_macs(config: ViTConfig) -> int:
     tokens, width = config.num_tokens, config.width
     projections = 4 * tokens * width**2
     attention = 2 * tokens**2 * width
-    mlp = 2 * tokens * width * config.mlp_dim
+    matrices = 3 if config.mlp == "swiglu" else 2
+    mlp = matrices * tokens * width * config.mlp_dim
     return config.depth * (projections + attention + mlp)
 
 
 def head_macs(config: ViTConfig) -> int:
-    """MACs from the encoded tokens to the logits: MAP pooling, pre_logits, classifier."""
-    width = config.width
+    """MACs from the encoded tokens to the logits: pooling, pre_logits, classifiers."""
     pooling = _attention_pool_macs(config) if config.head == "map" else 0
-    classifier = config.feature_width * config.num_classes
-    return pooling + width * config.pre_logits + classifier
+    pre_logits = config.pooled_width * config.pre_logits
+    classifiers = config.feature_width + config.width * (config.distillation == "head")
+    return pooling + pre_logits + classifiers * config.num_classes
 
 
 def _attention_pool_macs(config: ViTConfig) -> int:
-    """One probe attends to all tokens: query and output of the probe, keys and values of all."""
-    tokens, width = config.num_tokens, config.width
-    return 2 * width**2 + 2 * tokens * (width**2 + width) + 2 * width * config.mlp_dim
+    """One probe attends to the patches: query and output once, key and value of each patch."""
+    patches, width = config.grid[0] * config.grid[1], config.width
+    return 2 * width**2 + 2 * patches * (width**2 + width) + 2 * width * config.mlp_dim
+
+
+def resnet_macs(image_size: tuple[int, int], stages: Sequence[int], width: int) -> int:
+    """MACs of a ResNet's convolutions up to its last map (1912.11370)."""
+    rows, columns = _halve(image_size)
+    channels = 64 * width
+    total = rows * columns * 7 * 7 * 3 * channels
+    size = _halve((rows, columns))
+    for i, units in enumerate(stages):
+        middle = 64 * width * 2**i
+        for j in range(units):
+            reduced = _halve(size) if i > 0 and j == 0 else size
+            total += _unit_macs(size, reduced, channels, middle, project=j == 0)
+            size, channels = reduced, 4 * middle
+    return total
+
+
+def _unit_macs(
+    size: tuple[int, int], reduced: tuple[int, int], inputs: int, middle: int, *, project: bool
+) -> int:
+    """A bottleneck: the first 1x1 convolution sees the full map, the others the reduced one."""
+    outputs = 4 * middle
+    per_reduced = 9 * middle**2 + middle * outputs + project * inputs * outputs
+    return size[0] * size[1] * inputs * middle + reduced[0] * reduced[1] * per_reduced
+
+
+def _halve(size: tuple[int, int]) -> tuple[int, int]:
+    return -(-size[0] // 2), -(-size[1] // 2)
 
 
 def forward_flops(config: Any) -> int:
@@ -64,6 +107,6 @@ def train_flops(config: Any) -> int:
     """FLOPs of one image's forward and backward pass.
 
     The backward pass has two products (by the inputs, by the weights) for each of the
-    forward's. What remat computes twice is not useful work and does not count: MFU.
+    forward's. What remat computes twice is no useful work and does not count in MFU.
     """
     return 3 * forward_flops(config)
