@@ -7,6 +7,7 @@ by reading the length in front of each record once.
 import dataclasses
 import functools
 import os
+import re
 import struct
 from typing import Any
 
@@ -137,7 +138,7 @@ def open_tfds(
         size=sum(shard.take for shard in files),
         label_names=label_names,
         multi_label=multi_label,
-        image_size=None if None in shape[:2] else tuple(shape[:2]),
+        image_size=None if None in shape else shape[:2],
         shards=files,
         file_format=builder.info.file_format.value,
         image_key=image_key,
@@ -152,21 +153,28 @@ def _builder(dataset: str, data_dir: str) -> Any:
         raise InputError(
             f"source tfds:{dataset} needs tensorflow-datasets: pip install tensorflow-datasets"
         ) from None
-    data_dir = os.path.expanduser(data_dir)
+    where = os.path.expanduser(data_dir) or None
     try:
         if os.path.isfile(os.path.join(dataset, "dataset_info.json")):
             return tfds.builder_from_directory(dataset)
-        builder = tfds.builder(dataset, data_dir=data_dir or None, try_gcs=False)
+        # From the files alone: the code that once made them need not be there.
+        return tfds.core.read_only_builder.builder_from_files(dataset, data_dir=where)
     except tfds.core.registered.DatasetNotFoundError:
-        raise unknown("tfds data set", dataset, tfds.list_builders()) from None
+        pass
     except (ValueError, RuntimeError, OSError, AttributeError) as error:
-        raise InputError(f"tfds:{dataset}: {str(error).strip().splitlines()[0]}") from None
-    if not builder.info.splits:
-        raise InputError(
-            f"tfds:{dataset} is not prepared in {builder.data_dir}; set data.data_dir or run "
-            f"`tfds build {dataset} --file_format=array_record`"
-        )
-    return builder
+        raise InputError(f"tfds:{dataset}: {_line(error)}") from None
+    name = re.split("[/:]", dataset)[0]
+    if name not in (known := tfds.list_builders()):
+        raise unknown("tfds data set", dataset, known)
+    raise InputError(
+        f"tfds:{dataset} is not prepared in {where or tfds.core.constants.DATA_DIR}; set "
+        f"data.data_dir or run `tfds build {dataset} --file_format=array_record`"
+    )
+
+
+def _line(error: Exception) -> str:
+    """The first line of a message."""
+    return str(error).strip().splitlines()[0]
 
 
 def _split_files(builder: Any, split: str, name: str) -> tuple[Shard, ...]:
@@ -179,12 +187,8 @@ def _split_files(builder: Any, split: str, name: str) -> tuple[Shard, ...]:
     try:
         instructions = builder.info.splits[split].file_instructions
     except (ValueError, KeyError, AssertionError) as error:
-        raise InputError(
-            f"split {split!r} of {name}: {str(error).strip().splitlines()[0]}"
-        ) from None
-    files = tuple(
-        Shard(os.fspath(part.filename), part.skip, part.takeable) for part in instructions
-    )
+        raise InputError(f"split {split!r} of {name}: {_line(error)}") from None
+    files = tuple(Shard(os.fspath(part.filename), part.skip, part.take) for part in instructions)
     if not files:
         raise InputError(f"split {split!r} of {name} holds no examples")
     return files
@@ -192,23 +196,25 @@ def _split_files(builder: Any, split: str, name: str) -> tuple[Shard, ...]:
 
 def _features(features: Any, multi_label: bool, name: str) -> tuple[str, str, list[str]]:
     """Names of the image and label features and of the classes."""
-    import tensorflow_datasets as tfds
+    from tensorflow_datasets import features as kinds
 
-    def find(kind: str, matches) -> str:
-        found = [key for key, feature in features.items() if matches(feature)]
-        preferred = [key for key in found if key in (kind, kind + "s")] or found
-        if not preferred:
-            what = f"set of {kind}s" if kind == "label" and multi_label else kind
-            raise InputError(f"{name} has no {what}; its features are {', '.join(features)}")
-        return preferred[0]
+    def find(what: str, *types, also=lambda feature: True) -> str | None:
+        matching = sorted(
+            key for key, feature in features.items() if isinstance(feature, types) and also(feature)
+        )
+        return min(matching, key=lambda key: key not in (what, what + "s"), default=None)
 
-    def is_label(feature) -> bool:
-        if multi_label and isinstance(feature, tfds.features.Sequence):
-            feature = feature.feature
-            return isinstance(feature, tfds.features.ClassLabel)
-        return isinstance(feature, tfds.features.ClassLabel)
-
-    image_key = find("image", lambda feature: isinstance(feature, tfds.features.Image))
-    label_key = find("label", is_label)
+    image_key = find("image", kinds.Image)
+    label_key = find("label", kinds.ClassLabel)
+    if multi_label:
+        sets = find(
+            "label",
+            kinds.Sequence,
+            also=lambda feature: isinstance(feature.feature, kinds.ClassLabel),
+        )
+        label_key = sets or label_key
+    if not image_key or not label_key:
+        what = "label" if image_key else "image"
+        raise InputError(f"{name} has no {what}; its features are {', '.join(sorted(features))}")
     feature = features[label_key]
     return image_key, label_key, list(getattr(feature, "feature", feature).names)
