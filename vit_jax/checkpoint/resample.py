@@ -10,8 +10,15 @@ import numpy as np
 
 from vit_jax.errors import InputError, unknown
 
-# bilinear_align_corners is the paper's code (scipy.ndimage.zoom of order 1).
-METHODS = ("bilinear_align_corners", "bilinear", "bicubic")
+# bilinear_align_corners is the paper's code (scipy.ndimage.zoom of order 1); antialias widens
+# the filter when shrinking, as Pillow does and timm asks for.
+METHODS = (
+    "bilinear_align_corners",
+    "bilinear",
+    "bilinear_antialias",
+    "bicubic",
+    "bicubic_antialias",
+)
 
 
 def resample_posemb(
@@ -32,8 +39,7 @@ def resample_posemb(
       has_class_slot: how many leading positions belong to no patch and stay as they
         are: True or 1 for the class token, 2 with a distillation token.
       method: one of METHODS.
-      antialias: widen the filter when shrinking, as Pillow does and timm asks for;
-        not for bilinear_align_corners.
+      antialias: the same as "_antialias" behind the method.
 
     Returns:
       (1, N', D) in the dtype of `embedding`.
@@ -41,6 +47,8 @@ def resample_posemb(
     Raises:
       InputError: N does not belong to `old_grid`, or an unknown method.
     """
+    if antialias and not method.endswith("_antialias"):
+        method += "_antialias"
     slots = int(has_class_slot)
     rows, columns = old_grid
     if embedding.ndim != 3 or embedding.shape[:2] != (1, slots + rows * columns):
@@ -48,9 +56,7 @@ def resample_posemb(
             f"a position embedding of shape {embedding.shape} is not one of a {rows}x{columns} "
             f"grid with {slots} more positions: expected (1, {slots + rows * columns}, width)"
         )
-    matrices = [
-        axis_weights(old, new, method, antialias) for old, new in zip(old_grid, new_grid)
-    ]
+    matrices = [axis_weights(old, new, method) for old, new in zip(old_grid, new_grid)]
     if tuple(old_grid) == tuple(new_grid):
         return embedding
     kept, grid = embedding[:, :slots], embedding[0, slots:].reshape(rows, columns, -1)
@@ -59,7 +65,7 @@ def resample_posemb(
     return np.concatenate([kept, grid], axis=1)
 
 
-def axis_weights(old: int, new: int, method: str, antialias: bool = False) -> np.ndarray:
+def axis_weights(old: int, new: int, method: str) -> np.ndarray:
     """Interpolation along one axis as a matrix (new, old) whose rows sum to 1.
 
     Pixel centres, borders and kernels are those of torch.nn.functional.interpolate:
@@ -67,18 +73,17 @@ def axis_weights(old: int, new: int, method: str, antialias: bool = False) -> np
     a = -0.75; with it they are left out and a = -0.5.
 
     Raises:
-      InputError: an unknown method, or antialias where there is none.
+      InputError: an unknown method.
     """
     if method not in METHODS:
         raise unknown("resampling method", method, METHODS)
     if method == "bilinear_align_corners":
-        if antialias:
-            raise InputError("bilinear_align_corners has no antialias; use bilinear or bicubic")
         position = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
         return _interpolate(position, old, _triangle, support=1)
     position = (np.arange(new) + 0.5) * old / new - 0.5
-    if antialias:
-        kernel, support = (_triangle, 1) if method == "bilinear" else (_cubic(-0.5), 2)
+    if method.endswith("_antialias"):
+        bilinear = method == "bilinear_antialias"
+        kernel, support = (_triangle, 1) if bilinear else (_cubic(-0.5), 2)
         return _filter(position, old, kernel, support, stretch=max(old / new, 1.0))
     if method == "bilinear":
         return _interpolate(position, old, _triangle, support=1)

@@ -14,7 +14,7 @@ class Mlp(nnx.Module):
     """Dense, GELU, dropout, dense; the caller drops out the result. Biases N(0, 1e-6).
 
     Kind "swiglu" (2002.05202, DINOv2's giant model) gates instead: silu(x A) * (x B),
-    with A and B fused in `fc1` as kernel (D, 2, M).
+    with A and B fused in `gated` as kernel (D, 2, M), which takes the place of `fc1`.
     """
 
     def __init__(
@@ -29,18 +29,20 @@ class Mlp(nnx.Module):
         dropout: float = 0.0,
     ):
         options = dict(rngs=rngs, dtype=dtype, bias_init=nnx.initializers.normal(1e-6))
-        gated = kind == "swiglu"
-        self.fc1 = Dense((width,), (2, mlp_dim) if gated else (mlp_dim,), groups=gated, **options)
+        if kind == "swiglu":
+            self.gated = Dense((width,), (2, mlp_dim), groups=1, **options)
+        else:
+            self.fc1 = Dense((width,), (mlp_dim,), **options)
         self.fc2 = Dense((mlp_dim,), (width,), **options)
-        self.gated = gated
+        self.kind = kind
         self.approximate = gelu == "tanh"
         self.dropout = dropout
 
     def __call__(self, x: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         """(..., D) -> (..., D)."""
-        x = self.fc1(x)
-        if self.gated:
+        if self.kind == "swiglu":
+            x = self.gated(x)
             x = jax.nn.silu(x[..., 0, :]) * x[..., 1, :]
         else:
-            x = jax.nn.gelu(x, approximate=self.approximate)
+            x = jax.nn.gelu(self.fc1(x), approximate=self.approximate)
         return self.fc2(layers.dropout(x, self.dropout, keys))

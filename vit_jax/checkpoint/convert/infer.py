@@ -1,0 +1,231 @@
+"""From names and shapes to a model: what a file says of the network it belongs to."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax.checkpoint.convert.families import QKV, Recognised
+from vit_jax.checkpoint.convert.layout import Shape, groups, place
+from vit_jax.errors import InputError
+from vit_jax.models.resnet import BiTConfig
+from vit_jax.models.vit import ViTConfig
+from vit_jax.models.zoo import VARIANTS
+
+# (width, depth) -> heads, where tensors do not tell: table 1, then SigLIP's and DINOv2's largest.
+_HEADS = {(v["width"], v["depth"]): v["num_heads"] for v in VARIANTS.values()}
+_HEADS |= {(1152, 27): 16, (1536, 40): 24}
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What names and shapes tell.
+
+    Attributes:
+      rows: our parameters (rows of the table) that the file has.
+      sizes: lengths of axes by letter.
+      depth: number of blocks.
+      stages: units of every stage of a ResNet.
+    """
+
+    rows: set[str]
+    sizes: dict[str, int]
+    depth: int
+    stages: tuple[int, ...]
+
+
+def survey(found: Recognised) -> Survey:
+    """Looks every row of the family's table up in the file."""
+    table, shapes = found.family.table, {k: v.shape for k, v in found.tensors.items()}
+    templates = [template for template, _ in table.values()]
+    rows, sizes = set(), {}
+    for row, (template, axes) in table.items():
+        name = _first(template)
+        if name in shapes:
+            rows.add(row)
+            if templates.count(template) == 1:
+                sizes = _read_axes(axes, shapes[name]) | sizes
+    rows = _gated_or_not(rows, sizes, table, shapes)
+    norm = table.get("blocks/norm1/scale", ("", ""))[0]
+    depth = _count(lambda i: norm.format(l=i) in shapes) if norm else 0
+    unit = next((table[r][0] for r in table if r.endswith("unit{c}/conv1/kernel")), "")
+    stages = tuple(
+        itertools.takewhile(
+            bool,
+            (
+                _count(lambda c, s=s: place(unit, dict(s=s, c=c + 1)) in shapes)
+                for s in itertools.count(1)
+            ),
+        )
+    )
+    return Survey(rows, sizes, depth, stages if unit else ())
+
+
+def _first(template: str) -> str:
+    """The name that stands for the first layer, stage, unit, ... of a row."""
+    return place(template, dict(s=1, c=1)).format(l=0, t=QKV["t"][0], u=QKV["u"][0])
+
+
+def _read_axes(axes: str, shape: Shape) -> dict[str, int]:
+    letters = groups(axes)
+    if len(letters) != len(shape):
+        return {}
+    return {letter: size for letter, size in zip(letters, shape) if len(letter) == 1}
+
+
+def _count(exists) -> int:
+    return next(i for i in itertools.count() if not exists(i))
+
+
+def _gated_or_not(rows: set[str], sizes: Mapping[str, int], table, shapes) -> set[str]:
+    """PyTorch's plain and gated MLPs have the same names: the shapes tell them apart."""
+    plain, gated = "blocks/mlp/fc1/", "blocks/mlp/gated/"
+    if not {f"{plain}kernel", f"{gated}kernel"} <= rows:
+        return rows
+    hidden = shapes[_first(table[f"{plain}kernel"][0])][0]
+    wrong = plain if hidden == 2 * sizes.get("m", 0) else gated
+    return {row for row in rows if not row.startswith(wrong)}
+
+
+def infer(
+    path: str, found: Recognised, hints: Mapping[str, Any], options: Mapping[str, Any]
+) -> ViTConfig | BiTConfig:
+    """The configuration of the model that the file holds.
+
+    Args:
+      path: for messages.
+      found: the file's tensors.
+      hints: fields of the configuration that accompanying JSON or the family gives.
+      options: what the caller says; counts only where tensors and hints do not tell.
+
+    Raises:
+      InputError: names what has to be given.
+    """
+    seen = survey(found)
+    hints = {key: value for key, value in hints.items() if value is not None}
+    if "resnet/conv_root/kernel" in seen.rows and seen.depth == 0:
+        return _infer_bit(seen, hints, options)
+    fields = _structure(path, seen, {**options, **hints})
+    fields |= _positions(path, seen, fields, hints, options)
+    for field in ("norm_eps", "gelu", "resnet_norm_eps", "resnet_conv_eps"):
+        fields[field] = hints.get(field, ViTConfig.__dataclass_fields__[field].default)
+    return ViTConfig(**fields)
+
+
+def _infer_bit(seen: Survey, hints: Mapping, options: Mapping) -> BiTConfig:
+    size = hints.get("image_size", options.get("image_size") or 224)
+    return BiTConfig(
+        resnet_stages=seen.stages,
+        resnet_width=max(1, seen.sizes.get("y", 64) // 64),
+        preact="resnet/gn_root/scale" not in seen.rows,
+        resnet_norm_eps=hints.get("resnet_norm_eps"),
+        resnet_conv_eps=hints.get("resnet_conv_eps"),
+        image_size=_pair(size),
+        num_classes=seen.sizes.get("o", 0),
+    )
+
+
+def _structure(path: str, seen: Survey, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that tell which parameters a ViT has and how wide they are."""
+    sizes, rows = seen.sizes, seen.rows
+    width = sizes.get("d", 0)
+    heads = sizes.get("h") or known.get("num_heads") or _HEADS.get((width, seen.depth))
+    if not heads:
+        raise InputError(f"{path} does not tell how many attention heads it has; give num_heads")
+    hybrid = "stem/conv_root/kernel" in rows
+    fields = dict(
+        width=width,
+        depth=seen.depth,
+        mlp_dim=sizes.get("m", 0),
+        num_heads=heads,
+        patch_size=(sizes["p"], sizes["q"]),
+        num_classes=sizes.get("o", 0),
+        resnet_stages=seen.stages if hybrid else None,
+        class_token="cls" in rows,
+        distillation="none",
+        pre_logits=sizes.get("e", 0),
+        registers=sizes.get("r", 0),
+        layer_scale=known.get("layer_scale", 1.0) if "blocks/scale1" in rows else None,
+        qk_norm="blocks/attention/query_norm/scale" in rows,
+        mlp="swiglu" if "blocks/mlp/gated/kernel" in rows else "gelu",
+        pool_then_norm=bool(known.get("pool_then_norm", False)),
+    )
+    if hybrid:
+        fields["resnet_width"] = max(1, sizes.get("y", 64) // 64)
+    if "dist" in rows:
+        fields["distillation"] = "head" if "head_dist/kernel" in rows else "token"
+    fields["head"] = known.get("head") or _head(seen, fields["class_token"])
+    if fields["class_token"] == (fields["head"] in ("token", "token_gap")):
+        fields["class_token"] = None
+    return fields
+
+
+def _head(seen: Survey, class_token: bool) -> str:
+    if "map_head/probe" in seen.rows:
+        return "map"
+    inputs = seen.sizes.get("f" if "e" in seen.sizes else "z")
+    if inputs == 2 * seen.sizes["d"]:
+        return "token_gap"
+    return "token" if class_token else "gap"
+
+
+def _positions(
+    path: str, seen: Survey, fields: Mapping, hints: Mapping, options: Mapping
+) -> dict[str, Any]:
+    """Image size and which tokens have positions, from the length of the embedding."""
+    stem = fields["resnet_stages"]
+    stride = 1 if stem is None else 4 * 2 ** max(0, len(stem) - 1)
+    pixels = [patch * stride for patch in fields["patch_size"]]
+    stated = [_pair(given["image_size"]) for given in (hints, options) if given.get("image_size")]
+    if "n" not in seen.sizes:
+        return _no_positions(path, stated, hints, options)
+    class_slots = ("cls" in seen.rows) + ("dist" in seen.rows)
+    slots = {class_slots: (True, False), 0: (False, False)}
+    if fields["registers"]:
+        slots[class_slots + fields["registers"]] = (True, True)
+
+    def result(count, image_size):
+        class_slot, register_slots = slots[count]
+        return dict(
+            image_size=image_size,
+            posemb_class_slot=class_slot or not class_slots,
+            posemb_register_slots=register_slots,
+        )
+
+    # A stated size may be meant for later, so it counts only if it is this embedding's.
+    for count, size in itertools.product(slots, stated):
+        if count + math.prod(_grid(size, pixels, stem)) == seen.sizes["n"]:
+            return result(count, size)
+    for count in slots:
+        patches = seen.sizes["n"] - count
+        side = math.isqrt(max(0, patches))
+        if side and side * side == patches:
+            return result(count, (side * pixels[0], side * pixels[1]))
+    raise InputError(
+        f"{path}: its {seen.sizes['n']} positions make no square; give the image_size "
+        f"(height, width) it was trained with"
+    )
+
+
+def _grid(size: tuple[int, int], pixels: list[int], stem: tuple | None) -> tuple[int, int]:
+    """Patches in an image: incomplete ones are cut off, but a stem pads."""
+    if stem is None:
+        return tuple(side // pixel for side, pixel in zip(size, pixels))
+    stride = 4 * 2 ** max(0, len(stem) - 1)
+    return tuple(-(-side // stride) // (pixel // stride) for side, pixel in zip(size, pixels))
+
+
+def _no_positions(path: str, stated: list, hints: Mapping, options: Mapping) -> dict[str, Any]:
+    posemb = hints.get("posemb") or options.get("posemb")
+    if not posemb:
+        raise InputError(f"{path} has no position embedding: give posemb, such as sincos2d or none")
+    if not stated:
+        raise InputError(
+            f"{path} does not tell the image size it was trained with: give image_size"
+        )
+    return dict(posemb=posemb, image_size=stated[0])
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
