@@ -1,0 +1,150 @@
+"""Models with arbitrary parameters, and the ViT's equations written out in NumPy."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.special import ndtr
+
+from vit_jax.models import create_model, merge, split
+
+TINY = dict(
+    width=12,
+    depth=3,
+    mlp_dim=20,
+    num_heads=3,
+    patch_size=(4, 2),
+    image_size=(8, 6),
+    num_classes=5,
+)
+
+
+def random_model(*, seed=0, **options):
+    """A tiny model whose parameters all matter; needs no compiled initialisation."""
+    model = nnx.eval_shape(lambda: create_model("ViT-Ti/16", **TINY | options))
+    graphdef, params = split(model)
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        centre = 1.0 if path[-1].key in ("scale", "scale1", "scale2") else 0.0
+        return jnp.asarray(rng.normal(centre, 0.3, leaf.shape), jnp.float32)
+
+    return merge(graphdef, jax.tree_util.tree_map_with_path(draw, params))
+
+
+def random_images(model, batch=2, seed=1):
+    shape = (batch, *model.config.image_size, 3)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def reference(model, images, drop=lambda site, x: x):
+    """Equations 1 to 4 of the paper in float64: logits and what return_intermediates gives.
+
+    Args:
+      drop: (site, x) -> x, applied where the paper drops out: sites "embedding",
+        "attention", "hidden" and "mlp"; and "weights" for those of attention.
+    """
+    config = model.config
+    params = jax.tree.map(lambda p: np.asarray(p, np.float64), split(model)[1])
+    embedded = drop("embedding", _embed(params, images.astype(np.float64), config))
+    x, out = embedded, {"embedding": embedded}
+    for i in range(config.depth):
+        block = jax.tree.map(lambda p: p[i], params["blocks"])  # noqa: B023
+        x = _block(x, block, config, drop, out, f"block{i:02}")
+    out["encoded"] = _norm(x, params["norm"], config)
+    features = _pool(out["encoded"], params, config)
+    if config.pre_logits:
+        features = np.tanh(_dense(features, params["pre_logits"]))
+    out["pre_logits"] = features
+    return (_dense(features, params["head"]) if config.num_classes else features), out
+
+
+def _embed(params, images, config):
+    (ph, pw), (rows, columns) = config.patch_size, config.grid
+    patches = [
+        images[:, r * ph : (r + 1) * ph, c * pw : (c + 1) * pw].reshape(len(images), -1)
+        for r in range(rows)
+        for c in range(columns)
+    ]
+    kernel = params["embedding"]["kernel"].reshape(-1, config.width)
+    x = np.stack(patches, 1) @ kernel + params["embedding"]["bias"]
+    positions = params["posemb"]["embedding"] if "posemb" in params else 0.0
+    with_position, without = [x], []
+    if "cls" in params:
+        (with_position if config.posemb_class_slot else without).insert(0, params["cls"])
+    if "registers" in params:
+        without.append(params["registers"])
+    expand = [np.broadcast_to(t, (len(images), *t.shape[1:])) for t in with_position]
+    x = np.concatenate(expand, 1) + positions
+    without = [np.broadcast_to(t, (len(images), *t.shape[1:])) for t in without]
+    slots = len(with_position) - 1
+    return np.concatenate([x[:, :slots], *without, x[:, slots:]], 1)
+
+
+def _block(x, p, config, drop, out, name):
+    normed = _norm(x, p["norm1"], config)
+    qkv = np.einsum("bnd,dshe->sbhne", normed, p["attention"]["qkv"]["kernel"])
+    q, k, v = qkv + p["attention"]["qkv"]["bias"][:, None, :, None]
+    if config.qk_norm:
+        q = _norm(q, p["attention"]["query_norm"], config)
+        k = _norm(k, p["attention"]["key_norm"], config)
+    weights = _softmax(q @ k.swapaxes(2, 3) / np.sqrt(config.width // config.num_heads))
+    out[f"{name}/attention"] = weights
+    attended = np.einsum("bhnm,bhme->bnhe", drop("weights", weights), v)
+    attended = attended.reshape(*x.shape)
+    kernel = p["attention"]["out"]["kernel"].reshape(config.width, config.width)
+    branch = attended @ kernel + p["attention"]["out"]["bias"]
+    x = x + drop("attention", branch) * p.get("scale1", 1.0)
+    hidden = drop("hidden", _gelu(_dense(_norm(x, p["norm2"], config), p["mlp"]["fc1"]), config))
+    x = x + drop("mlp", _dense(hidden, p["mlp"]["fc2"])) * p.get("scale2", 1.0)
+    out[f"{name}/output"] = x
+    return x
+
+
+def _pool(x, params, config):
+    if config.head == "token":
+        return x[:, 0]
+    patches = x[:, config.registers :]
+    if config.head == "gap":
+        return patches.mean(1)
+    p = params["map_head"]
+    query = np.einsum("d,dhe->he", p["probe"][0, 0], p["query"]["kernel"]) + p["query"]["bias"]
+    key, value = np.moveaxis(
+        np.einsum("bnd,dshe->bnshe", patches, p["key_value"]["kernel"]) + p["key_value"]["bias"],
+        2,
+        0,
+    )
+    scores = np.einsum("he,bnhe->bhn", query, key) / np.sqrt(query.shape[-1])
+    pooled = np.einsum("bhn,bnhe->bhe", _softmax(scores), value)
+    pooled = np.einsum("bhe,hed->bd", pooled, p["out"]["kernel"]) + p["out"]["bias"]
+    hidden = _gelu(_dense(_norm(pooled, p["norm"], config), p["mlp"]["fc1"]), config)
+    return pooled + _dense(hidden, p["mlp"]["fc2"])
+
+
+def _dense(x, p):
+    return x @ p["kernel"] + p["bias"]
+
+
+def _norm(x, p, config):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt(x.var(-1, keepdims=True) + config.norm_eps) * p["scale"] + p["bias"]
+
+
+def _softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def _gelu(x, config):
+    if config.gelu == "erf":
+        return x * ndtr(x)
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+@pytest.fixture(scope="session")
+def vit():
+    """`vit.model(**options)`, `vit.images(model, batch)`, `vit.reference(model, images)`."""
+    return types.SimpleNamespace(model=random_model, images=random_images, reference=reference)

@@ -1,0 +1,35 @@
+import json
+import subprocess
+import sys
+
+HEAVY = {"jax", "flax", "tensorflow", "orbax", "torch"}
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def modules_after(code):
+    """Names of the modules that a fresh interpreter has loaded after running `code`."""
+    result = run(f"{code}\nimport json, sys; print(json.dumps(list(sys.modules)))")
+    assert result.returncode == 0, result.stderr
+    return set(json.loads(result.stdout.splitlines()[-1]))
+
+
+def test_importing_the_package_loads_neither_jax_nor_tensorflow():
+    loaded = modules_after("import vit_jax; vit_jax.__version__")
+    assert "vit_jax" in loaded
+    assert not HEAVY & loaded
+
+
+def test_models_and_checkpoints_do_without_tensorflow():
+    loaded = modules_after("import vit_jax\nfor name in vit_jax.__all__: getattr(vit_jax, name)")
+    assert {"vit_jax.models", "vit_jax.checkpoint"} <= loaded
+    assert "tensorflow" not in loaded
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert (
+        "AttributeError: module 'vit_jax' has no attribute"
+        in run("import vit_jax; vit_jax.create_modle").stderr
+    )
