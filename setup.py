@@ -25,6 +25,7 @@ EXTRAS = {
     "test": [
         "pytest>=8.3",
         "pytest-xdist>=3.6",
+        "scipy>=1.14",
         "ruff==0.17.*",  # formatting changes between versions
         # References of the parity tests, which are skipped without them; one Python is enough.
         'torch==2.13.0; python_version < "3.12"',
@@ -42,7 +43,6 @@ setup(
     packages=find_packages(include=["vit_jax", "vit_jax.*"]),
     python_requires=">=3.11",
     install_requires=[
-        "absl-py>=2.1",
         "flax>=0.12.6",
         "jax>=0.10",
         "ml-collections>=1.1",
