@@ -25,7 +25,8 @@ class Family:
       table: see `layout`.
       prefixes: what may stand before every name.
       renames: (pattern, replacement) that bring variants of a name to the table's.
-      aside: pattern of tensors that no classifier has; kept for the way back.
+      aside: pattern of a tensor that no classifier has, the mask token of self-supervised
+        training; kept for the way back.
     """
 
     name: str
@@ -84,7 +85,7 @@ FAMILIES = (
         tables.GOOGLE,
         _GOOGLE_PREFIXES,
         _GOOGLE_RENAMES,
-        aside="extra/.*",
+        aside="mask_token",
     ),
     Family(
         "Google BiT",
@@ -143,7 +144,7 @@ class Recognised:
       family: whose table that is.
       tensors: by the table's names.
       original: the file's name of each.
-      aside: tensors kept for the way back, by the table's names.
+      aside: tensors kept for the way back: "mask_token".
       left_out: the file's names of what the caller asked to leave out.
     """
 
@@ -204,7 +205,7 @@ def _collect(
     found = Recognised(family, {}, {}, {}, [])
     for name, canonical in renamed.items():
         if re.fullmatch(family.aside, canonical):
-            found.aside[canonical] = tensors[name]
+            found.aside[canonical.split(".")[-1]] = tensors[name]
             continue
         for part, array in _unscanned(canonical, tensors[name]):
             if part in found.tensors:

@@ -30,7 +30,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """What was found: `tensors` by name, `configs` by file name ("sidecar": x.json of x.npz)."""
+    """What was found: `tensors` by name, `configs` by file name (x.npz.json is "sidecar")."""
 
     path: str
     tensors: dict[str, np.ndarray]
@@ -70,7 +70,7 @@ def _local(path: str) -> Iterator[Path]:
 
 
 def _download(url: str, folder: str) -> Path:
-    """Fetches a file, with its .json sidecar, or a directory through fsspec."""
+    """Fetches a file, with its sidecar, or a directory through fsspec."""
     try:
         import fsspec
 
@@ -78,8 +78,7 @@ def _download(url: str, folder: str) -> Path:
         if fs.isdir(remote):
             names = [entry for entry in fs.ls(remote, detail=False) if _wanted(entry)]
         else:
-            sidecar = str(Path(remote).with_suffix(".json"))
-            names = [remote, *([sidecar] if fs.exists(sidecar) else [])]
+            names = [remote, *([f"{remote}.json"] if fs.exists(f"{remote}.json") else [])]
         for name in names:
             fs.get(name, str(Path(folder, Path(name).name)))
     except Exception as error:
@@ -175,8 +174,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_configs(weights: Path) -> dict[str, Any]:
-    """config.json and preprocessor_config.json of a model's directory, x.json beside x.npz."""
-    names = {"sidecar": f"{weights.name.removesuffix(weights.suffix)}.json"}
+    """config.json and preprocessor_config.json of a model's directory, else the sidecar."""
+    names = {"sidecar": f"{weights.name}.json"}
     if weights.name.startswith(("model.", "pytorch_model.")):
         names = {name: name for name in ("config.json", "preprocessor_config.json")}
     configs = {}
