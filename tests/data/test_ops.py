@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from vit_jax.data import ops
+from vit_jax.data import ops, vocabulary
 from vit_jax.errors import InputError
 
 
 def test_a_pipeline_is_parsed_in_order():
     parsed = ops.parse("decode|inception_crop(224)|flip_lr|value_range(-1, 1)")
-    assert parsed.ops == (ops.InceptionCrop(224), ops.FlipLeftRight())
+    assert parsed.ops == (vocabulary.InceptionCrop(224), vocabulary.FlipLeftRight())
     assert parsed.image_size == (224, 224)
     assert parsed.num_random == 2
 
@@ -113,8 +113,8 @@ def test_output_size(text, size, expected):
         ("value_range(0)", "missing"),
         ("normalize(0.5, 0)", "positive"),
         ("normalize((1, 2), 1)", "a number or three"),
-        ("inception_crop(8, area_min=0)", "positive"),
-        ("inception_crop(8, area_max=120)", "percentage"),
+        ("inception_crop(8, area_min=0)", "area_min is 0; wanted a number from 0.01 to 100"),
+        ("inception_crop(8, area_max=120)", "area_max is 120"),
         ("inception_crop(8, area_min=50, area_max=20)", "at most area_max"),
         ("random_crop(8, padding=-1)", "padding is -1"),
         ("resize(20)|random_crop(32)", "20x20"),

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data import decode, numpy_ops, ops, order, tf_ops
+from vit_jax.data import decode, numpy_ops, ops, order, tf_ops, vocabulary
 from vit_jax.data._tf import tf
 
 
-def apply(op: ops.Op, image: np.ndarray, words=(0, 0)) -> np.ndarray:
+def apply(op: vocabulary.Op, image: np.ndarray, words=(0, 0)) -> np.ndarray:
     return tf_ops.apply(op, tf.constant(image), tf.constant(words, tf.uint32)).numpy()
 
 
@@ -17,7 +17,7 @@ def many_words(count: int) -> np.ndarray:
 
 
 def test_resize_with_antialias_is_pillows_bilinear(photo):
-    found = apply(ops.Resize((20, 31), antialias=True), photo)
+    found = apply(vocabulary.Resize((20, 31), antialias=True), photo)
     expected = np.asarray(Image.fromarray(photo).resize((31, 20), Image.BILINEAR))
     assert np.abs(found.astype(int) - expected).max() <= 1
 
@@ -25,14 +25,14 @@ def test_resize_with_antialias_is_pillows_bilinear(photo):
 def test_resize_bilinear_is_linear_interpolation():
     ramp = np.arange(0, 80, 10, dtype=np.uint8)
     image = np.broadcast_to(ramp[None, :, None], (8, 8, 3))
-    found = apply(ops.Resize((8, 16)), image)[0, :, 0]
+    found = apply(vocabulary.Resize((8, 16)), image)[0, :, 0]
     centres = (np.arange(16) + 0.5) / 2 - 0.5
     expected = np.interp(centres, np.arange(8), ramp)
     assert np.abs(found - expected).max() <= 0.5
 
 
 def test_resize_small_by_area_is_the_mean_of_blocks(photo):
-    found = apply(ops.ResizeSmall(20), photo)
+    found = apply(vocabulary.ResizeSmall(20), photo)
     expected = photo.reshape(20, 3, 30, 3, 3).mean((1, 3))
     assert found.shape == (20, 30, 3)
     assert np.abs(found - expected).max() <= 0.51
@@ -41,36 +41,40 @@ def test_resize_small_by_area_is_the_mean_of_blocks(photo):
 @pytest.mark.parametrize("shape", [(30, 47), (47, 30), (33, 33)])
 def test_resize_small_covers_the_size(shape):
     image = np.zeros((*shape, 3), np.uint8)
-    size = apply(ops.ResizeSmall((20, 25)), image).shape[:2]
-    assert size == ops.ResizeSmall((20, 25)).output_size(shape)
+    size = apply(vocabulary.ResizeSmall((20, 25)), image).shape[:2]
+    assert size == vocabulary.ResizeSmall((20, 25)).output_size(shape)
     assert size[0] == 20 or size[1] == 25
     assert size[0] >= 20 and size[1] >= 25
 
 
 def test_central_crop(photo):
-    np.testing.assert_array_equal(apply(ops.CentralCrop((20, 30)), photo), photo[20:40, 30:60])
+    np.testing.assert_array_equal(
+        apply(vocabulary.CentralCrop((20, 30)), photo), photo[20:40, 30:60]
+    )
 
 
 def test_a_crop_that_does_not_fit_says_so(photo):
     with pytest.raises(tf.errors.InvalidArgumentError, match="smaller than central_crop"):
-        apply(ops.CentralCrop(64), photo)
+        apply(vocabulary.CentralCrop(64), photo)
 
 
 def test_pad(photo):
     expected = np.pad(photo, ((2, 2), (2, 2), (0, 0)))
-    np.testing.assert_array_equal(apply(ops.Pad(2), photo), expected)
+    np.testing.assert_array_equal(apply(vocabulary.Pad(2), photo), expected)
 
 
 def test_random_crops_are_parts_of_the_padded_image_and_reach_everywhere():
     image = np.arange(36, dtype=np.uint8).reshape(6, 6, 1).repeat(3, 2)
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
     windows = {padded[y : y + 5, x : x + 5].tobytes(): (y, x) for y in range(4) for x in range(4)}
-    op = ops.RandomCrop(5, padding=1)
+    op = vocabulary.RandomCrop(5, padding=1)
     corners = [windows[apply(op, image, words).tobytes()] for words in many_words(200)]
     assert set(corners) == {(y, x) for y in range(4) for x in range(4)}
 
 
-@pytest.mark.parametrize("op, axis", [(ops.FlipLeftRight(), 1), (ops.FlipUpDown(), 0)])
+@pytest.mark.parametrize(
+    "op, axis", [(vocabulary.FlipLeftRight(), 1), (vocabulary.FlipUpDown(), 0)]
+)
 def test_flips_happen_half_the_time(op, axis, photo):
     small = photo[:4, :4]
     found = [apply(op, small, words) for words in many_words(400)]
@@ -81,7 +85,7 @@ def test_flips_happen_half_the_time(op, axis, photo):
 
 
 def test_inception_boxes_have_the_areas_and_ratios_asked_for():
-    op = ops.InceptionCrop(224, area_min=20, area_max=60)
+    op = vocabulary.InceptionCrop(224, area_min=20, area_max=60)
     shape = tf.constant([375, 500, 3])
     boxes = np.array([tf_ops.inception_box(op, shape, tf.constant(w)) for w in many_words(400)])
     y, x, h, w = boxes.T
@@ -93,9 +97,9 @@ def test_inception_boxes_have_the_areas_and_ratios_asked_for():
 
 
 def test_inception_crop_is_a_resized_box(photo):
-    op, words = ops.InceptionCrop((20, 24)), many_words(3)[2]
+    op, words = vocabulary.InceptionCrop((20, 24)), many_words(3)[2]
     y, x, h, w = tf_ops.inception_box(op, tf.constant(photo.shape), tf.constant(words)).numpy()
-    expected = apply(ops.Resize((20, 24)), photo[y : y + h, x : x + w])
+    expected = apply(vocabulary.Resize((20, 24)), photo[y : y + h, x : x + w])
     np.testing.assert_array_equal(apply(op, photo, words), expected)
 
 
@@ -144,6 +148,6 @@ def test_operations_without_a_form_in_numpy_are_known():
 
 def test_same_words_same_image(photo):
     words = many_words(2)
-    op = ops.InceptionCrop(16)
+    op = vocabulary.InceptionCrop(16)
     np.testing.assert_array_equal(apply(op, photo, words[0]), apply(op, photo, words[0]))
     assert not np.array_equal(apply(op, photo, words[0]), apply(op, photo, words[1]))

@@ -5,11 +5,13 @@ The only place that imports TensorFlow, and only where a source or an operation 
 
 from vit_jax.data.ops import Preprocess, parse
 from vit_jax.data.pipeline import eval_batches, load_images, train_batches
-from vit_jax.data.sources import Source, open_source
+from vit_jax.data.source import Source, check_unchanged
+from vit_jax.data.sources import open_source
 
 __all__ = [
     "Preprocess",
     "Source",
+    "check_unchanged",
     "eval_batches",
     "load_images",
     "open_source",

@@ -2,10 +2,10 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
 
 import numpy as np
 
+from vit_jax.data import cache
 from vit_jax.errors import InputError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
@@ -20,112 +20,123 @@ class Paths:
     starts: np.ndarray  # int64 (n,)
     lengths: np.ndarray  # int32 (n,)
 
-    @classmethod
-    def of(cls, root: str, names: Iterable[bytes]) -> "Paths":
-        names = list(names)
-        lengths = np.array([len(name) for name in names], np.int32)
-        starts = np.cumsum(lengths, dtype=np.int64) - lengths
-        return cls(os.fsencode(root), b"".join(names), starts, lengths)
-
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, row: int) -> bytes:
+        return os.path.join(self.root, self.name(row))
+
+    def name(self, row: int) -> bytes:
+        """The path below `root`."""
         start = self.starts[row]
-        return os.path.join(self.root, self.text[start : start + self.lengths[row]])
+        return self.text[start : start + self.lengths[row]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The files of one split and the class of each."""
+    """The files of one split, each with its class and its size in bytes."""
 
     paths: Paths
     targets: np.ndarray  # int32 (n,)
+    sizes: np.ndarray  # int64 (n,)
 
     def take(self, rows: np.ndarray) -> "Listing":
         starts, lengths = self.paths.starts[rows], self.paths.lengths[rows]
         paths = dataclasses.replace(self.paths, starts=starts, lengths=lengths)
-        return Listing(paths, self.targets[rows])
-
-    def join(self, others: list["Listing"]) -> "Listing":
-        """This listing followed by others of the same root."""
-        listings = [self, *others]
-        shifts = np.cumsum([0] + [len(listing.paths.text) for listing in listings[:-1]])
-        starts = [listing.paths.starts + shift for listing, shift in zip(listings, shifts)]
-        paths = Paths(
-            self.paths.root,
-            b"".join(listing.paths.text for listing in listings),
-            np.concatenate(starts),
-            np.concatenate([listing.paths.lengths for listing in listings]),
-        )
-        return Listing(paths, np.concatenate([listing.targets for listing in listings]))
+        return Listing(paths, self.targets[rows], self.sizes[rows])
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """What a folder holds: listings by split, class names sorted."""
+    """What a folder holds: all files, the rows of each split, class names sorted."""
 
-    splits: dict[str, Listing]
+    files: Listing
+    splits: dict[str, np.ndarray]
     label_names: list[str]
 
 
-def scan(root: str) -> Folder:
-    """Lists the images under `root`, sorted by class and name.
+def scan(root: str, cache_dir: str = "") -> Folder:
+    """Lists the images under `root`, sorted by split, class and name.
 
     A folder of class folders is one split "train"; a folder of folders of class folders
-    has a split a folder. The classes of all splits are those of the first, by name.
+    has a split a folder. The list is kept (see `cache`) until a class folder changes;
+    images overwritten in place are not noticed.
 
     Raises:
-      InputError: no such directory, not readable, no images, an empty class folder, or
-        splits with different classes.
+      InputError: no such directory, not readable, no images, an empty class folder, or a
+        class that the training split lacks.
     """
+    tree = _tree(root)
+    label_names = _classes(root, tree)
+    folders = [os.path.join(split or "", name) for split in tree for name in tree[split]]
+    changed = [os.stat(os.path.join(root, folder)).st_mtime_ns for folder in folders]
+    key = repr(list(zip(folders, changed))).encode()
+    found = cache.table("files", root, key, lambda: _listed(root, folders), cache_dir)
+
+    number = {name: i for i, name in enumerate(label_names)}
+    classes = np.array([number[name] for names in tree.values() for name in names], np.int32)
+    lengths = found["lengths"]
+    starts = np.cumsum(lengths, dtype=np.int64) - lengths
+    paths = Paths(os.fsencode(root), found["text"].tobytes(), starts, lengths)
+    files = Listing(paths, np.repeat(classes, found["counts"]), found["sizes"])
+    return Folder(files, _split_rows(tree, found["counts"]), label_names)
+
+
+def _split_rows(tree: dict[str | None, list[str]], counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows of the files of each split; `counts` are files per class folder."""
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    last = np.cumsum([len(names) for names in tree.values()])
+    return {
+        split or "train": np.arange(ends[stop - len(names)], ends[stop])
+        for (split, names), stop in zip(tree.items(), last)
+    }
+
+
+def _tree(root: str) -> dict[str | None, list[str]]:
+    """Class folders by split; the one split of a folder without split folders is None."""
     children = _subfolders(root)
     if not children:
         raise InputError(f"folder:{root}: no class folders in it; expected class/image files")
     if any(_images(os.path.join(root, child)) for child in children):
-        tree = {"train": children}
-        prefix = {"train": ""}
-    else:
-        tree = {child: _subfolders(os.path.join(root, child)) for child in children}
-        tree = {split: classes for split, classes in tree.items() if classes}
-        prefix = {split: split for split in tree}
+        return {None: children}
+    tree = {child: _subfolders(os.path.join(root, child)) for child in children}
+    tree = {split: classes for split, classes in tree.items() if classes}
     if not tree:
         raise InputError(
             f"folder:{root}: no images found; expected class/image or split/class/image "
             f"with one of {', '.join(EXTENSIONS)}"
         )
-    label_names = _common_classes(root, tree)
-    splits = {
-        split: _list_split(root, prefix[split], classes, label_names)
-        for split, classes in tree.items()
-    }
-    return Folder(splits, label_names)
+    return tree
 
 
-def _common_classes(root: str, tree: dict[str, list[str]]) -> list[str]:
-    """All splits' classes; splits may lack some of the training split's, not add any."""
-    first = "train" if "train" in tree else min(tree)
+def _classes(root: str, tree: dict[str | None, list[str]]) -> list[str]:
+    """The classes: the training split's; the others may lack some, not add any."""
+    first = "train" if "train" in tree else next(iter(tree))
     for split, classes in tree.items():
-        extra = sorted(set(classes) - set(tree[first]))
-        if extra:
+        if extra := sorted(set(classes) - set(tree[first])):
             raise InputError(f"folder:{root}: class {extra[0]!r} is in {split} but not in {first}")
     return tree[first]
 
 
-def _list_split(root: str, prefix: str, classes: list[str], label_names: list[str]) -> Listing:
-    number = {name: i for i, name in enumerate(label_names)}
-    names, targets = [], []
-    for name in classes:
-        inside = os.path.join(prefix, name)
-        images = _images(os.path.join(root, inside))
+def _listed(root: str, folders: list[str]) -> cache.Table:
+    """Names below `root`, as one text, and sizes of the images of all class folders."""
+    names, sizes, counts = [], [], []
+    for folder in folders:
+        images = _images(os.path.join(root, folder))
         if not images:
             raise InputError(
-                f"{os.path.join(root, inside)}: class folder without images; "
+                f"{os.path.join(root, folder)}: class folder without images; "
                 "add some or remove the folder"
             )
-        names += [os.fsencode(os.path.join(inside, image)) for image in images]
-        targets += [number[name]] * len(images)
-    return Listing(Paths.of(root, names), np.array(targets, np.int32))
+        names += [os.fsencode(os.path.join(folder, image.name)) for image in images]
+        sizes += [image.stat().st_size for image in images]
+        counts.append(len(images))
+    return dict(
+        lengths=np.array([len(name) for name in names], np.int32),
+        text=np.frombuffer(b"".join(names), np.uint8),
+        sizes=np.array(sizes, np.int64),
+        counts=np.array(counts, np.int64),
+    )
 
 
 def _entries(path: str) -> list[os.DirEntry]:
@@ -145,9 +156,9 @@ def _subfolders(path: str) -> list[str]:
     return [entry.name for entry in _entries(path) if entry.is_dir()]
 
 
-def _images(path: str) -> list[str]:
+def _images(path: str) -> list[os.DirEntry]:
     return [
-        entry.name
+        entry
         for entry in _entries(path)
         if entry.name.lower().endswith(EXTENSIONS) and entry.is_file()
     ]

@@ -8,23 +8,30 @@ import functools
 
 import numpy as np
 
-from vit_jax.data import ops
+from vit_jax.data import vocabulary
+from vit_jax.data.ops import Preprocess
+
+_IN_NUMPY = (
+    vocabulary.Pad,
+    vocabulary.CentralCrop,
+    vocabulary.RandomCrop,
+    vocabulary.FlipLeftRight,
+    vocabulary.FlipUpDown,
+)
 
 
-def supports(preprocess: ops.Preprocess) -> bool:
+def supports(preprocess: Preprocess) -> bool:
     """Whether every operation has a form here."""
     return all(_supports(op) for op in preprocess.ops)
 
 
-def _supports(op: ops.Op) -> bool:
-    if isinstance(op, ops.Resize):
+def _supports(op: vocabulary.Op) -> bool:
+    if isinstance(op, vocabulary.Resize):
         return op.method in ("bilinear", "nearest")
-    return type(op) in (
-        ops.Pad, ops.CentralCrop, ops.RandomCrop, ops.FlipLeftRight, ops.FlipUpDown
-    )  # fmt: skip
+    return type(op) in _IN_NUMPY
 
 
-def apply_all(preprocess: ops.Preprocess, images: np.ndarray, words: np.ndarray) -> np.ndarray:
+def apply_all(preprocess: Preprocess, images: np.ndarray, words: np.ndarray) -> np.ndarray:
     """All operations in turn; `words` are (b, num_random, 2).
 
     Returns:
@@ -53,13 +60,13 @@ def below(word: np.ndarray, count: int | np.ndarray) -> np.ndarray:
 
 
 @functools.singledispatch
-def apply(op: ops.Op, images: np.ndarray, words: np.ndarray | None) -> np.ndarray:
+def apply(op: vocabulary.Op, images: np.ndarray, words: np.ndarray | None) -> np.ndarray:
     """One operation on a batch."""
     raise NotImplementedError(op.name)
 
 
 @apply.register
-def _(op: ops.Resize, images, words):
+def _(op: vocabulary.Resize, images, words):
     if images.shape[1:3] == op.shape:
         return images
     rows = resize_weights(images.shape[1], op.shape[0], op.method, op.antialias)
@@ -84,7 +91,7 @@ def resize_weights(size: int, new_size: int, method: str, antialias: bool) -> np
 
 
 @apply.register
-def _(op: ops.Pad, images, words):
+def _(op: vocabulary.Pad, images, words):
     return _pad(images, op.padding)
 
 
@@ -98,14 +105,14 @@ def _pad(images: np.ndarray, padding: int) -> np.ndarray:
 
 
 @apply.register
-def _(op: ops.CentralCrop, images, words):
+def _(op: vocabulary.CentralCrop, images, words):
     h, w = op.shape
     y, x = (images.shape[1] - h) // 2, (images.shape[2] - w) // 2
     return images[:, y : y + h, x : x + w]
 
 
 @apply.register
-def _(op: ops.RandomCrop, images, words):
+def _(op: vocabulary.RandomCrop, images, words):
     images = _pad(images, op.padding)
     windows = np.lib.stride_tricks.sliding_window_view(images, op.shape, axis=(1, 2))
     y = below(words[:, 0], windows.shape[1])
@@ -119,14 +126,14 @@ def chance(words: np.ndarray) -> np.ndarray:
 
 
 @apply.register
-def _(op: ops.FlipLeftRight, images, words):
+def _(op: vocabulary.FlipLeftRight, images, words):
     flipped, heads = images.copy(), chance(words)
     flipped[heads] = images[heads][:, :, ::-1]
     return flipped
 
 
 @apply.register
-def _(op: ops.FlipUpDown, images, words):
+def _(op: vocabulary.FlipUpDown, images, words):
     flipped, heads = images.copy(), chance(words)
     flipped[heads] = images[heads][:, ::-1]
     return flipped

@@ -13,7 +13,7 @@ import numpy as np
 from vit_jax.data import memory, numpy_ops
 from vit_jax.data.ops import Preprocess, Size
 from vit_jax.data.plan import EvaluationPlan, Plan, TrainingPlan
-from vit_jax.data.sources import ArraySource, FileSource, Source
+from vit_jax.data.source import ArraySource, FileSource, Source
 from vit_jax.data.trouble import Refusal, Replacements, Unreadable
 from vit_jax.errors import InputError
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from vit_jax.data import order
-from vit_jax.data.sources import Source
+from vit_jax.data.source import Source
 
 
 class Planned(NamedTuple):
@@ -45,19 +45,19 @@ class TrainingPlan:
     ):
         self.source, self.num_random = source, num_random
         self.seed, self.shuffle = seed, shuffle
-        self._batch_size, self._rows = batch_size, rows
+        self.batch_size, self.rows = batch_size, rows
         self._steps = max(1, _BLOCK // len(rows))
         self._block = functools.lru_cache(maxsize=4)(self._plan_block)
 
     def __call__(self, step: int) -> Planned:
         block, offset = divmod(step, self._steps)
-        rows = slice(offset * len(self._rows), (offset + 1) * len(self._rows))
+        rows = slice(offset * len(self.rows), (offset + 1) * len(self.rows))
         return Planned(*(values[rows] for values in self._block(block)))
 
     def _plan_block(self, block: int) -> Planned:
         """Several steps in one go."""
         steps = np.arange(block * self._steps, (block + 1) * self._steps)
-        positions = (steps[:, None] * self._batch_size + self._rows).ravel()
+        positions = (steps[:, None] * self.batch_size + self.rows).ravel()
         return self.at(*self.source.order(positions, seed=self.seed, shuffle=self.shuffle))
 
     def at(self, epoch: np.ndarray, index: np.ndarray) -> Planned:

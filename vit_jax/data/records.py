@@ -1,20 +1,32 @@
-"""Data sets prepared by tfds, read at random: ArrayRecord or TFRecord files.
+"""Data sets prepared by tfds: ArrayRecord or TFRecord files.
 
-ArrayRecord files know where each record starts. For TFRecord files the starts are found
-by reading the length in front of each record once.
+ArrayRecord files know where each record starts. For TFRecord files an index of the starts
+is made once, by reading the length in front of each record, and kept (see `cache`).
+
+Where no index can be made, e.g. on storage that is slow at random access, the files are
+read *sequentially*: each epoch takes the files in a new order and shuffles records within
+a buffer. That order is a pure function of (seed, epoch) too, but every process reads all
+records, and a run that resumes within an epoch first reads up to the place where it
+stopped, without decoding.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
 import re
 import struct
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from vit_jax.data.sources import Source
+from vit_jax.data import cache, splits
+from vit_jax.data.source import Source
 from vit_jax.errors import InputError, unknown
+
+_REMOTE_READS = 16  # at once, from storage that is reached over a network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,88 +44,151 @@ class RecordSource(Source):
 
     Attributes:
       shards: where the examples are, in order.
-      file_format: "tfrecord" or "array_record".
+      open_file: a file's path -> an object whose `read` takes record numbers.
       image_key, label_key: features of an example; a label is an int or a list of them.
+      sequential: training reads from front to back.
     """
 
     shards: tuple[Shard, ...]
-    file_format: str
+    open_file: Callable[[str], Any]
     image_key: str
     label_key: str
+    sequential: bool = False
+
+    @functools.cached_property
+    def starts(self) -> np.ndarray:
+        """The index of each shard's first example, and the size."""
+        return np.cumsum([0] + [shard.take for shard in self.shards])
+
+    def _record(self, index):
+        """Numbers of shards, and of records within their files."""
+        shard = np.searchsorted(self.starts, index, side="right") - 1
+        skips = np.array([found.skip for found in self.shards])
+        return shard, index - self.starts[shard] + skips[shard]
 
     def fetch(self, index: np.ndarray) -> np.ndarray:
-        shard = np.searchsorted(self._ends, index, side="right")
         payloads = np.empty(len(index), object)
-        for number in np.unique(shard):
-            rows = np.flatnonzero(shard == number)
-            found = self.shards[number]
-            records = index[rows] - (self._ends[number] - found.take) + found.skip
-            payloads[rows] = self._file(found.path).read(records)
+        shards, records = self._record(index)
+        for number in np.unique(shards):
+            rows = np.flatnonzero(shards == number)
+            payloads[rows] = self.open_file(self.shards[number].path).read(records[rows])
         return payloads
 
     def labels(self, index: np.ndarray) -> None:
         return None
 
     def describe(self, index: int) -> str:
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        found = self.shards[shard]
-        record = index - (self._ends[shard] - found.take) + found.skip
-        return f"record {record} of {found.path}"
+        shard, record = self._record(np.array([index]))
+        return f"record {record[0]} of {self.shards[shard[0]].path}"
 
-    @functools.cached_property
-    def _ends(self) -> np.ndarray:
-        return np.cumsum([shard.take for shard in self.shards])
-
-    @functools.cached_property
-    def _file(self):
-        opener = {"tfrecord": TFRecordFile, "array_record": ArrayRecordFile}[self.file_format]
-        return functools.lru_cache(maxsize=None)(opener)
+    def _identity(self):
+        for shard in self.shards:
+            size = _file_facts(shard.path)[0]
+            yield repr((os.path.basename(shard.path), shard.skip, shard.take, size)).encode()
 
 
 class TFRecordFile:
-    """Random access to a TFRecord file through the starts of its records."""
+    """Random access to a TFRecord file: each record is its length in 8 bytes, a checksum
+    in 4, the data, and a checksum in 4."""
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, bounds: np.ndarray | None = None):
         self.path = path
-        self.starts = record_starts(path)
+        self._bounds = record_bounds(path) if bounds is None else bounds
 
     def read(self, records: np.ndarray) -> list[bytes]:
-        with open(self.path, "rb", buffering=0) as file:
-            return [self._read_one(file, int(self.starts[record])) for record in records]
+        with _reading(self.path) as read_at:
+            if _is_remote(self.path):
+                with ThreadPoolExecutor(_REMOTE_READS) as pool:
+                    return list(pool.map(functools.partial(self._one, read_at), records))
+            return [self._one(read_at, record) for record in records]
 
-    def _read_one(self, file, start: int) -> bytes:
-        descriptor = file.fileno()
-        (length,) = struct.unpack("<Q", os.pread(descriptor, 8, start))
-        return os.pread(descriptor, length, start + 12)
+    def _one(self, read_at, record: int) -> bytes:
+        start, stop = (int(bound) for bound in self._bounds[record : record + 2])
+        frame = read_at(stop - start, start)
+        if len(frame) != stop - start or struct.unpack("<Q", frame[:8])[0] != stop - start - 16:
+            raise InputError(f"{self.path}: record {record} is not where the index says; "
+                             "the file has changed")  # fmt: skip
+        return frame[12:-4]
 
 
-def record_starts(path: str) -> np.ndarray:
-    """Offsets in bytes of the records of a TFRecord file: int64 (n,).
-
-    A record is its length (8 bytes), a checksum (4), the data, another checksum (4).
+def record_bounds(path: str) -> np.ndarray:
+    """Offsets in bytes of the records of a TFRecord file and of its end: int64 (n + 1,).
 
     Raises:
       InputError: the last record is cut off.
     """
-    size, starts, position = os.path.getsize(path), [], 0
-    with open(path, "rb", buffering=0) as file:
-        descriptor = file.fileno()
+    size, bounds, position = _file_facts(path)[0], [0], 0
+    with _reading(path) as read_at:
         while position < size:
-            starts.append(position)
-            header = os.pread(descriptor, 8, position)
+            header = read_at(8, position)
             if len(header) == 8:
                 position += 16 + struct.unpack("<Q", header)[0]
             if len(header) < 8 or position > size:
-                raise InputError(f"{path}: truncated in record {len(starts) - 1}")
-    return np.array(starts, np.int64)
+                raise InputError(f"{path}: truncated in record {len(bounds) - 1}")
+            bounds.append(position)
+    return np.array(bounds, np.int64)
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[Callable[[int, int], bytes]]:
+    """Opens a file; gives (bytes, offset) -> what is there."""
+    if not _is_remote(path):
+        with open(path, "rb", buffering=0) as file:
+            yield functools.partial(os.pread, file.fileno())
+        return
+    from vit_jax.data._tf import tf
+
+    def read_at(length: int, offset: int) -> bytes:
+        with tf.io.gfile.GFile(path, "rb") as file:  # one each: reads go on in parallel
+            file.seek(offset)
+            return file.read(length)
+
+    yield read_at
+
+
+def _file_facts(path: str) -> tuple[int, int]:
+    """Size in bytes and time of the last change of a file."""
+    if not _is_remote(path):
+        found = os.stat(path)
+        return found.st_size, found.st_mtime_ns
+    from vit_jax.data._tf import tf
+
+    found = tf.io.gfile.stat(path)
+    return found.length, found.mtime_nsec
+
+
+def _tfrecord_opener(paths: list[str], cache_dir: str) -> Callable[[str], TFRecordFile]:
+    """Opens TFRecord files with the index of all of them, made once."""
+
+    def made() -> cache.Table:
+        with ThreadPoolExecutor(_REMOTE_READS) as pool:
+            bounds = list(pool.map(record_bounds, paths))
+        return dict(bounds=np.concatenate(bounds), counts=np.array([len(b) for b in bounds]))
+
+    try:
+        facts = [(os.path.basename(path), *_file_facts(path)) for path in paths]
+        found = cache.table(
+            "records", os.path.dirname(paths[0]), repr(facts).encode(), made, cache_dir
+        )
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    tables = np.split(found["bounds"], np.cumsum(found["counts"])[:-1])
+    files = {path: TFRecordFile(path, bounds) for path, bounds in zip(paths, tables)}
+    return files.__getitem__
 
 
 class ArrayRecordFile:
     """Random access to an ArrayRecord file."""
 
     def __init__(self, path: str):
-        from array_record.python.array_record_module import ArrayRecordReader
-
+        try:
+            from array_record.python.array_record_module import ArrayRecordReader
+        except ImportError:
+            raise InputError(f"{path} needs array_record: pip install array_record") from None
         self._reader = ArrayRecordReader(path)
 
     def read(self, records: np.ndarray) -> list[bytes]:
@@ -121,7 +196,14 @@ class ArrayRecordFile:
 
 
 def open_tfds(
-    dataset: str, *, data_dir: str, split: str, multi_label: bool, name: str
+    dataset: str,
+    *,
+    data_dir: str,
+    cache_dir: str,
+    sequential: bool,
+    split: str,
+    multi_label: bool,
+    name: str,
 ) -> RecordSource:
     """Opens a prepared tfds data set, `NAME[/CONFIG][:VERSION]` or its folder.
 
@@ -129,21 +211,37 @@ def open_tfds(
       InputError: tfds or the data set is not there, unknown split, no image or label.
     """
     builder = _builder(dataset, data_dir)
-    files = _split_files(builder, split, name)
+    shards = _split_shards(builder, split, name)
     image_key, label_key, label_names = _features(builder.info.features, multi_label, name)
     shape = builder.info.features[image_key].shape
     return RecordSource(
         name=name,
         split=split,
-        size=sum(shard.take for shard in files),
+        size=sum(shard.take for shard in shards),
         label_names=label_names,
         multi_label=multi_label,
         image_size=None if None in shape else shape[:2],
-        shards=files,
-        file_format=builder.info.file_format.value,
+        shards=shards,
+        open_file=_opener(builder.info.file_format.value, shards, cache_dir, sequential, name),
         image_key=image_key,
         label_key=label_key,
+        sequential=sequential,
     )
+
+
+def _opener(
+    file_format: str, shards: tuple[Shard, ...], cache_dir: str, sequential: bool, name: str
+) -> Callable[[str], Any]:
+    """How files of a format are opened for reading at random."""
+    if file_format not in ("tfrecord", "array_record"):
+        raise InputError(f"{name} is stored as {file_format}; prepare it as array_record")
+    if file_format == "array_record":
+        if sequential:
+            raise InputError(f"{name} is stored as array_record; set data.sequential=False")
+        return functools.lru_cache(maxsize=None)(ArrayRecordFile)
+    if sequential:
+        return functools.lru_cache(maxsize=None)(TFRecordFile)
+    return _tfrecord_opener(list(dict.fromkeys(shard.path for shard in shards)), cache_dir)
 
 
 def _builder(dataset: str, data_dir: str) -> Any:
@@ -177,10 +275,8 @@ def _line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _split_files(builder: Any, split: str, name: str) -> tuple[Shard, ...]:
+def _split_shards(builder: Any, split: str, name: str) -> tuple[Shard, ...]:
     """The parts of files that tfds says a split is made of."""
-    from vit_jax.data import splits
-
     for part, _, _ in splits.parse(split):
         if part != "all" and part not in builder.info.splits:
             raise unknown(f"split of {name}", part, [*builder.info.splits, "all"])
@@ -188,10 +284,10 @@ def _split_files(builder: Any, split: str, name: str) -> tuple[Shard, ...]:
         instructions = builder.info.splits[split].file_instructions
     except (ValueError, KeyError, AssertionError) as error:
         raise InputError(f"split {split!r} of {name}: {_line(error)}") from None
-    files = tuple(Shard(os.fspath(part.filename), part.skip, part.take) for part in instructions)
-    if not files:
+    shards = tuple(Shard(os.fspath(part.filename), part.skip, part.take) for part in instructions)
+    if not shards:
         raise InputError(f"split {split!r} of {name} holds no examples")
-    return files
+    return shards
 
 
 def _features(features: Any, multi_label: bool, name: str) -> tuple[str, str, list[str]]:

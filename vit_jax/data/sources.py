@@ -1,165 +1,76 @@
-"""Sources of labelled images: what there is, where it lies, how one example is fetched.
+"""Opens sources by their spec: digits, idx:, npz:, folder:, tfds: and mixtures of them."""
 
-A source knows its size, its classes and how to hand out *payloads*, byte strings that
-the pipeline turns into images: file paths, serialized records, or raw pixels. Sources
-that hold all pixels in memory (`ArraySource`) are also read without TensorFlow.
-"""
-
-import dataclasses
 import os
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from vit_jax.data import arrays, order, splits
+from vit_jax.data import arrays, folder, mixture, order, splits
+from vit_jax.data.source import ArraySource, FileSource, Source
 from vit_jax.errors import InputError, unknown
 
-KINDS = ("digits", "idx", "npz", "folder", "tfds")
+# What a spec looks like, by kind.
+FORMS = dict(
+    digits="digits",
+    idx="idx:DIR",
+    npz="npz:FILE",
+    folder="folder:DIR",
+    tfds="tfds:NAME",
+    mix="mix:SOURCE*WEIGHT+SOURCE*WEIGHT",
+)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-    """Labelled images of one split.
-
-    Attributes:
-      name: as written in the config.
-      split: as written in the config.
-      size: number of examples.
-      label_names: one name a class.
-      multi_label: labels are sets of classes.
-      image_size: (height, width) in pixels if all images are known to share it.
-    """
-
-    name: str
-    split: str
-    size: int
-    label_names: Sequence[str]
-    multi_label: bool = False
-    image_size: tuple[int, int] | None = None
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.label_names)
-
-    def order(
-        self, positions: np.ndarray, *, seed: int, shuffle: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The (epoch, index) at positions of the endless stream of training examples."""
-        return order.examples(positions, seed=seed, size=self.size, shuffle=shuffle)
-
-    def fetch(self, index: np.ndarray) -> np.ndarray:
-        """Payloads of examples: an object array (b,) of bytes."""
-        raise NotImplementedError
-
-    def labels(self, index: np.ndarray) -> np.ndarray | None:
-        """int32 (b,), or uint8 (b, classes) if multi-label; None: they are in the payload."""
-        raise NotImplementedError
-
-    def describe(self, index: int) -> str:
-        """Where an example comes from, for messages."""
-        return f"example {index} of {self.name} ({self.split})"
-
-    def _encode(self, labels: np.ndarray) -> np.ndarray:
-        """Stored labels in the form that batches hold."""
-        if labels.ndim == 1 and self.multi_label:
-            return np.eye(self.num_classes, dtype=np.uint8)[labels]
-        return labels.astype(np.uint8 if self.multi_label else np.int32)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ArraySource(Source):
-    """Images in memory.
-
-    Attributes:
-      images: uint8 (size, h, w, channels), 1 or 3 channels.
-      targets: int (size,) classes or uint8 (size, classes).
-    """
-
-    images: np.ndarray
-    targets: np.ndarray
-
-    def fetch(self, index: np.ndarray) -> np.ndarray:
-        payloads = np.empty(len(index), object)
-        payloads[:] = [self.images[i].tobytes() for i in index]
-        return payloads
-
-    def labels(self, index: np.ndarray) -> np.ndarray:
-        return self._encode(self.targets[index])
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FileSource(Source):
-    """Image files with one class each.
-
-    Attributes:
-      files: their paths.
-      targets: int (size,) classes.
-    """
-
-    files: Sequence[bytes]
-    targets: np.ndarray
-
-    @classmethod
-    def of_paths(cls, paths: Sequence[str]) -> "FileSource":
-        """Files without labels."""
-        return cls(
-            name="files",
-            split="all",
-            size=len(paths),
-            label_names=[],
-            files=[os.fsencode(path) for path in paths],
-            targets=np.zeros(len(paths), np.int32),
-        )
-
-    def fetch(self, index: np.ndarray) -> np.ndarray:
-        payloads = np.empty(len(index), object)
-        payloads[:] = [self.files[i] for i in index]
-        return payloads
-
-    def labels(self, index: np.ndarray) -> np.ndarray:
-        return self._encode(self.targets[index])
-
-    def describe(self, index: int) -> str:
-        return os.fsdecode(self.files[index])
-
-
-def open_source(spec: str, split: str, *, data_dir: str = "", multi_label: bool = False) -> Source:
+def open_source(
+    spec: str,
+    split: str,
+    *,
+    data_dir: str = "",
+    cache_dir: str = "",
+    multi_label: bool = False,
+    sequential: bool = False,
+) -> Source:
     """Opens a data source.
 
     Args:
-      spec: "digits", "idx:DIR", "npz:FILE", "folder:DIR" or "tfds:NAME".
+      spec: one of `FORMS`, e.g. "folder:photos" or "mix:digits*0.3+folder:photos*0.7".
       split: in tfds syntax, e.g. "train[:80%]"; see `splits.select` for how slices are cut.
       data_dir: where tfds looks; "" for its default.
+      cache_dir: where lists and indices are kept; "" for beside the data, see `cache`.
       multi_label: labels are sets of classes.
+      sequential: read the files of tfds from front to back, see `records`.
 
     Raises:
       InputError: unknown kind, split or data set, something missing or unreadable, more
         than 2**31 examples.
     """
     kind, _, argument = spec.partition(":")
-    if kind not in KINDS:
-        raise unknown("data source", spec, KINDS)
+    if kind not in FORMS:
+        raise unknown("data source", spec, FORMS)
     if (kind != "digits") != bool(argument):
-        form = "digits" if kind == "digits" else f"{kind}:" + _ARGUMENT[kind]
-        raise InputError(f"bad data source {spec!r}; write {form}")
+        raise InputError(f"bad data source {spec!r}; write {FORMS[kind]}")
+    options = dict(data_dir=data_dir, cache_dir=cache_dir, multi_label=multi_label)
     common = dict(name=spec, split=split, multi_label=multi_label)
-    if kind == "folder":
-        from vit_jax.data import folder
-
-        source = _open_folder(folder.scan(os.path.expanduser(argument)), common)
+    path = os.path.expanduser(argument)
+    if sequential and kind != "tfds":
+        raise InputError(f"data.sequential is for tfds sources; {spec} is read at random")
+    if kind == "mix":
+        parts = [
+            (open_source(part, split, **options), weight)
+            for part, weight in mixture.parse(argument)
+        ]
+        source = mixture.mix(parts, **common)
+    elif kind == "folder":
+        source = _open_folder(folder.scan(path, cache_dir), common)
     elif kind == "tfds":
         from vit_jax.data import records
 
-        source = records.open_tfds(argument, data_dir=data_dir, **common)
+        source = records.open_tfds(
+            path, data_dir=data_dir, cache_dir=cache_dir, sequential=sequential, **common
+        )
     else:
-        source = _open_arrays(arrays.LOADERS[kind](os.path.expanduser(argument)), common)
+        source = _open_arrays(arrays.LOADERS[kind](path), common)
     if source.size >= order.MAX_SIZE:
         raise InputError(f"{spec} has {source.size} examples, more than {order.MAX_SIZE}")
     return source
-
-
-_ARGUMENT = dict(idx="DIR", npz="FILE", folder="DIR", tfds="NAME")
 
 
 def _open_arrays(data: arrays.Arrays, common: dict) -> ArraySource:
@@ -194,17 +105,17 @@ def _check_labels(targets: np.ndarray, common: dict) -> None:
         )
 
 
-def _open_folder(data: Any, common: dict) -> FileSource:
+def _open_folder(data: folder.Folder, common: dict) -> FileSource:
     """The selected files of a scanned folder."""
-    sizes = {name: len(listing.targets) for name, listing in data.splits.items()}
+    sizes = {name: len(rows) for name, rows in data.splits.items()}
     parts = splits.select(
-        common["split"], sizes, lambda part: data.splits[part].targets, common["name"]
+        common["split"], sizes, lambda part: data.files.targets[data.splits[part]], common["name"]
     )
-    chosen = [data.splits[part].take(rows) for part, rows in parts]
-    listing = chosen[0] if len(chosen) == 1 else chosen[0].join(chosen[1:])
+    listing = data.files.take(np.concatenate([data.splits[part][rows] for part, rows in parts]))
     return FileSource(
         files=listing.paths,
         targets=listing.targets,
+        file_sizes=listing.sizes,
         size=len(listing.targets),
         label_names=data.label_names,
         **common,

@@ -9,7 +9,7 @@ import numpy as np
 from vit_jax.data import order
 from vit_jax.data.ops import Preprocess
 from vit_jax.data.plan import TrainingPlan
-from vit_jax.data.sources import Source
+from vit_jax.data.source import Source
 from vit_jax.errors import InputError
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,94 @@
+"""Lists and indices that are costly to make, kept from run to run.
+
+A table (arrays by name) is kept beside the data, or in ~/.cache/vit_jax where that
+cannot be written, or in the folder that `data.cache_dir` names. It holds the key it was
+made for and is made again when that has changed.
+"""
+
+import hashlib
+import logging
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+Table = dict[str, np.ndarray]
+
+SMALL = 10_000  # rows below which nothing is kept
+_KEY = "key"
+
+
+def table(
+    what: str, beside: str, key: bytes, make: Callable[[], Table], cache_dir: str = ""
+) -> Table:
+    """The table that `make` makes, from a file if one holds it for the same key.
+
+    Args:
+      what: kind of table, part of the file's name and of messages.
+      beside: the folder of the data.
+      key: anything that changes whenever the table would.
+      make: called if there is no such file.
+      cache_dir: where to look and keep instead of beside the data and in the home folder.
+
+    Returns:
+      The table. Where it cannot be kept a warning says so, and the next run makes it again.
+    """
+    digest = hashlib.blake2b(key, digest_size=16).hexdigest()
+    name = hashlib.blake2b(os.path.abspath(beside).encode(), digest_size=6).hexdigest()
+    if cache_dir:
+        folders = [os.path.expanduser(cache_dir)]
+    else:
+        folders = [os.path.join(beside, ".vit_jax"), os.path.expanduser("~/.cache/vit_jax")]
+    paths = [os.path.join(folder, f"{what}-{name}.npz") for folder in folders]
+    for path in paths:
+        if (found := _read(path, digest)) is not None:
+            return found
+    made = make()
+    if len(next(iter(made.values()))) >= SMALL:
+        _keep(what, beside, paths, dict(made, **{_KEY: np.array(digest)}))
+    return made
+
+
+def _read(path: str, digest: str) -> Table | None:
+    """The table in a file; None if there is none, or one of another key, or a damaged one."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if str(archive[_KEY]) != digest:
+                return None
+            return {name: archive[name] for name in archive.files if name != _KEY}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _keep(what: str, beside: str, paths: list[str], made: Table) -> None:
+    """Writes a table to the first of the paths that can be written."""
+    reasons = []
+    for path in paths:
+        try:
+            _write(path, made)
+            return
+        except OSError as error:
+            reasons.append(f"{os.path.dirname(path)}: {error.strerror or error}")
+    log.warning(
+        "the %s of %s cannot be kept and will be made again in the next run (%s); "
+        "set data.cache_dir to a folder with room",
+        what, beside, "; ".join(reasons),
+    )  # fmt: skip
+
+
+def _write(path: str, made: Table) -> None:
+    """Writes a file that is there in full or not at all."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, **made)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,167 @@
+"""Mixtures of sources by weight: "mix:digits*0.3+folder:photos*0.7".
+
+The stream of a mixture is cut into blocks of 1000 positions. Each block holds the
+components in the proportions of their weights, rounded to a thousandth, in an order that
+is a pure function of (seed, block). Each component runs through its own epochs, every
+example once in each.
+"""
+
+import dataclasses
+import functools
+import re
+import struct
+
+import numpy as np
+
+from vit_jax.data import order
+from vit_jax.data.source import Source
+from vit_jax.errors import InputError
+
+BLOCK = 1000  # positions
+_TERM = re.compile(r"(.+?)\*(\d+(?:\.\d*)?|\.\d+)(?:\+|$)")
+
+
+def parse(text: str) -> list[tuple[str, float]]:
+    """The (source, weight) pairs of SOURCE*WEIGHT+SOURCE*WEIGHT+...
+
+    Raises:
+      InputError: not that syntax, a weight of 0, a mixture within a mixture.
+    """
+    terms, end = [], 0
+    while end < len(text):
+        match = _TERM.match(text, end)
+        if not match:
+            break
+        terms.append((match[1], float(match[2])))
+        end = match.end()
+    if not terms or end < len(text) or text.endswith("+"):
+        raise InputError(f"bad mixture {text!r}; write e.g. mix:digits*0.3+folder:DIR*0.7")
+    for source, weight in terms:
+        if weight <= 0 or source.startswith("mix:"):
+            what = "a mixture cannot hold another" if weight > 0 else "weights must be positive"
+            raise InputError(f"bad mixture {text!r}: {what}")
+    return terms
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixtureSource(Source):
+    """Several sources as one; an example's index counts through the components in turn.
+
+    Attributes:
+      components: the sources.
+      shares: how many positions of each block are a component's.
+      class_of: for each component, its classes in the mixture's: int (component classes,).
+    """
+
+    components: tuple[Source, ...]
+    shares: tuple[int, ...]
+    class_of: tuple[np.ndarray, ...]
+
+    @property
+    def label_bytes(self) -> int:
+        """Length of a label in a payload."""
+        return self.num_classes if self.multi_label else 4
+
+    @functools.cached_property
+    def _starts(self) -> np.ndarray:
+        return np.cumsum([0] + [component.size for component in self.components])
+
+    def order(self, positions, *, seed, shuffle):
+        block, offset = np.divmod(np.asarray(positions, np.int64), BLOCK)
+        slot = order.permutation(offset, block, seed=seed, size=BLOCK)
+        edges = np.cumsum([0, *self.shares])
+        which = np.searchsorted(edges, slot, side="right") - 1
+        epoch, index = np.empty_like(block), np.empty_like(block)
+        for number, component in enumerate(self.components):
+            rows = which == number
+            # How often this component came before, in all blocks and in this one.
+            place = block[rows] * self.shares[number] + slot[rows] - edges[number]
+            own = component.order(place, seed=seed + number + 1, shuffle=shuffle)
+            epoch[rows], index[rows] = own[0], own[1] + self._starts[number]
+        return epoch, index
+
+    def fetch(self, index):
+        payloads = np.empty(len(index), object)
+        for number, rows, own in self._split(index):
+            component = self.components[number]
+            labels = component.labels(own)
+            parts = component.fetch(own)
+            prefixes = [b""] * len(own) if labels is None else self._in_mixture(number, labels)
+            payloads[rows] = [
+                struct.pack("<B", number) + prefix + part for prefix, part in zip(prefixes, parts)
+            ]
+        return payloads
+
+    def _in_mixture(self, number: int, labels: np.ndarray) -> list[bytes]:
+        """A component's labels as the mixture's: int32 or classes bytes each."""
+        classes = self.class_of[number]
+        if not self.multi_label:
+            return [label.tobytes() for label in classes[labels].astype("<i4")]
+        found = np.zeros((len(labels), self.num_classes), np.uint8)
+        found[:, classes] = labels
+        return [label.tobytes() for label in found]
+
+    def labels(self, index):
+        return None
+
+    def describe(self, index):
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.components[number].describe(index - int(self._starts[number]))
+
+    def _split(self, index: np.ndarray):
+        """(component, rows of `index` that are its, their indices in it)."""
+        which = np.searchsorted(self._starts, index, side="right") - 1
+        for number in np.unique(which):
+            rows = np.flatnonzero(which == number)
+            yield number, rows, index[rows] - self._starts[number]
+
+    def _identity(self):
+        yield repr((self.shares, list(self.label_names))).encode()
+        for component in self.components:
+            yield component.fingerprint()["digest"].encode()
+
+
+def mix(
+    parts: list[tuple[Source, float]], *, name: str, split: str, multi_label: bool
+) -> MixtureSource:
+    """Mixes sources by weight; classes of the same name are one class.
+
+    Raises:
+      InputError: a weight that rounds to nothing, classes that cannot be told apart.
+    """
+    components = tuple(source for source, _ in parts)
+    label_names, class_of = _merged([list(source.label_names) for source in components], name)
+    sizes = {source.image_size for source in components}
+    shares = _shares([weight for _, weight in parts])
+    if 0 in shares:
+        small = components[shares.index(0)].name
+        raise InputError(f"{name}: the weight of {small} is below a thousandth of the whole")
+    return MixtureSource(
+        name=name,
+        split=split,
+        size=sum(source.size for source in components),
+        label_names=label_names,
+        multi_label=multi_label,
+        image_size=sizes.pop() if len(sizes) == 1 else None,
+        components=components,
+        shares=shares,
+        class_of=class_of,
+    )
+
+
+def _merged(tables: list[list[str]], name: str) -> tuple[list[str], tuple[np.ndarray, ...]]:
+    """All class names, and for each table its classes' numbers among them."""
+    if all(table == tables[0] for table in tables):
+        return tables[0], (np.arange(len(tables[0])),) * len(tables)
+    for table in tables:
+        if len(set(table)) < len(table):
+            raise InputError(f"{name}: classes are matched by name, but two share a name")
+    merged = list(dict.fromkeys(label for table in tables for label in table))
+    number = {label: i for i, label in enumerate(merged)}
+    return merged, tuple(np.array([number[label] for label in table]) for table in tables)
+
+
+def _shares(weights: list[float]) -> tuple[int, ...]:
+    """Whole numbers in the proportions of the weights that add up to `BLOCK`."""
+    edges = np.round(np.cumsum([0, *weights]) / sum(weights) * BLOCK).astype(int)
+    return tuple(int(share) for share in np.diff(edges))

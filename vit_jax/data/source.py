@@ -1,0 +1,169 @@
+"""What the pipeline knows of a source of labelled images.
+
+A source knows its size, its classes and how to hand out *payloads*, byte strings that
+the pipeline turns into images: file paths, serialized records, or raw pixels. Sources
+that hold all pixels in memory (`ArraySource`) are also read without TensorFlow.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from vit_jax.data import order
+from vit_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """Labelled images of one split.
+
+    Attributes:
+      name: as written in the config.
+      split: as written in the config.
+      size: number of examples.
+      label_names: one name a class.
+      multi_label: labels are sets of classes.
+      image_size: (height, width) in pixels if all images are known to share it.
+    """
+
+    name: str
+    split: str
+    size: int
+    label_names: Sequence[str]
+    multi_label: bool = False
+    image_size: tuple[int, int] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.label_names)
+
+    def order(
+        self, positions: np.ndarray, *, seed: int, shuffle: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The (epoch, index) at positions of the endless stream of training examples."""
+        return order.examples(positions, seed=seed, size=self.size, shuffle=shuffle)
+
+    def fetch(self, index: np.ndarray) -> np.ndarray:
+        """Payloads of examples: an object array (b,) of bytes."""
+        raise NotImplementedError
+
+    def labels(self, index: np.ndarray) -> np.ndarray | None:
+        """int32 (b,), or uint8 (b, classes) if multi-label; None: they are in the payload."""
+        raise NotImplementedError
+
+    def describe(self, index: int) -> str:
+        """Where an example comes from, for messages."""
+        return f"example {index} of {self.name} ({self.split})"
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Size and digest of what the source holds, to notice a change between runs.
+
+        The digest covers pixels (in memory), names and sizes (files) or names and numbers
+        of records (tfds), and the labels where they are known.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for part in self._identity():
+            digest.update(part)
+        return dict(size=self.size, digest=digest.hexdigest())
+
+    def _identity(self) -> Iterable[bytes | np.ndarray]:
+        """The bytes that `fingerprint` digests."""
+        raise NotImplementedError
+
+    def _encode(self, labels: np.ndarray) -> np.ndarray:
+        """Stored labels in the form that batches hold."""
+        if labels.ndim == 1 and self.multi_label:
+            return np.eye(self.num_classes, dtype=np.uint8)[labels]
+        return labels.astype(np.uint8 if self.multi_label else np.int32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArraySource(Source):
+    """Images in memory.
+
+    Attributes:
+      images: uint8 (size, h, w, channels), 1 or 3 channels.
+      targets: int (size,) classes or uint8 (size, classes).
+    """
+
+    images: np.ndarray
+    targets: np.ndarray
+
+    def fetch(self, index: np.ndarray) -> np.ndarray:
+        payloads = np.empty(len(index), object)
+        payloads[:] = [self.images[i].tobytes() for i in index]
+        return payloads
+
+    def labels(self, index: np.ndarray) -> np.ndarray:
+        return self._encode(self.targets[index])
+
+    def _identity(self):
+        return np.ascontiguousarray(self.images), np.ascontiguousarray(self.targets)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileSource(Source):
+    """Image files with one class each.
+
+    Attributes:
+      files: their paths, absolute or from the working directory.
+      targets: int (size,) classes.
+      file_sizes: int64 (size,), in bytes, when they were listed.
+    """
+
+    files: Sequence[bytes]
+    targets: np.ndarray
+    file_sizes: np.ndarray
+
+    @classmethod
+    def of_paths(cls, paths: Sequence[str]) -> "FileSource":
+        """Files without labels."""
+        return cls(
+            name="files",
+            split="all",
+            size=len(paths),
+            label_names=[],
+            files=[os.fsencode(path) for path in paths],
+            targets=np.zeros(len(paths), np.int32),
+            file_sizes=np.zeros(len(paths), np.int64),
+        )
+
+    def fetch(self, index: np.ndarray) -> np.ndarray:
+        payloads = np.empty(len(index), object)
+        payloads[:] = [self.files[i] for i in index]
+        return payloads
+
+    def labels(self, index: np.ndarray) -> np.ndarray:
+        return self._encode(self.targets[index])
+
+    def describe(self, index: int) -> str:
+        return os.fsdecode(self.files[index])
+
+    def _identity(self):
+        yield from (os.path.basename(self.files[i]) for i in range(self.size))
+        yield self.file_sizes
+        yield self.targets
+
+
+def check_unchanged(source: Source, recorded: dict[str, int | str], since: str) -> None:
+    """Compares a source with the fingerprint it had before.
+
+    Args:
+      source: as it is now.
+      recorded: its `fingerprint` then.
+      since: when that was, for the message, e.g. "the run in WORKDIR began".
+
+    Raises:
+      InputError: it has another size or other content.
+    """
+    now = source.fingerprint()
+    if now == recorded:
+        return
+    had = recorded.get("size")
+    change = f"has {source.size} examples, had {had}" if had != source.size else "has changed"
+    raise InputError(
+        f"{source.name} ({source.split}) {change} since {since}; restore it or begin a new run"
+    )
