@@ -1,5 +1,5 @@
 """Checkpoints: a run's own, and the formats others publish."""
 
-from vit_jax.checkpoint.load import ModelInfo, load
+from vit_jax.checkpoint.load import ModelInfo, load, read_weights
 
-__all__ = ["ModelInfo", "load"]
+__all__ = ["ModelInfo", "load", "read_weights"]

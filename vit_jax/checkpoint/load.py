@@ -1,11 +1,16 @@
 """`vit_jax.load`: a model with its weights from whatever a path holds."""
 
 import dataclasses
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from vit_jax.checkpoint import convert
 from vit_jax.checkpoint.manager import latest_checkpoint, read_meta, read_params
 from vit_jax.errors import InputError
 from vit_jax.models import create_model, merge, split
@@ -21,41 +26,101 @@ class ModelInfo:
     labels: list[str]  # class names by index; [] where unknown
     source: str  # where the weights came from
     config: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the run; {} if foreign
+    report: list[str] = dataclasses.field(default_factory=list)  # what became of every tensor
 
 
 def load(
-    path: str | Path, *, use_ema: bool = False, **options: Any
+    path: str | Path,
+    *,
+    use_ema: bool = False,
+    resample: str = "bilinear_align_corners",
+    leave_out: Sequence[str] = (),
+    **options: Any,
 ) -> tuple[nnx.Module, ModelInfo]:
     """A model with the weights of a workdir, a checkpoint or a published weight file.
 
     Args:
-      path: a workdir, a checkpoint directory, or a file.
+      path: a workdir, a checkpoint directory, a weight file or a directory with one, a URL
+        that fsspec reads, or a Hugging Face hub id.
       use_ema: take the averaged parameters of a run that keeps them.
-      **options: of `create_model`, which replace those stored; execution options
-        (dtype, attention, unroll) only, as others change what the weights mean.
+      resample: how the position embedding meets another `image_size`; see `resample_posemb`.
+      leave_out: patterns of tensor names in a published file to pass over.
+      **options: of `create_model`. They say what a published file does not (`num_heads`),
+        how to compute (dtype, attention, unroll), or ask for a change: another `image_size`
+        resizes the position embedding, another `num_classes` starts a new head.
+
+    Returns:
+      The model and what is known about it; `info.report` accounts for every tensor.
 
     Raises:
       InputError: nothing to load there, or weights that do not fit the model.
     """
-    params, info = read(path, use_ema=use_ema)
-    info = dataclasses.replace(info, options={**info.options, **options})
+    params, info = read(path, use_ema=use_ema, resample=resample, leave_out=leave_out, **options)
     model = nnx.eval_shape(lambda: create_model(info.name, **info.options))
     graphdef, _ = split(model)
-    return merge(graphdef, params), info
+    return merge(graphdef, jax.tree.map(jnp.asarray, params)), info
 
 
-def read(path: str | Path, *, use_ema: bool = False) -> tuple[Any, ModelInfo]:
+def read(path: str | Path, *, use_ema: bool = False, **options: Any) -> tuple[Any, ModelInfo]:
     """Parameters as a nested dict and what is known about them; see `load`."""
-    if not Path(path).exists():
-        raise InputError(f"{path} does not exist; give a workdir, a checkpoint or a weight file")
-    checkpoint = latest_checkpoint(path)
-    meta = read_meta(checkpoint)
+    weights = read_weights(path, use_ema=use_ema, **options)
+    for line in weights.report:
+        logging.getLogger("vit_jax").info("%s", line)
+    own = _own_checkpoint(path)
     info = ModelInfo(
-        name=meta["model"]["name"],
+        name=weights.name,
+        options=weights.options,
+        pp=weights.pp,
+        labels=weights.labels,
+        source=str(own or path),
+        config=read_meta(own)["config"] if own else {},
+        report=weights.report,
+    )
+    return weights.params, info
+
+
+def read_weights(
+    path: str | Path,
+    *,
+    use_ema: bool = False,
+    resample: str = "bilinear_align_corners",
+    leave_out: Sequence[str] = (),
+    **options: Any,
+) -> convert.Published:
+    """Weights of ours or others in one form, ready to be written again; see `load`."""
+    own = _own_checkpoint(path)
+    if own is not None:
+        return convert.change(_read_own(own, use_ema), resample=resample, **options)
+    if use_ema:
+        raise InputError(f"{path} is no run of vit_jax: it keeps no averaged parameters")
+    return convert.read(path, resample=resample, leave_out=leave_out, **options)
+
+
+def _own_checkpoint(path: str | Path) -> Path | None:
+    """The checkpoint that a path of ours names; None for published weights.
+
+    Raises:
+      InputError: a workdir without a complete checkpoint.
+    """
+    path = Path(path)
+    try:
+        return latest_checkpoint(path)
+    except InputError:
+        if (path / "checkpoints").is_dir():
+            raise
+        return None
+
+
+def _read_own(checkpoint: Path, use_ema: bool) -> convert.Published:
+    meta = read_meta(checkpoint)
+    name = meta["model"]["name"]
+    return convert.Published(
+        name=name,
         options={key: value for key, value in meta["model"].items() if key != "name"},
+        params=read_params(checkpoint, use_ema=use_ema),
         pp=meta["pp"],
         labels=meta["labels"],
-        source=str(checkpoint),
-        config=meta["config"],
+        family="vit_jax",
+        aside={},
+        report=[f"{checkpoint}: {name}, all parameters loaded"],
     )
-    return read_params(checkpoint, use_ema=use_ema), info

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax import __version__
+from vit_jax.cli.allocator import restart_with_huge_pages
 from vit_jax.errors import InputError, NonFiniteError, Preempted, nearest, unknown
 
 COMMANDS = {
     "train": "pre-train or fine-tune a model",
     "evaluate": "accuracy of a checkpoint on a data set",
     "predict": "name what image files show",
+    "convert": "turn weights of one program into those of another",
     "models": "list the models, their parameters and cost",
 }
 DONE, FAILED, WRONG_INPUT, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
@@ -27,7 +29,10 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        argv = sys.argv[1:]
+        restart_with_huge_pages(argv)
+    argv = list(argv)
     try:
         return _run(argv)
     except InputError as error:

@@ -110,7 +110,7 @@ def adapt(
     }
     changes = []
     if POSEMB in result and stored.grid != wanted.grid:
-        old, slots = result[POSEMB], stored.posemb_slots
+        old, slots = np.asarray(result[POSEMB]), stored.posemb_slots
         result[POSEMB] = resample_posemb(
             old, stored.grid, wanted.grid, has_class_slot=slots, method=resample
         )

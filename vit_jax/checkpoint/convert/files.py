@@ -63,7 +63,7 @@ def _local(path: str) -> Iterator[Path]:
     elif "://" in path:
         with tempfile.TemporaryDirectory() as folder:
             yield _download(path, folder)
-    elif _HUB_ID.fullmatch(path):
+    elif _HUB_ID.fullmatch(path) and not Path(path).parent.exists():
         yield _from_hub(path)
     else:
         raise InputError(f"{path} does not exist; give a workdir, a checkpoint or a weight file")
@@ -91,19 +91,22 @@ def _wanted(name: str) -> bool:
 
 
 def _from_hub(repo: str) -> Path:
+    """A hub repository's weights and JSON, from the network or, failing that, the local cache."""
     try:
-        from huggingface_hub import list_repo_files, snapshot_download
-
-        files = list_repo_files(repo)
-        patterns = ["*.json", "*.safetensors"]
-        if not any(name.endswith(".safetensors") for name in files):
-            patterns += ["pytorch_model*", "*.npz"]
-        return Path(snapshot_download(repo, allow_patterns=patterns))
+        from huggingface_hub import HfApi, snapshot_download
     except ImportError as error:
         raise InputError(
             f"{repo} is no local path, and huggingface_hub, which reads hub ids, is not installed"
         ) from error
-    except Exception as error:
+    try:
+        names = [file.rfilename for file in HfApi().model_info(repo, timeout=10).siblings]
+        patterns = ["*.json", "*.safetensors"]
+        if not any(name.endswith(".safetensors") for name in names):
+            patterns += ["pytorch_model*", "*.npz"]
+        return Path(snapshot_download(repo, allow_patterns=patterns))
+    except Exception as error:  # of the network, of the hub, of the account
+        with contextlib.suppress(Exception):
+            return Path(snapshot_download(repo, local_files_only=True))
         raise InputError(
             f"{repo} is no local path, and the Hugging Face hub does not give it: "
             f"{_first_line(error)}"

@@ -1,4 +1,4 @@
-"""A model's weights -> the files that other programs read."""
+"""A model's weights -> the files that other programs read or run."""
 
 import json
 import re
@@ -16,7 +16,15 @@ from vit_jax.checkpoint.convert.read import layouts
 from vit_jax.errors import InputError, unknown
 from vit_jax.models.resnet import BiTConfig
 
-FORMATS = ("google", "timm", "huggingface")
+# Format -> what its paths end in; "" is a directory. The first format of an ending is meant
+# where none is given.
+FORMATS = dict(
+    google=(".npz",),
+    huggingface=("",),
+    timm=(".safetensors", ""),
+    stablehlo=(".stablehlo",),
+    savedmodel=("",),
+)
 Tensors = dict[str, np.ndarray]
 # big_vision counts the sub-layers of a block by their type.
 _TO_BIG_VISION = (
@@ -31,12 +39,12 @@ _TO_BIG_VISION = (
 
 
 def write(published: Published, path: str | Path, *, format: str = "") -> list[str]:
-    """Writes weights with the names, shapes and JSON of another program.
+    """Writes weights with the names, shapes and JSON of another program, or as a program.
 
     Args:
       published: weights and their model.
-      path: x.npz (google) or x.safetensors (timm), with x.npz.json beside it, from which
-        vit_jax reads back what names cannot say; or a directory (huggingface, timm).
+      path: x.npz (google), x.safetensors (timm) or x.stablehlo, each with a .json beside it
+        that says what names cannot; or a directory (huggingface, timm, savedmodel).
       format: one of FORMATS; "": by the path, where a directory is for Hugging Face.
 
     Returns:
@@ -46,16 +54,20 @@ def write(published: Published, path: str | Path, *, format: str = "") -> list[s
       InputError: the format has no place for a part of the model, or something is there.
     """
     path = Path(path)
-    format = format or {".npz": "google", ".safetensors": "timm"}.get(path.suffix, "huggingface")
+    if not format:
+        format = next(
+            (name for name, ends in FORMATS.items() if path.suffix in ends), "huggingface"
+        )
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
-    wanted = dict(google=(".npz",), timm=("", ".safetensors"), huggingface=("",))[format]
-    if path.suffix not in wanted:
-        names = " or ".join(f"x{suffix}" if suffix else "a directory" for suffix in wanted)
+    if path.suffix not in FORMATS[format]:
+        names = " or ".join(f"x{suffix}" if suffix else "a directory" for suffix in FORMATS[format])
         raise InputError(f"{path}: format {format} is written to {names}")
     if path.exists():
         raise InputError(f"{path} exists; give another path, or remove it")
-    return dict(google=_google, timm=_timm, huggingface=_huggingface)[format](published, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writers = dict(google=_google, timm=_timm, huggingface=_huggingface)
+    return writers.get(format, _program)(published, path)
 
 
 def _named(published: Published, family: str, renames: Sequence[tuple[str, str]] = ()) -> Tensors:
@@ -94,9 +106,13 @@ def _save(path: Path, tensors: Tensors, files: dict[Path, Any]) -> list[str]:
         from safetensors.numpy import save_file
 
         save_file(tensors, path, metadata={"format": "pt"})
+    return [f"wrote {path}: {len(tensors)} tensors", *_save_json(files)]
+
+
+def _save_json(files: dict[Path, Any]) -> list[str]:
     for file, document in files.items():
         file.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
-    return [f"wrote {path}: {len(tensors)} tensors", *(f"wrote {file}" for file in files)]
+    return [f"wrote {file}" for file in files]
 
 
 def _google(published: Published, path: Path) -> list[str]:
@@ -151,6 +167,19 @@ def _timm(published: Published, path: Path) -> list[str]:
         return [*_save(path, tensors, {_sidecar(path): _own(published)}), *lines]
     files = {path / "config.json": dict(document, vit_jax=_own(published))}
     return [*_save(path / "model.safetensors", tensors, files), *lines]
+
+
+def _program(published: Published, path: Path) -> list[str]:
+    """The inference function, to be run without this package."""
+    from vit_jax.checkpoint.convert import export
+
+    if path.suffix:
+        export.stablehlo(published, path)
+        file = _sidecar(path)
+    else:
+        export.savedmodel(published, path)
+        file = path / "vit_jax.json"
+    return [f"wrote {path}", *_save_json({file: _own(published)})]
 
 
 def _huggingface(published: Published, path: Path) -> list[str]:

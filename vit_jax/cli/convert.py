@@ -1,0 +1,76 @@
+"""Turn weights of one program into those of another; every tensor is accounted for.
+
+vit_jax convert google/vit-base-patch16-224 B_16.npz
+vit_jax convert B_16.npz vit_base_384 --format=timm --set image_size=384
+vit_jax convert workdirs/pets pets.stablehlo
+"""
+
+import argparse
+import ast
+import json
+from typing import Any
+
+from vit_jax.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("source", metavar="SRC", help="workdir, checkpoint, weight file, URL or id")
+    parser.add_argument(
+        "target", metavar="DST", help="x.npz, x.safetensors, x.stablehlo, directory"
+    )
+    parser.add_argument(
+        "--format",
+        default="",
+        help="google, timm, huggingface, stablehlo or savedmodel; default: by DST",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="model option that SRC does not tell, or that is to change, e.g. num_heads=12",
+    )
+    parser.add_argument(
+        "--resample",
+        default="bilinear_align_corners",
+        help="how position embeddings meet another image_size",
+    )
+    parser.add_argument(
+        "--leave-out", action="append", default=[], help="pattern of tensor names to pass over"
+    )
+    parser.add_argument("--use-ema", action="store_true", help="averaged parameters")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Converts; returns the exit status."""
+    from vit_jax.checkpoint import convert, read_weights
+
+    weights = read_weights(
+        args.source,
+        use_ema=args.use_ema,
+        resample=args.resample,
+        leave_out=args.leave_out,
+        **_options(args.set),
+    )
+    lines = [*weights.report, *convert.write(weights, args.target, format=args.format)]
+    if args.json:
+        print(json.dumps(dict(name=weights.name, options=weights.options, report=lines), indent=2))
+    else:
+        print("\n".join(lines))
+    return 0
+
+
+def _options(words: list[str]) -> dict[str, Any]:
+    """["num_heads=12", "head=gap"] -> {"num_heads": 12, "head": "gap"}."""
+    options = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise InputError(f"--set {word}: write OPTION=VALUE, such as num_heads=12")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options
