@@ -77,7 +77,7 @@ def make_train_step(
         )
         if axis_name:
             loss, grads = lax.pmean((loss, grads), axis_name)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         new = _update(state, grads, finite, optimizer, config.optimizer.ema_decay)
         metrics = dict(

@@ -1,0 +1,125 @@
+"""The commands on real images, and what they say to wrong input."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_jax.cli.main import main
+
+TINY = [
+    "--config.model.width=32",
+    "--config.model.depth=2",
+    "--config.model.mlp_dim=64",
+    "--config.model.num_heads=2",
+    "--config.batch_size=16",
+    "--config.log.tensorboard=False",
+]
+PRETRAIN = ["train", "--config=configs/quickstart.py:pretrain", *TINY]
+SHORT = ["--config.total.epochs=None", "--config.total.steps=4",
+         "--config.optimizer.warmup.epochs=None"]  # fmt: skip
+
+
+def run(capfd, *argv):
+    """Exit status, standard output, the last line of standard error."""
+    status = main([str(word) for word in argv])
+    out, err = capfd.readouterr()
+    return status, out, (err.strip().splitlines() or [""])[-1]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Crops of three photographs, a class each, as JPEG files."""
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    china, flower = load_sample_images().images
+    root = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for name, photo in dict(china=china, coffee=data.coffee(), flower=flower).items():
+        (root / name).mkdir()
+        for i in range(12):
+            y, x = rng.integers(0, photo.shape[0] - 200), rng.integers(0, photo.shape[1] - 300)
+            Image.fromarray(photo[y : y + 200, x : x + 300]).save(root / name / f"{i}.jpg")
+    return root
+
+
+def test_train_evaluate_predict_on_a_folder_of_jpegs(photographs, tmp_path, capfd):
+    workdir = tmp_path / "run"
+    status, out, _ = run(
+        capfd, *PRETRAIN, *SHORT, f"--workdir={workdir}", "--json",
+        f"--config.data.source=folder:{photographs}",
+        "--config.data.pp=decode|inception_crop(32)|flip_lr|value_range(-1, 1)",
+        "--config.model.patch_size=8",
+        "--config.total.steps=40",
+    )  # fmt: skip
+    summary = json.loads(out)
+    assert status == 0 and summary["steps"] == 40
+
+    status, out, _ = run(capfd, "evaluate", f"--checkpoint={workdir}", "--json")
+    result = json.loads(out)
+    assert status == 0 and set(result) >= {"top1", "top5", "loss", "examples"}
+    assert result["examples"] == summary["metrics"]["eval/test/examples"] == 7
+    assert result["top1"] == pytest.approx(summary["metrics"]["eval/test/top1"])
+    assert result["loss"] == pytest.approx(summary["metrics"]["eval/test/loss"], rel=1e-5)
+
+    files = [photographs / "china" / "0.jpg", photographs / "flower" / "3.jpg"]
+    status, out, _ = run(capfd, "predict", f"--checkpoint={workdir}", *files, "--topk=2", "--json")
+    results = json.loads(out)
+    assert status == 0 and [r["path"] for r in results] == [str(f) for f in files]
+    for r in results:
+        assert len(r["top"]) == 2
+        assert {top["label"] for top in r["top"]} <= {"china", "coffee", "flower"}
+        assert r["top"][0]["probability"] >= r["top"][1]["probability"] > 0
+
+
+def test_models_prints_the_papers_counts(capfd):
+    status, out, _ = run(capfd, "models", "ViT-*/16", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert status == 0
+    assert rows["ViT-B/16"]["params"] == 86_567_656
+    assert round(rows["ViT-L/16"]["macs"] / 1e9, 3) == 61.555
+    assert rows["ViT-S/16"]["image_size"] == 224
+
+
+WRONG = {
+    "unknown command": (["trian"], "did you mean 'train'"),
+    "unknown flag": ([*PRETRAIN, "--workdri=x"], "--workdir"),
+    "missing config": (["train", "--config=configs/quickstrat.py", "--workdir=x"], "quickstart.py"),
+    "config argument": (["train", "--config=configs/quickstart.py:finetun", "--workdir=x"],
+                        "did you mean 'finetune'"),
+    "unknown option": (["--config.optimizer.learning_rat=1"], "optimizer.learning_rate"),
+    "option elsewhere": (["--config.learning_rate=1"], "optimizer.learning_rate"),
+    "type": (["--config.batch_size=many"], "--config.batch_size=many"),
+    "model": (["--config.model.name=ViT-C/16"], "unknown model 'ViT-C/16'"),
+    "operation": (["--config.data.pp=inception_crp(16)"], "inception_crop"),
+    "argument": (["--config.data.pp=inception_crop(16, sz=2)"], "sz"),
+    "source": (["--config.data.source=digit"], "did you mean 'digits'"),
+    "folder": (["--config.data.source=folder:/nowhere"], "/nowhere"),
+    "patch": (["--config.model.patch_size=5"], "not divisible by the patch size 5; use 15 or 20"),
+    "classes": (["--config.model.num_classes=7"], "num_classes is 7"),
+    "batch": (["--config.batch_size=12"], "the nearest that does is"),
+    "mesh": (["--config.parallel.fsdp=3"], "fsdp=3"),
+    "engine": (["--config.parallel.engine=pjti"], "did you mean 'pjit'"),
+    "init_from": (["--config.init_from=/nowhere"], "/nowhere"),
+    "optimizer": (["--config.optimizer.name=adamm"], "adam"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_line_and_status_2(case, tmp_path, capfd):
+    argv, hint = WRONG[case]
+    if argv[0].startswith("--config."):
+        argv = [*PRETRAIN, *SHORT, f"--workdir={tmp_path / 'run'}", *argv]
+    status, out, last = run(capfd, *argv)
+    assert status == 2 and out == ""
+    assert last.startswith("vit_jax: ") and hint in last
+    assert not (tmp_path / "run" / "checkpoints" / "4").exists()
+
+
+def test_predict_refuses_what_is_no_image_and_no_checkpoint(tmp_path, capfd):
+    status, _, last = run(capfd, "predict", "--checkpoint=/nowhere", __file__)
+    assert status == 2 and "/nowhere does not exist" in last
+    status, _, last = run(capfd, "evaluate", f"--checkpoint={tmp_path}")
+    assert status == 2 and "holds no" in last
