@@ -103,38 +103,29 @@ def test_an_example_draws_the_same_in_any_batch(vit):
     np.testing.assert_allclose(apply(images[order], keys[order]), together[order], 1e-4, 1e-5)
 
 
-def test_sites_blocks_and_examples_draw_differently(vit):
-    # The same image with other keys, the same parameters in every block.
-    model = vit.model(dropout=0.5, depth=2)
-    graphdef, params = split(model)
-    params["blocks"] = jax.tree.map(lambda p: p.at[1].set(p[0]), params["blocks"])
-    images = np.repeat(vit.images(model, batch=1), 2, axis=0)
-    recorded = []
+def test_every_draw_has_a_key_of_its_own(vit, monkeypatch):
+    drawn, derived_from = [], []
 
-    def record(x, rate, keys):
-        y = original(x, rate, keys)
-        if rate:
-            jax.debug.callback(lambda mask: recorded.append(np.asarray(mask)), y != 0)
-        return y
+    def record(name, keys):
+        original = getattr(jax.random, name)
 
-    original, layers.dropout = layers.dropout, record
-    try:
-        merge(graphdef, params)(images, keys=keys_of(2))
-        jax.effects_barrier()
-    finally:
-        layers.dropout = original
-    assert len(recorded) == 1 + 2 * 3
-    masks = [mask[i] for mask in recorded for i in range(2) if mask.shape[-1] == WIDTH]
-    for a, b in itertools.combinations(masks, 2):
-        assert 0.2 < (a != b).mean() < 0.8
+        def recording(key, *args):
+            jax.debug.callback(
+                lambda data: keys.append(tuple(np.asarray(data))), jax.random.key_data(key)
+            )
+            return original(key, *args)
 
+        monkeypatch.setattr(jax.random, name, recording)
 
-def test_no_key_is_used_twice(vit):
-    model = vit.model(dropout=0.1, attention_dropout=0.1, stochastic_depth=0.1, unroll=-1)
-    images, keys = vit.images(model), keys_of(2)
-    graphdef, params = split(model)
-    with jax.debug_key_reuse(True):
-        jax.jit(lambda keys: merge(graphdef, params)(images, keys=keys))(keys)
+    record("bernoulli", drawn)
+    record("fold_in", derived_from)
+    model = vit.model(dropout=0.1, attention_dropout=0.1, stochastic_depth=0.1)
+    model(vit.images(model), keys=keys_of(2))
+    jax.effects_barrier()
+    # Embedding; in each block attention's weights and output, hidden layer, MLP, two branches.
+    assert len(drawn) == 2 * (1 + 3 * 6)
+    assert len(set(drawn)) == len(drawn)
+    assert not set(drawn) & set(derived_from)
 
 
 def test_stochastic_depth_drops_whole_branches_at_growing_rates(vit):
