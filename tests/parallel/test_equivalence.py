@@ -1,19 +1,20 @@
 """One training run under every layout and engine: the same numbers."""
 
 import functools
-import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from vit_jax import config as configs
+from vit_jax.checkpoint.manager import Checkpoints
+from vit_jax.errors import InputError
 from vit_jax.parallel.pjit import PjitEngine
-from vit_jax.parallel.pmap import PmapEngine
-from vit_jax.train.setup import Dataset, prepare
+from vit_jax.train.setup import Dataset, first_state, prepare
 
 BATCH, STEPS = 16, 20
+DATASET = Dataset(64, 10, (16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 LAYOUTS = {
     "data=8": dict(data=8),
     "fsdp=8": dict(data=1, fsdp=8),
@@ -49,9 +50,8 @@ def make_config(**parallel):
     return config
 
 
-def make_run(engine=None, **parallel):
-    dataset = Dataset(64, 10, (16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return prepare(make_config(**parallel), dataset, engine)
+def make_run(built=None, **parallel):
+    return prepare(make_config(**parallel), DATASET, built)
 
 
 def one_device_run(**parallel):
@@ -95,8 +95,84 @@ def assert_same(result, expected, tolerance=1e-5):
         np.testing.assert_allclose(leaf, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_run_of_one_device(layout, capfd):
     run = make_run(**LAYOUTS[layout])
     assert_same(train(run), reference())
     assert "full rematerialization" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_pmap_gives_the_run_of_one_device():
+    assert_same(train(make_run(engine="pmap")), reference())
+
+
+@pytest.mark.slow
+def test_a_run_changes_engine_layout_and_device_count(tmp_path):
+    """8 devices, then 1, then 8 under pmap, then fsdp: the data and the numbers go on."""
+    stages = [
+        make_run(**LAYOUTS["data=2 fsdp=4"]),
+        one_device_run(),
+        make_run(engine="pmap"),
+        make_run(**LAYOUTS["fsdp=8"]),
+    ]
+    checkpoints = Checkpoints(tmp_path, stages[0].config.checkpoint)
+    losses = []
+    for i, run in enumerate(stages):
+        state = first_state(run, checkpoints)
+        assert int(state.step) == 5 * i
+        for batch in batches()[5 * i : 5 * i + 5]:
+            state, metrics = run.train_step(state, run.engine.put_batch(batch, BATCH))
+            losses.append(float(metrics["loss"]))
+        state = run.engine.globalize(state)
+        checkpoints.save(int(state.step), state.items(), {}, {})
+        checkpoints.wait()
+    result = np.array(losses), jax.tree.map(np.asarray, (state.params, state.ema))
+    assert_same(result, reference())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["pjit", "pmap"])
+def test_accumulated_microbatches_equal_the_full_batch(engine):
+    layout = dict(data=2, fsdp=4) if engine == "pjit" else dict(engine="pmap")
+
+    def gradient(run):
+        """All of it in one vector: what a step of plain SGD at rate 1 moves parameters by."""
+        run = prepare(_plain_sgd(run.config), DATASET, run.engine)
+        before = run.engine.init(run.create)
+        start = ravel_pytree(jax.tree.map(np.asarray, before.params))[0]
+        batch = run.engine.put_batch(batches()[0], BATCH)
+        after, metrics = run.train_step(before, batch)
+        return start - ravel_pytree(jax.tree.map(np.asarray, after.params))[0], metrics["loss"]
+
+    accumulated, loss = gradient(make_run(**layout, accumulate=2))
+    full, full_loss = gradient(one_device_run())
+    np.testing.assert_allclose(loss, full_loss, rtol=1e-6)
+    assert np.linalg.norm(full) > 1e-2
+    # Parameters of size 1 carry 6e-8 of rounding into their difference.
+    assert np.linalg.norm(accumulated - full) < 1e-6 * np.linalg.norm(full) + 1e-6
+
+
+def _plain_sgd(config):
+    config.optimizer.update(
+        name="sgd", momentum=0.0, learning_rate=1.0, clip_norm=0.0, weight_decay=0.0
+    )
+    config.optimizer.warmup.steps = 0
+    return config
+
+
+def test_state_is_born_sharded():
+    """No device holds more of a sharded parameter, its moments or its average than its part."""
+    run = make_run(**LAYOUTS["tensor=2 fsdp=4"])
+    state = run.engine.init(run.create)
+    moments = [x for x in jax.tree.leaves(state.opt_state) if x.shape == (2, 128, 256)]
+    kernels = [state.params["blocks"]["mlp"]["fc1"]["kernel"], *moments]
+    assert len(moments) == 2  # Adam's first and second
+    for kernel in [*kernels, state.ema["blocks"]["mlp"]["fc1"]["kernel"]]:
+        assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 32, 128)}
+
+
+def test_pmap_refuses_sharded_parameters():
+    with pytest.raises(InputError, match="fsdp=8 needs engine 'pjit'"):
+        make_run(engine="pmap", data=1, fsdp=8)

@@ -3,6 +3,7 @@
   vit_jax train --config=configs/fashion_mnist.py --workdir=workdirs/fashion_mnist
 
 Started again with the same workdir, a run goes on from its last checkpoint.
+On several machines every process runs the same command (see docs/launch.md).
 Exit status: 0 done, 2 wrong input, 75 stopped by preemption with its state saved.
 """
 
@@ -10,6 +11,7 @@ import argparse
 import json
 
 from vit_jax.cli.configs import add_config_argument, load_config
+from vit_jax.cli.processes import add_process_arguments, join_processes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,11 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_argument(parser)
     parser.add_argument("--workdir", required=True, help="where checkpoints and metrics go")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_process_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
     config = load_config(args.config, args.overrides)
+    join_processes(args)
     from vit_jax.train.loop import train
 
     summary = train(config, args.workdir)

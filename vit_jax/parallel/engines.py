@@ -1,45 +1,61 @@
 """What the training loop needs from an engine; pjit.py and pmap.py are the two there are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from vit_jax.errors import unknown
 
-# A step is a pure function; `axis_name` is None where arrays are global (pjit)
-# and names the device axis where they are local (pmap).
-StepFn = Callable[..., Any]
-
-ENGINES = ("pjit", "pmap")
+# Steps are pure functions. Their makers take `axis_name`: None where arrays are global
+# (pjit), the name of the device axis where they are one device's part (pmap).
+MakeStep = Callable[..., Callable]
 
 
 class Engine(Protocol):
     """Places state and batches on devices and compiles steps."""
 
+    mesh: Mesh
     batch_shards: int  # into how many parts a batch is cut
-    data_slot: tuple[int, int]  # (index, count): which part of each batch this process reads
+    replicated: NamedSharding  # a full copy on every device
 
-    def init(self, create: Callable[[], Any]) -> Any:
-        """Runs `create` so that its result is born in the layout of `shardings`."""
+    def rows(self, batch_size: int) -> np.ndarray:
+        """Which rows of a global batch this process feeds to its devices, ascending."""
 
     def abstract(self, create: Callable[[], Any]) -> Any:
         """The result of `create` as ShapeDtypeStructs with shardings."""
 
-    def compile_train(self, make_step: Callable[[str | None], StepFn]) -> StepFn:
-        """(state, batch) -> (state, metrics), with the state donated."""
+    def init(self, create: Callable[[], Any]) -> Any:
+        """Runs `create` so that its result is born in the layout of `abstract`."""
 
-    def compile_eval(self, make_step: Callable[[str | None], StepFn]) -> StepFn:
+    def compile_train(self, make_step: MakeStep, abstract: Any) -> Callable:
+        """(state, batch) -> (state, metrics), with the state donated; has `lower` as jax.jit."""
+
+    def compile_eval(self, make_step: MakeStep) -> Callable:
         """(params, batch) -> sums over the global batch."""
 
-    def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This process's part of a global batch, onto the devices."""
+    def put_batch(self, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
+        """This process's `rows` of a global batch, onto the devices."""
+
+    def describe(self, params: Any) -> list[str]:
+        """Lines that say how parameters are laid out and what they take on each device."""
+
+    def abstract_batch(self, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+        """What `put_batch` gives for a global batch of these shapes."""
+
+    def globalize(self, state: Any) -> Any:
+        """What a step returned as arrays of all processes, ready to be saved."""
 
 
-def create_engine(parallel: ConfigDict) -> Engine:
+def create_engine(parallel: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Engine:
     """The engine that `config.parallel` names.
+
+    Args:
+      parallel: `config.parallel`.
+      devices: of all processes; None: those present.
 
     Raises:
       InputError: an unknown engine, or a mesh that does not fit the devices.
@@ -50,4 +66,4 @@ def create_engine(parallel: ConfigDict) -> Engine:
     engines = dict(pjit=PjitEngine, pmap=PmapEngine)
     if parallel.engine not in engines:
         raise unknown("config.parallel.engine", parallel.engine, engines)
-    return engines[parallel.engine](parallel)
+    return engines[parallel.engine](parallel, devices)

@@ -5,12 +5,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from vit_jax.models.layers import BATCH_AXES
 from vit_jax.parallel.mesh import batch_shards, create_mesh
-from vit_jax.parallel.rules import state_shardings
+from vit_jax.parallel.rules import check_replication, describe, state_shardings
 
 
 class PjitEngine:
@@ -18,6 +18,7 @@ class PjitEngine:
 
     def __init__(self, parallel: ConfigDict, devices: Sequence[jax.Device] | None = None):
         self.mesh = create_mesh(parallel, devices)
+        self.tolerance = parallel.replicated_tolerance
         self.batch_shards = batch_shards(self.mesh)
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
@@ -27,8 +28,13 @@ class PjitEngine:
         return sharded_rows(self.batch_sharding, batch_size)
 
     def abstract(self, create: Callable[[], Any]) -> Any:
-        """A train state's shapes and shardings; nothing is computed."""
+        """A train state's shapes and shardings; nothing is computed.
+
+        Raises:
+          InputError: more stays replicated than config.parallel.replicated_tolerance.
+        """
         shapes = jax.eval_shape(create)
+        check_replication(shapes.params, self.mesh, self.tolerance)
         shardings = state_shardings(shapes, shapes.params, self.mesh)
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -45,17 +51,17 @@ class PjitEngine:
     def compile_train(self, make_step: Callable[..., Callable], abstract: Any) -> Callable:
         """(state, batch) -> (state, metrics); the state's memory is reused."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        return self._in_mesh(
-            jax.jit(
-                make_step(axis_name=None),
-                donate_argnums=0,
-                out_shardings=(shardings, self.replicated),
-            )
+        step = jax.jit(
+            make_step(axis_name=None),
+            donate_argnums=0,
+            out_shardings=(shardings, self.replicated),
         )
+        return _InMesh(step, self.mesh)
 
     def compile_eval(self, make_step: Callable[..., Callable]) -> Callable:
         """(params, batch) -> sums over the global batch."""
-        return self._in_mesh(jax.jit(make_step(axis_name=None), out_shardings=self.replicated))
+        step = jax.jit(make_step(axis_name=None), out_shardings=self.replicated)
+        return _InMesh(step, self.mesh)
 
     def put_batch(self, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
         """This process's `rows` of a global batch as global arrays."""
@@ -65,12 +71,37 @@ class PjitEngine:
             for name, array in batch.items()
         }
 
-    def _in_mesh(self, compiled: Callable) -> Callable:
-        def call(*args):
-            with jax.set_mesh(self.mesh):
-                return compiled(*args)
+    def abstract_batch(self, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+        """What `put_batch` gives for a global batch of these shapes."""
+        return {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.batch_sharding)
+            for name, leaf in batch.items()
+        }
 
-        return call
+    def describe(self, params: Any) -> list[str]:
+        """Lines that say how parameters are laid out."""
+        return describe(params, self.mesh)
+
+    def globalize(self, state: Any) -> Any:
+        """The state as arrays of all processes, which it is."""
+        return state
+
+
+class _InMesh:
+    """A jitted function that is traced with the mesh in use."""
+
+    def __init__(self, function: Callable, mesh: Mesh):
+        self.function = function
+        self.mesh = mesh
+
+    def __call__(self, *args):
+        with jax.set_mesh(self.mesh):
+            return self.function(*args)
+
+    def lower(self, *args):
+        """Traces for arguments of which only shapes and shardings are needed."""
+        with jax.set_mesh(self.mesh):
+            return self.function.lower(*args)
 
 
 def sharded_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:

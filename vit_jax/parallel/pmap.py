@@ -1,6 +1,7 @@
 """jax.pmap: replicated state, one part of the batch per device, an explicit mean."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,23 +18,25 @@ AXIS_NAME = "batch"
 class PmapEngine:
     """Replicated data parallelism. State has no device axis, so checkpoints fit both engines."""
 
-    def __init__(self, parallel: ConfigDict):
-        sizes = mesh_sizes(parallel, jax.device_count())
+    def __init__(self, parallel: ConfigDict, devices: Sequence[jax.Device] | None = None):
+        self.devices = list(jax.devices() if devices is None else devices)
+        sizes = mesh_sizes(parallel, len(self.devices))
         for axis in ("fsdp", "tensor"):
             if sizes[axis] > 1:
                 raise InputError(
                     f"config.parallel.{axis}={sizes[axis]} needs engine 'pjit'; pmap replicates "
                     "parameters: set it to 1"
                 )
-        self.batch_shards = jax.device_count()
-        self.num_local = jax.local_device_count()
-        mesh = Mesh(np.array(jax.devices()), (AXIS_NAME,), axis_types=(AxisType.Auto,))
-        self.replicated = NamedSharding(mesh, PartitionSpec())
+        self.batch_shards = len(self.devices)
+        self.num_local = sum(_is_local(device) for device in self.devices)
+        self.mesh = Mesh(np.array(self.devices), (AXIS_NAME,), axis_types=(AxisType.Auto,))
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        self._pmap = functools.partial(jax.pmap, axis_name=AXIS_NAME, devices=devices)
 
     def rows(self, batch_size: int) -> np.ndarray:
         """Which rows of a global batch this process feeds to its devices, ascending."""
         per_device = batch_size // self.batch_shards
-        places = [i for i, device in enumerate(jax.devices()) if _is_local(device)]
+        places = [i for i, device in enumerate(self.devices) if _is_local(device)]
         return np.concatenate([np.arange(per_device) + i * per_device for i in places])
 
     def abstract(self, create: Callable[[], Any]) -> Any:
@@ -50,9 +53,8 @@ class PmapEngine:
     def compile_train(self, make_step: Callable[..., Callable], abstract: Any) -> Callable:
         """(state, batch) -> (state, metrics); the state's memory is reused."""
         del abstract  # the layout is always the same
-        return jax.pmap(
+        return self._pmap(
             make_step(axis_name=AXIS_NAME),
-            axis_name=AXIS_NAME,
             in_axes=(None, 0),
             out_axes=(None, None),
             donate_argnums=0,
@@ -60,9 +62,7 @@ class PmapEngine:
 
     def compile_eval(self, make_step: Callable[..., Callable]) -> Callable:
         """(params, batch) -> sums over the global batch."""
-        return jax.pmap(
-            make_step(axis_name=AXIS_NAME), axis_name=AXIS_NAME, in_axes=(None, 0), out_axes=None
-        )
+        return self._pmap(make_step(axis_name=AXIS_NAME), in_axes=(None, 0), out_axes=None)
 
     def put_batch(self, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
         """This process's `rows` with a leading axis over its devices."""
@@ -72,6 +72,29 @@ class PmapEngine:
             name: jax.device_put(array.reshape(self.num_local, -1, *array.shape[1:]), sharding)
             for name, array in batch.items()
         }
+
+    def abstract_batch(self, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+        """What `put_batch` gives for a global batch of these shapes."""
+
+        def cut(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            rows = leaf.shape[0] // self.batch_shards
+            return jax.ShapeDtypeStruct((self.num_local, rows, *leaf.shape[1:]), leaf.dtype)
+
+        return {name: cut(leaf) for name, leaf in batch.items()}
+
+    def describe(self, params: Any) -> list[str]:
+        """Lines that say how parameters are laid out."""
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+        return [f"parameters: {size:,} bytes on each device"]
+
+    def globalize(self, state: Any) -> Any:
+        """The state as arrays of all processes: what pmap returns is each process's own."""
+
+        def globalize(leaf: jax.Array) -> jax.Array:
+            shards = [shard.data for shard in leaf.addressable_shards]
+            return jax.make_array_from_single_device_arrays(leaf.shape, self.replicated, shards)
+
+        return jax.tree.map(globalize, state)
 
 
 def _is_local(device: jax.Device) -> bool:

@@ -129,7 +129,10 @@ def check_replication(params: Any, mesh: Mesh, tolerance: float) -> None:
 
 
 def describe(params: Any, mesh: Mesh) -> list[str]:
-    """Lines that say how each parameter is sharded and what that costs per device."""
+    """Lines that say how parameters are sharded and what that costs per device.
+
+    Those that are whole on every device only count in the last line.
+    """
     lines, total, local = [], 0, 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = path_name(path)
@@ -139,6 +142,8 @@ def describe(params: Any, mesh: Mesh) -> list[str]:
             parts *= mesh.shape[axis] if axis else 1
         size = leaf.size * leaf.dtype.itemsize
         total, local = total + size, local + size // parts
-        lines.append(f"{name:40} {tuple(leaf.shape)!s:24} {spec!s:32} {size // parts:>14,} bytes")
+        if parts > 1:
+            axes = ", ".join(str(axis) for axis in spec)
+            lines.append(f"{name:32} {tuple(leaf.shape)!s:24} ({axes}) {size // parts:,} bytes")
     lines.append(f"parameters: {total:,} bytes, {local:,} on each device")
     return lines

@@ -68,6 +68,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
             workdir, step=step, tensorboard=config.log.tensorboard, active=first_process
         )
     log.info("%s", _opening_line(run, source, step))
+    for line in engine.describe(run.abstract.params):
+        log.info("%s", line)
     loop = Loop(run, clock, metrics, Progress(run.total_steps, active=first_process))
     meta = describe(run, source, pp)
     every = {
@@ -149,6 +151,7 @@ class Loop:
         self.settle()
         with self.clock.phase("checkpoint"):
             self.metrics.flush()
+            state = self.run.engine.globalize(state)
             checkpoints.save(step, state.items(), meta, self.metrics.last)
 
     def settle(self) -> None:

@@ -1,0 +1,119 @@
+"""Two processes of four devices over loopback: the run of one process with eight."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from vit_jax.checkpoint.load import read
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = [
+    "--config=configs/quickstart.py:pretrain",
+    "--config.model.width=128",
+    "--config.model.depth=2",
+    "--config.model.num_heads=4",
+    "--config.total.epochs=None",
+    "--config.total.steps=6",
+    "--config.optimizer.warmup.epochs=None",
+    "--config.optimizer.eps=1e-3",
+    "--config.mixup.alpha=0.2",
+    "--config.log.every=1",
+    "--config.log.tensorboard=False",
+    "--config.batch_size=32",
+    "--config.evals.test.batch_size=64",
+]
+ENGINES = {
+    "pjit": ["--config.parallel.data=2", "--config.parallel.fsdp=4"],
+    "pmap": ["--config.parallel.engine=pmap"],
+}
+
+
+def start(devices, *args, **env):
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return subprocess.Popen(
+        [sys.executable, "-m", "vit_jax", "train", *OPTIONS, *args],
+        cwd=ROOT,
+        env=dict(os.environ, XLA_FLAGS=flags, JAX_PLATFORMS="cpu", **env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def two_processes(*args, timeout=60):
+    address = f"127.0.0.1:{free_port()}"
+    common = [f"--coordinator={address}", "--num-processes=2", f"--process-timeout={timeout}"]
+    return [start(4, *common, f"--process-id={i}", *args) for i in (0, 1)]
+
+
+def finish(processes, seconds=300):
+    outputs = [process.communicate(timeout=seconds)[0] for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+def losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    return [line["train/loss"] for line in lines], lines[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_processes_equal_one(engine, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    codes, outputs = finish([start(8, f"--workdir={one}", *ENGINES[engine])])
+    assert codes == [0], outputs
+    codes, outputs = finish(two_processes(f"--workdir={two}", *ENGINES[engine]))
+    assert codes == [0, 0], outputs
+    (expected, expected_end), (found, end) = losses(one), losses(two)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert end["eval/test/examples"] == expected_end["eval/test/examples"] == 359
+    assert end["eval/test/loss"] == pytest.approx(expected_end["eval/test/loss"], rel=1e-5)
+    for leaf, wanted in zip(
+        jax.tree.leaves(read(two)[0]), jax.tree.leaves(read(one)[0]), strict=True
+    ):
+        np.testing.assert_allclose(leaf, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max() + 1e-9)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_other(tmp_path):
+    processes = two_processes(f"--workdir={tmp_path}", "--config.total.steps=100000", timeout=10)
+    metrics = tmp_path / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    processes[1].kill()
+    output, _ = processes[0].communicate(timeout=60)
+    assert processes[0].returncode not in (0, None)
+    assert "another task died" in output or "unhealthy" in output
+
+
+@pytest.mark.slow
+def test_a_process_that_never_arrives_is_an_error_in_bounded_time(tmp_path):
+    process = start(
+        1, f"--workdir={tmp_path}", f"--coordinator=127.0.0.1:{free_port()}",
+        "--num-processes=2", "--process-id=0", "--process-timeout=5",
+    )  # fmt: skip
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode not in (0, None)
+    assert "process 0 of 2 joins the others" in output and "within 5 s" in output
+
+
+def test_incomplete_arguments_are_refused(tmp_path):
+    process = start(1, f"--workdir={tmp_path}", "--coordinator=127.0.0.1:1")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2 and "all three" in output.splitlines()[-1]

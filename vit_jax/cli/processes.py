@@ -1,0 +1,25 @@
+"""The arguments of commands that run on many processes."""
+
+import argparse
+
+
+def add_process_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what only launches without Slurm, Open MPI or Cloud TPU need."""
+    group = parser.add_argument_group("several processes")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    group.add_argument("--num-processes", type=int, help="how many processes there are")
+    group.add_argument("--process-id", type=int, help="which one this is, from 0")
+    group.add_argument(
+        "--process-timeout",
+        type=int,
+        default=300,
+        metavar="SECONDS",
+        help="how long to wait for a process that does not arrive or falls silent",
+    )
+
+
+def join_processes(args: argparse.Namespace) -> None:
+    """Joins the other processes, if there are any."""
+    from vit_jax.parallel.distributed import initialize
+
+    initialize(args.coordinator, args.num_processes, args.process_id, args.process_timeout)

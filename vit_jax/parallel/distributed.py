@@ -1,0 +1,92 @@
+"""One run on many processes: who they are and how they find each other."""
+
+import glob
+import logging
+import os
+
+import jax
+
+from vit_jax.errors import InputError
+
+log = logging.getLogger(__name__)
+
+# Set by the launchers whose processes JAX can find by itself, to the number of them.
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+
+def initialize(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    timeout: int = 300,
+) -> None:
+    """Joins the other processes of a run, if there are any; call before JAX is used.
+
+    Explicit arguments win over the environment (JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES, JAX_PROCESS_ID); without either JAX itself finds the others on
+    Cloud TPU, Slurm and Open MPI. A process on its own needs none of it.
+
+    Args:
+      coordinator: host:port of process 0.
+      num_processes: how many there are.
+      process_id: which one this is, from 0.
+      timeout: seconds to wait for the others, and until a silent one counts as dead.
+
+    Raises:
+      InputError: incomplete arguments, or the others do not arrive in time.
+    """
+    given = [
+        coordinator or os.environ.get(ADDRESS),
+        _number(num_processes, COUNT),
+        _number(process_id, INDEX),
+    ]
+    explicit = given[0] is not None
+    if explicit and None in given:
+        raise InputError(
+            "a run on several processes wants --coordinator, --num-processes and --process-id "
+            f"(or {ADDRESS}, {COUNT} and {INDEX}), all three"
+        )
+    if not explicit and not _found_by_jax():
+        return
+    if explicit:
+        # JAX's runtime ends the process itself when the others stay away: say this before.
+        log.info(
+            "process %d of %d joins the others at %s; JAX ends it if they are not there within "
+            "%d s",
+            *(given[2], given[1], given[0], timeout),
+        )
+    limits = dict(initialization_timeout=timeout, heartbeat_timeout_seconds=timeout)
+    try:
+        if explicit:
+            jax.distributed.initialize(*given, **limits)
+        else:
+            jax.distributed.initialize(**limits)
+    except (RuntimeError, ValueError) as error:
+        where = f"at {given[0]} " if explicit else ""
+        raise InputError(
+            f"process {given[2] if explicit else ''} did not find the others {where}within "
+            f"{timeout} s: {_first_line(error)}"
+        ) from error
+
+
+def _number(given: int | None, variable: str) -> int | None:
+    text = os.environ.get(variable)
+    if given is not None or text is None:
+        return given
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{variable} is {text!r}; it must be a whole number") from None
+
+
+def _found_by_jax() -> bool:
+    """Whether this is one of several processes that JAX can find without being told."""
+    if any(int(os.environ.get(variable) or 1) > 1 for variable in _COUNTS):
+        return True
+    # TPU hosts, which ask their metadata server.
+    return bool(glob.glob("/dev/accel*") or os.environ.get("TPU_WORKER_HOSTNAMES"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
