@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 from jax.extend import core
 
-from vit_jax.analyze.flops import forward_flops, macs, train_flops
+from vit_jax.analyze.flops import _taps, forward_flops, macs, train_flops
 from vit_jax.models import create_model, model_config
 
 # GMACs with a head of 1000 classes at 224 and 384 pixels.
@@ -27,19 +27,30 @@ GMACS = {
     "R50+ViT-B/16": ("21.535", "67.156"),
     "R50+ViT-L/32": ("19.413", "57.136"),
 }
-# Table 6, pre-training on JFT-300M (303M images): epochs, the paper's exaFLOPs.
+# Table 6, pre-training on JFT-300M (303M images): epochs, the paper's exaFLOPs, and the same
+# computed without training from the architecture alone.
 EXAFLOPS = [
-    ("ViT-B/32", 7, 55),
-    ("ViT-B/16", 7, 224),
-    ("ViT-L/32", 7, 196),
-    ("ViT-L/16", 7, 783),
-    ("ViT-L/16", 14, 1567),
-    ("ViT-H/14", 14, 4262),
-    ("R50+ViT-B/32", 7, 106),
-    ("R50+ViT-B/16", 7, 274),
-    ("R50+ViT-L/32", 7, 246),
-    ("R50+ViT-L/16", 14, 1668),
+    ("ViT-B/32", 7, 55, "56.1"),
+    ("ViT-B/16", 7, 224, "223.5"),
+    ("ViT-L/32", 7, 196, "195.7"),
+    ("ViT-L/16", 7, 783, "783.3"),
+    ("ViT-L/16", 14, 1567, "1566.7"),
+    ("ViT-H/14", 14, 4262, "4258.0"),
+    ("BiT-R50x1", 7, 50, "50.2"),
+    ("BiT-R50x2", 7, 199, "197.9"),
+    ("BiT-R101x1", 7, 96, "95.1"),
+    ("BiT-R152x1", 7, 141, "140.3"),
+    ("BiT-R152x2", 7, 563, "558.3"),
+    ("BiT-R152x2", 14, 1126, "1116.7"),
+    ("BiT-R200x3", 14, 3306, "3288.5"),
+    ("R50+ViT-B/32", 7, 106, "105.8"),
+    ("R50+ViT-B/16", 7, 274, "272.5"),
+    ("R50+ViT-L/32", 7, 246, "245.2"),
+    ("R50+ViT-L/16", 7, 859, "832.5"),
+    ("R50+ViT-L/16", 14, 1668, "1665.0"),
 ]
+# B/32 is 2% off; for R50+L/16 the paper's 7 epochs are not half of its 14.
+EXCEPTIONS = {("ViT-B/32", 7), ("R50+ViT-L/16", 7)}
 
 
 @pytest.mark.parametrize("name", GMACS)
@@ -48,11 +59,24 @@ def test_macs_of_the_paper_variants(name):
     assert tuple(f"{macs(config) / 1e9:.3f}" for config in configs) == GMACS[name]
 
 
-@pytest.mark.parametrize("name, epochs, exaflops", EXAFLOPS)
-def test_pre_training_cost_of_table_6(name, epochs, exaflops):
-    per_image = train_flops(model_config(name, num_classes=0))
-    # B/32 is the furthest from the paper: 56.1 for 55.
-    assert per_image * epochs * 303e6 / 1e18 == pytest.approx(exaflops, rel=0.021)
+@pytest.mark.parametrize("name, epochs, exaflops, computed", EXAFLOPS)
+def test_pre_training_cost_of_table_6(name, epochs, exaflops, computed):
+    per_image = 6 * macs(model_config(name, num_classes=0), padding=False)
+    total = per_image * epochs * 303e6 / 1e18
+    assert f"{total:.1f}" == computed
+    within = 0.01 if (name, epochs) not in EXCEPTIONS else 0.04
+    assert total == pytest.approx(exaflops, rel=within)
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 8, 13])
+@pytest.mark.parametrize("kernel, stride", [(1, 1), (3, 1), (3, 2), (7, 2)])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_taps_on_padding_are_those_that_meet_no_pixel(side, kernel, stride, symmetric):
+    padding = [(kernel // 2, kernel // 2)] if symmetric else "SAME"
+    ones = jnp.ones((1, 1, side)), jnp.ones((1, 1, kernel))
+    met = jax.lax.conv_general_dilated(*ones, (stride,), padding)
+    assert _taps(side, kernel, stride, symmetric, padding=False) == int(met.sum())
+    assert _taps(side, kernel, stride, symmetric, padding=True) == met.size * kernel
 
 
 def products_run(jaxpr):

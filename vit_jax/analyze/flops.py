@@ -1,13 +1,12 @@
 """Analytic cost of a model per image.
 
 Counted are convolutions and matrix products, those of attention included:
-1 MAC = 1 multiply-accumulate = 2 FLOPs. A convolution counts its taps on padding too.
-Counting is by hand because XLA's cost analysis counts the body of a scan once,
-whatever its length.
+1 MAC = 1 multiply-accumulate = 2 FLOPs. A convolution counts its taps on padding too,
+unless `padding=False`: so the paper counts in table 6. Counting is by hand because XLA's
+cost analysis counts the body of a scan once, whatever its length.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.models.resnet import BiTConfig, feature_channels
@@ -15,10 +14,14 @@ from vit_jax.models.vit import ViTConfig
 
 
 @functools.singledispatch
-def macs(config: Any) -> int:
+def macs(config: Any, *, padding: bool = True) -> int:
     """Multiply-accumulates of one image's forward pass.
 
     A model family takes part by registering its configuration class (`macs.register`).
+
+    Args:
+      config: of the model.
+      padding: count the taps of convolutions that fall on padding.
 
     Raises:
       TypeError: no family has registered the class of `config`.
@@ -27,12 +30,12 @@ def macs(config: Any) -> int:
 
 
 @macs.register
-def vit_macs(config: ViTConfig) -> int:
+def vit_macs(config: ViTConfig, *, padding: bool = True) -> int:
     """MACs of a ViT or hybrid (section 3.1): stem, patch embedding, encoder, head."""
     channels, stem = 3, 0
     if config.resnet_stages is not None:
         channels = feature_channels(config.resnet_stages, config.resnet_width)
-        stem = resnet_macs(config.image_size, config.resnet_stages, config.resnet_width)
+        stem = resnet_macs(config, preact=False, padding=padding)
     patches = config.grid[0] * config.grid[1]
     values_per_patch = config.patch_size[0] * config.patch_size[1] * channels
     embedding = patches * values_per_patch * config.width
@@ -40,9 +43,9 @@ def vit_macs(config: ViTConfig) -> int:
 
 
 @macs.register
-def bit_macs(config: BiTConfig) -> int:
+def bit_macs(config: BiTConfig, *, padding: bool = True) -> int:
     """MACs of a BiT ResNet with its classifier."""
-    stem = resnet_macs(config.image_size, config.resnet_stages, config.resnet_width)
+    stem = resnet_macs(config, preact=config.preact, padding=padding)
     return stem + config.feature_width * config.num_classes
 
 
@@ -70,28 +73,45 @@ def _attention_pool_macs(config: ViTConfig) -> int:
     return 2 * width**2 + 2 * patches * (width**2 + width) + 2 * width * config.mlp_dim
 
 
-def resnet_macs(image_size: tuple[int, int], stages: Sequence[int], width: int) -> int:
-    """MACs of a ResNet's convolutions up to its last map (1912.11370)."""
-    rows, columns = _halve(image_size)
-    channels = 64 * width
-    total = rows * columns * 7 * 7 * 3 * channels
-    size = _halve((rows, columns))
-    for i, units in enumerate(stages):
-        middle = 64 * width * 2**i
+def resnet_macs(config: ViTConfig | BiTConfig, *, preact: bool, padding: bool = True) -> int:
+    """MACs of a ResNet's convolutions up to its last map (1912.11370).
+
+    Args:
+      config: its `image_size`, `resnet_stages` and `resnet_width` count.
+      preact: the arrangement, on which symmetric padding depends.
+      padding: count taps on padding.
+    """
+
+    def taps(size: tuple[int, int], kernel: int, stride: int) -> int:
+        """Positions of a kernel's elements over a map of `size`, in both directions."""
+        rows, columns = (_taps(side, kernel, stride, preact, padding) for side in size)
+        return rows * columns
+
+    channels = 64 * config.resnet_width
+    total = taps(config.image_size, 7, 2) * 3 * channels
+    size = _halve(_halve(config.image_size))
+    for i, units in enumerate(config.resnet_stages):
+        middle = 64 * config.resnet_width * 2**i
+        outputs = 4 * middle
         for j in range(units):
-            reduced = _halve(size) if i > 0 and j == 0 else size
-            total += _unit_macs(size, reduced, channels, middle, project=j == 0)
-            size, channels = reduced, 4 * middle
+            stride = 2 if i > 0 and j == 0 else 1
+            total += taps(size, 1, 1) * channels * middle + taps(size, 3, stride) * middle**2
+            size = size if stride == 1 else _halve(size)
+            project = channels if j == 0 else 0
+            total += taps(size, 1, 1) * (middle + project) * outputs
+            channels = outputs
     return total
 
 
-def _unit_macs(
-    size: tuple[int, int], reduced: tuple[int, int], inputs: int, middle: int, *, project: bool
-) -> int:
-    """A bottleneck: the first 1x1 convolution sees the full map, the others the reduced one."""
-    outputs = 4 * middle
-    per_reduced = 9 * middle**2 + middle * outputs + project * inputs * outputs
-    return size[0] * size[1] * inputs * middle + reduced[0] * reduced[1] * per_reduced
+def _taps(side: int, kernel: int, stride: int, symmetric: bool, padding: bool) -> int:
+    """Along one axis: outputs times kernel elements, without those on padding if asked for."""
+    outputs = -(-side // stride)
+    if padding:
+        return outputs * kernel
+    total = max((outputs - 1) * stride + kernel - side, 0)
+    before = kernel // 2 if symmetric else total // 2
+    starts = (output * stride - before for output in range(outputs))
+    return sum(min(start + kernel, side) - max(start, 0) for start in starts)
 
 
 def _halve(size: tuple[int, int]) -> tuple[int, int]:

@@ -12,6 +12,8 @@ from vit_jax.checkpoint.resample import resample_posemb
 from vit_jax.errors import InputError
 
 POSEMB = "posemb/embedding"
+# Options that change what the same parameters compute: where programs differ, points get lost.
+MEANING = ("gelu", "norm_eps", "resnet_norm_eps", "resnet_conv_eps", "pool_then_norm")
 
 
 def transfer(
@@ -40,8 +42,10 @@ def transfer(
       Path -> array, for every parameter of the new model that is not skipped.
 
     Raises:
-      InputError: lists what is missing, unexpected or misshapen, with both shapes.
+      InputError: lists what is missing, unexpected or misshapen, with both shapes; or
+        names an option under which the parameters would compute something else.
     """
+    _check_meaning(source_config, target_config)
     have = _flatten(source, skip)
     want = _flatten(target, skip)
     if POSEMB in have and POSEMB in want and source_config.grid != target_config.grid:
@@ -63,6 +67,16 @@ def transfer(
             + "; ".join(problems)
         )
     return have
+
+
+def _check_meaning(source_config: Any, target_config: Any) -> None:
+    for field in MEANING:
+        was, is_now = (getattr(config, field, None) for config in (source_config, target_config))
+        if was != is_now:
+            raise InputError(
+                f"init_from was trained with {field} {was!r}, config.model.{field} is {is_now!r}; "
+                f"set --config.model.{field}={was}"
+            )
 
 
 def replace(params: Any, loaded: dict[str, Any]) -> Any:

@@ -138,7 +138,8 @@ def configure_model(config: ConfigDict, dataset: Dataset) -> Any:
 
 
 def _check_patches(model_config: Any) -> None:
-    for size, patch in zip(model_config.image_size, model_config.patch_size, strict=True):
+    patches = getattr(model_config, "patch_size", (1, 1))  # a BiT has none
+    for size, patch in zip(model_config.image_size, patches, strict=True):
         if size % patch:
             raise InputError(
                 f"image size {size} is not divisible by the patch size {patch}; "

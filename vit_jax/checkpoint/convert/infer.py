@@ -108,8 +108,8 @@ def infer(
         return _infer_bit(seen, hints, options)
     fields = _structure(path, seen, {**options, **hints})
     fields |= _positions(path, seen, fields, hints, options)
-    for field in ("norm_eps", "gelu", "resnet_norm_eps", "resnet_conv_eps"):
-        fields[field] = hints.get(field, ViTConfig.__dataclass_fields__[field].default)
+    stem = ("resnet_norm_eps", "resnet_conv_eps") if fields["resnet_stages"] is not None else ()
+    fields |= {key: hints[key] for key in ("norm_eps", "gelu", *stem) if key in hints}
     return ViTConfig(**fields)
 
 
