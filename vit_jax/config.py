@@ -85,7 +85,7 @@ def default() -> ConfigDict:
             distillation="none",  # token: DeiT's token (2012.12877); head: and its classifier
             pool_then_norm=False,  # head gap: the last norm comes after the mean
             pre_logits=0,  # width of a tanh layer before the head; 0: none, -1: the model's
-            posemb="learned",  # position embedding
+            posemb="learned",  # position embedding: learned, sincos2d (fixed) or none
             posemb_class_slot=True,  # class and distillation tokens have their own positions
             posemb_register_slots=False,  # and so have registers
             registers=0,  # extra learnt tokens (2309.16588)
@@ -117,6 +117,7 @@ def default() -> ConfigDict:
             shuffle=True,  # a new order every epoch
             threads=0,  # parallel decoding threads; 0: as many as cores
             prefetch=2,  # batches kept ready
+            resident=False,  # small sets: images live on the devices, augmentation happens there
             max_unreadable=0.01,  # share of training images that may be damaged; more is an error
         )
     )

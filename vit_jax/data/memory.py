@@ -25,7 +25,7 @@ def batches(
     prefetch: int,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches of the planned examples, made by threads ahead of their use."""
-    images, preprocess = _settled(source, preprocess)
+    images, preprocess = settled(source, preprocess)
 
     def make(step: int) -> dict[str, np.ndarray]:
         epoch, index, words = plan(step)
@@ -40,7 +40,7 @@ def batches(
     return _ahead(make, steps, threads, prefetch)
 
 
-def _settled(source: ArraySource, preprocess: Preprocess) -> tuple[np.ndarray, Preprocess]:
+def settled(source: ArraySource, preprocess: Preprocess) -> tuple[np.ndarray, Preprocess]:
     """Images after the operations that come before any randomness, and what is left.
 
     Only in training, where each image is used many times, and if they stay small.

@@ -56,7 +56,7 @@ def to_rgb(images: np.ndarray) -> np.ndarray:
 
 def below(word: np.ndarray, count: int | np.ndarray) -> np.ndarray:
     """Random words as integers in [0, count), count up to 2**16."""
-    return (((word >> np.uint32(16)) * np.uint32(count)) >> np.uint32(16)).astype(np.int64)
+    return (((word >> np.uint32(16)) * np.uint32(count)) >> np.uint32(16)).astype(np.int32)
 
 
 @functools.singledispatch

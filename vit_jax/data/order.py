@@ -16,7 +16,7 @@ import numpy as np
 
 _ROUNDS = 8  # of the Feistel network; 4 are a strong pseudo-random permutation in theory
 # Separate the streams of words that share a seed.
-_ORDER, _AUGMENT, _REPLACE = 0x6F726465, 0x61756D67, 0x7265706C
+_ORDER, AUGMENT, _REPLACE = 0x6F726465, 0x61756D67, 0x7265706C
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
@@ -131,7 +131,7 @@ def words(epoch: np.ndarray, index: np.ndarray, *, seed: int, count: int) -> np.
       uint32 array (b, count, 2).
     """
     epochs, which = np.unique(epoch, return_inverse=True)
-    k0, k1 = epoch_key(seed, epochs, _AUGMENT)
+    k0, k1 = epoch_key(seed, epochs, AUGMENT)
     key = (k0[which][:, None], k1[which][:, None])
     counter = (index.astype(np.uint32)[:, None], np.arange(count, dtype=np.uint32)[None])
     return np.stack(threefry2x32(key, counter), axis=-1)

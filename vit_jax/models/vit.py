@@ -285,8 +285,9 @@ class ViT(nnx.Module):
         if config.registers:
             init = nnx.initializers.normal(0.02)
             self.registers = nnx.Param(init(rngs.params(), (1, config.registers, width)))
-        num_positions = config.grid[0] * config.grid[1] + config.posemb_slots
-        self.posemb = create_position_embedding(config.posemb, num_positions, width, rngs=rngs)
+        self.posemb = create_position_embedding(
+            config.posemb, config.grid, config.posemb_slots, width, rngs=rngs
+        )
         self.blocks = _create_blocks(config, rngs)
         self.norm = LayerNorm(width, eps=config.norm_eps)  # float32: what follows is cheap
         if config.head == "map":

@@ -25,6 +25,7 @@ from vit_jax.train.clock import Clock
 from vit_jax.train.metrics import MetricsLog, Progress
 from vit_jax.train.preemption import PreemptionWatch
 from vit_jax.train.prefetch import prefetch
+from vit_jax.train.resident import resident_batches
 from vit_jax.train.setup import Dataset, Run, first_state, prepare, steps_of
 from vit_jax.train.state import TrainState
 from vit_jax.train.step import make_eval_step
@@ -209,14 +210,19 @@ def open_training_data(config: ConfigDict) -> tuple[Any, Any]:
 def training_batches(run: Run, source: Any, pp: Any, *, start_step: int) -> Iterator[dict]:
     """Global batches on the devices, from `start_step` on."""
     config, engine = run.config, run.engine
-    batches = data.train_batches(
-        source,
-        pp,
+    order = dict(
         batch_size=config.batch_size,
-        rows=engine.rows(config.batch_size),
         seed=config.seed,
         start_step=start_step,
         shuffle=config.data.shuffle,
+    )
+    if config.data.resident:
+        return resident_batches(source, pp, engine, **order)
+    batches = data.train_batches(
+        source,
+        pp,
+        **order,
+        rows=engine.rows(config.batch_size),
         threads=config.data.threads,
         prefetch=config.data.prefetch,
     )

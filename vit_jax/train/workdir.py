@@ -24,6 +24,7 @@ FREE = (
     "data.data_dir",
     "data.threads",
     "data.prefetch",
+    "data.resident",
 )
 
 

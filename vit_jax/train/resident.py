@@ -1,0 +1,139 @@
+"""Small data sets that live on the devices: batches without host work or TensorFlow.
+
+The order and the augmentation are those of `vit_jax.data`, bit for bit, computed on the
+device from two integers per step.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from vit_jax.data import numpy_ops, order, vocabulary
+from vit_jax.data.memory import settled
+from vit_jax.data.ops import Preprocess
+from vit_jax.data.source import ArraySource
+from vit_jax.errors import InputError
+from vit_jax.parallel.pjit import PjitEngine
+
+ON_DEVICE = (vocabulary.RandomCrop, vocabulary.FlipLeftRight, vocabulary.FlipUpDown)
+
+
+def resident_batches(
+    source: Any,
+    pp: Preprocess,
+    engine: Any,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    shuffle: bool = True,
+) -> Iterator[dict[str, jax.Array]]:
+    """Global training batches from `start_step` on, gathered and augmented on the devices.
+
+    Args:
+      source: an ArraySource; its images are copied to every device once.
+      pp: deterministic operations come first (they are applied before the copy), then
+        random crops and flips.
+      engine: the run's; pjit.
+      batch_size, seed, start_step, shuffle: as in `data.train_batches`.
+
+    Returns:
+      An endless iterator of {"image": uint8 (B, h, w, 3), "label": (B,) or (B, K)}.
+
+    Raises:
+      InputError: a source, an operation or an engine that this does not cover.
+    """
+    images, pp = _check(source, pp, engine)
+    labels = source.labels(np.arange(source.size))
+    images, labels = jax.device_put((images, labels), engine.replicated)
+
+    @functools.partial(jax.jit, out_shardings=engine.batch_sharding)
+    def batch(images, labels, epoch, offset):
+        epoch, index = _examples(epoch, offset, batch_size, seed, source.size, shuffle)
+        words = _words(epoch, index, seed, pp.num_random)
+        return dict(image=_augment(pp, images[index], words), label=labels[index])
+
+    def batches():
+        step = start_step
+        while True:
+            # Python integers: positions of a long run exceed 32 bits.
+            epoch, offset = divmod(step * batch_size, source.size)
+            yield batch(images, labels, np.uint32(epoch), np.uint32(offset))
+            step += 1
+
+    return batches()
+
+
+def _check(source: Any, pp: Preprocess, engine: Any) -> tuple[np.ndarray, Preprocess]:
+    """What goes to the devices, and the operations that are left to do there."""
+    if not isinstance(engine, PjitEngine):
+        raise InputError("config.data.resident wants config.parallel.engine='pjit'")
+    if not isinstance(source, ArraySource):
+        raise InputError(
+            f"config.data.resident wants a source in memory (digits, idx, npz), not {source.name}"
+        )
+    if not numpy_ops.supports(pp):
+        raise InputError(f"config.data.resident cannot do all of {str(pp)!r} in memory")
+    images, left = settled(source, pp)
+    for op in left.ops:
+        if not isinstance(op, ON_DEVICE):
+            known = ", ".join(kind.name for kind in ON_DEVICE)
+            raise InputError(f"config.data.resident: {op} is not done on devices; only {known} are")
+    return images, dataclasses.replace(left)
+
+
+def _examples(
+    epoch: jax.Array, offset: jax.Array, batch: int, seed: int, size: int, shuffle: bool
+) -> tuple[jax.Array, jax.Array]:
+    """`order.examples` of `batch` positions in a row: uint32 (epoch, index)."""
+    position = offset + jnp.arange(batch, dtype=jnp.uint32)
+    epoch, position = epoch + position // np.uint32(size), position % np.uint32(size)
+    if not shuffle:
+        return epoch, position
+    keys = order.round_keys(seed, epoch)
+    a, b = order.radices(size)
+    walk = functools.partial(order.feistel, keys=keys, a=a, b=b)
+    # Values in [size, a * b) walk on along their cycle until they land inside.
+    index = lax.while_loop(
+        lambda x: (x >= size).any(), lambda x: jnp.where(x >= size, walk(x), x), walk(position)
+    )
+    return epoch, index
+
+
+def _words(epoch: jax.Array, index: jax.Array, seed: int, count: int) -> jax.Array:
+    """`order.words`: uint32 (b, count, 2)."""
+    k0, k1 = order.epoch_key(seed, epoch, order.AUGMENT)
+    counter = (index[:, None], jnp.arange(count, dtype=jnp.uint32)[None])
+    return jnp.stack(order.threefry2x32((k0[:, None], k1[:, None]), counter), axis=-1)
+
+
+def _augment(pp: Preprocess, images: jax.Array, words: jax.Array) -> jax.Array:
+    """Random crops and flips as in `numpy_ops`; (b, h, w, c) -> (b, h', w', 3)."""
+    for i, op in enumerate(pp.ops):
+        word = words[:, i]
+        if isinstance(op, vocabulary.RandomCrop):
+            images = _random_crop(op, images, word)
+        else:
+            axis = 2 if isinstance(op, vocabulary.FlipLeftRight) else 1
+            heads = (word[:, 0] >> np.uint32(31)).astype(bool)
+            images = jnp.where(heads[:, None, None, None], jnp.flip(images, axis), images)
+    return jnp.broadcast_to(images, (*images.shape[:3], 3))
+
+
+def _random_crop(op: vocabulary.RandomCrop, images: jax.Array, words: jax.Array) -> jax.Array:
+    p = op.padding
+    images = jnp.pad(images, ((0, 0), (p, p), (p, p), (0, 0)))
+    height, width = op.shape
+    y = numpy_ops.below(words[:, 0], images.shape[1] - height + 1).astype(jnp.int32)
+    x = numpy_ops.below(words[:, 1], images.shape[2] - width + 1).astype(jnp.int32)
+
+    def crop(image, y, x):
+        return lax.dynamic_slice(image, (y, x, 0), (height, width, image.shape[-1]))
+
+    return jax.vmap(crop)(images, y, x)
