@@ -17,19 +17,19 @@ def get_config(folder: str = DEBIAN) -> ConfigDict:
     """The config, with the folder that holds the IDX files."""
     config = default()
     config.model.name = "ViT-Ti/4"
-    config.model.update(width=96, depth=6, mlp_dim=192, num_heads=3, head="gap")
+    config.model.update(width=128, depth=4, mlp_dim=256, num_heads=2, head="gap")
     config.data.source = f"idx:{folder}"
     config.data.split = "train"
     config.data.pp = "random_crop(28, padding=1)|flip_lr|value_range(-1, 1)"
     with config.unlocked():
         config.evals.test = evaluation(split="test", batch_size=500)
     config.batch_size = 125
-    config.total = duration(epochs=16)
-    config.eval_every = duration(epochs=2)
-    config.checkpoint.every = duration(epochs=2)
+    config.total = duration(epochs=15)
+    config.eval_every = duration(epochs=1)
+    config.checkpoint.every = duration(epochs=1)
     config.log.every = 120
     config.loss.label_smoothing = 0.1
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 1.5e-3
     config.optimizer.weight_decay = 0.05
     config.optimizer.warmup = duration(epochs=1)
     config.optimizer.clip_norm = 1.0
