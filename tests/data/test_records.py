@@ -1,7 +1,11 @@
+import itertools
+import os
+import pathlib
+
 import numpy as np
 import pytest
 
-from vit_jax.data import eval_batches, open_source, parse, train_batches
+from vit_jax.data import cache, eval_batches, open_source, parse, records, train_batches
 from vit_jax.errors import InputError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -20,18 +24,13 @@ def examples(start: int, stop: int) -> list[dict]:
     ]
 
 
-@pytest.fixture(scope="module", params=["tfrecord", "array_record"])
-def data_dir(request, tmp_path_factory):
-    """A prepared data set "dots" in one of the two formats, its training split in shards."""
-    if request.param == "array_record":
-        pytest.importorskip("array_record")
-    path = tmp_path_factory.mktemp(request.param)
+def make(path: pathlib.Path, file_format: str) -> str:
+    """Writes a prepared data set "dots", its training split in three files."""
     classes = tfds.features.ClassLabel(names=NAMES)
-    image = tfds.features.Image(shape=(8, 10, 3), encoding_format="png")
     features = tfds.features.FeaturesDict(
         dict(
             id=tfds.features.Text(),
-            image=image,
+            image=tfds.features.Image(shape=(8, 10, 3), encoding_format="png"),
             label=classes,
             labels=tfds.features.Sequence(classes),
         )
@@ -42,11 +41,25 @@ def data_dir(request, tmp_path_factory):
         name="dots", version="1.0.0", data_dir=str(folder), module_name=""
     )
     info = tfds.core.DatasetInfo(builder=identity, features=features)
-    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=9, file_format=request.param)
+    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=9, file_format=file_format)
     writer.initialize_splits(["train", "test"])
     writer.add_examples(dict(train=examples(0, 24), test=examples(24, 30)))
     writer.close_all()
     return str(path)
+
+
+@pytest.fixture(scope="module", params=["tfrecord", "array_record"])
+def data_dir(request, tmp_path_factory):
+    """The data set in one of the two formats."""
+    if request.param == "array_record":
+        pytest.importorskip("array_record")
+    return make(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture
+def tfrecords(tmp_path):
+    """The data set in TFRecord files of the test's own, to be damaged."""
+    return make(tmp_path, "tfrecord")
 
 
 def read(source):
@@ -112,3 +125,127 @@ def test_wrong_names(data_dir, name, split, message):
     with pytest.raises(InputError, match=message) as error:
         open_source(f"tfds:{name}", split, data_dir=data_dir)
     assert "\n" not in str(error.value)
+
+
+def shard_path(data_dir):
+    return sorted(pathlib.Path(data_dir).glob("**/*train*"))[1]
+
+
+def take(source, steps, **options):
+    batches = train_batches(source, parse("decode"), **{**dict(batch_size=8, seed=0), **options})
+    found = list(itertools.islice(batches, steps))
+    batches.close()
+    return {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
+
+
+def test_the_index_is_made_once_and_again_when_files_change(tfrecords, monkeypatch, tmp_path):
+    monkeypatch.setattr(cache, "SMALL", 1)
+    made = []
+    bounds = records.record_bounds
+    monkeypatch.setattr(records, "record_bounds", lambda path: made.append(path) or bounds(path))
+
+    def opened():
+        return open_source("tfds:dots", "train", data_dir=tfrecords, cache_dir=str(tmp_path))
+
+    first = read(opened())
+    assert len(made) == 3
+    for ours, theirs in zip(read(opened()), first):
+        np.testing.assert_array_equal(ours, theirs)
+    assert len(made) == 3
+    os.utime(shard_path(tfrecords))
+    opened()
+    assert len(made) == 6
+
+
+def test_bounds_are_those_tensorflow_reads(tfrecords):
+    from vit_jax.data._tf import tf
+
+    path = str(shard_path(tfrecords))
+    expected = [record.numpy() for record in tf.data.TFRecordDataset(path)]
+    assert records.TFRecordFile(path).read(np.arange(len(expected))) == expected
+    # The same over a URL, as from a bucket.
+    assert records.TFRecordFile("file://" + path).read(np.arange(len(expected))) == expected
+
+
+def test_a_truncated_file_is_named(tfrecords):
+    path = shard_path(tfrecords)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match="train.*00001: truncated in record 8"):
+        open_source("tfds:dots", "train", data_dir=tfrecords)
+
+
+def test_a_missing_file_is_named(tfrecords):
+    shard_path(tfrecords).unlink()
+    with pytest.raises(InputError, match="00001: cannot be read: No such file"):
+        open_source("tfds:dots", "train", data_dir=tfrecords)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_files_that_change_while_they_are_read(tfrecords, damage, sequential):
+    source = open_source("tfds:dots", "train", data_dir=tfrecords, sequential=sequential)
+    path = shard_path(tfrecords)
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match="00001|truncated record"):
+        take(source, 4)
+
+
+def test_a_damaged_image_in_a_record_is_replaced(tfrecords, caplog):
+    path = shard_path(tfrecords)
+    source = open_source("tfds:dots", "train", data_dir=tfrecords)
+    good = take(source, 3)
+    data = path.read_bytes()
+    place = data.index(b"\x89PNG")
+    path.write_bytes(data[:place] + b"rubbish!" + data[place + 8 :])
+    found = take(open_source("tfds:dots", "train", data_dir=tfrecords), 3)
+    changed = good["index"] != found["index"]
+    assert changed.sum() == 1 and good["index"][changed] == 9
+    np.testing.assert_array_equal(found["image"][~changed], good["image"][~changed])
+    assert "record 0 of" in caplog.text
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_sequential_reading_is_exact_too(tfrecords, shuffle):
+    source = open_source("tfds:dots", "train", data_dir=tfrecords, sequential=True)
+    whole = take(source, 9, shuffle=shuffle)
+    images, labels = read(source)
+    np.testing.assert_array_equal(whole["image"], images[whole["index"]])
+    np.testing.assert_array_equal(whole["label"], labels[whole["index"]])
+    for epoch in range(3):
+        index = whole["index"][whole["epoch"] == epoch]
+        np.testing.assert_array_equal(np.sort(index), np.arange(24))
+        assert np.array_equal(index, np.arange(24)) != shuffle
+    late = take(source, 4, start_step=5, shuffle=shuffle)
+    np.testing.assert_array_equal(late["index"], whole["index"][40:])
+    part = take(source, 9, rows=np.arange(2, 6), shuffle=shuffle)
+    np.testing.assert_array_equal(part["index"], whole["index"].reshape(9, 8)[:, 2:6].ravel())
+
+
+def test_sequential_reading_is_for_tfrecord_files(data_dir):
+    if "array_record" in data_dir:
+        with pytest.raises(InputError, match="data.sequential=False"):
+            open_source("tfds:dots", "train", data_dir=data_dir, sequential=True)
+    with pytest.raises(InputError, match="is for tfds sources"):
+        open_source("digits", "train", sequential=True)
+
+
+def test_fingerprints_notice_other_files(tfrecords):
+    before = open_source("tfds:dots", "train", data_dir=tfrecords).fingerprint()
+    assert open_source("tfds:dots", "train", data_dir=tfrecords).fingerprint() == before
+    assert open_source("tfds:dots", "train[:9]", data_dir=tfrecords).fingerprint() != before
+
+
+def test_mixtures_of_records_and_arrays(tfrecords):
+    source = open_source("mix:tfds:dots*1+digits*1", "train[:50%]", data_dir=tfrecords)
+    assert source.label_names[:4] == ["red", "green", "blue", "0"]
+    batches = train_batches(source, parse("resize(8)"), batch_size=40, seed=0)
+    batch = next(batches)
+    batches.close()
+    dots = batch["index"] < 12
+    assert 0 < dots.sum() < 40
+    assert set(batch["label"][dots]) <= {0, 1, 2} and set(batch["label"][~dots]) <= set(
+        range(3, 13)
+    )

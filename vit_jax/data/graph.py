@@ -4,8 +4,11 @@ Each batch is a small data set of its own inside a parallel interleave, so that 
 example that cannot be read leaves a hole in its own batch only, which is then filled.
 """
 
+import atexit
+import contextlib
 import functools
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +28,11 @@ Batch = dict[str, np.ndarray]
 _BATCHES_AT_ONCE = 2  # so that no thread waits for the last images of a batch
 _SHARDS_AT_ONCE = 16  # whose records are mixed where files are read from front to back
 SHUFFLE_BUFFER = 8192  # records, there
+
+# How what our own functions raise stands in TensorFlow's messages.
+_RAISED = r"(?:InputError|FileNotFoundError|PermissionError|OSError): (.*)"
+
+_open: weakref.WeakSet = weakref.WeakSet()  # iterators that may be reading ahead
 
 
 @functools.singledispatch
@@ -149,13 +157,40 @@ def batches(
         planned = _at_random(source, plan, steps)
     data = _decoded(planned, source, preprocess, size, threads).prefetch(prefetch)
     read = reader(source, preprocess)
-    for found in data.as_numpy_iterator():
+    elements = _read_through(data, source)
+    _open.add(elements)
+    for found in elements:
         on_unreadable.seen += len(found["index"])
         if len(found["slot"]) < len(found["index"]):
             found = _filled(found, lambda *example: on_unreadable(*example, read))
         if "label" not in found:
             found["label"] = source.labels(found["index"])
         yield {name: found[name] for name in ("image", "label", "index", "epoch")}
+
+
+@atexit.register
+def _close_all() -> None:
+    """Ends all reading: threads that call Python would keep a dying interpreter waiting."""
+    for elements in list(_open):
+        with contextlib.suppress(ValueError):  # running, in a thread that dies with us
+            elements.close()
+
+
+def _read_through(data: tf.data.Dataset, source: Source) -> Iterator[Batch]:
+    """The elements of a data set; files that went away or are damaged are named."""
+    elements = data.as_numpy_iterator()
+    while True:
+        try:
+            yield next(elements)
+        except StopIteration:
+            return
+        except tf.errors.OpError as error:
+            text = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).strip()
+            if cause := re.search(_RAISED, text):
+                raise InputError(cause[1]) from None
+            if isinstance(error, tf.errors.NotFoundError | tf.errors.DataLossError):
+                raise InputError(f"{source.name}: {text}") from None
+            raise
 
 
 def _filled(found: Batch, replace: Callable) -> Batch:
