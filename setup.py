@@ -26,6 +26,8 @@ EXTRAS = {
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         "scikit-image>=0.24",  # photographs
+        "huggingface_hub>=1.0",
+        "scikit-image>=0.25",
         "scipy>=1.14",
         "ruff==0.17.*",  # formatting changes between versions
         # References of the parity tests, which are skipped without them; one Python is enough.
