@@ -7,12 +7,14 @@ import jax
 import numpy as np
 import pytest
 import scipy.ndimage
+from sklearn.datasets import load_digits
 
 from vit_jax import config as configs
 from vit_jax.checkpoint.load import read
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.errors import InputError, NonFiniteError, Preempted
 from vit_jax.train import loop, setup
+from vit_jax.train.inputs import open_training_data
 from vit_jax.train.preemption import PreemptionWatch
 
 STEPS = 9
@@ -95,10 +97,29 @@ def test_another_config_is_refused_and_overwrites_nothing(undisturbed):
     assert (undisturbed / "config.json").read_text() == before
 
 
+def test_data_that_changed_since_are_refused(tmp_path, monkeypatch):
+    """The split of a resumed run names other images now."""
+    digits = load_digits()
+    images = (digits.images * 15).astype(np.uint8)
+    archive = tmp_path / "digits.npz"
+    np.savez(archive, train_images=images, train_labels=digits.target)
+    changes = {"data.source": f"npz:{archive}", "total.steps": 3}
+    with monkeypatch.context() as patch, pytest.raises(Preempted):
+        preempt_after(patch, 2)
+        loop.train(tiny_config(**changes), str(tmp_path / "run"))
+    np.savez(archive, train_images=images[:-7], train_labels=digits.target[:-7])
+    with pytest.raises(InputError, match=r"examples, had 1438 since step 2 of the run"):
+        loop.train(tiny_config(**changes), str(tmp_path / "run"))
+
+
+def test_batches_on_the_device_give_the_same_run(undisturbed, tmp_path):
+    loop.train(tiny_config(**{"data.resident": True}), str(tmp_path))
+    assert_equal_params(read(tmp_path)[0], read(undisturbed)[0])
+
+
 def test_fine_tuning_resamples_positions_and_starts_a_new_head(undisturbed, tmp_path):
     config = tiny_config(**{"init_from": str(undisturbed), "data.pp": "resize((16, 12))"})
-    source, pp = loop.open_training_data(config)
-    dataset = setup.Dataset(source.size, source.num_classes, pp.image_size, pp.mean, pp.std)
+    _, _, dataset = open_training_data(config)
     run = setup.prepare(config, dataset)
     params = setup.first_state(run, Checkpoints(tmp_path, config.checkpoint)).params
     old = read(undisturbed)[0]

@@ -45,4 +45,3 @@ def test_what_cannot_live_on_the_device_is_refused(engine):
     pmap = create_engine(parallel)
     with pytest.raises(InputError, match="engine='pjit'"):
         resident_batches(source, data.parse("flip_lr"), pmap, batch_size=8, seed=0)
-

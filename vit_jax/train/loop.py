@@ -3,10 +3,8 @@
 import collections
 import contextlib
 import dataclasses
-import functools
 import json
 import logging
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,20 @@ from ml_collections import ConfigDict
 
 from vit_jax import data
 from vit_jax.analyze import flops, hardware
-from vit_jax.checkpoint.manager import Checkpoints
-from vit_jax.errors import InputError, NonFiniteError, Preempted
-from vit_jax.evaluate.classify import classify
+from vit_jax.checkpoint.manager import Checkpoints, read_meta
+from vit_jax.errors import NonFiniteError, Preempted
 from vit_jax.parallel.engines import create_engine
-from vit_jax.parallel.mesh import check_batch_size
 from vit_jax.train.clock import Clock
+from vit_jax.train.inputs import (
+    Evaluation,
+    TrainingBatches,
+    open_evaluations,
+    open_training_data,
+)
 from vit_jax.train.metrics import MetricsLog, Progress
 from vit_jax.train.preemption import PreemptionWatch
-from vit_jax.train.prefetch import prefetch
-from vit_jax.train.resident import resident_batches
-from vit_jax.train.setup import Dataset, Run, first_state, prepare, steps_of
+from vit_jax.train.setup import Run, first_state, prepare, steps_of
 from vit_jax.train.state import TrainState
-from vit_jax.train.step import make_eval_step
 from vit_jax.train.workdir import open_workdir
 
 log = logging.getLogger(__name__)
@@ -57,12 +56,13 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     with clock.phase("start"):
         first_process = jax.process_index() == 0
         engine = create_engine(config.parallel)
-        source, pp = open_training_data(config)
-        dataset = Dataset(source.size, source.num_classes, pp.image_size, pp.mean, pp.std)
+        source, pp, dataset = open_training_data(config)
         run = prepare(config, dataset, engine)
         evals = open_evaluations(run, pp)
         workdir = open_workdir(workdir, config, write=first_process)
         checkpoints = Checkpoints(workdir, config.checkpoint)
+        meta = describe(run, source, pp)
+        check_source(source, checkpoints)
         state = first_state(run, checkpoints)
         step = int(state.step)
         metrics = MetricsLog(
@@ -72,12 +72,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     for line in engine.describe(run.abstract.params):
         log.info("%s", line)
     loop = Loop(run, clock, metrics, Progress(run.total_steps, active=first_process))
-    meta = describe(run, source, pp)
     every = {
         "eval": steps_of(config.eval_every, "eval_every", config, dataset),
         "checkpoint": steps_of(config.checkpoint.every, "checkpoint.every", config, dataset),
     }
-    batches = training_batches(run, source, pp, start_step=step)
+    batches = TrainingBatches(run, source, pp, start_step=step)
     with contextlib.closing(PreemptionWatch()) as preemption, contextlib.closing(batches):
         while step < run.total_steps:
             state = loop.step(step, state, batches)
@@ -116,7 +115,7 @@ class Loop:
         self._flops = flops.train_flops(self.run.model_config)
         self._peak = hardware.peak_flops(jax.devices()[0])
 
-    def step(self, step: int, state: TrainState, batches: Iterator[dict]) -> TrainState:
+    def step(self, step: int, state: TrainState, batches: TrainingBatches) -> TrainState:
         """Runs one step and, some steps later, looks at what came of it."""
         with self.clock.phase("data"):
             batch = next(batches)
@@ -130,11 +129,11 @@ class Loop:
                 self._land(*self._in_flight.popleft())
         self._images_since += self.run.config.batch_size
         if _due(step + 1, self.run.config.log.every) or step + 1 == self.run.total_steps:
-            self._log(step + 1, metrics)
+            self._log(step + 1, metrics, batches.unreadable)
         self.metrics.flush(before=step + 1 - STEPS_IN_FLIGHT)
         return state
 
-    def evaluate(self, step: int, state: TrainState, evals: list["Evaluation"]) -> None:
+    def evaluate(self, step: int, state: TrainState, evals: list[Evaluation]) -> None:
         """Evaluates on every data set of the config."""
         self.settle()
         with self.clock.phase("eval"):
@@ -172,13 +171,14 @@ class Loop:
                 "at the data; the last checkpoint is from before"
             )
 
-    def _log(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    def _log(self, step: int, metrics: dict[str, jax.Array], unreadable: int) -> None:
         busy = self._busy()
         seconds = max(busy - self._busy_since, 1e-9)
         speed = self._images_since / seconds
         waited = self.clock.seconds.get("data", 0.0)
         values = {f"train/{name}": value for name, value in metrics.items()}
         values["train/images_per_second"] = speed
+        values["train/unreadable"] = unreadable
         values["train/data_wait"] = (waited - self._data_since) / seconds
         if self._peak:
             values["train/mfu"] = speed * self._flops / (self._peak * jax.device_count())
@@ -193,122 +193,28 @@ class Loop:
         return sum(self.clock.seconds.get(phase, 0.0) for phase in ("data", "step"))
 
 
-def open_training_data(config: ConfigDict) -> tuple[Any, Any]:
-    """The training source and its preprocessing."""
-    options = config.data
-    source = data.open_source(
-        options.source,
-        options.split,
-        data_dir=options.data_dir,
-        multi_label=options.multi_label,
-    )
-    if options.multi_label and config.loss.name != "sigmoid":
-        raise InputError("config.data.multi_label wants config.loss.name='sigmoid'")
-    return source, data.parse(options.pp)
-
-
-def training_batches(run: Run, source: Any, pp: Any, *, start_step: int) -> Iterator[dict]:
-    """Global batches on the devices, from `start_step` on."""
-    config, engine = run.config, run.engine
-    order = dict(
-        batch_size=config.batch_size,
-        seed=config.seed,
-        start_step=start_step,
-        shuffle=config.data.shuffle,
-    )
-    if config.data.resident:
-        return resident_batches(source, pp, engine, **order)
-    batches = data.train_batches(
-        source,
-        pp,
-        **order,
-        rows=engine.rows(config.batch_size),
-        threads=config.data.threads,
-        prefetch=config.data.prefetch,
-    )
-
-    def place(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        arrays = {name: batch[name] for name in ("image", "label")}
-        return engine.put_batch(arrays, config.batch_size)
-
-    return prefetch(batches, place, depth=config.data.prefetch)
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """One data set of config.evals, ready to be evaluated."""
-
-    name: str
-    use_ema: bool
-    run: Callable[[Any], dict[str, float]]  # of the parameters
-
-
-def open_evaluations(run: Run, train_pp: Any) -> list[Evaluation]:
-    """The data sets of config.evals; wrong ones are refused before training starts.
-
-    Raises:
-      InputError: as for training data, or EMA is asked for and not kept.
-    """
-    step = run.engine.compile_eval(functools.partial(make_eval_step, run.task))
-    return [
-        _open_evaluation(run, step, train_pp, name, entry)
-        for name, entry in sorted(run.config.evals.items())
-    ]
-
-
-def _open_evaluation(
-    run: Run, step: Callable, train_pp: Any, name: str, entry: ConfigDict
-) -> Evaluation:
-    config, engine = run.config, run.engine
-    if entry.use_ema and not config.optimizer.ema_decay:
-        raise InputError(f"config.evals.{name}.use_ema wants config.optimizer.ema_decay above 0")
-    batch_size = entry.batch_size or config.batch_size
-    check_batch_size(batch_size, engine.batch_shards, name=f"config.evals.{name}.batch_size")
-    source = data.open_source(
-        entry.source or config.data.source,
-        entry.split,
-        data_dir=config.data.data_dir,
-        multi_label=config.data.multi_label,
-    )
-    if source.num_classes > run.model_config.num_classes:
-        raise InputError(
-            f"config.evals.{name}: {source.name} has labels of {source.num_classes} classes, "
-            f"the model has {run.model_config.num_classes}"
-        )
-    pp = data.parse(entry.pp) if entry.pp else train_pp.deterministic()
-    if (pp.mean, pp.std) != (train_pp.mean, train_pp.std):
-        raise InputError(
-            f"config.evals.{name}.pp normalises pixels differently from config.data.pp; make "
-            "both end in the same value_range or normalize"
-        )
-    if pp.image_size != run.model_config.image_size:
-        raise InputError(
-            f"config.evals.{name}.pp yields images of {pp.image_size}, "
-            f"the model takes {run.model_config.image_size}"
-        )
-
-    def evaluate(params: Any) -> dict[str, float]:
-        batches = data.eval_batches(
-            source,
-            pp,
-            batch_size=batch_size,
-            rows=engine.rows(batch_size),
-            threads=config.data.threads,
-        )
-        return classify(step, engine, params, batches, batch_size)
-
-    return Evaluation(name, entry.use_ema, evaluate)
-
-
 def describe(run: Run, source: Any, pp: Any) -> dict[str, Any]:
     """What a checkpoint knows about itself: model, preprocessing, labels, data."""
     return dict(
         model=dict(name=run.config.model.name, **dataclasses.asdict(run.model_config)),
         pp=str(pp.deterministic()),
         labels=list(source.label_names),
-        data=dict(name=source.name, split=source.split, size=source.size),
+        data=dict(name=source.name, split=source.split, fingerprint=source.fingerprint()),
         config=run.config.to_dict(),
     )
+
+
+def check_source(source: Any, checkpoints: Checkpoints) -> None:
+    """Refuses to go on with training data that are not those of the checkpoint.
+
+    Raises:
+      InputError: the source has shrunk or changed since.
+    """
+    step = checkpoints.latest()
+    if step is not None:
+        recorded = read_meta(checkpoints.directory / str(step))["data"]
+        since = f"step {step} of the run in {checkpoints.directory.parent}"
+        data.check_unchanged(source, recorded["fingerprint"], since)
 
 
 def write_summary(

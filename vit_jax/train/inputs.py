@@ -1,0 +1,150 @@
+"""The data of a run: training batches on the devices, evaluations ready to go."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vit_jax import data
+from vit_jax.errors import InputError
+from vit_jax.evaluate.classify import classify
+from vit_jax.parallel.mesh import check_batch_size
+from vit_jax.train.prefetch import prefetch
+from vit_jax.train.resident import resident_batches
+from vit_jax.train.setup import Dataset, Run
+from vit_jax.train.step import make_eval_step
+
+
+def open_training_data(config: ConfigDict) -> tuple[Any, Any, Dataset]:
+    """The training source, its preprocessing, and what the run needs to know of both.
+
+    Raises:
+      InputError: they cannot be opened or parsed.
+    """
+    options = config.data
+    source = data.open_source(
+        options.source,
+        options.split,
+        data_dir=options.data_dir,
+        multi_label=options.multi_label,
+    )
+    if options.multi_label and config.loss.name != "sigmoid":
+        raise InputError("config.data.multi_label wants config.loss.name='sigmoid'")
+    pp = data.parse(options.pp)
+    size = pp.output_size(source.image_size)
+    return source, pp, Dataset(source.size, source.num_classes, size, pp.mean, pp.std)
+
+
+class TrainingBatches(Iterator[dict[str, jax.Array]]):
+    """Global batches on the devices, from `start_step` on."""
+
+    def __init__(self, run: Run, source: Any, pp: Any, *, start_step: int):
+        config, engine = run.config, run.engine
+        order = dict(
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=start_step,
+            shuffle=config.data.shuffle,
+        )
+        self._host = None
+        if config.data.resident:
+            self._batches = resident_batches(source, pp, engine, **order)
+            return
+        self._host = data.train_batches(
+            source,
+            pp,
+            **order,
+            rows=engine.rows(config.batch_size),
+            threads=config.data.threads,
+            prefetch=config.data.prefetch,
+            max_unreadable=config.data.max_unreadable,
+        )
+
+        def place(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+            arrays = {name: batch[name] for name in ("image", "label")}
+            return engine.put_batch(arrays, config.batch_size)
+
+        self._batches = prefetch(self._host, place, depth=config.data.prefetch)
+
+    def __next__(self) -> dict[str, jax.Array]:
+        return next(self._batches)
+
+    @property
+    def unreadable(self) -> int:
+        """How many examples this process could not read so far; others took their places."""
+        return self._host.skipped if self._host else 0
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        self._batches.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One data set of config.evals, ready to be evaluated."""
+
+    name: str
+    use_ema: bool
+    run: Callable[[Any], dict[str, float]]  # of the parameters
+
+
+def open_evaluations(run: Run, train_pp: Any) -> list[Evaluation]:
+    """The data sets of config.evals; wrong ones are refused before training starts.
+
+    Raises:
+      InputError: as for training data, or EMA is asked for and not kept.
+    """
+    step = run.engine.compile_eval(functools.partial(make_eval_step, run.task))
+    return [
+        _open_evaluation(run, step, train_pp, name, entry)
+        for name, entry in sorted(run.config.evals.items())
+    ]
+
+
+def _open_evaluation(
+    run: Run, step: Callable, train_pp: Any, name: str, entry: ConfigDict
+) -> Evaluation:
+    config, engine = run.config, run.engine
+    if entry.use_ema and not config.optimizer.ema_decay:
+        raise InputError(f"config.evals.{name}.use_ema wants config.optimizer.ema_decay above 0")
+    batch_size = entry.batch_size or config.batch_size
+    check_batch_size(batch_size, engine.batch_shards, name=f"config.evals.{name}.batch_size")
+    source = data.open_source(
+        entry.source or config.data.source,
+        entry.split,
+        data_dir=config.data.data_dir,
+        multi_label=config.data.multi_label,
+    )
+    if source.num_classes > run.model_config.num_classes:
+        raise InputError(
+            f"config.evals.{name}: {source.name} has labels of {source.num_classes} classes, "
+            f"the model has {run.model_config.num_classes}"
+        )
+    pp = data.parse(entry.pp) if entry.pp else train_pp.deterministic()
+    if (pp.mean, pp.std) != (train_pp.mean, train_pp.std):
+        raise InputError(
+            f"config.evals.{name}.pp normalises pixels differently from config.data.pp; make "
+            "both end in the same value_range or normalize"
+        )
+    size = pp.output_size(source.image_size)
+    if size != run.model_config.image_size:
+        raise InputError(
+            f"config.evals.{name}.pp yields images of {size}, "
+            f"the model takes {run.model_config.image_size}"
+        )
+
+    def evaluate(params: Any) -> dict[str, float]:
+        batches = data.eval_batches(
+            source,
+            pp,
+            batch_size=batch_size,
+            rows=engine.rows(batch_size),
+            threads=config.data.threads,
+        )
+        return classify(step, engine, params, batches, batch_size)
+
+    return Evaluation(name, entry.use_ema, evaluate)
