@@ -138,6 +138,10 @@ def our_model(params, **options):
     return graphdef, jax.tree.map(jnp.asarray, params)
 
 
+def run(graphdef, params, x, **options):
+    return jax.jit(lambda params, x: merge(graphdef, params)(x, **options))(params, x)
+
+
 def random_batch(config, size=2):
     rng = np.random.default_rng(0)
     images = rng.normal(size=(size, *config.image_size, 3)).astype(np.float32)
@@ -198,7 +202,7 @@ def test_intermediates_equal_those_of_transformers():
     with torch.no_grad():
         expected = theirs(to_torch(images), output_hidden_states=True, output_attentions=True)
         encoded = theirs.vit(to_torch(images)).last_hidden_state
-    _, actual = merge(graphdef, params)(images, return_intermediates=True)
+    _, actual = run(graphdef, params, images, return_intermediates=True)
     embedding, *outputs = expected.hidden_states
     assert_close(actual["embedding"], embedding.numpy(), "embedding")
     assert_close(actual["encoded"], encoded.numpy(), "encoded")
@@ -219,7 +223,7 @@ def test_registers_and_layer_scale_equal_dinov2():
     graphdef, params = our_model(params, **options | dict(num_classes=0))
     with torch.no_grad():
         expected = theirs.dinov2_with_registers(to_torch(images)).last_hidden_state
-    features, actual = merge(graphdef, params)(images, return_intermediates=True)
+    features, actual = run(graphdef, params, images, return_intermediates=True)
     assert_close(actual["encoded"], expected.numpy(), "encoded")
     assert_close(features, expected[:, 0].numpy(), "class token")
 
@@ -232,7 +236,7 @@ def test_global_average_pooling_equals_ijepa():
     graphdef, params = our_model(from_torch(theirs.named_parameters(), config), **options)
     with torch.no_grad():
         expected = theirs(to_torch(images)).logits
-    assert_close(merge(graphdef, params)(images), expected.numpy(), "logits")
+    assert_close(run(graphdef, params, images), expected.numpy(), "logits")
 
 
 def test_attention_pooling_equals_siglip():
@@ -268,4 +272,4 @@ def test_attention_pooling_equals_siglip():
     tokens = np.random.default_rng(0).normal(size=(2, 9, width)).astype(np.float32)
     with torch.no_grad():
         expected = theirs(torch.tensor(tokens)).numpy()
-    assert_close(merge(graphdef, jax.tree.map(jnp.asarray, params))(tokens), expected, "pooled")
+    assert_close(run(graphdef, params, tokens), expected, "pooled")

@@ -84,7 +84,7 @@ def test_dropout_sits_where_the_paper_puts_it(vit, options, monkeypatch):
         monkeypatch.setattr(module, "dropout", fake_dropout)
     model = vit.model(**options)
     images = vit.images(model)
-    logits, out = model(images, keys=keys_of(2), return_intermediates=True)
+    logits, out = vit.apply(model, images, keys_of(2))
     expected_logits, expected = vit.reference(model, images, expected_dropout)
     np.testing.assert_allclose(logits, expected_logits, rtol=1e-4, atol=1e-5)
     for name in expected:
@@ -133,10 +133,7 @@ def test_stochastic_depth_drops_whole_branches_at_growing_rates(vit):
     size, rate = 3000, 0.6
     model = vit.model(stochastic_depth=rate, depth=4, gelu="erf")
     images = np.repeat(vit.images(model, batch=1), size, axis=0)
-    graphdef, params = split(model)
-    _, out = jax.jit(
-        lambda keys: merge(graphdef, params)(images, keys=keys, return_intermediates=True)
-    )(keys_of(size))
+    _, out = vit.apply(model, images, keys_of(size))
     steps = [out["embedding"], *(out[f"block{i:02}/output"] for i in range(4))]
     for i in range(4):
         unchanged = np.asarray((steps[i + 1] == steps[i]).all((1, 2))).mean()
@@ -149,7 +146,7 @@ def test_a_kept_branch_is_scaled_up(vit):
     model = vit.model(stochastic_depth=rate, depth=2)
     image = vit.images(model, batch=1)
     images = np.repeat(image, size, axis=0)
-    _, out = model(images, keys=keys_of(size), return_intermediates=True)
+    _, out = vit.apply(model, images, keys_of(size))
     actual = np.asarray(out["block01/output"])
     # Block 0 is never dropped, so an example is in one of four states of block 1.
     seen = set()

@@ -33,18 +33,24 @@ from vit_jax.models import create_model, merge, split
 def test_logits_and_intermediates_follow_the_equations(vit, options):
     model = vit.model(**options)
     images = vit.images(model)
-    logits, out = model(images, return_intermediates=True)
+    logits, out = vit.apply(model, images)
     expected_logits, expected = vit.reference(model, images)
     assert out.keys() == expected.keys()
     for name in expected:
         np.testing.assert_allclose(out[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
     np.testing.assert_allclose(logits, expected_logits, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_do_not_depend_on_what_else_is_returned(vit):
+    model = vit.model(attention="xla")
+    images = vit.images(model)
+    logits, _ = vit.apply(model, images)
     np.testing.assert_allclose(model(images), logits, rtol=1e-5, atol=1e-6)
 
 
 def test_intermediates_have_names_and_shapes(vit):
     model = vit.model(registers=2, pre_logits=9)
-    _, out = model(vit.images(model, batch=4), return_intermediates=True)
+    _, out = vit.apply(model, vit.images(model, batch=4))
     tokens = 1 + 2 + 6
     blocks = {}
     for i in range(3):
@@ -64,7 +70,7 @@ def test_patches_are_ordered_by_row(vit):
     model = vit.model(posemb="none", head="gap")
     images = np.zeros((1, 8, 6, 3), np.float32)
     images[:, 4:, 2:4] = 1.0  # second row, second column of 2 x 3
-    _, out = model(images, return_intermediates=True)
+    _, out = vit.apply(model, images)
     changed = np.abs(out["embedding"] - out["embedding"][:, :1]).max(-1)[0] > 0
     np.testing.assert_array_equal(changed, [0, 0, 0, 0, 1, 0])
 
