@@ -109,9 +109,12 @@ def default() -> ConfigDict:
 
     config.data = ConfigDict(
         dict(
-            source="digits",  # digits, idx:DIR, folder:DIR, npz:FILE, tfds:NAME
+            # digits, idx:DIR, folder:DIR, npz:FILE, tfds:NAME, or mix:SOURCE*WEIGHT+SOURCE*WEIGHT
+            source="digits",
             split="train",  # tfds syntax
             data_dir="",  # where tfds looks; "": its default
+            cache_dir="",  # for lists and indices of data; "": beside it or in ~/.cache/vit_jax
+            sequential=False,  # read tfds' TFRecord files front to back (a resume reads again)
             pp="",  # preprocessing of training images, e.g. "decode|inception_crop(224)|flip_lr"
             multi_label=False,  # labels are sets of classes; wants loss "sigmoid"
             shuffle=True,  # a new order every epoch

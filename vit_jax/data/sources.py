@@ -1,6 +1,7 @@
 """Opens sources by their spec: digits, idx:, npz:, folder:, tfds: and mixtures of them."""
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +72,26 @@ def open_source(
     if source.size >= order.MAX_SIZE:
         raise InputError(f"{spec} has {source.size} examples, more than {order.MAX_SIZE}")
     return source
+
+
+def open_configured(options: Any, *, source: str | None = None, split: str = "") -> Source:
+    """The source that the `data` section of a config names.
+
+    Args:
+      options: `config.data`.
+      source, split: instead of those of the section, for evaluation: read at random.
+
+    Raises:
+      InputError: as `open_source`.
+    """
+    return open_source(
+        source or options.source,
+        split or options.split,
+        data_dir=options.data_dir,
+        cache_dir=options.cache_dir,
+        multi_label=options.multi_label,
+        sequential=options.sequential and not split,
+    )
 
 
 def _open_arrays(data: arrays.Arrays, common: dict) -> ArraySource:

@@ -1,0 +1,67 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_jax.data import inspect, open_configured, open_source, parse, train_batches
+
+
+@pytest.mark.parametrize("kind", ["digits", "folder"])
+def test_a_summary(kind, folder):
+    source = open_source("digits" if kind == "digits" else f"folder:{folder}", "train")
+    found = inspect.describe(source, parse("resize(16)"), samples=5)
+    assert json.loads(json.dumps(found)) is not None
+    assert found["examples"] == source.size and found["classes"] == source.num_classes
+    size = [8, 8] if kind == "digits" else [40, 50]
+    assert found["image_sizes"] == dict(smallest=size, median=size, largest=size)
+    assert found["image_size"] == (16, 16)
+    if kind == "folder":
+        assert found["examples_per_class"] == [10, 10]
+        assert found["bytes_per_example"] > 1000
+    else:
+        assert found["bytes_per_example"] == 64
+
+
+def test_the_contact_sheet_shows_images_before_and_after(folder, tmp_path):
+    source = open_source(f"folder:{folder}", "train")
+    path = tmp_path / "sheet.png"
+    inspect.contact_sheet(
+        source, parse("inception_crop(16)|flip_lr"), str(path), examples=4, epochs=2
+    )
+    sheet = np.asarray(Image.open(path))
+    assert sheet.shape == (16 + 3 * 130, 4 * 130, 3)
+    first = [sheet[16 + 130 * row : 16 + 130 * row + 100, :128] for row in range(3)]
+    assert not np.array_equal(first[1], first[2])  # another crop in the second epoch
+
+
+def test_the_contact_sheet_shows_what_training_gets(folder, tmp_path):
+    source, pp = open_source(f"folder:{folder}", "train"), parse("inception_crop(128)|flip_lr")
+    inspect.contact_sheet(source, pp, str(tmp_path / "x.png"), examples=3, epochs=1, seed=4)
+    sheet = np.asarray(Image.open(tmp_path / "x.png"))
+    batches = train_batches(source, pp, batch_size=3, seed=4)
+    for column, image in enumerate(next(batches)["image"]):
+        left = 130 * column
+        np.testing.assert_array_equal(sheet[146 : 146 + 128, left : left + 128], image)
+    batches.close()
+
+
+def test_sets_of_classes_are_named():
+    assert inspect._name(["a", "b", "c"], np.array([1, 0, 1])) == "a, c"
+    assert inspect._name(["a", "b", "c"], np.array([0, 0, 0])) == "none"
+    assert inspect._name(["a", "b", "c"], np.int32(1)) == "b"
+
+
+def test_speed_is_positive():
+    source = open_source("digits", "train")
+    assert inspect.images_per_second(source, parse("flip_lr"), batch_size=32, seconds=0.1) > 0
+
+
+def test_a_source_by_its_config():
+    options = SimpleNamespace(
+        source="digits", split="train[:80%]", data_dir="", cache_dir="", multi_label=False,
+        sequential=False,
+    )  # fmt: skip
+    assert open_configured(options).size == 1438
+    assert open_configured(options, split="train[80%:]").size == 359

@@ -1,0 +1,146 @@
+"""What a config would read: sizes, classes, a picture of the augmentation, and the speed."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data import order
+from vit_jax.data.ops import Preprocess, parse
+from vit_jax.data.pipeline import train_batches
+from vit_jax.data.source import Source
+
+_CELL = 128  # pixels of a picture in the contact sheet
+_CAPTION = 16
+
+
+def describe(source: Source, preprocess: Preprocess, *, samples: int = 100) -> dict[str, Any]:
+    """A summary of a source, sizes and bytes from a few examples spread over it.
+
+    Returns:
+      {"source", "split", "examples", "classes", "label_names" (the first ten),
+      "examples_per_class": [least, most] where labels are known without reading,
+      "image_sizes": {"smallest", "median", "largest": [height, width]},
+      "bytes_per_example", "preprocessing", "image_size"}
+    """
+    index = np.unique(np.linspace(0, source.size - 1, samples).astype(np.int64))
+    examples = _read(source, parse("decode"), np.zeros_like(index), index, seed=0)
+    shapes = sorted((example["image"].shape[:2] for example in examples), key=np.prod)
+    labels = source.labels(np.arange(source.size))
+    summary = dict(
+        source=source.name,
+        split=source.split,
+        examples=source.size,
+        classes=source.num_classes,
+        label_names=list(source.label_names[:10]),
+        image_sizes=dict(
+            smallest=list(shapes[0]),
+            median=list(shapes[len(shapes) // 2]),
+            largest=list(shapes[-1]),
+        ),
+        bytes_per_example=round(float(np.mean([_bytes(source, i) for i in index]))),
+        preprocessing=str(preprocess),
+        image_size=preprocess.output_size(source.image_size),
+    )
+    if labels is not None:
+        one_hot = labels.ndim > 1
+        counts = labels.sum(0) if one_hot else np.bincount(labels, minlength=source.num_classes)
+        summary["examples_per_class"] = [int(counts.min()), int(counts.max())]
+    return summary
+
+
+def _bytes(source: Source, index: int) -> int:
+    """What is stored of an example."""
+    sizes = getattr(source, "file_sizes", None)
+    return len(source.fetch(np.array([index]))[0]) if sizes is None else int(sizes[index])
+
+
+def _read(
+    source: Source, preprocess: Preprocess, epoch: np.ndarray, index: np.ndarray, *, seed: int
+) -> list[dict[str, Any]]:
+    """Single examples, with the augmentation they get in those epochs."""
+    from vit_jax.data import graph
+
+    read = graph.reader(source, preprocess)
+    words = order.words(epoch, index, seed=seed, count=preprocess.num_random)
+    examples = [read(int(i), word) for i, word in zip(index, words)]
+    for example in examples:
+        if "label" not in example:
+            example["label"] = source.labels(np.array([example["index"]]))[0]
+    return examples
+
+
+def contact_sheet(
+    source: Source,
+    preprocess: Preprocess,
+    path: str,
+    *,
+    examples: int = 8,
+    epochs: int = 3,
+    seed: int = 0,
+) -> None:
+    """Draws the first examples of a run to a PNG: as they are, and as each epoch gets them.
+
+    Args:
+      source, preprocess: what is drawn.
+      path: of the picture; a column an example, a row before and one for each epoch.
+      examples, epochs: how many.
+      seed: of the run.
+    """
+    from PIL import Image, ImageDraw
+
+    _, index = source.order(np.arange(examples), seed=seed, shuffle=True)
+    rows = [_read(source, parse("decode"), np.zeros_like(index), index, seed=seed)]
+    rows += [
+        _read(source, preprocess, np.full_like(index, epoch), index, seed=seed)
+        for epoch in range(epochs)
+    ]
+    height = _CAPTION + len(rows) * (_CELL + 2)
+    sheet = Image.new("RGB", (examples * (_CELL + 2), height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, example in enumerate(rows[0]):
+        name = _name(source.label_names, example["label"])
+        draw.text((column * (_CELL + 2) + 2, 2), name[: _CELL // 7], fill="black")
+    for row, found in enumerate(rows):
+        for column, example in enumerate(found):
+            corner = column * (_CELL + 2), _CAPTION + row * (_CELL + 2)
+            sheet.paste(_fitted(example["image"]), corner)
+    sheet.save(path, "PNG")
+
+
+def _name(names: Sequence[str], label: np.ndarray) -> str:
+    """A label in words; sets of classes are joined."""
+    classes = np.flatnonzero(label) if np.ndim(label) else [label]
+    return ", ".join(names[int(i)] for i in classes) or "none"
+
+
+def _fitted(image: np.ndarray) -> Any:
+    """A picture of at most the cell's size, aspect ratio kept."""
+    from PIL import Image
+
+    scale = _CELL / max(image.shape[:2])
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    smooth = Image.NEAREST if scale > 1 else Image.BILINEAR  # small pictures show their pixels
+    return Image.fromarray(image).resize(size, smooth)
+
+
+def images_per_second(
+    source: Source,
+    preprocess: Preprocess,
+    *,
+    batch_size: int,
+    threads: int = 0,
+    seconds: float = 5.0,
+) -> float:
+    """How fast batches come when nothing else is done, after a first one."""
+    batches = train_batches(source, preprocess, batch_size=batch_size, seed=0, threads=threads)
+    try:
+        next(batches)
+        count, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            next(batches)
+            count += 1
+        return count * batch_size / (time.perf_counter() - start)
+    finally:
+        batches.close()
