@@ -22,18 +22,24 @@ zeros = nnx.initializers.zeros_init()
 ones = nnx.initializers.ones_init()
 
 
-def shard_batch(x: jax.Array) -> jax.Array:
+def shard_batch(x: jax.Array, *, whole: bool = True) -> jax.Array:
     """Constrains axis 0 to the batch axes of the mesh in use; without a mesh, the identity.
 
     One constraint per block keeps XLA from replicating activations when
     parameters are sharded over the same axis as the batch. Inside pmap and
     shard_map the batch is already cut: their axes cannot be constrained.
+
+    Args:
+      x: (B, ...).
+      whole: no other axis is split; False leaves that to XLA, as between the two
+        halves of what tensor parallelism splits.
     """
     automatic = jax.sharding.get_abstract_mesh().auto_axes
     axes = tuple(axis for axis in BATCH_AXES if axis in automatic)
     if not axes:
         return x
-    return lax.with_sharding_constraint(x, PartitionSpec(axes, *[None] * (x.ndim - 1)))
+    other = None if whole else PartitionSpec.UNCONSTRAINED
+    return lax.with_sharding_constraint(x, PartitionSpec(axes, *[other] * (x.ndim - 1)))
 
 
 def fold_in(keys: jax.Array | None, site: int | jax.Array) -> jax.Array | None:
@@ -75,7 +81,9 @@ class Dense(nnx.Module):
     """y = x W + b over the trailing axes of x, in `dtype`, with float32 parameters.
 
     Leading axes are flattened before the product: XLA:CPU runs the weight
-    gradient of a rank-3 product at half the speed of a rank-2 one.
+    gradient of a rank-3 product at half the speed of a rank-2 one. The first of
+    them is the batch and stays split as such: else XLA may move activations, not
+    a kernel that fsdp shards, where a device has few examples.
 
     Args:
       inputs: trailing shape of x that is contracted.
@@ -109,7 +117,7 @@ class Dense(nnx.Module):
         axes = tuple(range(self.num_inputs))
         y = lax.dot_general(x, kernel, ((tuple(a + 1 for a in axes), axes), ((), ())))
         y = y + self.bias[...].astype(self.dtype)
-        return y.reshape(*lead, *y.shape[1:])
+        return shard_batch(y.reshape(*lead, *y.shape[1:]), whole=False)
 
 
 def xavier_uniform(num_inputs: int = 1, groups: int = 0) -> nnx.Initializer:
