@@ -83,6 +83,21 @@ def test_models_prints_the_papers_counts(capfd):
     assert rows["ViT-S/16"]["image_size"] == 224
 
 
+def test_data_shows_what_a_config_reads(photographs, tmp_path, capfd):
+    sheet = tmp_path / "sheet.png"
+    status, out, _ = run(
+        capfd, "data", "--config=configs/quickstart.py:pretrain", "--json", "--seconds=0.1",
+        f"--config.data.source=folder:{photographs}", f"--sheet={sheet}",
+        "--config.data.pp=inception_crop(64)|flip_lr", "--config.batch_size=8",
+    )  # fmt: skip
+    summary = json.loads(out)
+    assert status == 0
+    assert (summary["examples"], summary["classes"]) == (29, 3)  # train[:80%] of 36
+    assert summary["label_names"] == ["china", "coffee", "flower"]
+    assert summary["images_per_second"] > 0 and summary["images"] == 45 * 29 // 8 * 8 + 8
+    assert Image.open(sheet).size == (8 * 130, 16 + 4 * 130)
+
+
 WRONG = {
     "unknown command": (["trian"], "did you mean 'train'"),
     "unknown flag": ([*PRETRAIN, "--workdri=x"], "--workdir"),

@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "accuracy of a checkpoint on a data set",
     "predict": "name what image files show",
     "convert": "turn weights of one program into those of another",
+    "data": "show what a config would read and how fast",
     "models": "list the models, their parameters and cost",
 }
 DONE, FAILED, WRONG_INPUT, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130

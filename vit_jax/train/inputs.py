@@ -30,7 +30,9 @@ def open_training_data(config: ConfigDict) -> tuple[Any, Any, Dataset]:
         options.source,
         options.split,
         data_dir=options.data_dir,
+        cache_dir=options.cache_dir,
         multi_label=options.multi_label,
+        sequential=options.sequential,
     )
     if options.multi_label and config.loss.name != "sigmoid":
         raise InputError("config.data.multi_label wants config.loss.name='sigmoid'")
@@ -117,6 +119,7 @@ def _open_evaluation(
         entry.source or config.data.source,
         entry.split,
         data_dir=config.data.data_dir,
+        cache_dir=config.data.cache_dir,
         multi_label=config.data.multi_label,
     )
     if source.num_classes > run.model_config.num_classes:

@@ -22,6 +22,7 @@ FREE = (
     "model.remat",
     "model.attention",
     "data.data_dir",
+    "data.cache_dir",
     "data.threads",
     "data.prefetch",
     "data.resident",

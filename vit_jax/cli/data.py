@@ -1,0 +1,59 @@
+"""Show what a config would read: sizes, classes, augmented examples, the pipeline's speed.
+
+vit_jax data --config=configs/fashion_mnist.py --sheet=examples.png
+"""
+
+import argparse
+import json
+
+from vit_jax.cli.configs import add_config_argument, load_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    add_config_argument(parser)
+    parser.add_argument("--sheet", help="PNG of examples, as they are and as each epoch gets them")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long the speed is measured")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the summary; returns the exit status."""
+    config = load_config(args.config, args.overrides)
+    from vit_jax.data import inspect
+    from vit_jax.train.inputs import open_training_data
+    from vit_jax.train.setup import steps_of
+
+    source, pp, dataset = open_training_data(config)
+    summary = inspect.describe(source, pp)
+    if args.sheet:
+        inspect.contact_sheet(source, pp, args.sheet, seed=config.seed)
+        summary["sheet"] = args.sheet
+    speed = inspect.images_per_second(
+        source,
+        pp,
+        batch_size=config.batch_size,
+        threads=config.data.threads,
+        seconds=args.seconds,
+    )
+    summary["images_per_second"] = round(speed, 1)
+    steps = steps_of(config.total, "total", config, dataset)
+    if steps:
+        summary["images"] = steps * config.batch_size
+        summary["hours"] = summary["images"] / speed / 3600
+    if args.json:
+        print(json.dumps(summary))
+    else:
+        _print(summary)
+    return 0
+
+
+def _print(summary: dict) -> None:
+    for name, value in summary.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {part}" for key, part in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value))
+        elif isinstance(value, float):
+            value = f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
+        print(f"{name.replace('_', ' ') + ':':22}{value}")
