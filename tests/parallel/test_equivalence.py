@@ -1,6 +1,7 @@
 """One training run under every layout and engine: the same numbers."""
 
 import functools
+import math
 
 import jax
 import numpy as np
@@ -176,6 +177,19 @@ def test_state_is_born_sharded():
     assert len(moments) == 2  # Adam's first and second
     for kernel in [*kernels, state.ema["blocks"]["mlp"]["fc1"]["kernel"]]:
         assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 32, 128)}
+
+
+@pytest.mark.parametrize("layout", ["data=8", "fsdp=8"])
+def test_the_new_state_takes_the_memory_of_the_old(layout):
+    run = make_run(**LAYOUTS[layout])
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batches()[0].items()}
+    lowered = run.train_step.lower(run.abstract, run.engine.abstract_batch(shapes))
+    local = [
+        leaf.sharding.shard_shape(leaf.shape) + (leaf.dtype.itemsize,)
+        for leaf in jax.tree.leaves(run.abstract)
+    ]
+    size_on_a_device = sum(map(math.prod, local))
+    assert lowered.compile().memory_analysis().alias_size_in_bytes == size_on_a_device
 
 
 def test_pmap_refuses_sharded_parameters():
