@@ -10,7 +10,7 @@ import functools
 from typing import Any
 
 from vit_jax.models.resnet import BiTConfig, feature_channels
-from vit_jax.models.vit import ViTConfig
+from vit_jax.models.vit_config import ViTConfig
 
 
 @functools.singledispatch

@@ -9,7 +9,8 @@ from flax import nnx
 
 from vit_jax.errors import InputError, unknown
 from vit_jax.models.resnet import BiT, BiTConfig
-from vit_jax.models.vit import ViT, ViTConfig
+from vit_jax.models.vit import ViT
+from vit_jax.models.vit_config import ViTConfig
 
 # Width, depth, MLP width, heads: table 1; Ti and S are from 2106.10270, g and G from 2106.04560.
 VARIANTS = {

@@ -14,7 +14,7 @@ from vit_jax.checkpoint.convert.preprocessing import Recipe
 from vit_jax.checkpoint.resample import resample_posemb
 from vit_jax.errors import InputError
 from vit_jax.models.resnet import BiTConfig
-from vit_jax.models.vit import ViTConfig
+from vit_jax.models.vit_config import ViTConfig
 
 Config = ViTConfig | BiTConfig
 POSEMB = "posemb/embedding"

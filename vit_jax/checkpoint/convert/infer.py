@@ -10,7 +10,7 @@ from vit_jax.checkpoint.convert.families import QKV, Recognised
 from vit_jax.checkpoint.convert.layout import Shape, groups, place
 from vit_jax.errors import InputError
 from vit_jax.models.resnet import BiTConfig
-from vit_jax.models.vit import ViTConfig
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.models.zoo import VARIANTS
 
 # (width, depth) -> heads, where tensors do not tell: table 1, then SigLIP's and DINOv2's largest.
