@@ -20,14 +20,21 @@ class Chip:
 
 GIB = 2**30
 CHIPS = (
-    Chip("TPU v3", 123e12, 32 * GIB, 0.9e12, 82e9, devices=2, cores=2),
+    # TPU: the system architecture pages of Cloud TPU's documentation. "Bidirectional" network
+    # figures are halved; v3's is its pod's all-reduce bandwidth over its chips.
+    Chip("TPU v3", 123e12, 32 * GIB, 0.9e12, 332e9, devices=2, cores=2),
     Chip("TPU v4", 275e12, 32 * GIB, 1.2e12, 300e9, cores=2),
-    Chip("TPU v5 lite", 197e12, 16 * GIB, 0.82e12, 200e9),
-    Chip("TPU v5p", 459e12, 95 * GIB, 2.77e12, 600e9, cores=2),
-    Chip("TPU v6 lite", 918e12, 32 * GIB, 1.64e12, 448e9),
-    Chip("NVIDIA V100", 125e12, 32 * GIB, 0.9e12, 150e9),  # fp16: it has no bf16
+    Chip("TPU v5 lite", 197e12, 16 * GIB, 0.819e12, 200e9),
+    Chip("TPU v5p", 459e12, 95 * GIB, 2.765e12, 600e9, cores=2),
+    Chip("TPU v6 lite", 918e12, 32 * GIB, 1.638e12, 400e9),
+    Chip("TPU7x", 2307e12, 192 * GIB, 7.38e12, 600e9, devices=2, cores=2),
+    # GPUs: NVIDIA's data sheets, without sparsity, SXM modules where nothing else is said.
+    Chip("Tesla T4", 65e12, 16 * GIB, 0.32e12, 16e9),  # fp16: it has no bf16
+    Chip("Tesla V100", 125e12, 32 * GIB, 0.9e12, 150e9),  # likewise
     Chip("NVIDIA A100", 312e12, 80 * GIB, 2.04e12, 300e9),
+    Chip("NVIDIA A100-SXM4-40GB", 312e12, 40 * GIB, 1.56e12, 300e9),
     Chip("NVIDIA H100", 989e12, 80 * GIB, 3.35e12, 450e9),
+    Chip("NVIDIA H100 PCIe", 756e12, 80 * GIB, 2.0e12, 300e9),
     Chip("NVIDIA H200", 989e12, 141 * GIB, 4.8e12, 450e9),
     Chip("NVIDIA B200", 2250e12, 180 * GIB, 8.0e12, 900e9),
     Chip("NVIDIA L4", 121e12, 24 * GIB, 0.3e12, 32e9),

@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "name what image files show",
     "convert": "turn weights of one program into those of another",
     "data": "show what a config would read and how fast",
+    "plan": "what a run will need: memory, network, time",
     "models": "list the models, their parameters and cost",
 }
 DONE, FAILED, WRONG_INPUT, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
@@ -83,6 +84,7 @@ def _run(argv: list[str]) -> int:
         return DONE
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("vit_jax").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is normal
     return modules[args.command].run(args)
 
 

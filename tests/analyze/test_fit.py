@@ -1,0 +1,115 @@
+import copy
+
+import pytest
+
+from vit_jax import config as configs
+from vit_jax.analyze.fit import Planner, as_flags, largest
+from vit_jax.errors import InputError
+
+
+@pytest.mark.parametrize("true", [1, 2, 3, 16, 17, 100, 1000, 4096])
+@pytest.mark.parametrize("start", [1, 16, 1000])
+def test_largest_is_found_to_a_sixteenth_with_few_questions(true, start):
+    asked = []
+
+    def fits(n):
+        asked.append(n)
+        return n <= true
+
+    found = largest(fits, start)
+    assert found <= true < found + max(1, found // 16) + 1
+    assert len(asked) == len(set(asked)) <= 18
+
+
+def test_nothing_fits():
+    assert largest(lambda n: False, 8) == 0
+
+
+def test_flags_are_arguments():
+    assert as_flags({"model.remat": "full", "parallel.fsdp": 8}) == [
+        "--config.model.remat=full",
+        "--config.parallel.fsdp=8",
+    ]
+
+
+class FakeEngine:
+    def __init__(self, parallel):
+        self.mesh = type("Mesh", (), {"shape": {"data": parallel.data, "fsdp": parallel.fsdp}})
+        self.batch_shards = parallel.data * parallel.fsdp
+
+
+class FakeStep:
+    """Stands in for a compiled step: what saves memory divides its bytes."""
+
+    def __init__(self, config, limit):
+        saved = {"none": 1, "dots_no_batch": 2, "full": 4}[config.model.remat]
+        if config.parallel.accumulate > 8:
+            raise InputError("too many microbatches")
+        self.total_bytes = config.batch_size * 8 // saved // config.parallel.accumulate
+        self.total_bytes += 100 // config.parallel.fsdp
+        self.fits = self.total_bytes <= limit
+        self.run = type("Run", (), {})()
+        self.run.model_config = config.model
+        self.run.engine = FakeEngine(config.parallel)
+        self.run.total_steps = 10
+
+
+class FakePlanner(Planner):
+    def __init__(self, limit, **options):
+        config = configs.default()
+        config.total.epochs = 3.0
+        config.batch_size = 128
+        config.update_from_flattened_dict({"parallel.data": 4} | options)
+        super().__init__(config, dataset=None)
+        self.limit = limit
+        self.compiled = []
+
+    def compile(self, **options):
+        config = copy.deepcopy(self.config)
+        config.update_from_flattened_dict(options)
+        self.compiled.append(config)
+        return FakeStep(config, self.limit)
+
+    def suggestions(self):
+        return [(a["flags"], a["fits"]) for a in self.suggest(self.compile())]
+
+
+REMAT = "--config.model.remat={}".format
+ACCUMULATE = "--config.parallel.accumulate={}".format
+FSDP = [f"--config.parallel.{name}" for name in ("engine=pjit", "data=1", "fsdp=4")]
+
+
+def test_each_remedy_is_tried_up_to_the_first_that_suffices():
+    assert FakePlanner(limit=700).suggestions() == [
+        ([REMAT("dots_no_batch")], True),
+        (FSDP, False),
+        ([ACCUMULATE(2)], True),
+    ]
+
+
+def test_remedies_are_joined_where_none_alone_suffices():
+    assert FakePlanner(limit=160).suggestions() == [
+        ([REMAT("dots_no_batch")], False),
+        ([REMAT("full")], False),
+        (FSDP, False),
+        ([ACCUMULATE(2)], False),
+        ([ACCUMULATE(4)], False),
+        ([ACCUMULATE(8)], False),  # 16 is refused, 32 leaves no row
+        ([*FSDP, REMAT("dots_no_batch")], False),
+        ([*FSDP, REMAT("full")], False),
+        ([*FSDP, REMAT("full"), ACCUMULATE(2)], True),
+    ]
+
+
+def test_what_is_in_use_is_not_suggested():
+    options = {"model.remat": "full", "parallel.data": 1, "parallel.fsdp": 4}
+    assert FakePlanner(limit=160, **options).suggestions() == [([ACCUMULATE(2)], True)]
+
+
+def test_fit_batch_searches_multiples_of_the_shards_at_the_same_length():
+    planner = FakePlanner(limit=2000, **{"parallel.accumulate": 2})
+    batch = planner.fit_batch(planner.compile())
+    assert batch % 8 == 0
+    assert 448 <= batch <= 475  # 8 * batch / 2 + 100 <= 2000
+    assert all(config.total.epochs is None for config in planner.compiled[1:])
+    assert all(config.total.steps == 10 for config in planner.compiled[1:])

@@ -1,0 +1,184 @@
+"""Compiles a training step without running it, for devices that need not be there."""
+
+import dataclasses
+import importlib.util
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vit_jax.analyze import collectives, hardware
+from vit_jax.analyze.collectives import Collective
+from vit_jax.errors import InputError
+from vit_jax.parallel.engines import create_engine
+from vit_jax.train.setup import Dataset, Run, prepare
+
+log = logging.getLogger(__name__)
+
+# libtpu looks for the machine around it, and for another process that has the TPUs.
+WITHOUT_TPUS = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5e-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+# The two ways in which XLA says what did not fit: all of it, or temporaries alone.
+_TOO_MUCH = re.compile(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm")
+_TOO_TEMPORARY = re.compile(
+    r"temporaries \(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A compiled training step; bytes are of one device."""
+
+    run: Run
+    params_bytes: int
+    optimizer_bytes: int
+    ema_bytes: int
+    batch_bytes: int  # of inputs, with the padding that layouts add to all arguments
+    temporary_bytes: int  # activations, gradients, code: whatever does not outlive the step
+    limit_bytes: int | None  # memory of the device, None where unknown
+    fits: bool
+    found: tuple[Collective, ...] | None  # None: not compiled, or not understood
+    compile_seconds: float
+
+    @property
+    def total_bytes(self) -> int:
+        """Memory that one device needs."""
+        state = self.params_bytes + self.optimizer_bytes + self.ema_bytes
+        return state + self.batch_bytes + self.temporary_bytes
+
+
+def topology_devices(name: str) -> list[jax.Device]:
+    """Devices of a TPU topology such as "v5e:16x16"; they compile but do not run.
+
+    Raises:
+      InputError: no such topology, or the compiler is not installed.
+    """
+    spec = importlib.util.find_spec("libtpu")
+    if spec is None or spec.origin is None:
+        raise InputError(
+            "planning for TPUs wants their compiler: pip install 'vit_jax[plan]'; "
+            "without --topology the devices present are planned for"
+        )
+    for variable, value in WITHOUT_TPUS.items():
+        os.environ.setdefault(variable, value)
+    from jax.experimental import topologies
+
+    options: dict[str, Any] = {}
+    generation, _, shape = name.partition(":")
+    if generation == "v4":
+        options["chip_config_name"] = "megacore"  # one device a chip, as JAX shows v4
+    if re.fullmatch(r"1(x1)*", shape):
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    try:
+        return topologies.get_topology_desc(name, "tpu", **options).devices
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
+        raise InputError(f"no TPU topology {name!r}, write e.g. v5e:16x16 ({reason})") from error
+
+
+def compile_step(
+    config: ConfigDict, dataset: Dataset, devices: Sequence[jax.Device] | None = None
+) -> Step:
+    """Compiles the training step of a config.
+
+    Args:
+      config: of the run.
+      dataset: of its training data.
+      devices: None: those present.
+
+    Raises:
+      InputError: what is wrong with the config.
+    """
+    run = prepare(config, dataset, create_engine(config.parallel, devices))
+    state = run.abstract
+    params, ema = local_bytes(state.params), local_bytes(state.ema)
+    optimizer = local_bytes(state) - params - ema
+    kept = params + optimizer + ema
+    start = time.perf_counter()
+    try:
+        compiled = run.train_step.lower(state, abstract_batch(run)).compile()
+    except jax.errors.JaxRuntimeError as error:
+        total, limit = _what_did_not_fit(error, kept)
+        batch, fits, found = 0, False, None
+    else:
+        memory = compiled.memory_analysis()
+        arguments = memory.argument_size_in_bytes
+        new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        total = arguments + new + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+        batch = arguments - kept
+        limit = memory_of(run.engine.mesh.devices.flat[0])
+        fits = limit is None or total <= limit
+        found = _collectives(compiled)
+    return Step(
+        run=run,
+        params_bytes=params,
+        optimizer_bytes=optimizer,
+        ema_bytes=ema,
+        batch_bytes=batch,
+        temporary_bytes=total - kept - batch,
+        limit_bytes=limit,
+        fits=fits,
+        found=found,
+        compile_seconds=time.perf_counter() - start,
+    )
+
+
+def abstract_batch(run: Run) -> dict[str, Any]:
+    """Shapes and shardings of a global batch as the step takes it."""
+    config = run.config
+    rows = config.batch_size
+    label = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    if config.data.multi_label:
+        label = jax.ShapeDtypeStruct((rows, run.task.num_classes), jnp.uint8)
+    image = jax.ShapeDtypeStruct((rows, *run.model_config.image_size, 3), jnp.uint8)
+    return run.engine.abstract_batch(dict(image=image, label=label))
+
+
+def local_bytes(tree: Any) -> int:
+    """Bytes that one device holds of a pytree of ShapeDtypeStructs with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def memory_of(device: jax.Device) -> int | None:
+    """Bytes that a device has, None where unknown; CPU devices share what the machine has."""
+    if device.platform == "cpu":
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return machine // jax.local_device_count("cpu")
+    chip = hardware.find_chip(device.device_kind)
+    return int(chip.memory_bytes / chip.devices) if chip else None
+
+
+def _collectives(compiled: jax.stages.Compiled) -> tuple[Collective, ...] | None:
+    try:
+        return tuple(collectives.find_collectives(compiled.as_text()))
+    except ValueError as error:
+        log.warning("collectives are not counted: %s", error)
+        return None
+
+
+def _what_did_not_fit(error: jax.errors.JaxRuntimeError, kept: int) -> tuple[int, int]:
+    """Bytes that a device would need, and has; other errors are raised again."""
+    for pattern, base in ((_TOO_MUCH, 0), (_TOO_TEMPORARY, kept)):
+        if match := pattern.search(str(error)):
+            used, limit = (_bytes(text) for text in match.groups())
+            return base + used, limit
+    raise error
+
+
+def _bytes(text: str) -> int:
+    """ "1.5G" in bytes."""
+    return int(float(text[:-1]) * 2 ** (10 * ("KMGT".index(text[-1]) + 1)))

@@ -1,0 +1,154 @@
+"""What makes a run fit into memory: other layouts of the step, other batches; all compiled."""
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vit_jax.analyze.compile import Step, compile_step
+from vit_jax.errors import InputError
+from vit_jax.train.setup import Dataset
+
+log = logging.getLogger(__name__)
+
+REMAT = ("none", "dots_no_batch", "full")  # from least to most recomputation
+MAX_ACCUMULATE = 32
+
+
+class Planner:
+    """Compiles variants of one configuration."""
+
+    def __init__(
+        self, config: ConfigDict, dataset: Dataset, devices: Sequence[jax.Device] | None = None
+    ):
+        self.config = config
+        self.dataset = dataset
+        self.devices = devices
+
+    def compile(self, **options: Any) -> Step:
+        """The step with some options changed, such as `{"model.remat": "full"}`.
+
+        Raises:
+          InputError: what is wrong with the config.
+        """
+        config = copy.deepcopy(self.config)
+        config.update_from_flattened_dict(options)
+        log.info("compiling %s", " ".join(as_flags(options)) or "the step")
+        return compile_step(config, self.dataset, self.devices)
+
+    def suggest(self, step: Step) -> list[dict[str, Any]]:
+        """Tries what saves memory, one by one, then together; compiles each.
+
+        Args:
+          step: one that does not fit.
+
+        Returns:
+          What was tried: its flags, whether it fits, bytes per device.
+        """
+        tried: list[dict[str, Any]] = []
+        for family in self._single_remedies(step):
+            self._first_that_fits(family, tried)
+        if not any(attempt["fits"] for attempt in tried):
+            self._first_that_fits(self._joint_remedies(step), tried)
+        return tried
+
+    def _first_that_fits(self, variants: Iterator[dict], tried: list[dict[str, Any]]) -> None:
+        """Compiles variants until one fits; one that the config does not allow is left out."""
+        for options in variants:
+            try:
+                step = self.compile(**options)
+            except InputError:
+                continue
+            tried.append(
+                dict(flags=as_flags(options), fits=step.fits, total_bytes=step.total_bytes)
+            )
+            if step.fits:
+                return
+
+    def _single_remedies(self, step: Step) -> Iterator[Iterator[dict[str, Any]]]:
+        """Families of remedies, each from the cheapest to the one that saves most."""
+        yield ({"model.remat": remat} for remat in self._more_remat(step))
+        yield iter([fsdp] if (fsdp := self._fsdp(step)) else [])
+        yield ({"parallel.accumulate": parts} for parts in self._more_parts(step))
+
+    def _joint_remedies(self, step: Step) -> Iterator[dict[str, Any]]:
+        fsdp = self._fsdp(step)
+        remats = self._more_remat(step)
+        for remat in remats:
+            if fsdp:
+                yield fsdp | {"model.remat": remat}
+        strongest = fsdp | ({"model.remat": remats[-1]} if remats else {})
+        for parts in self._more_parts(step):
+            yield strongest | {"parallel.accumulate": parts}
+
+    def _more_remat(self, step: Step) -> list[str]:
+        """Policies that recompute more than the present one; ResNets know none."""
+        if not hasattr(step.run.model_config, "remat"):
+            return []
+        present = self.config.model.remat
+        return list(REMAT[REMAT.index(present) + 1 :]) if present in REMAT else ["full"]
+
+    def _fsdp(self, step: Step) -> dict[str, Any]:
+        """All data parallelism with sharded parameters; {} where that is so already."""
+        sizes = step.run.engine.mesh.shape
+        data = sizes.get("data", step.run.engine.batch_shards)  # pmap's mesh has another axis
+        if data == 1:
+            return {}
+        shards = data * sizes.get("fsdp", 1)
+        return {"parallel.engine": "pjit", "parallel.data": 1, "parallel.fsdp": shards}
+
+    def _more_parts(self, step: Step) -> list[int]:
+        """Numbers of microbatches beyond the present that still divide a device's rows."""
+        rows = self.config.batch_size // step.run.engine.batch_shards
+        parts = self.config.parallel.accumulate * 2
+        result = []
+        while parts <= MAX_ACCUMULATE and rows % parts == 0:
+            result.append(parts)
+            parts *= 2
+        return result
+
+    def fit_batch(self, step: Step) -> int:
+        """The largest global batch that fits, to within a sixteenth; 0: none.
+
+        Args:
+          step: of the config's own batch size.
+        """
+        unit = step.run.engine.batch_shards * self.config.parallel.accumulate
+        start = self.config.batch_size // unit
+        # The length stays in steps, so that a warm-up fits whatever the batch.
+        length = {"total.steps": step.run.total_steps, "total.epochs": None, "total.examples": None}
+
+        def fits(parts: int) -> bool:
+            if parts == start:
+                return step.fits
+            return self.compile(batch_size=parts * unit, **length).fits
+
+        return unit * largest(fits, start)
+
+
+def largest(fits: Callable[[int], bool], start: int, precision: int = 16) -> int:
+    """The largest n >= 1 for which `fits(n)`, which holds below it and not above; 0: none.
+
+    Args:
+      fits: asked as rarely as possible.
+      start: first guess.
+      precision: what lies within a share 1 / precision is as good.
+    """
+    low, high = 0, math.inf
+    guess = start
+    while high - low > max(1, low // precision):
+        if fits(guess):
+            low = guess
+        else:
+            high = guess
+        guess = 2 * low if high == math.inf else (low + high) // 2
+    return low
+
+
+def as_flags(options: dict[str, Any]) -> list[str]:
+    """Options as arguments of the command line."""
+    return [f"--config.{name}={value}" for name, value in options.items()]

@@ -1,0 +1,139 @@
+"""What a training run will need, from its compiled step: memory, network, time."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vit_jax.analyze import collectives, flops, hardware
+from vit_jax.analyze.compile import Step
+from vit_jax.train.setup import Run
+
+SECONDS_PER_DAY = 86_400
+# Table 2 of the paper (2010.11929): model, images seen in pre-training, TPUv3-core-days.
+PAPER_CORE_DAYS = (
+    ("ViT-H/14", 14 * 303_000_000, 2500),
+    ("ViT-L/16", 14 * 303_000_000, 680),
+    ("ViT-L/16", 90 * 14_197_122, 230),
+)
+
+
+def describe(step: Step, *, mfu: float) -> dict[str, Any]:
+    """What a compiled step says about the whole run.
+
+    Args:
+      step: of the run.
+      mfu: model FLOPs utilisation to assume: the share of the chips' bf16 peak that a
+        model's products get.
+
+    Returns:
+      A document for JSON. Bytes are of one device; FLOPs are of the forward and the
+      backward pass, without what remat computes twice; None stands for unknown.
+    """
+    run, config = step.run, step.run.config
+    devices = run.engine.mesh.devices
+    chip = hardware.find_chip(devices.flat[0].device_kind)
+    images = run.total_steps * config.batch_size
+    per_image = flops.train_flops(run.model_config)
+    return dict(
+        model=config.model.name,
+        image_size=list(run.model_config.image_size),
+        batch_size=config.batch_size,
+        device=devices.flat[0].device_kind,
+        devices=devices.size,
+        layout=layout(config, run),
+        params=sum(leaf.size for leaf in jax.tree.leaves(run.abstract.params)),
+        flops_per_image=per_image,
+        flops_per_run=per_image * images,
+        steps=run.total_steps,
+        images=images,
+        bytes_per_device=dict(
+            params=step.params_bytes,
+            optimizer=step.optimizer_bytes,
+            ema=step.ema_bytes,
+            batch=step.batch_bytes,
+            temporaries=step.temporary_bytes,
+            total=step.total_bytes,
+        ),
+        memory_per_device=step.limit_bytes,
+        fits=step.fits,
+        compile_seconds=round(step.compile_seconds, 1),
+        **_network(step, chip),
+        **_time(run, per_image, images, chip, mfu),
+    )
+
+
+def layout(config: ConfigDict, run: Run) -> dict[str, Any]:
+    """How the run is spread: mesh axes above 1, and what saves memory."""
+    sizes = {axis: size for axis, size in run.engine.mesh.shape.items() if size > 1}
+    result = dict(engine=config.parallel.engine, **sizes)
+    if config.model.remat != "none":
+        result["remat"] = config.model.remat
+    if config.parallel.accumulate > 1:
+        result["accumulate"] = config.parallel.accumulate
+    return result
+
+
+def _network(step: Step, chip: hardware.Chip | None) -> dict[str, Any]:
+    """The collectives beside the least that the layout needs."""
+    least = minimum(step.run)
+    numbers = dict(
+        collectives=None,
+        collective_bytes_per_step=None,
+        collectives_minimum=least,
+        collective_bytes_minimum=sum(least.values()),
+        collective_seconds=None,  # at the full speed of the network
+    )
+    if step.found is not None:
+        kinds = collectives.by_kind(step.found)
+        total = sum(kinds.values())
+        numbers.update(collectives=kinds, collective_bytes_per_step=total)
+        if chip:
+            numbers["collective_seconds"] = total / (chip.network_bandwidth / chip.devices)
+    return numbers
+
+
+def minimum(run: Run) -> dict[str, int]:
+    """See `collectives.minimum`."""
+    config, model = run.config, run.model_config
+    rows = config.batch_size // run.engine.batch_shards
+    values = rows * model.num_tokens * model.width if hasattr(model, "num_tokens") else 0
+    return collectives.minimum(
+        run.abstract.params,
+        run.engine.mesh,
+        batch_shards=run.engine.batch_shards,
+        dtype=config.model.dtype,
+        microbatches=config.parallel.accumulate,
+        activation_bytes=values * jnp.dtype(config.model.dtype).itemsize,
+    )
+
+
+def _time(
+    run: Run, per_image: int, images: int, chip: hardware.Chip | None, mfu: float
+) -> dict[str, Any]:
+    """Days at an MFU, TPU-core-days there and on TPU v3, and those of the paper."""
+    v3 = hardware.find_chip("TPU v3")
+    core_seconds = per_image * images / (v3.bf16_flops / v3.cores)  # of TPU v3 at its peak
+    numbers = dict(
+        mfu=mfu,
+        step_seconds=None,
+        days=None,
+        tpu_core_days=None,
+        tpu_v3_core_days=core_seconds / mfu / SECONDS_PER_DAY,
+        paper_tpu_v3_core_days=None,
+        paper_mfu=None,
+    )
+    if chip:
+        chips = run.engine.mesh.devices.size / chip.devices
+        seconds = per_image * run.config.batch_size / (chips * chip.bf16_flops * mfu)
+        days = seconds * run.total_steps / SECONDS_PER_DAY
+        numbers.update(step_seconds=seconds, days=days)
+        if chip.name.startswith("TPU"):
+            numbers["tpu_core_days"] = days * chips * chip.cores
+    for name, seen, core_days in PAPER_CORE_DAYS:
+        # Splits leave out a percent or so.
+        if name == run.config.model.name and abs(images - seen) < 0.03 * seen:
+            numbers["paper_tpu_v3_core_days"] = core_days
+            numbers["paper_mfu"] = core_seconds / (core_days * SECONDS_PER_DAY)
+    return numbers

@@ -1,0 +1,124 @@
+"""What a run will need, from its compiled step: memory, network, time. Nothing is trained.
+
+  vit_jax plan --config=configs/vit_jft.py:ViT-L/16 --topology=v5e:16x16
+  vit_jax plan --config=configs/vit_jft.py:ViT-H/14 --topology=v3:16x16 --fit-batch --json
+
+A topology is one of TPUs that need not be there (v3, v4, v5e, v5p, v6e; the shape counts
+chips), for which `pip install 'vit_jax[plan]'` brings the compiler; without one the devices
+present are planned for. Nor need the data be there, if their name is a known one. What does
+not fit in memory is an answer too, with suggestions of which the compiler knows that they fit.
+"""
+
+import argparse
+import json
+import os
+from typing import Any
+
+from vit_jax.cli.configs import add_config_argument, load_config
+from vit_jax.errors import InputError
+
+GIB = 2**30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    add_config_argument(parser)
+    parser.add_argument("--topology", metavar="TPU:SHAPE", help="e.g. v5e:16x16 or v4:4x4x8")
+    parser.add_argument(
+        "--mfu", type=float, default=0.4, help="share of the peak speed to assume (%(default)s)"
+    )
+    parser.add_argument(
+        "--fit-batch",
+        action="store_true",
+        help="search the largest batch that fits, to within a sixteenth; compiles often",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the plan; returns the exit status."""
+    if not 0 < args.mfu <= 1:
+        raise InputError(f"--mfu={args.mfu:g}: give a share above 0, at most 1")
+    config = load_config(args.config, args.overrides)
+    if args.topology:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # leaves TPUs alone that might be here
+    from vit_jax.analyze.compile import topology_devices
+    from vit_jax.analyze.dataset import dataset_of
+    from vit_jax.analyze.fit import Planner
+    from vit_jax.analyze.plan import describe
+
+    devices = topology_devices(args.topology) if args.topology else None
+    planner = Planner(config, dataset_of(config), devices)
+    step = planner.compile()
+    result = dict(topology=args.topology, **describe(step, mfu=args.mfu))
+    if not step.fits:
+        result["suggestions"] = planner.suggest(step)
+    if args.fit_batch:
+        result["fit_batch"] = planner.fit_batch(step)
+    print(json.dumps(result, indent=2) if args.json else "\n".join(lines(result)))
+    return 0
+
+
+def lines(plan: dict[str, Any]) -> list[str]:
+    """The plan for a reader."""
+    height, width = plan["image_size"]
+    spread = " ".join(f"{name}={value}" for name, value in plan["layout"].items())
+    rows = [
+        ("run", f"{plan['model']} at {height}x{width}, batch {plan['batch_size']:,}"),
+        ("devices", f"{plan['devices']} {plan['device']}: {spread}"),
+        ("parameters", f"{plan['params']:,}"),
+        ("FLOPs", f"{plan['flops_per_image']:.3g} an image, {plan['flops_per_run']:.3g} the run"),
+        ("length", f"{plan['steps']:,} steps, {plan['images']:,} images"),
+        ("memory", _memory(plan)),
+        ("collectives", _network(plan)),
+        ("compilation", f"{plan['compile_seconds']:.0f} s"),
+        ("time", _time(plan)),
+    ]
+    if plan["tpu_core_days"] is not None or plan["paper_tpu_v3_core_days"]:
+        rows.append(("TPU-core-days", _core_days(plan)))
+    if "fit_batch" in plan:
+        rows.append(("largest batch", f"{plan['fit_batch']:,}" if plan["fit_batch"] else "none"))
+    for attempt in plan.get("suggestions", ()):
+        verdict = "fits" if attempt["fits"] else "does not fit"
+        text = f"{' '.join(attempt['flags'])}: {_gib(attempt['total_bytes'])}, {verdict}"
+        rows.append(("suggestion" if attempt["fits"] else "tried", text))
+    return [f"{name:14} {text}" for name, text in rows]
+
+
+def _memory(plan: dict[str, Any]) -> str:
+    parts = plan["bytes_per_device"]
+    listed = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size)
+    limit = plan["memory_per_device"]
+    of = f" of {_gib(limit)}" if limit else ""
+    return f"{listed}{of} a device: {'fits' if plan['fits'] else 'does not fit'}"
+
+
+def _network(plan: dict[str, Any]) -> str:
+    least = plan["collective_bytes_minimum"]
+    if plan["collectives"] is None:
+        return f"unknown, at least {_gib(least)} a step from each device"
+    kinds = ", ".join(f"{kind} {_gib(size)}" for kind, size in plan["collectives"].items())
+    text = f"{kinds or 'none'} a step from each device; the layout needs {_gib(least)}"
+    if plan["collective_seconds"]:
+        text += f"; {1000 * plan['collective_seconds']:.1f} ms at the network's full speed"
+    return text
+
+
+def _time(plan: dict[str, Any]) -> str:
+    if plan["days"] is None:
+        return f"unknown: no peak speed known for {plan['device']}"
+    step = f"{1000 * plan['step_seconds']:.0f} ms a step"
+    return f"{plan['days']:.3g} days at an MFU of {plan['mfu']:.0%}, {step}"
+
+
+def _core_days(plan: dict[str, Any]) -> str:
+    text = f"{plan['tpu_v3_core_days']:,.0f} on TPU v3 at that MFU"
+    if plan["tpu_core_days"] is not None and plan["device"] != "TPU v3":
+        text = f"{plan['tpu_core_days']:,.0f} here, {text}"
+    if paper := plan["paper_tpu_v3_core_days"]:
+        text += f"; the paper's {paper:,} make an MFU of {plan['paper_mfu']:.0%}"
+    return text
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 2**20:.2f} MiB"
