@@ -1,0 +1,14 @@
+# shellcheck shell=bash
+# NVIDIA A100.
+XLA_FLAGS=${XLA_FLAGS:-}
+# Collectives run beside computation, which is off by default: a ViT's layers are long enough.
+XLA_FLAGS+=" --xla_gpu_enable_latency_hiding_scheduler=true"
+# One large all-reduce uses the network better than one a layer.
+XLA_FLAGS+=" --xla_gpu_all_reduce_combine_threshold_bytes=134217728"
+XLA_FLAGS+=" --xla_gpu_all_gather_combine_threshold_bytes=134217728"
+XLA_FLAGS+=" --xla_gpu_reduce_scatter_combine_threshold_bytes=134217728"
+export XLA_FLAGS
+# The default, three quarters of the memory, leaves the rest unused; NCCL wants some.
+export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.9}
+# A rank that hangs says where: warnings only, information floods the log.
+export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
