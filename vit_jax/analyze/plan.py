@@ -60,7 +60,7 @@ def describe(step: Step, *, mfu: float) -> dict[str, Any]:
         fits=step.fits,
         compile_seconds=round(step.compile_seconds, 1),
         **_network(step, chip),
-        **_time(run, per_image, images, chip, mfu),
+        **run_time(run, per_image, images, chip, mfu),
     )
 
 
@@ -109,7 +109,7 @@ def minimum(run: Run) -> dict[str, int]:
     )
 
 
-def _time(
+def run_time(
     run: Run, per_image: int, images: int, chip: hardware.Chip | None, mfu: float
 ) -> dict[str, Any]:
     """Days at an MFU, TPU-core-days there and on TPU v3, and those of the paper."""
