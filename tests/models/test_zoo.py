@@ -121,7 +121,8 @@ def test_wrong_names_are_refused_with_the_nearest(written, message):
 def test_every_listed_name_is_a_model():
     assert all(canonical_name(name) == name for name in list_models())
     assert set(HEADLESS) == set(list_models("ViT-*"))
-    assert list_models("ViT-*/32") == ["ViT-S/32", "ViT-B/32", "ViT-L/32"]
+    for pattern in ("ViT-*/32", "vit-*/32"):
+        assert list_models(pattern) == ["ViT-S/32", "ViT-B/32", "ViT-L/32"]
 
 
 def test_options_change_the_variant():

@@ -62,9 +62,10 @@ _BIT = re.compile(r"bit[-_]?r(?P<depth>\d+)x(?P<width>\d+)", re.IGNORECASE)
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the paper's models that match a shell pattern such as "ViT-*/16" or "R50*"."""
+    """Names of the paper's models that match a shell pattern such as "ViT-*/16" or "r50*"."""
     names = [f"ViT-{size}/{patch}" for size, patches in PATCHES.items() for patch in patches]
-    return fnmatch.filter([*names, *HYBRIDS, *BITS], pattern)
+    pattern = pattern.lower()
+    return [n for n in [*names, *HYBRIDS, *BITS] if fnmatch.fnmatchcase(n.lower(), pattern)]
 
 
 def canonical_name(name: str) -> str:
