@@ -139,6 +139,7 @@ submit() {
 compare() {
   "$VENV/bin/python" - "$1" "$2" <<'PYTHON'
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -146,6 +147,8 @@ import jax
 import numpy as np
 
 from vit_jax.checkpoint.load import read
+
+logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def losses(workdir):
@@ -188,17 +191,18 @@ wait_for "the first steps" has_steps "$DIR/cut" 30
 scancel --signal=TERM "$cut"
 wait_for "the requeue" is_pending "$cut"
 saved=$(grep --count 'preempted after step .* state saved' "$DIR/vit_jax-$cut.log") || true
-steps=$(grep --only-matching 'preempted after step [0-9]*' "$DIR/vit_jax-$cut.log" | sort -u | wc -l)
+steps=$(grep -o 'preempted after step [0-9]*' "$DIR/vit_jax-$cut.log" | sort -u | wc -l)
 ((saved == 2 && steps == 1)) || fail "both tasks should save the same step: see the log"
 grep --quiet 'xited with exit code 75' "$DIR/vit_jax-$cut.log" || fail "no exit status 75"
 
 say "requeued by the job itself"
-squeue --format='%i %T %r restarts=%r'
+squeue --format='%i %T %r'
 # A requeued job waits two minutes, in case its node needs to be cleaned.
 scontrol update jobid="$cut" StartTime=now
 wait_for "the resumed run" is_done "$cut"
 cat "$DIR/vit_jax-$cut.log"
-scontrol --oneliner show job "$cut" | grep --only-matching --extended-regexp '(JobState|Restarts|ExitCode)=\S+'
+scontrol --oneliner show job "$cut" | \
+  grep --only-matching --extended-regexp '(JobState|Restarts|ExitCode)=\S+'
 
 say "compared"
 compare "$DIR/whole" "$DIR/cut"

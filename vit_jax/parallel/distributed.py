@@ -1,6 +1,7 @@
 """One run on many processes: who they are and how they find each other."""
 
 import glob
+import importlib.util
 import logging
 import os
 
@@ -10,8 +11,9 @@ from vit_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# Set by the launchers whose processes JAX can find by itself, to the number of them.
-_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+# Set by the launchers whose processes JAX can find by itself, to the number of them, with what
+# tells such a process from a mere batch script, which Slurm gives the number too.
+_COUNTS = {"SLURM_NTASKS": "SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK"}
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -82,10 +84,17 @@ def _number(given: int | None, variable: str) -> int | None:
 
 def _found_by_jax() -> bool:
     """Whether this is one of several processes that JAX can find without being told."""
-    if any(int(os.environ.get(variable) or 1) > 1 for variable in _COUNTS):
-        return True
-    # TPU hosts, which ask their metadata server.
-    return bool(glob.glob("/dev/accel*") or os.environ.get("TPU_WORKER_HOSTNAMES"))
+    for count, also in _COUNTS.items():
+        if int(os.environ.get(count) or 1) > 1 and also in os.environ:
+            return True
+    return bool(os.environ.get("TPU_WORKER_HOSTNAMES")) or _is_tpu_host()
+
+
+def _is_tpu_host() -> bool:
+    """Whether there are TPU chips here, whose hosts ask their metadata server for the others."""
+    # The newer TPUs are vfio devices, which passed-through GPUs are too.
+    chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def _first_line(error: Exception) -> str:
