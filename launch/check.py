@@ -64,6 +64,8 @@ def check(train: list[str], devices: int, slices: int = 1) -> str:
         _value(train, "--config"), [word for word in train if word.startswith(PREFIX)]
     )
     workdir = _value(train, "--workdir")
+    if "://" in workdir:
+        raise InputError(f"--workdir={workdir} is no directory; mount the bucket: docs/launch.md")
     if config.parallel.engine == "pmap":
         sizes, shards = dict(data=devices), devices
     else:

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Cloud TPU VMs, one slice or several, through gcloud's queued resources:
 #
-#   ALL="--name=s16 --project=P --zone=us-east5-b --type=v6e-64 --spot"
-#   RUN="--config=configs/vit_s16_i1k.py:90 --workdir=gs://my-bucket/s16"
+#   ALL="--name=s16 --project=P --zone=us-east5-b --type=v6e-64 --spot --bucket=my-bucket"
+#   RUN="--config=configs/vit_s16_i1k.py:90 --workdir=/bucket/s16"
 #   bash launch/tpu_vm.sh create $ALL -- $RUN     ask for the machines and wait for them
 #   bash launch/tpu_vm.sh setup  $ALL -- $RUN     copy this checkout (its HEAD) and install it
-#   bash launch/tpu_vm.sh run    $ALL -- $RUN     start on all workers; watch; if preempted, make anew
+#   bash launch/tpu_vm.sh run    $ALL -- $RUN     start it; watch; make preempted machines anew
 #   bash launch/tpu_vm.sh status|logs|delete $ALL
 #
 # --slices=N     so many of them; wants --config.parallel.replica=N
+# --bucket=NAME  mounted at /bucket on all workers
 # --spot, --reserved    the kind of machine; without either, on demand
 # --runtime=VERSION     of the TPU VM; default: what the type wants
 # --dry-run      print the commands of gcloud, run none
@@ -18,7 +19,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly WRONG_INPUT=2 POLL=${POLL:-60}
-NAME='' PROJECT='' ZONE='' TYPE='' RUNTIME='' SLICES=1 KIND='' DRY_RUN=''
+NAME='' PROJECT='' ZONE='' TYPE='' RUNTIME='' SLICES=1 BUCKET='' KIND='' DRY_RUN=''
 
 fail() {
   echo "launch/tpu_vm.sh: $1" >&2
@@ -37,6 +38,7 @@ read_arguments() {
       --zone=*) ZONE=${1#*=} ;;
       --type=*) TYPE=${1#*=} ;;
       --slices=*) SLICES=${1#*=} ;;
+      --bucket=*) BUCKET=${1#*=} ;;
       --runtime=*) RUNTIME=${1#*=} ;;
       --spot | --reserved) KIND=$1 ;;
       --dry-run) DRY_RUN=1 ;;
@@ -111,7 +113,7 @@ setup() {
     --node=all --worker=all
   execute rm "$archive"
   everywhere "mkdir -p vit_jax && tar -xzf $archive -C vit_jax && cd vit_jax &&\
- bash launch/install.sh tpu,hub"
+ bash launch/install.sh tpu,hub${BUCKET:+ && bash launch/mount_bucket.sh ${BUCKET@Q}}"
 }
 
 start() {

@@ -8,7 +8,7 @@ import pytest
 from vit_jax.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-TRAIN = [f"--config={ROOT}/configs/quickstart.py", "--workdir=gs://bucket/run"]
+TRAIN = [f"--config={ROOT}/configs/quickstart.py", "--workdir=/bucket/run"]
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,7 @@ def test_what_fits(check):
     [
         (TRAIN[1:], 8, 1, "--config is missing"),
         (TRAIN[:1], 8, 1, "--workdir is missing"),
+        ([TRAIN[0], "--workdir=gs://bucket/run"], 8, 1, "mount the bucket"),
         (["--config=configs/none.py", TRAIN[1]], 8, 1, "does not exist"),
         ([*TRAIN, "--config.parallel.fsdp=3"], 16, 1, "does not fit 16 devices"),
         ([*TRAIN, "--config.parallel.fsdp=3"], 12, 1, "the nearest that does is"),

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-CONFIG = ["--config=configs/quickstart.py:pretrain", "--workdir=gs://bucket/a run"]
+CONFIG = ["--config=configs/quickstart.py:pretrain", "--workdir=/bucket/a run"]
 ALL = ["--name=n", "--project=p", "--zone=z"]
 QUEUED = ["compute", "tpus", "queued-resources"]
 WHERE = ["--project=p", "--zone=z"]
@@ -15,7 +15,7 @@ START = (
     "--property=Restart=on-failure --property=RestartSec=30 "
     "--property=RestartPreventExitStatus=2 --property=TimeoutStopSec=300 "
     "bash launch/with_flags.sh v6e .venv/bin/vit_jax train "
-    "'--config=configs/quickstart.py:pretrain' '--workdir=gs://bucket/a run'"
+    "'--config=configs/quickstart.py:pretrain' '--workdir=/bucket/a run'"
 )
 INSTALL = (
     "--command=mkdir -p vit_jax && tar -xzf vit_jax.tar.gz -C vit_jax && cd vit_jax && "
@@ -68,6 +68,11 @@ def test_slices_are_nodes_of_one_request(launch):
 def test_setup_installs_on_all_workers(launch):
     result, calls = tpu_vm(launch, "setup", *ALL, "--type=v6e-16")
     assert result.returncode == 0 and calls() == SETUP
+
+
+def test_setup_mounts_a_bucket(launch):
+    _, calls = tpu_vm(launch, "setup", *ALL, "--type=v6e-16", "--bucket=my-bucket")
+    assert calls()[-1][-1] == f"{INSTALL} && bash launch/mount_bucket.sh 'my-bucket'"
 
 
 def test_run_makes_preempted_machines_anew_and_goes_on(launch, tmp_path):
