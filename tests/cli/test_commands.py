@@ -118,6 +118,7 @@ WRONG = {
     "mesh": (["--config.parallel.fsdp=3"], "fsdp=3"),
     "engine": (["--config.parallel.engine=pjti"], "did you mean 'pjit'"),
     "init_from": (["--config.init_from=/nowhere"], "/nowhere"),
+    "bucket": (["--workdir=gs://bucket/run"], "mount the bucket"),
     "optimizer": (["--config.optimizer.name=adamm"], "adam"),
 }  # fmt: skip
 
@@ -125,7 +126,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_input_is_one_line_and_status_2(case, tmp_path, capfd):
     argv, hint = WRONG[case]
-    if argv[0].startswith("--config."):
+    if argv[0].startswith(("--config.", "--workdir")):
         argv = [*PRETRAIN, *SHORT, f"--workdir={tmp_path / 'run'}", *argv]
     status, out, last = run(capfd, *argv)
     assert status == 2 and out == ""

@@ -40,6 +40,10 @@ def open_workdir(workdir: str, config: ConfigDict, *, write: bool) -> Path:
     Raises:
       InputError: it cannot be created, or holds a run of another config.
     """
+    if "://" in workdir:
+        raise InputError(
+            f"--workdir={workdir} is no directory; mount the bucket and give the path of the mount"
+        )
     path = Path(workdir).expanduser().absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
