@@ -25,9 +25,8 @@ EXTRAS = {
     "test": [
         "pytest>=8.3",
         "pytest-xdist>=3.6",
-        "scikit-image>=0.24",  # photographs
         "huggingface_hub>=1.0",
-        "scikit-image>=0.25",
+        "scikit-image>=0.25",  # photographs
         "scipy>=1.14",
         "ruff==0.17.*",  # formatting changes between versions
         # What reads launch/: shell, YAML, Dockerfile, Kubernetes' Jobs, JobSets.
