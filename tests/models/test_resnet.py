@@ -148,9 +148,7 @@ def run(graphdef, params, images, intermediates=False):
 @pytest.mark.parametrize("preact", [False, True])
 def test_features_equal_a_torch_resnet(preact):
     stages = (1, 2)
-    graphdef, params = random_model(
-        "BiT-R50x1", resnet_stages=stages, num_classes=0, preact=preact
-    )
+    graphdef, params = random_model("BiT-R50x1", resnet_stages=stages, num_classes=0, preact=preact)
     images = np.random.default_rng(1).normal(size=(2, 45, 64, 3)).astype(np.float32)
     expected = reference(params["resnet"], images, stages, preact)
     features = run(graphdef, params, images)
