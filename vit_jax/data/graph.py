@@ -1,7 +1,7 @@
 """Batches through tf.data: files and records are read, decoded and batched in parallel.
 
-Each batch is a small data set of its own inside a parallel interleave, so that an
-example that cannot be read leaves a hole in its own batch only, which is then filled.
+Examples that cannot be read drop out of the stream; the others say which step and row
+they belong to, so that batches are put together with holes, which are then filled.
 """
 
 import atexit
@@ -14,24 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data import order, tf_ops
+from vit_jax.data import sequential, tf_ops
 from vit_jax.data._tf import tf
 from vit_jax.data.mixture import MixtureSource
 from vit_jax.data.ops import Preprocess, Size
-from vit_jax.data.plan import Plan, TrainingPlan
+from vit_jax.data.plan import Plan, Planned, TrainingPlan
 from vit_jax.data.records import RecordSource
 from vit_jax.data.source import ArraySource, FileSource, Source
 from vit_jax.data.trouble import Unreadable
 from vit_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
-_BATCHES_AT_ONCE = 2  # so that no thread waits for the last images of a batch
-_SHARDS_AT_ONCE = 16  # whose records are mixed where files are read from front to back
-SHUFFLE_BUFFER = 8192  # records, there
-
-# How what our own functions raise stands in TensorFlow's messages.
-_RAISED = r"(?:InputError|FileNotFoundError|PermissionError|OSError): (.*)"
-
 _open: weakref.WeakSet = weakref.WeakSet()  # iterators that may be reading ahead
 
 
@@ -45,7 +38,7 @@ def example(
       source: that the payload is from.
       preprocess: what is done to the image.
       payload: string scalar.
-      words: uint32 (num_random, 2).
+      words: uint32 (num_random or more, 2).
     """
     raise NotImplementedError(type(source))
 
@@ -151,159 +144,139 @@ def batches(
     on_unreadable: Unreadable,
 ) -> Iterator[Batch]:
     """Batches of the planned examples, `size` pixels each."""
+    planned: dict[int, Planned | Exception] = {}  # what the steps on their way hold
     if isinstance(plan, TrainingPlan) and getattr(source, "sequential", False):
-        planned = _sequential(source, plan, steps)
+        in_turn = sequential.batches(source, plan, steps.start)
+        data = _payloads(lambda step: next(in_turn), steps, planned, at_once=1)
     else:
-        planned = _at_random(source, plan, steps)
-    data = _decoded(planned, source, preprocess, size, threads).prefetch(prefetch)
+        data = _payloads(
+            lambda step: (found := plan(step), source.fetch(found.index)), steps, planned, at_once=2
+        )
+    data = _decoded(data, source, preprocess, size, threads)
     read = reader(source, preprocess)
-    elements = _read_through(data, source)
-    _open.add(elements)
-    for found in elements:
-        on_unreadable.seen += len(found["index"])
-        if len(found["slot"]) < len(found["index"]):
-            found = _filled(found, lambda *example: on_unreadable(*example, read))
-        if "label" not in found:
-            found["label"] = source.labels(found["index"])
-        yield {name: found[name] for name in ("image", "label", "index", "epoch")}
+    nothing = {
+        name: tf.zeros([0, *s.shape], s.dtype).numpy() for name, s in data.element_spec.items()
+    }
+    data = data.batch(max(1, len(plan.rows))).prefetch(prefetch)
+    by_step = _by_step(data.as_numpy_iterator(), steps, planned)
+    _open.add(by_step)
+    for wanted, parts in by_step:
+        found, index = _joined([nothing, *parts]), wanted.index
+        on_unreadable.seen += len(index)
+        if len(found["slot"]) < len(index):
+            found, index = _filled(found, wanted, lambda *at: on_unreadable(*at, read))
+        label = found["label"] if "label" in found else source.labels(index)
+        yield dict(image=found["image"], label=label, index=index, epoch=wanted.epoch)
 
 
 @atexit.register
 def _close_all() -> None:
     """Ends all reading: threads that call Python would keep a dying interpreter waiting."""
-    for elements in list(_open):
+    for by_step in list(_open):
         with contextlib.suppress(ValueError):  # running, in a thread that dies with us
-            elements.close()
+            by_step.close()
 
 
-def _read_through(data: tf.data.Dataset, source: Source) -> Iterator[Batch]:
-    """The elements of a data set; files that went away or are damaged are named."""
-    elements = data.as_numpy_iterator()
-    while True:
+def _payloads(
+    fetch: Callable[[int], tuple[Planned, np.ndarray]],
+    steps: range,
+    planned: dict[int, Planned | Exception],
+    at_once: int,
+) -> tf.data.Dataset:
+    """(step, words (m, num_random, 2), payloads (m,)) of each step.
+
+    What the step holds is noted in `planned`; so is what `fetch` raises, and the data end.
+    """
+
+    def call(step: np.ndarray) -> tuple[bool, np.ndarray, np.ndarray]:
         try:
-            yield next(elements)
-        except StopIteration:
-            return
-        except tf.errors.OpError as error:
-            text = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).strip()
-            if cause := re.search(_RAISED, text):
-                raise InputError(cause[1]) from None
-            if isinstance(error, tf.errors.NotFoundError | tf.errors.DataLossError):
-                raise InputError(f"{source.name}: {text}") from None
-            raise
+            planned[int(step)], payloads = fetch(int(step))
+            return True, planned[int(step)].words, payloads
+        except Exception as error:  # raised again by the consumer, at this step
+            planned[int(step)] = error
+            return False, np.zeros((0, 0, 2), np.uint32), np.zeros(0, object)
 
-
-def _filled(found: Batch, replace: Callable) -> Batch:
-    """A batch with other examples in its holes."""
-    epoch, index = found["epoch"], found["index"].copy()
-    filled = dict(epoch=epoch, index=index)
-    for name in found.keys() & {"image", "label"}:
-        value = found[name]
-        filled[name] = np.zeros((len(index), *value.shape[1:]), value.dtype)
-        filled[name][found["slot"]] = value
-    for slot in np.setdiff1d(np.arange(len(index)), found["slot"]):
-        example = replace(int(epoch[slot]), int(index[slot]), found["words"][slot])
-        index[slot] = example["index"]
-        for name in filled.keys() & {"image", "label"}:
-            filled[name][slot] = example[name]
-    return filled
-
-
-# A data set of planned batches has elements (epoch, index, words, payload), see `Planned`.
-_PLANNED = (tf.int64, tf.int64, tf.uint32, tf.string)
-
-
-def _at_random(source: Source, plan: Plan, steps: range) -> tf.data.Dataset:
-    """Planned batches with payloads fetched by index."""
-
-    def fetch(step: np.ndarray) -> tuple[np.ndarray, ...]:
-        planned = plan(int(step))
-        return *planned, source.fetch(planned.index)
-
-    data = tf.data.Dataset.range(steps.start, steps.stop)
-    return data.map(
-        lambda step: tf.numpy_function(fetch, [step], _PLANNED),
-        num_parallel_calls=_BATCHES_AT_ONCE,
+    data = tf.data.Dataset.range(steps.start, steps.stop).map(
+        lambda step: (step, *tf.numpy_function(call, [step], (tf.bool, tf.uint32, tf.string))),
+        num_parallel_calls=at_once,
     )
-
-
-def _sequential(source: RecordSource, plan: TrainingPlan, steps: range) -> tf.data.Dataset:
-    """Planned batches with payloads read from front to back; see `records`."""
-    paths = [shard.path for shard in source.shards]
-    columns = [
-        tf.constant(paths),
-        tf.constant([shard.skip for shard in source.shards], tf.int64),
-        tf.constant([shard.take for shard in source.shards], tf.int64),
-        tf.constant(source.starts[:-1], tf.int64),
-    ]
-    first_epoch, done = divmod(steps.start * plan.batch_size, source.size)
-
-    def shard_order(epoch: np.ndarray) -> np.ndarray:
-        numbers = np.arange(len(paths))
-        if not plan.shuffle:
-            return numbers
-        return order.permutation(numbers, int(epoch), seed=plan.seed, size=len(paths))
-
-    def read_shard(number: tf.Tensor) -> tf.data.Dataset:
-        path, skip, take, start = (tf.gather(column, number) for column in columns)
-        records = tf.data.TFRecordDataset(path).skip(skip).take(take)
-        return records.enumerate(start)
-
-    def read_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        numbers = tf.ensure_shape(tf.numpy_function(shard_order, [epoch], tf.int64), [None])
-        data = tf.data.Dataset.from_tensor_slices(numbers)
-        if not plan.shuffle:
-            data = data.flat_map(read_shard)
-        else:
-            data = data.interleave(read_shard, _SHARDS_AT_ONCE, 1, num_parallel_calls=2)
-            data = data.shuffle(SHUFFLE_BUFFER, seed=epoch + plan.seed % 2**31)
-        return data.map(lambda index, record: (epoch, index, record))
-
-    def planned(epoch, index, record) -> tuple[tf.Tensor, ...]:
-        epoch, index, payload = (tf.gather(x, plan.rows) for x in (epoch, index, record))
-        words = tf.numpy_function(lambda *at: plan.at(*at).words, [epoch, index], tf.uint32)
-        return epoch, index, words, payload
-
-    data = tf.data.Dataset.range(first_epoch, 2**31).flat_map(read_epoch).skip(done)
-    return data.batch(plan.batch_size, drop_remainder=True).map(planned)
+    data = data.take_while(lambda step, ok, words, payloads: tf.ensure_shape(ok, []))
+    return data.map(lambda step, ok, words, payloads: (step, words, payloads))
 
 
 def _decoded(
-    planned: tf.data.Dataset, source: Source, preprocess: Preprocess, size: Size, threads: int
+    payloads: tf.data.Dataset, source: Source, preprocess: Preprocess, size: Size, threads: int
 ) -> tf.data.Dataset:
-    """One element a planned batch; `slot` says which rows of it could be read."""
+    """The examples that can be read, in order; `step` and `slot` say where they belong."""
 
-    def one(slot, payload, words) -> dict[str, tf.Tensor]:
-        words = tf.ensure_shape(words, [preprocess.num_random, 2])
-        found = example(source, preprocess, tf.ensure_shape(payload, []), words)
+    def numbered(step, words, payload) -> tuple[tf.Tensor, ...]:
+        slot = tf.range(tf.size(payload))
+        words = tf.ensure_shape(words, [None, preprocess.num_random, 2])
+        words = tf.pad(words, [[0, 0], [0, 1], [0, 0]])  # unbatching empty rows crashes
+        return tf.fill(tf.shape(slot), step), slot, words, tf.ensure_shape(payload, [None])
+
+    def one(step, slot, words, payload) -> dict[str, tf.Tensor]:
+        found = example(source, preprocess, payload, words)
         found["image"] = tf.ensure_shape(found["image"], [*size, 3])
-        return dict(found, slot=slot)
+        return dict(found, step=step, slot=slot)
 
-    def batch(epoch, index, words, payload) -> tf.data.Dataset:
-        slots = tf.range(tf.size(index))
-        examples = tf.data.Dataset.from_tensor_slices((slots, payload, words))
-        examples = examples.map(one, num_parallel_calls=threads, deterministic=True)
-        examples = examples.ignore_errors()
-        rows = examples.batch(tf.maximum(tf.size(index, tf.int64), 1))
-        nothing = tf.nest.map_structure(
-            lambda spec: tf.zeros([0, *spec.shape], spec.dtype), examples.element_spec
-        )
-        rows = rows.concatenate(tf.data.Dataset.from_tensors(nothing)).take(1)
-        return rows.map(lambda row: dict(row, epoch=epoch, index=index, words=words))
-
-    data = planned.map(
-        lambda epoch, index, words, payload: (
-            tf.ensure_shape(epoch, [None]),
-            tf.ensure_shape(index, [None]),
-            tf.ensure_shape(words, [None, preprocess.num_random, 2]),
-            tf.ensure_shape(payload, [None]),
-        )
-    )
-    data = data.interleave(
-        batch, cycle_length=_BATCHES_AT_ONCE, num_parallel_calls=_BATCHES_AT_ONCE
-    )
+    data = payloads.map(numbered).unbatch()
+    # More images under way than threads, so that no thread waits for a slow one.
+    data = data.map(one, num_parallel_calls=4 * threads, deterministic=True).ignore_errors()
     options = tf.data.Options()
     options.deterministic = True
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
     return data.with_options(options)
+
+
+def _by_step(
+    chunks: Iterator[Batch], steps: range, planned: dict[int, Planned | Exception]
+) -> Iterator[tuple[Planned, list[Batch]]]:
+    """Cuts the stream of examples, from which unreadable ones are missing, into steps."""
+    chunk = None
+    for step in steps:
+        parts, have = [], 0
+        while step not in planned or have < len(_checked(planned[step]).index):
+            chunk = chunk or next(chunks, None)
+            cut = np.searchsorted(chunk["step"], step, side="right") if chunk else 0
+            if not cut:
+                break  # what follows is of later steps: the rest of this one is unreadable
+            parts.append({name: value[:cut] for name, value in chunk.items()})
+            have += cut
+            whole = cut == len(chunk["step"])
+            chunk = None if whole else {name: value[cut:] for name, value in chunk.items()}
+        yield _checked(planned.pop(step)), parts
+
+
+def _checked(planned: Planned | Exception) -> Planned:
+    """Raises what went wrong when a batch was planned or its payloads were fetched."""
+    if isinstance(planned, OSError):
+        raise InputError(f"{planned.filename}: cannot be read: {planned.strerror}")
+    if isinstance(planned, Exception):
+        raise planned
+    return planned
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    """Parts of a batch as one; the first is empty and says what it is made of."""
+    if len(parts) <= 2:
+        return parts[-1]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _filled(found: Batch, wanted: Planned, replace: Callable) -> tuple[Batch, np.ndarray]:
+    """A batch with other examples in its holes, and the indices it has then."""
+    epoch, index, words = wanted
+    index = index.copy()
+    filled = {}
+    for name in found.keys() & {"image", "label"}:
+        value = found[name]
+        filled[name] = np.zeros((len(index), *value.shape[1:]), value.dtype)
+        filled[name][found["slot"]] = value
+    for slot in np.setdiff1d(np.arange(len(index)), found["slot"]):
+        example = replace(int(epoch[slot]), int(index[slot]), words[slot])
+        index[slot] = example["index"]
+        for name in filled:
+            filled[name][slot] = example[name]
+    return filled, index

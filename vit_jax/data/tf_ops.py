@@ -66,7 +66,9 @@ def resize(image: tf.Tensor, op: vocabulary.Op) -> tf.Tensor:
 
 def _resize(image: tf.Tensor, size, op: vocabulary.Op) -> tf.Tensor:
     resized = tf.image.resize(image, size, method=op.method, antialias=op.antialias)
-    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+    if op.method == "bicubic":  # the others cannot leave the range
+        resized = tf.clip_by_value(resized, 0, 255)
+    return tf.cast(resized + 0.5, tf.uint8)
 
 
 @apply.register
@@ -139,12 +141,12 @@ def chance(words: tf.Tensor) -> tf.Tensor:
 
 @apply.register
 def _(op: vocabulary.FlipLeftRight, image, words):
-    return tf.cond(chance(words), lambda: image[:, ::-1], lambda: image)
+    return tf.cond(chance(words), lambda: tf.reverse(image, [1]), lambda: image)
 
 
 @apply.register
 def _(op: vocabulary.FlipUpDown, image, words):
-    return tf.cond(chance(words), lambda: image[::-1], lambda: image)
+    return tf.cond(chance(words), lambda: tf.reverse(image, [0]), lambda: image)
 
 
 def _seed(words: tf.Tensor) -> tf.Tensor:
