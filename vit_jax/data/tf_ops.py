@@ -66,6 +66,8 @@ def resize(image: tf.Tensor, op: vocabulary.Op) -> tf.Tensor:
 
 def _resize(image: tf.Tensor, size, op: vocabulary.Op) -> tf.Tensor:
     resized = tf.image.resize(image, size, method=op.method, antialias=op.antialias)
+    if op.method == "nearest":
+        return resized  # pixels as they were
     if op.method == "bicubic":  # the others cannot leave the range
         resized = tf.clip_by_value(resized, 0, 255)
     return tf.cast(resized + 0.5, tf.uint8)
