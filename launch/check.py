@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from vit_jax.cli.configs import PREFIX, load_config
+from vit_jax.config_files import PREFIX, load_config
 from vit_jax.errors import InputError, unknown
 from vit_jax.parallel.mesh import batch_shards, check_batch_size, mesh_sizes
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from vit_jax import InputError, models
-from vit_jax.cli.configs import load_config
 from vit_jax.config import default, in_steps
+from vit_jax.config_files import load_config
 from vit_jax.data.ops import parse
 from vit_jax.train.losses import create_loss
 from vit_jax.train.mixup import create_mix

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax.cli.configs import load_config
+from vit_jax.config_files import load_config
 from vit_jax.config import duration
 from vit_jax.models import model_config
 from vit_jax.train.setup import Dataset, prepare

@@ -6,7 +6,8 @@ vit_jax data --config=configs/fashion_mnist.py --sheet=examples.png
 import argparse
 import json
 
-from vit_jax.cli.configs import add_config_argument, load_config
+from vit_jax.cli.configs import add_config_argument
+from vit_jax.config_files import load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

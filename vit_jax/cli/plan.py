@@ -14,7 +14,8 @@ import json
 import os
 from typing import Any
 
-from vit_jax.cli.configs import add_config_argument, load_config
+from vit_jax.cli.configs import add_config_argument
+from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
 
 GIB = 2**30

@@ -10,8 +10,9 @@ Exit status: 0 done, 2 wrong input, 75 stopped by preemption with its state save
 import argparse
 import json
 
-from vit_jax.cli.configs import add_config_argument, load_config
+from vit_jax.cli.configs import add_config_argument
 from vit_jax.cli.processes import add_process_arguments, join_processes
+from vit_jax.config_files import load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,119 @@
+"""Config files with an argument, `FILE[:ARG]`, and overrides, `--config.a.b=VALUE`."""
+
+import ast
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vit_jax.errors import InputError, nearest, unknown
+
+PREFIX = "--config."
+
+
+def load_config(spec: str, overrides: list[str]) -> ConfigDict:
+    """The config of a file, with overrides applied.
+
+    Args:
+      spec: "configs/x.py" or "configs/x.py:arg", what follows the colon is passed
+        to the file's `get_config`.
+      overrides: "--config.a.b=VALUE"; values are Python literals or plain strings.
+
+    Raises:
+      InputError: a file that is missing or fails, an option that does not exist, a
+        value of the wrong type.
+    """
+    path, _, arg = spec.partition(":")
+    get_config = _load_file(Path(path))
+    config = get_config(arg) if arg else get_config()
+    for override in overrides:
+        name, equals, text = override.removeprefix(PREFIX).partition("=")
+        if not equals:
+            raise InputError(f"{override}: write {override}=VALUE")
+        set_option(config, name, text)
+    return config
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        known = sorted(str(file) for file in Path("configs").glob("*.py"))
+        hint = nearest(str(path), known) or f"; known: {', '.join(known) or 'none here'}"
+        raise InputError(f"config file {path} does not exist{hint}")
+    module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"config file {path} fails: {type(error).__name__}: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise InputError(f"config file {path} has no function get_config")
+
+    def get_config(*args: str) -> ConfigDict:
+        try:
+            return module.get_config(*args)
+        except InputError:
+            raise
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            # ml_collections names the option and the nearest one in several lines.
+            message = " ".join(str(error.args[0] if error.args else error).split())
+            raise InputError(f"config file {path}: {message}") from error
+
+    return get_config
+
+
+def set_option(config: ConfigDict, name: str, text: str) -> None:
+    """Sets `name`, such as "optimizer.learning_rate", to the value that `text` spells.
+
+    Raises:
+      InputError: no such option, or a value of another type.
+    """
+    *parents, last = name.split(".")
+    section = config
+    for part in parents:
+        section = section[part] if isinstance(section, ConfigDict) and part in section else None
+    if not isinstance(section, ConfigDict) or last not in section:
+        raise _no_option(config, name)
+    if isinstance(section[last], ConfigDict):
+        example = next(iter(section[last]), "OPTION")
+        raise InputError(f"--config.{name} is a section; set an option, as {name}.{example}")
+    value = _literal(text)
+    kind = section.get_type(last)
+    if kind is str:
+        value = text
+    elif kind is tuple and not isinstance(value, tuple):
+        value = tuple(value) if isinstance(value, list) else (value,)
+    elif kind is bool and not isinstance(value, bool):
+        raise InputError(f"--config.{name}={text}: give True or False")
+    try:
+        section[last] = value
+    except TypeError as error:
+        kind_name = getattr(kind, "__name__", kind)
+        raise InputError(f"--config.{name}={text}: give a value of type {kind_name}") from error
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _no_option(config: ConfigDict, name: str) -> InputError:
+    options = list(_option_names(config))
+    same_end = [option for option in options if option.split(".")[-1] == name.split(".")[-1]]
+    if len(same_end) == 1:
+        return InputError(f"unknown option --config.{name} (did you mean {same_end[0]!r}?)")
+    return unknown("option", f"--config.{name}", [f"--config.{option}" for option in options])
+
+
+def _option_names(config: ConfigDict, prefix: str = "") -> list[str]:
+    names = []
+    for key, value in config.items(preserve_field_references=True):
+        if isinstance(value, ConfigDict):
+            names += _option_names(value, f"{prefix}{key}.")
+        else:
+            names.append(prefix + key)
+    return names
