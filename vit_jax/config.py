@@ -55,11 +55,13 @@ def default() -> ConfigDict:
     config.total = duration()  # length of the run
     config.batch_size = 128  # examples per step over all devices and processes
     config.init_from = ""  # fine-tune from: a workdir, a checkpoint or a published weight file
-    config.init_skip = ("head/.*", "pre_logits/.*")  # path patterns that start afresh all the same
+    # Path patterns of parameters that start afresh all the same.
+    config.init_skip = ("head/.*", "head_dist/.*", "pre_logits/.*")
     config.init_ema = False  # take the averaged parameters of init_from
     config.init_resample = "bilinear_align_corners"  # how position embeddings meet a new grid
     config.eval_every = duration()  # None: once, at the end
     config.max_skipped_steps = 10  # non-finite steps in a row that end the run
+    config.debug = False  # at the first non-finite step, find the operation; steps wait for it
 
     config.model = ConfigDict(
         dict(
@@ -183,7 +185,9 @@ def default() -> ConfigDict:
 
     config.checkpoint = ConfigDict(
         dict(
-            every=duration(),  # None: only at the end (and on preemption)
+            every=duration(),  # None: by the clock, see minutes; always at the end
+            minutes=10.0,  # where every is None: between checkpoints, or more, so that
+            # saving takes at most a hundredth of the time; 0: only at the end (and on preemption)
             keep=2,  # how many of the last ones stay
             keep_every=0,  # steps: those that this divides stay for good; 0: none
             best="",  # metric whose best checkpoint stays too, e.g. "eval/test/top1"
@@ -193,6 +197,13 @@ def default() -> ConfigDict:
         dict(
             every=50,  # steps between lines of metrics.jsonl
             tensorboard=True,  # event files in the workdir
+            spike=3.0,  # a loss this many times the median of the last 64 is reported; 0: off
+        )
+    )
+    config.watchdog = ConfigDict(
+        dict(
+            seconds=600.0,  # without a step: all threads' stacks are printed; 0: off
+            exit=False,  # and the process ends with status 70
         )
     )
     return config.lock()
