@@ -111,7 +111,8 @@ def default() -> ConfigDict:
 
     config.data = ConfigDict(
         dict(
-            # digits, idx:DIR, folder:DIR, npz:FILE, tfds:NAME, or mix:SOURCE*WEIGHT+SOURCE*WEIGHT
+            # digits, idx:DIR, folder:DIR, npz:FILE, tfds:NAME, tfds:NAME?label=LABEL (another
+            # label, see data/labels.py), or mix:SOURCE*WEIGHT+SOURCE*WEIGHT
             source="digits",
             split="train",  # tfds syntax
             data_dir="",  # where tfds looks; "": its default

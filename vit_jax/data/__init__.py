@@ -3,6 +3,7 @@
 The only place that imports TensorFlow, and only where a source or an operation needs it.
 """
 
+from vit_jax.data.listing import file_names, read_labels
 from vit_jax.data.ops import Preprocess, parse
 from vit_jax.data.pipeline import eval_batches, load_images, train_batches
 from vit_jax.data.source import Source, check_unchanged
@@ -13,9 +14,11 @@ __all__ = [
     "Source",
     "check_unchanged",
     "eval_batches",
+    "file_names",
     "load_images",
     "open_configured",
     "open_source",
     "parse",
+    "read_labels",
     "train_batches",
 ]

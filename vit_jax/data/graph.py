@@ -57,12 +57,16 @@ def _(source: FileSource, preprocess, payload, words):
 
 @example.register
 def _(source: RecordSource, preprocess, payload, words):
-    keys = {
-        source.image_key: tf.io.FixedLenFeature([], tf.string),
-        source.label_key: tf.io.VarLenFeature(tf.int64),
-    }
+    kinds = source.rule.features if source.rule else {source.label_key: tf.int64}
+    keys = {name: tf.io.VarLenFeature(kind) for name, kind in kinds.items()}
+    keys[source.image_key] = tf.io.FixedLenFeature([], tf.string)
     found = tf.io.parse_single_example(payload, keys)
     image = tf_ops.preprocess_encoded(preprocess, found[source.image_key], words)
+    if source.rule:
+        label = source.rule(found)
+        if source.multi_label:
+            label = tf.one_hot(label, source.num_classes, dtype=tf.uint8)
+        return dict(image=image, label=label)
     labels = found[source.label_key].values
     if source.multi_label:
         label = tf.reduce_max(tf.one_hot(labels, source.num_classes, dtype=tf.uint8), 0)

@@ -102,6 +102,7 @@ def eval_batches(
     rows: np.ndarray | None = None,
     threads: int = 0,
     prefetch: int = 2,
+    examples: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Every example once, in order; the last batch is padded.
 
@@ -109,6 +110,7 @@ def eval_batches(
 
     Args:
       source, preprocess, batch_size, rows, threads, prefetch: as in `train_batches`.
+      examples: int (n,), the numbers of those that are wanted, in this order; None: all.
 
     Returns:
       An iterator of batches as in training, with "mask": bool (b,), False for padding
@@ -120,8 +122,9 @@ def eval_batches(
     rows = _rows(batch_size, rows)
     preprocess = preprocess.deterministic()
     size = _image_size(source, preprocess)
-    plan = EvaluationPlan(source, batch_size, rows)
-    steps = range(-(-source.size // batch_size))
+    examples = np.arange(source.size) if examples is None else np.asarray(examples, np.int64)
+    plan = EvaluationPlan(examples, batch_size, rows)
+    steps = range(-(-len(examples) // batch_size))
     batches = _batches(source, preprocess, plan, steps, size, threads, prefetch, Refusal())
     return (_padded(batch, len(rows)) for batch in batches)
 

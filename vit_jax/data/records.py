@@ -46,6 +46,7 @@ class RecordSource(Source):
       shards: where the examples are, in order.
       open_file: a file's path -> an object whose `read` takes record numbers.
       image_key, label_key: features of an example; a label is an int or a list of them.
+      rule: computes the label instead, see `labels`.
       sequential: training reads from front to back.
     """
 
@@ -53,6 +54,7 @@ class RecordSource(Source):
     open_file: Callable[[str], Any]
     image_key: str
     label_key: str
+    rule: Any = None
     sequential: bool = False
 
     @functools.cached_property
@@ -205,14 +207,23 @@ def open_tfds(
     multi_label: bool,
     name: str,
 ) -> RecordSource:
-    """Opens a prepared tfds data set, `NAME[/CONFIG][:VERSION]` or its folder.
+    """Opens a prepared tfds data set, `NAME[/CONFIG][:VERSION][?label=...]` or its folder.
 
     Raises:
       InputError: tfds or the data set is not there, unknown split, no image or label.
     """
+    from vit_jax.data import labels
+
+    dataset, label, bins = labels.parse_query(dataset)
     builder = _builder(dataset, data_dir)
     shards = _split_shards(builder, split, name)
-    image_key, label_key, label_names = _features(builder.info.features, multi_label, name)
+    image_key, label_key, label_names = _features(
+        builder.info.features, multi_label, name, label=label
+    )
+    rule = None
+    if label:
+        rule = labels.find(builder.name, label, bins, _classes(builder.info.features))
+        label_names = list(rule.names)
     shape = builder.info.features[image_key].shape
     return RecordSource(
         name=name,
@@ -225,6 +236,7 @@ def open_tfds(
         open_file=_opener(builder.info.file_format.value, shards, cache_dir, sequential, name),
         image_key=image_key,
         label_key=label_key,
+        rule=rule,
         sequential=sequential,
     )
 
@@ -290,8 +302,21 @@ def _split_shards(builder: Any, split: str, name: str) -> tuple[Shard, ...]:
     return shards
 
 
-def _features(features: Any, multi_label: bool, name: str) -> tuple[str, str, list[str]]:
-    """Names of the image and label features and of the classes."""
+def _classes(features: Any) -> dict[str, list[str]]:
+    """The features that hold a class, with the names of the classes."""
+    from tensorflow_datasets import features as kinds
+
+    return {
+        key: list(feature.names)
+        for key, feature in features.items()
+        if isinstance(feature, kinds.ClassLabel)
+    }
+
+
+def _features(
+    features: Any, multi_label: bool, name: str, *, label: str = ""
+) -> tuple[str, str, list[str]]:
+    """Names of the image and label features and of the classes; none if `label` is asked for."""
     from tensorflow_datasets import features as kinds
 
     def find(what: str, *types, also=lambda feature: True) -> str | None:
@@ -301,6 +326,8 @@ def _features(features: Any, multi_label: bool, name: str) -> tuple[str, str, li
         return min(matching, key=lambda key: key not in (what, what + "s"), default=None)
 
     image_key = find("image", kinds.Image)
+    if label and image_key:
+        return image_key, "", []
     label_key = find("label", kinds.ClassLabel)
     if multi_label:
         sets = find(

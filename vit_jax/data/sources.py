@@ -15,7 +15,7 @@ FORMS = dict(
     idx="idx:DIR",
     npz="npz:FILE",
     folder="folder:DIR",
-    tfds="tfds:NAME",
+    tfds="tfds:NAME or tfds:NAME?label=LABEL",
     mix="mix:SOURCE*WEIGHT+SOURCE*WEIGHT",
 )
 

@@ -91,6 +91,17 @@ def _pad(image: tf.Tensor, padding: int) -> tf.Tensor:
 
 
 @apply.register
+def _(op: vocabulary.CropBorder, image, words):
+    border = op.border
+    return image[border:-border, border:-border] if border else image
+
+
+@apply.register
+def _(op: vocabulary.Multiply, image, words):
+    return tf.cast(tf.minimum(tf.cast(image, tf.int32) * op.factor, 255), tf.uint8)
+
+
+@apply.register
 def _(op: vocabulary.CentralCrop, image, words):
     room = _room(op, image)
     return _cut(image, room // 2, op.shape)

@@ -170,6 +170,32 @@ class Pad(Op):
         return size and (size[0] + 2 * self.padding, size[1] + 2 * self.padding)
 
 
+@operation("crop_border")
+class CropBorder(Op):
+    """Cuts `border` pixels off on every side, such as ObjectNet's red frame."""
+
+    border: int
+
+    def __post_init__(self):
+        self._require(_is_int(self.border) and self.border >= 0, "border", "pixels, 0 or more")
+
+    def output_size(self, size):
+        if size and min(size) <= 2 * self.border:
+            raise InputError(f"{self}: nothing would be left of an image of {size[0]}x{size[1]}")
+        return size and (size[0] - 2 * self.border, size[1] - 2 * self.border)
+
+
+@operation("multiply")
+class Multiply(Op):
+    """Multiplies pixels, up to 255: dSprites stores black and white as 0 and 1."""
+
+    factor: int
+
+    def __post_init__(self):
+        ok = _is_int(self.factor) and 1 <= self.factor <= 255
+        self._require(ok, "factor", "an int from 1 to 255")
+
+
 @operation("random_crop")
 class RandomCrop(Op):
     """Adds `padding` black pixels on every side and cuts `size` out at a random place.
