@@ -1,5 +1,6 @@
 """Layers that every model shares: dense, layer norm, dropout, the batch constraint."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -149,8 +150,19 @@ class LayerNorm(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
-        centred = x - x.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        y = centred * lax.rsqrt(variance + self.eps) * self.scale[...] + self.bias[...]
-        return y.astype(self.dtype)
+        return normalize(x, self.scale[...], self.bias[...], self.eps, self.dtype)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(3, 4))
+def normalize(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float, dtype: jnp.dtype
+) -> jax.Array:
+    """`LayerNorm` as a function.
+
+    The backward pass keeps x and computes anew: in bfloat16 that is a sixth of what
+    the float32 intermediates would take.
+    """
+    x = x.astype(jnp.float32)
+    centred = x - x.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return (centred * lax.rsqrt(variance + eps) * scale + bias).astype(dtype)

@@ -1,5 +1,7 @@
 """The two-layer MLP of a Transformer block (section 3.1)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -40,9 +42,20 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         """(..., D) -> (..., D)."""
-        if self.kind == "swiglu":
-            x = self.gated(x)
-            x = jax.nn.silu(x[..., 0, :]) * x[..., 1, :]
-        else:
-            x = jax.nn.gelu(self.fc1(x), approximate=self.approximate)
+        x = swiglu(self.gated(x)) if self.kind == "swiglu" else gelu(self.fc1(x), self.approximate)
         return self.fc2(layers.dropout(x, self.dropout, keys))
+
+
+# The backward pass keeps what enters these, not every intermediate, and computes anew.
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=1)
+def gelu(x: jax.Array, approximate: bool) -> jax.Array:
+    """GELU (1606.08415), by its tanh approximation or exact."""
+    return jax.nn.gelu(x, approximate=approximate)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def swiglu(x: jax.Array) -> jax.Array:
+    """(..., 2, M) -> (..., M): the first half gates the second."""
+    return jax.nn.silu(x[..., 0, :]) * x[..., 1, :]
