@@ -33,6 +33,8 @@ def parallel(**sizes):
         ("blocks/mlp/fc1/kernel", (24, 1024, 4096), P(None, "fsdp", "tensor")),
         ("blocks/mlp/fc2/kernel", (24, 4096, 1024), P(None, "tensor", "fsdp")),
         ("blocks/mlp/fc1/bias", (24, 4096), P(None, "tensor")),
+        ("blocks/mlp/gated/kernel", (24, 1024, 2, 2736), P(None, "fsdp", None, "tensor")),
+        ("blocks/mlp/gated/bias", (24, 2, 2736), P(None, None, "tensor")),
         ("blocks/mlp/fc2/bias", (24, 1024), P()),  # small
         ("blocks/norm1/scale", (24, 1024), P()),
         ("embedding/kernel", (16, 16, 3, 1024), P(None, None, None, "fsdp")),

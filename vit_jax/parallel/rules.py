@@ -14,7 +14,7 @@ TENSOR_AXES = (
     (r"(qkv|query|key_value)/(kernel|bias)$", -2),
     (r"attention/out/kernel$", -3),
     (r"map_head/out/kernel$", -3),
-    (r"mlp/fc1/(kernel|bias)$", -1),
+    (r"mlp/(fc1|gated)/(kernel|bias)$", -1),
     (r"mlp/fc2/kernel$", -2),
 )
 # Parameters of stacked blocks have a leading layer axis, which the scan walks along.
