@@ -48,6 +48,32 @@ def evaluation(**options: Any) -> ConfigDict:
     return entry
 
 
+def fewshot(**options: Any) -> ConfigDict:
+    """One entry of `config.fewshot`: a few-shot linear evaluation of the features.
+
+    Runs when `evals` do; see vit_jax.evaluate.fewshot.
+    """
+    entry = ConfigDict(
+        dict(
+            source=placeholder(str),  # as data.source; None: the training source
+            train="train",  # where the shots are drawn from, tfds syntax
+            test="test",  # what they are tested on
+            pp="",  # preprocessing; "": resized to 8/7 of the model's size and cropped
+            shots=(1, 5, 10, 25),  # training examples of each class
+            seeds=3,  # random choices of them, accuracies are means
+            l2=(1024.0,),  # ridge penalties; of several the best on the test examples counts
+            batch_size=0,  # over all devices; 0: the training batch size
+            use_ema=False,  # evaluate the EMA (Polyak) parameters
+        )
+    )
+    with entry.unlocked():
+        for name, value in options.items():
+            if name not in entry:
+                raise unknown("option of a few-shot evaluation", name, entry.keys())
+            entry[name] = value
+    return entry
+
+
 def default() -> ConfigDict:
     """The full set of options with their defaults."""
     config = ConfigDict()
@@ -128,6 +154,7 @@ def default() -> ConfigDict:
         )
     )
     config.evals = ConfigDict()  # name -> evaluation(...)
+    config.fewshot = ConfigDict()  # name -> fewshot(...); metrics eval/fewshot/<name>/<n>shot
 
     config.loss = ConfigDict(
         dict(
