@@ -2,10 +2,16 @@
 
 vit_jax evaluate --checkpoint=workdirs/fashion_mnist
 vit_jax evaluate --checkpoint=B_16.npz --source=tfds:imagenet2012 --split=validation
+vit_jax evaluate --checkpoint=B_16.npz --protocol=real --source=tfds:imagenet2012 --labels=real.json
+
+Protocols are for models with ImageNet's 1000 classes: real, v2 and objectnet.
 """
 
 import argparse
 import json
+from typing import Any
+
+from vit_jax.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, help="workdir, checkpoint or weight file")
     parser.add_argument("--source", help="data source; default: the run's own evaluation")
     parser.add_argument("--split", help="split in tfds syntax")
+    parser.add_argument(
+        "--protocol",
+        help="real: ImageNet-ReaL's labels; v2: ImageNet-v2; objectnet: its classes in ImageNet",
+    )
+    parser.add_argument("--labels", help="real: real.json; objectnet: its folder mappings")
     parser.add_argument("--pp", help="preprocessing; default: the checkpoint's")
     parser.add_argument("--data-dir", default="", help="where tfds looks")
     parser.add_argument("--batch-size", type=int, default=128, help="over all devices")
@@ -22,10 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates; returns the exit status."""
-    from vit_jax.evaluate.checkpoint import evaluate_checkpoint
-
-    result = evaluate_checkpoint(
-        args.checkpoint,
+    options = dict(
         source=args.source,
         split=args.split,
         pp=args.pp,
@@ -33,11 +41,24 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         use_ema=args.use_ema,
     )
-    if args.json:
-        print(json.dumps(result))
+    if args.protocol:
+        from vit_jax.evaluate.labels import evaluate_protocol
+
+        result = evaluate_protocol(args.checkpoint, args.protocol, labels=args.labels, **options)
+    elif args.labels:
+        raise InputError("--labels goes with --protocol=real or --protocol=objectnet")
     else:
-        print(
-            f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['loss']:.4f} "
-            f"on {result['examples']:,} examples of {result['source']} ({result['split']})"
-        )
+        from vit_jax.evaluate.checkpoint import evaluate_checkpoint
+
+        result = evaluate_checkpoint(args.checkpoint, **options)
+    print(json.dumps(result) if args.json else _line(result))
     return 0
+
+
+def _line(result: dict[str, Any]) -> str:
+    loss = f", loss {result['loss']:.4f}" if "loss" in result else ""
+    left_out = f"; {result['left_out']:,} without a label" if result.get("left_out") else ""
+    return (
+        f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}{loss} "
+        f"on {result['examples']:,} examples of {result['source']} ({result['split']}){left_out}"
+    )

@@ -1,0 +1,107 @@
+"""What a trained ViT has learnt, in numbers: filters, positions, attention (section 4.5).
+
+Pure functions of arrays. Tokens are in the model's order: those before the patches
+(`prefix`: class, distillation, registers), then the patches by row.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Grid = tuple[int, int]  # rows and columns of patches
+
+
+def filter_components(kernel: np.ndarray, count: int = 28) -> tuple[np.ndarray, np.ndarray]:
+    """Principal components of the patch embedding's filters (figure 7, left).
+
+    Args:
+      kernel: (ph, pw, channels, D), D filters.
+      count: how many components; there are never more than pixels or filters.
+
+    Returns:
+      (count, ph, pw, channels) of length 1, the strongest first, and the share of the
+      filters' variance that each explains. A component's largest entry is positive.
+    """
+    filters = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1]).T
+    _, values, components = np.linalg.svd(filters - filters.mean(0), full_matrices=False)
+    components, shares = components[:count], values[:count] ** 2 / np.sum(values**2)
+    largest = np.take_along_axis(components, np.abs(components).argmax(1)[:, None], 1)
+    return (components * np.sign(largest)).reshape(-1, *kernel.shape[:-1]), shares
+
+
+def position_similarity(embedding: np.ndarray, grid: Grid) -> np.ndarray:
+    """Cosine similarity of each patch's position embedding with all others (figure 7, centre).
+
+    Args:
+      embedding: (rows * columns, D).
+      grid: rows and columns.
+
+    Returns:
+      (rows, columns, rows, columns).
+    """
+    embedding = np.asarray(embedding, np.float64)
+    unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+    return (unit @ unit.T).reshape(*grid, *grid)
+
+
+def patch_distances(grid: Grid, image_size: tuple[int, int]) -> np.ndarray:
+    """Pixels between the centres of all pairs of patches: (P, P)."""
+    rows, columns = np.mgrid[: grid[0], : grid[1]].reshape(2, -1)
+    centres = np.stack([rows * image_size[0] / grid[0], columns * image_size[1] / grid[1]], axis=1)
+    return np.linalg.norm(centres[:, None] - centres, axis=-1)
+
+
+def attention_distance(weights: jax.Array, distances: np.ndarray, prefix: int) -> jax.Array:
+    """How far a head looks: the mean distance of a patch to those it attends to (figure 7, right).
+
+    Distances are weighted by attention among patches and averaged over the patches that
+    look. Tokens without a place neither look nor are looked at.
+
+    Args:
+      weights: (..., N, N) attention of each token to all, rows add up to 1.
+      distances: (P, P) in pixels, see `patch_distances`.
+      prefix: N - P.
+
+    Returns:
+      (...) in pixels.
+    """
+    patches = weights[..., prefix:, prefix:]
+    share = patches / patches.sum(-1, keepdims=True)
+    return (share * distances).sum(-1).mean(-1)
+
+
+def rollout(weights: jax.Array) -> jax.Array:
+    """How much of each input token reaches each output token (2005.00928; figures 6 and 14).
+
+    Averages heads, adds the identity for the residual connection, scales rows to add up
+    to 1, and multiplies the layers.
+
+    Args:
+      weights: (layers, ..., heads, N, N), the first layer first.
+
+    Returns:
+      (..., N, N): output token, input token; rows add up to 1.
+    """
+    mixing = weights.mean(-3) + jnp.eye(weights.shape[-1])
+    mixing = mixing / mixing.sum(-1, keepdims=True)
+    result = mixing[0]
+    for layer in mixing[1:]:
+        result = layer @ result
+    return result
+
+
+def rollout_map(flow: jax.Array, grid: Grid, prefix: int, *, class_token: bool) -> jax.Array:
+    """What the classifier sees of each patch, by `rollout`.
+
+    Args:
+      flow: (..., N, N), see `rollout`.
+      grid: rows and columns.
+      prefix: tokens before the patches.
+      class_token: whether the class token, which comes first, is classified; else the
+        mean of the patches.
+
+    Returns:
+      (..., rows, columns).
+    """
+    seen = flow[..., 0, prefix:] if class_token else flow[..., prefix:, prefix:].mean(-2)
+    return seen.reshape(*seen.shape[:-1], *grid)

@@ -1,0 +1,56 @@
+"""Accuracy of a linear classifier on frozen features, fitted to a few images of each class.
+
+  vit_jax fewshot --checkpoint=workdirs/b16 --source=tfds:oxford_iiit_pet --shots=5,10
+  vit_jax fewshot --checkpoint=B_16.npz --source=tfds:imagenet2012 --test=validation
+
+Ridge regression in closed form, mean and standard deviation over random choices of the
+images. Only images that are chosen or tested on are read.
+"""
+
+import argparse
+import json
+
+from vit_jax.cli.features import add_feature_arguments, numbers, open_features
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    add_feature_arguments(parser)
+    parser.add_argument(
+        "--shots", type=numbers(int), default=(1, 5, 10, 25), metavar="N,N", help="images a class"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="random choices (%(default)s)")
+    parser.add_argument(
+        "--l2",
+        type=lambda text: text if text == "sweep" else numbers(float)(text),
+        default=(1024.0,),
+        metavar="L2",
+        help="ridge penalty; of several (1,1024, or sweep: 2^-10 to 2^19) the best on the test "
+        "images counts (1024)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates; returns the exit status."""
+    from vit_jax.evaluate.fewshot import L2_SWEEP, few_shot
+
+    model, train, test = open_features(args)
+    l2 = L2_SWEEP if args.l2 == "sweep" else args.l2
+    chosen = few_shot(train, test, shots=args.shots, seeds=args.seeds, l2=l2)
+    results = chosen.run(model)
+    if args.json:
+        document = dict(
+            source=train.name,
+            train=train.split,
+            test=test.split,
+            examples=test.size,
+            classes=train.num_classes,
+            shots={str(shots): found for shots, found in results.items()},
+        )
+        print(json.dumps(document))
+        return 0
+    print(f"{train.name}, {test.size:,} test images, {train.num_classes} classes")
+    for shots, found in results.items():
+        penalty = f", l2 {found['l2']:g}" if len(l2) > 1 else ""
+        print(f"{shots:>3}-shot {found['top1']:.2%} +- {found['std']:.2%}{penalty}")
+    return 0

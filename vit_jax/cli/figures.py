@@ -1,0 +1,50 @@
+"""Draw what a ViT has learnt: filters, position embeddings, attention. A PNG each.
+
+  vit_jax figures --checkpoint=workdirs/b16 --image=dog.jpg --output=figures
+  vit_jax figures --checkpoint=B_16.npz --source=tfds:imagenet2012 --split=validation
+
+filters.png and positions.png show the weights; distance.png (how far heads look, by depth)
+and rollout.png (where attention comes from) need images: files, or the first 128 of a data
+set. Needs `pip install 'vit_jax[figures]'`.
+"""
+
+import argparse
+import dataclasses
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("--checkpoint", required=True, help="workdir, checkpoint or weight file")
+    parser.add_argument(
+        "--image", nargs="+", action="extend", default=[], metavar="FILE", help="image files"
+    )
+    parser.add_argument("--source", help="data source instead of image files")
+    parser.add_argument("--split", default="test", help="of the source (%(default)s)")
+    parser.add_argument("--data-dir", default="", help="where tfds looks")
+    parser.add_argument("--output", default="figures", help="folder for the PNGs (%(default)s)")
+    parser.add_argument("--use-ema", action="store_true", help="averaged parameters")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draws; returns the exit status."""
+    from vit_jax.analyze.figures import draw
+
+    drawn = draw(
+        args.checkpoint,
+        args.output,
+        images=args.image,
+        source=args.source,
+        split=args.split,
+        data_dir=args.data_dir,
+        use_ema=args.use_ema,
+    )
+    if args.json:
+        print(json.dumps(dataclasses.asdict(drawn)))
+        return 0
+    for name, path in drawn.figures.items():
+        print(f"{name:10} {path}")
+    for name, reason in drawn.skipped.items():
+        print(f"{name:10} not drawn: {reason}")
+    return 0

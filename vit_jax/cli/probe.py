@@ -1,0 +1,52 @@
+"""Accuracy of a classifier fitted to frozen features of all training images.
+
+  vit_jax probe --checkpoint=workdirs/b16 --source=tfds:cifar10 --method=knn
+  vit_jax probe --checkpoint=workdirs/b16 --source=tfds:cifar10 --method=linear --c=0.01,0.1,1
+
+linear: logistic regression; knn: the nearest training images vote, weighted by cosine
+similarity.
+"""
+
+import argparse
+import json
+
+from vit_jax.cli.features import add_feature_arguments, numbers, open_features
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    add_feature_arguments(parser)
+    parser.add_argument("--method", choices=("linear", "knn"), default="linear", help="(linear)")
+    parser.add_argument(
+        "--c",
+        type=numbers(float),
+        default=(1.0,),
+        metavar="C,C",
+        help="linear: inverse penalty; of several the best on a tenth of the training images (1)",
+    )
+    parser.add_argument("--k", type=int, default=20, help="knn: how many neighbours (%(default)s)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.07, help="knn: of the votes (%(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fits and tests; returns the exit status."""
+    from vit_jax.evaluate import probe
+
+    model, train, test = open_features(args)
+    features, labels = model(train)
+    queries, truth = model(test)
+    if args.method == "linear":
+        result = probe.linear_probe(features, labels, queries, truth, c=args.c)
+    else:
+        how = dict(k=args.k, temperature=args.temperature)
+        found = probe.knn_predict(features, labels, queries, num_classes=train.num_classes, **how)
+        result = dict(top1=float((found == truth).mean()), **how)
+    if args.json:
+        data = dict(source=train.name, train=train.split, test=test.split)
+        print(json.dumps(dict(result, method=args.method, examples=test.size, **data)))
+    else:
+        print(f"{args.method}: top-1 {result['top1']:.2%} on {test.size:,} images of {test.name} "
+              f"({test.split})")  # fmt: skip
+    return 0

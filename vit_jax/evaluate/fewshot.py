@@ -1,0 +1,173 @@
+"""Few-shot linear evaluation: ridge regression on frozen features in closed form.
+
+The paper's quick measure of a representation (section 4.1, tables 8 and figures 3 and 4),
+by the public protocol: features are whitened with the mean and deviation of the shots, a
+constant feature takes the place of an intercept, targets are -1 and 1.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vit_jax import data
+from vit_jax.data import Source
+from vit_jax.errors import InputError
+
+SHOTS = (1, 5, 10, 25)
+SEEDS = 3
+L2 = (2.0**10,)
+L2_SWEEP = tuple(2.0**power for power in range(-10, 20))  # of older publications
+BIAS = 100.0
+EPSILON = 1e-5  # added to deviations
+_ROWS = 8192  # test examples at a time
+
+# (source, numbers of examples or None) -> features (n, d), labels (n,).
+Features = Callable[[Source, np.ndarray | None], tuple[np.ndarray, np.ndarray]]
+
+
+class RidgeRegression:
+    """argmin_W |x W - y|^2 + l2 |W|^2 for any number of l2 after one eigendecomposition.
+
+    x are the whitened features with the constant one, y the targets in {-1, 1}. With
+    fewer examples than features the dual problem is the smaller: (x x^T + l2)^-1 instead
+    of (x^T x + l2)^-1. Numbers are float64: a small l2 leaves the problem ill conditioned.
+    """
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray, num_classes: int):
+        """Features are (n, d), labels (n,) in [0, num_classes)."""
+        features = features.astype(np.float64)
+        self.mean = features.mean(0)
+        self.scale = features.std(0) + EPSILON
+        x = self.design(features)
+        y = 2.0 * np.eye(num_classes)[labels] - 1.0
+        dual = len(x) < x.shape[1]
+        self._eigenvalues, vectors = np.linalg.eigh(x @ x.T if dual else x.T @ x)
+        self._left = x.T @ vectors if dual else vectors
+        self._right = vectors.T @ (y if dual else x.T @ y)
+
+    def design(self, features: np.ndarray) -> np.ndarray:
+        """(n, d) -> (n, d + 1): whitened, with the constant feature last."""
+        white = (features.astype(np.float64) - self.mean) / self.scale
+        return np.pad(white, ((0, 0), (0, 1)), constant_values=BIAS)
+
+    def weights(self, l2: float) -> np.ndarray:
+        """W: (d + 1, num_classes)."""
+        return self._left @ (self._right / (self._eigenvalues + l2)[:, None])
+
+    def accuracies(
+        self, features: np.ndarray, labels: np.ndarray, l2: Sequence[float]
+    ) -> np.ndarray:
+        """Share of right answers for each l2."""
+        weights = [self.weights(value) for value in l2]
+        right = np.zeros(len(l2))
+        for start in range(0, len(features), _ROWS):
+            x = self.design(features[start : start + _ROWS])
+            y = labels[start : start + _ROWS]
+            right += [np.sum((x @ w).argmax(1) == y) for w in weights]
+        return right / len(features)
+
+
+def select_shots(labels: np.ndarray, shots: int, seed: int, names: Sequence[str]) -> np.ndarray:
+    """Numbers of `shots` random examples of each class; fewer shots are the first of them.
+
+    Args:
+      labels: int (n,).
+      shots: how many.
+      seed: of the choice.
+      names: one a class.
+
+    Returns:
+      int (classes, shots).
+
+    Raises:
+      InputError: a class has fewer examples.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    counts = np.bincount(labels, minlength=len(names))
+    if counts.min() < shots:
+        short = int(counts.argmin())
+        raise InputError(
+            f"few-shot evaluation: class {names[short]!r} has {counts[short]} training examples, "
+            f"fewer than {shots} shots; ask for fewer"
+        )
+    return order[(np.cumsum(counts) - counts)[:, None] + np.arange(shots)]
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShot:
+    """A pair of data sets and the shots on which a classifier is fitted.
+
+    Only images that are shots or test examples are ever read.
+
+    Attributes:
+      train, test: of the same classes.
+      shots: examples of each class, ascending.
+      chosen: int (seeds, classes, most shots), numbers of training examples.
+      l2: penalties; of several the best on the test examples counts.
+    """
+
+    train: Source
+    test: Source
+    shots: tuple[int, ...]
+    chosen: np.ndarray
+    l2: tuple[float, ...]
+
+    def run(self, features: Features) -> dict[int, dict[str, Any]]:
+        """Fits and tests.
+
+        Returns:
+          shots -> {"top1" (mean over seeds), "std" (over seeds), "seeds" (each), "l2"}.
+        """
+        numbers, where = np.unique(self.chosen, return_inverse=True)
+        where = where.reshape(self.chosen.shape)
+        x, y = features(self.train, numbers)
+        x_test, y_test = features(self.test, None)
+        results = {}
+        for shots in self.shots:
+            rows = where[:, :, :shots].reshape(len(where), -1)
+            found = np.array(
+                [
+                    RidgeRegression(x[r], y[r], self.train.num_classes).accuracies(
+                        x_test, y_test, self.l2
+                    )
+                    for r in rows
+                ]
+            )
+            best = int(found.mean(0).argmax())
+            results[shots] = dict(
+                top1=float(found[:, best].mean()),
+                std=float(found[:, best].std(ddof=1)) if len(found) > 1 else 0.0,
+                seeds=found[:, best].tolist(),
+                l2=self.l2[best],
+            )
+        return results
+
+
+def few_shot(
+    train: Source,
+    test: Source,
+    *,
+    shots: Sequence[int] = SHOTS,
+    seeds: int = SEEDS,
+    l2: Sequence[float] = L2,
+) -> FewShot:
+    """Chooses the shots.
+
+    Raises:
+      InputError: a class with too few examples, or numbers that make no sense.
+    """
+    shots = tuple(sorted(set(shots)))
+    if not shots or shots[0] < 1 or seeds < 1 or not l2 or min(l2) <= 0:
+        raise InputError(
+            f"few-shot evaluation with shots {shots}, {seeds} seeds and l2 {tuple(l2)}: give at "
+            "least one positive number of each"
+        )
+    labels = data.read_labels(train)
+    if labels.ndim > 1:
+        raise InputError(f"few-shot evaluation wants one class an image; {train.name} holds sets")
+    chosen = [select_shots(labels, shots[-1], seed, train.label_names) for seed in range(seeds)]
+    return FewShot(train, test, shots, np.stack(chosen), tuple(l2))

@@ -1,0 +1,120 @@
+"""A linear probe and nearest neighbours: what frozen features are worth with all labels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from vit_jax.errors import InputError
+
+_CHUNK = 256  # queries at a time
+_HELD_OUT = 0.1  # of the training examples, to choose between strengths of regularisation
+
+
+def linear_probe(
+    features: np.ndarray,
+    labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    c: Sequence[float] = (1.0,),
+    max_iterations: int = 1000,
+) -> dict[str, Any]:
+    """Logistic regression by L-BFGS (scikit-learn's) on standardised features.
+
+    Args:
+      features, labels: (n, d) and (n,) to fit.
+      test_features, test_labels: (m, d) and (m,).
+      c: inverse strengths of the L2 penalty; of several the best on a tenth of the
+        training examples is used, and fitted again on all of them.
+      max_iterations: of L-BFGS.
+
+    Returns:
+      {"top1", "c", "iterations"}.
+
+    Raises:
+      InputError: nothing to choose from, or a c that is not positive.
+    """
+    if not c or min(c) <= 0:
+        raise InputError(f"linear probe: c is {tuple(c)}; give positive numbers")
+    best = c[0] if len(c) == 1 else _choose(features, labels, c, max_iterations)
+    model = _fit(features, labels, best, max_iterations)
+    top1 = float(model.score(test_features, test_labels))
+    return dict(top1=top1, c=best, iterations=int(model[-1].n_iter_.max()))
+
+
+def _choose(
+    features: np.ndarray, labels: np.ndarray, c: Sequence[float], max_iterations: int
+) -> float:
+    from sklearn.model_selection import train_test_split
+
+    fit, held, fit_labels, held_labels = train_test_split(
+        features, labels, test_size=_HELD_OUT, random_state=0
+    )
+    scores = [_fit(fit, fit_labels, value, max_iterations).score(held, held_labels) for value in c]
+    return c[int(np.argmax(scores))]
+
+
+def _fit(features: np.ndarray, labels: np.ndarray, c: float, max_iterations: int) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=max_iterations))
+    return model.fit(features, labels)
+
+
+def knn_predict(
+    features: np.ndarray,
+    labels: np.ndarray,
+    queries: np.ndarray,
+    *,
+    num_classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> np.ndarray:
+    """The class for which the k nearest neighbours vote, as in DINO (2104.14294).
+
+    A neighbour at cosine similarity s has exp(s / temperature) votes.
+
+    Args:
+      features, labels: (n, d) and (n,), the neighbours; they stay on the device.
+      queries: (m, d); the device takes some hundred at a time.
+      num_classes: of the labels.
+      k, temperature: see above.
+
+    Returns:
+      int (m,).
+
+    Raises:
+      InputError: k or temperature make no sense.
+    """
+    if not 1 <= k <= len(features) or temperature <= 0:
+        raise InputError(
+            f"k-NN with k={k} and temperature {temperature:g}: k must be from 1 to "
+            f"{len(features)}, the number of training examples, the temperature positive"
+        )
+    bank, classes = _unit(jnp.asarray(features)), jnp.asarray(labels)
+
+    @jax.jit
+    def vote(bank: jax.Array, classes: jax.Array, chunk: jax.Array) -> jax.Array:
+        similarity = jnp.matmul(_unit(chunk), bank.T, precision=lax.Precision.HIGHEST)
+        nearest, index = lax.top_k(similarity, k)
+        votes = jnp.exp((nearest - nearest[:, :1]) / temperature)  # the nearest has one
+        rows = jnp.arange(len(chunk))[:, None]
+        return jnp.zeros((len(chunk), num_classes)).at[rows, classes[index]].add(votes).argmax(1)
+
+    padded = np.pad(queries, ((0, -len(queries) % _CHUNK), (0, 0)), constant_values=1)
+    found = [
+        vote(bank, classes, padded[start : start + _CHUNK])
+        for start in range(0, len(queries), _CHUNK)
+    ]
+    return np.concatenate([np.asarray(part) for part in found])[: len(queries)]
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """Rows of length 1."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)
