@@ -1,17 +1,56 @@
 """Multi-head attention (section 3.1, appendix A)."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax.models.layers import Dense, LayerNorm, dropout
 
+# Queries (B, N, H, d) -> what is added to the logits (B, H, N, N) in float32, or None.
+Bias = Callable[[jax.Array], jax.Array | None]
 
-def attention_weights(query: jax.Array, key: jax.Array) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) in float32; (B, H, Q, d), (B, H, K, d) -> (B, H, Q, K)."""
+
+def attention_weights(query: jax.Array, key: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """softmax(q k^T / sqrt(d) + bias) in float32; (B, H, Q, d), (B, H, K, d) -> (B, H, Q, K)."""
     query = query * query.shape[-1] ** -0.5
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(scores, axis=-1)
+    return jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
+
+
+@jax.custom_vjp
+def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """softmax(q k^T / sqrt(d)) v; (B, H, Q, d), (B, H, K, d), (B, H, K, d) -> (B, H, Q, d).
+
+    The derivative is written out. The forward pass keeps one array of Q x K in the type of
+    the values, where differentiation would keep the softmax in float32 too, and the
+    products of the backward pass are of that type, where they would be of float32.
+    """
+    return _attention_forward(query, key, value)[0]
+
+
+def _attention_forward(query, key, value):
+    weights = attention_weights(query, key).astype(value.dtype)
+    y = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
+    return y, (query, key, value, weights, y)
+
+
+def _attention_backward(saved, grad):
+    query, key, value, weights, y = saved
+    # Of each query, the sum over keys of weight times its gradient, as a sum over d (2205.14135).
+    total = (grad.astype(jnp.float32) * y.astype(jnp.float32)).sum(-1, keepdims=True)
+    scores = jnp.einsum("bhqd,bhkd->bhqk", grad, value, preferred_element_type=jnp.float32)
+    scores = (weights * (scores - total)).astype(weights.dtype)
+    scale = query.shape[-1] ** -0.5
+    return (
+        jnp.einsum("bhqk,bhkd->bhqd", scores, key) * scale,
+        jnp.einsum("bhqk,bhqd->bhkd", scores, query) * scale,
+        jnp.einsum("bhqk,bhqd->bhkd", weights, grad),
+    )
+
+
+attention.defvjp(_attention_forward, _attention_backward)
 
 
 def attend(
@@ -19,6 +58,7 @@ def attend(
     key: jax.Array,
     value: jax.Array,
     *,
+    bias: jax.Array | None = None,
     implementation: str = "auto",
     rate: float = 0.0,
     keys: jax.Array | None = None,
@@ -28,7 +68,8 @@ def attend(
 
     Args:
       query, key, value: (B, N, H, d).
-      implementation: xla, cudnn (bfloat16, no weights returned), or auto: xla.
+      bias: (B, H, N, N) added to the logits.
+      implementation: xla, cudnn (bfloat16, no bias, no weights returned), or auto: xla.
       rate: dropout of attention weights.
       keys: (B,) dropout keys, None in evaluation.
       return_weights: also return the weights, (B, H, N, N) in float32.
@@ -36,10 +77,13 @@ def attend(
     Returns:
       (B, N, H, d) and the weights or None.
     """
-    if implementation == "cudnn" and not return_weights and (rate == 0.0 or keys is None):
+    plain = bias is None and not return_weights and (rate == 0.0 or keys is None)
+    if implementation == "cudnn" and plain:
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn"), None
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
-    weights = attention_weights(query, key)
+    if plain:
+        return attention(query, key, value).transpose(0, 2, 1, 3), None
+    weights = attention_weights(query, key, bias)
     dropped = dropout(weights, rate, keys).astype(value.dtype)
     y = jnp.einsum("bhqk,bhkd->bhqd", dropped, value).transpose(0, 2, 1, 3)
     return y, weights if return_weights else None
@@ -71,16 +115,22 @@ class SelfAttention(nnx.Module):
         self.implementation = implementation
 
     def __call__(
-        self, x: jax.Array, *, keys: jax.Array | None = None, return_weights: bool = False
+        self,
+        x: jax.Array,
+        *,
+        bias: Bias | None = None,
+        keys: jax.Array | None = None,
+        return_weights: bool = False,
     ) -> tuple[jax.Array, jax.Array | None]:
         """(B, N, D) -> (B, N, D) and, if asked for, the weights (B, H, N, N)."""
-        query, key, value = jnp.moveaxis(self.qkv(x), 2, 0)
+        query, key, value = unstack(self.qkv(x), 2)
         if self.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         y, weights = attend(
             query,
             key,
             value,
+            bias=bias and bias(query),
             implementation=self.implementation,
             rate=self.dropout,
             keys=keys,
