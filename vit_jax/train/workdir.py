@@ -14,6 +14,7 @@ FREE = (
     "total",
     "eval_every",
     "evals",
+    "fewshot",
     "max_skipped_steps",
     "debug",
     "parallel",
