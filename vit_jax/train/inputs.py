@@ -12,6 +12,13 @@ from ml_collections import ConfigDict
 from vit_jax import data
 from vit_jax.errors import InputError
 from vit_jax.evaluate.classify import classify
+from vit_jax.evaluate.features import (
+    compile_outputs,
+    headless_config,
+    headless_params,
+    protocol_pp,
+)
+from vit_jax.evaluate.fewshot import few_shot
 from vit_jax.parallel.mesh import check_batch_size
 from vit_jax.train.prefetch import prefetch
 from vit_jax.train.resident import resident_batches
@@ -87,7 +94,7 @@ class TrainingBatches(Iterator[dict[str, jax.Array]]):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One data set of config.evals, ready to be evaluated."""
+    """One entry of config.evals or config.fewshot, ready to be evaluated."""
 
     name: str
     use_ema: bool
@@ -95,15 +102,19 @@ class Evaluation:
 
 
 def open_evaluations(run: Run, train_pp: Any) -> list[Evaluation]:
-    """The data sets of config.evals; wrong ones are refused before training starts.
+    """The entries of config.evals and config.fewshot; wrong ones are refused before training.
 
     Raises:
       InputError: as for training data, or EMA is asked for and not kept.
     """
     step = run.engine.compile_eval(functools.partial(make_eval_step, run.task))
-    return [
+    evaluations = [
         _open_evaluation(run, step, train_pp, name, entry)
         for name, entry in sorted(run.config.evals.items())
+    ]
+    return evaluations + [
+        _open_fewshot(run, train_pp, name, entry)
+        for name, entry in sorted(run.config.fewshot.items())
     ]
 
 
@@ -111,10 +122,7 @@ def _open_evaluation(
     run: Run, step: Callable, train_pp: Any, name: str, entry: ConfigDict
 ) -> Evaluation:
     config, engine = run.config, run.engine
-    if entry.use_ema and not config.optimizer.ema_decay:
-        raise InputError(f"config.evals.{name}.use_ema wants config.optimizer.ema_decay above 0")
-    batch_size = entry.batch_size or config.batch_size
-    check_batch_size(batch_size, engine.batch_shards, name=f"config.evals.{name}.batch_size")
+    batch_size = _check_evaluation(run, f"config.evals.{name}", entry)
     source = data.open_source(
         entry.source or config.data.source,
         entry.split,
@@ -128,11 +136,7 @@ def _open_evaluation(
             f"the model has {run.model_config.num_classes}"
         )
     pp = data.parse(entry.pp) if entry.pp else train_pp.deterministic()
-    if (pp.mean, pp.std) != (train_pp.mean, train_pp.std):
-        raise InputError(
-            f"config.evals.{name}.pp normalises pixels differently from config.data.pp; make "
-            "both end in the same value_range or normalize"
-        )
+    _check_normalization(f"config.evals.{name}", pp, train_pp)
     size = pp.output_size(source.image_size)
     if size != run.model_config.image_size:
         raise InputError(
@@ -151,3 +155,49 @@ def _open_evaluation(
         return classify(step, engine, params, batches, batch_size)
 
     return Evaluation(name, entry.use_ema, evaluate)
+
+
+def _check_evaluation(run: Run, where: str, entry: ConfigDict) -> int:
+    """Checks what all evaluations share; returns the batch size."""
+    if entry.use_ema and not run.config.optimizer.ema_decay:
+        raise InputError(f"{where}.use_ema wants config.optimizer.ema_decay above 0")
+    batch_size = entry.batch_size or run.config.batch_size
+    check_batch_size(batch_size, run.engine.batch_shards, name=f"{where}.batch_size")
+    return batch_size
+
+
+def _check_normalization(where: str, pp: Any, train_pp: Any) -> None:
+    if (pp.mean, pp.std) != (train_pp.mean, train_pp.std):
+        raise InputError(
+            f"{where}.pp normalises pixels differently from config.data.pp; make "
+            "both end in the same value_range or normalize"
+        )
+
+
+def _open_fewshot(run: Run, train_pp: Any, name: str, entry: ConfigDict) -> Evaluation:
+    """A few-shot linear evaluation: metrics "1shot", "5shot", ... are means over seeds."""
+    config, where = run.config, f"config.fewshot.{name}"
+    batch_size = _check_evaluation(run, where, entry)
+    model_config = headless_config(run.model_config)
+    pp = data.parse(entry.pp) if entry.pp else protocol_pp(model_config.image_size, train_pp)
+    _check_normalization(where, pp, train_pp)
+    train, test = (
+        data.open_source(
+            entry.source or config.data.source,
+            split,
+            data_dir=config.data.data_dir,
+            cache_dir=config.data.cache_dir,
+        )
+        for split in (entry.train, entry.test)
+    )
+    chosen = few_shot(train, test, shots=entry.shots, seeds=entry.seeds, l2=entry.l2)
+    outputs = compile_outputs(
+        run.engine, model_config, pp, batch_size=batch_size, threads=config.data.threads
+    )
+
+    def evaluate(params: Any) -> dict[str, float]:
+        features = functools.partial(outputs, headless_params(params))
+        results = chosen.run(features)
+        return {f"{shots}shot": found["top1"] for shots, found in results.items()}
+
+    return Evaluation(f"fewshot/{name}", entry.use_ema, evaluate)
