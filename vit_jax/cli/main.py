@@ -14,7 +14,10 @@ from vit_jax.errors import InputError, NonFiniteError, Preempted, nearest, unkno
 COMMANDS = {
     "train": "pre-train or fine-tune a model",
     "evaluate": "accuracy of a checkpoint on a data set",
+    "fewshot": "accuracy of frozen features with a few images of each class",
+    "probe": "accuracy of frozen features with all training images",
     "predict": "name what image files show",
+    "figures": "draw filters, position embeddings, attention distance and rollout",
     "convert": "turn weights of one program into those of another",
     "data": "show what a config would read and how fast",
     "plan": "what a run will need: memory, network, time",
