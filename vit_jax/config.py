@@ -219,6 +219,10 @@ def default() -> ConfigDict:
             keep=2,  # how many of the last ones stay
             keep_every=0,  # steps: those that this divides stay for good; 0: none
             best="",  # metric whose best checkpoint stays too, e.g. "eval/test/top1"
+            # The disk may be full or gone: a save that fails is logged, the next is on time.
+            retries=3,  # further attempts at one that the run waits for: the last, on preemption
+            max_failures=0,  # failed attempts in a row that end the run; 0: it always goes on
+            timeout=1200,  # seconds until a process gives up waiting for the others' parts
         )
     )
     config.log = ConfigDict(

@@ -32,5 +32,9 @@ class Preempted(Exception):
     """A run stopped early with its state saved; exit status 75."""
 
 
+class NotSavedError(RuntimeError):
+    """A run stopped early and its state could not be saved; exit status 1."""
+
+
 class NonFiniteError(RuntimeError):
     """A run stopped because too many steps in a row were not finite; exit status 1."""

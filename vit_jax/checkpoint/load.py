@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax.checkpoint import convert
-from vit_jax.checkpoint.manager import latest_checkpoint, read_meta, read_params
+from vit_jax.checkpoint.damage import DamagedCheckpoint
+from vit_jax.checkpoint.stored import latest_checkpoint, read_meta, read_params
 from vit_jax.errors import InputError
 from vit_jax.models import create_model, merge, split
 
@@ -100,11 +101,13 @@ def _own_checkpoint(path: str | Path) -> Path | None:
     """The checkpoint that a path of ours names; None for published weights.
 
     Raises:
-      InputError: a workdir without a complete checkpoint.
+      InputError: a workdir without a complete checkpoint, or with a damaged one.
     """
     path = Path(path)
     try:
         return latest_checkpoint(path)
+    except DamagedCheckpoint:
+        raise
     except InputError:
         if (path / "checkpoints").is_dir():
             raise

@@ -1,188 +1,378 @@
-"""A run's checkpoints: asynchronous, atomic, restored onto any layout (Orbax).
+"""A run's checkpoints: asynchronous, atomic, restored onto any layout, verified (Orbax).
 
 A checkpoint is a directory `checkpoints/<step>/` with the items
 
 * `params`: the parameters; `ema`: their averages, where the run keeps them;
 * `train`: everything else of the train state (step counters, optimizer);
-* `meta`: JSON; model, preprocessing, labels, data: enough to use it alone.
+* `meta`: JSON; model, preprocessing, labels, data: enough to use it alone; with the
+  fingerprints of all arrays and the metrics of the last evaluation.
+
+Orbax's AsyncCheckpointer writes them; what its CheckpointManager would add is here, because
+a disk may fail: which checkpoints stay is decided once a new one is complete, damaged ones
+do not count, and a failed save costs nothing but itself. On several processes each
+conclusion is one of all of them. Call everything from the main thread, on all processes.
 """
 
-import json
+import contextlib
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
-from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
-from vit_jax.errors import InputError
-from vit_jax.parallel.rules import path_name
+from vit_jax.checkpoint import damage, stored
+from vit_jax.checkpoint.damage import DamagedCheckpoint
+from vit_jax.checkpoint.stored import first_line, read_meta
+from vit_jax.errors import InputError, NotSavedError
+from vit_jax.parallel.agree import anywhere, from_first
+
+log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one workdir."""
+    """The checkpoints of one workdir.
+
+    Attributes:
+      directory: `workdir`/checkpoints.
+      failures: attempts to save that failed so far.
+    """
 
     def __init__(self, workdir: str | Path, config: ConfigDict):
-        """Opens or creates `workdir`/checkpoints.
+        """Opens or creates `workdir`/checkpoints and clears away unfinished saves.
 
         Args:
           workdir: of the run.
-          config: `config.checkpoint`: how many stay.
+          config: `config.checkpoint`.
+
+        Raises:
+          InputError: the directory cannot be created.
         """
-        policies = [preserve.LatestN(max(1, config.keep))]
-        if config.keep_every:
-            policies.append(preserve.EveryNSteps(config.keep_every))
-        if config.best:
-            policies.append(preserve.BestN(lambda metrics: metrics[config.best], n=1))
         self.directory = Path(workdir).absolute() / "checkpoints"
-        self._best = config.best
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=preserve.AnyPreservationPolicy(policies)
-            ),
-        )
+        self.failures = 0
+        self._config = config
+        self._failed_in_a_row = 0
+        self._writing: int | None = None  # the step of an unfinished save
+        self._scores: dict[int, float] = {}  # of config.best, read from checkpoints
+        if problem := from_first(self._open_directory):
+            raise InputError(problem)
+        self._newest = max(self._steps(), default=None)
+        self._checkpointer = self._new_checkpointer()
 
     def latest(self) -> int | None:
         """The newest complete checkpoint's step."""
-        return self._manager.latest_step()
+        return self._newest
 
-    def save(
-        self, step: int, items: dict[str, Any], meta: dict[str, Any], metrics: dict[str, float]
-    ) -> None:
-        """Starts writing a checkpoint and returns; it appears when it is complete.
+    def restore_newest(self, items: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        """The newest checkpoint that is good; damaged ones are set aside once it is found.
 
         Args:
-          step: how many steps led to it.
-          items: name -> pytree of arrays, which may be donated right afterwards.
-          meta: see the module.
-          metrics: of the last evaluation; `config.checkpoint.best` is looked up in them.
+          items: name -> pytree of ShapeDtypeStructs with shardings.
+
+        Returns:
+          Its step and its arrays; None where there are no checkpoints.
+
+        Raises:
+          InputError: there are checkpoints but none is good (nothing is moved or deleted),
+            or the newest good one's arrays are not those of `items`.
         """
-        if self._manager.latest_step() == step:
-            return
-        ranked = {self._best: metrics.get(self._best, float("-inf"))} if self._best else None
-        saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **saves),
-            metrics=ranked,
-            force=True,
-        )
+        bad: dict[int, DamagedCheckpoint] = {}
+        for step in reversed(self._steps()):
+            try:
+                restored = self.restore(step, items)
+            except DamagedCheckpoint as error:
+                log.error("%s", error)
+                bad[step] = error
+                continue
+            self._set_aside(bad)
+            self._newest = step
+            return step, restored
+        if bad:
+            raise InputError(
+                f"{bad[max(bad)]}; no other in {self.directory} is good; nothing was deleted: "
+                "restore one from a backup, or start again with another --workdir"
+            )
+        return None
 
     def restore(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
-        """The arrays of a checkpoint in the layout that `items` asks for.
+        """The arrays of a checkpoint in the layout that `items` asks for, verified.
 
         Args:
           step: which checkpoint.
           items: name -> pytree of ShapeDtypeStructs with shardings.
 
         Raises:
+          DamagedCheckpoint: it is not what was written; names the file or the arrays.
           InputError: the checkpoint's arrays are not those of `items`; names all that differ.
         """
-        check_shapes(self.directory / str(step), items)
-        restores = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
-        return dict(self._manager.restore(step, args=ocp.args.Composite(**restores)).items())
+        checkpoint = self.directory / str(step)
+        if problem := from_first(lambda: damage.find_damage(checkpoint)):
+            raise _damaged(checkpoint, problem)
 
-    def wait(self) -> None:
-        """Blocks until what `save` started is complete."""
-        self._manager.wait_until_finished()
+        def arrays():
+            return {item: stored.stored_arrays(checkpoint, item) for item in items}
+
+        found = _together(checkpoint, arrays)
+        stored.check_shapes(checkpoint, found, items)
+
+        def read():
+            read = {
+                item: stored.read_item(checkpoint, item, found[item], tree)
+                for item, tree in items.items()
+            }
+            return read, read_meta(checkpoint).get("fingerprints")
+
+        restored, recorded = _together(checkpoint, read)
+        if recorded is None:
+            log.warning("%s was written without fingerprints: not verified", checkpoint)
+        elif changed := stored.changed_arrays(restored, recorded):
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            names = ", ".join(changed[:3])
+            raise _damaged(checkpoint, f"{names}{more} changed since it was written")
+        # A run may keep its moments in another type than before.
+        return jax.tree.map(
+            lambda array, leaf: array if array.dtype == leaf.dtype else array.astype(leaf.dtype),
+            restored,
+            dict(items),
+        )
+
+    def save(
+        self,
+        step: int,
+        items: dict[str, Any],
+        meta: dict[str, Any],
+        metrics: dict[str, float],
+        *,
+        wait: bool = False,
+    ) -> bool:
+        """Starts writing a checkpoint and returns; it appears when it is complete.
+
+        What goes wrong is logged and counted in `failures`, the run can go on. A save in the
+        background that fails is noticed by the next call of `save`, `wait` or `close`.
+
+        Args:
+          step: how many steps led to it.
+          items: name -> pytree of arrays, which may be donated right afterwards.
+          meta: see the module.
+          metrics: of the last evaluation; `config.checkpoint.best` is looked up in them.
+          wait: return when it is complete, having tried again `config.checkpoint.retries` times
+            with growing pauses if need be.
+
+        Returns:
+          Whether it is being written, with `wait`: whether it is complete.
+
+        Raises:
+          NotSavedError: as many failed in a row as `config.checkpoint.max_failures` says.
+        """
+        for attempt in range(1 + (self._config.retries if wait else 0)):
+            if attempt:
+                time.sleep(2.0 ** (attempt - 1))
+            if self._start(step, items, meta, metrics) and (not wait or self.wait()):
+                return True
+        return False
+
+    def _start(self, step: int, items: dict, meta: dict, metrics: dict) -> bool:
+        self.wait()
+        if step == self._newest:
+            return True
+        problem = from_first(lambda: self._obstacle(step))
+        if not problem:
+            notes = dict(metrics=metrics, fingerprints=stored.fingerprints_of(items))
+            saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+            args = ocp.args.Composite(meta=ocp.args.JsonSave(dict(meta, **notes)), **saves)
+            self._writing = step
+            problem = _attempt(lambda: self._checkpointer.save(self._path(step), args=args))
+        if problem:
+            self._fail(step, problem)
+        return not problem
+
+    def wait(self) -> bool:
+        """Blocks until what `save` started is complete.
+
+        Returns:
+          Whether it is; also True where nothing was under way.
+
+        Raises:
+          NotSavedError: see `save`.
+        """
+        if self._writing is None:
+            return True
+        if problem := _attempt(self._checkpointer.wait_until_finished):
+            self._fail(self._writing, problem)
+            return False
+        self._newest, self._writing = self._writing, None
+        self._failed_in_a_row = 0
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError):  # a disk that fails now does so for the next save
+                self._delete_old()
+        return True
 
     def close(self) -> None:
-        """Completes pending writes and frees resources."""
-        self._manager.close()
+        """Completes pending writes and frees resources.
+
+        Raises:
+          NotSavedError: see `save`.
+        """
+        self.wait()
+        self._checkpointer.close()
+
+    def _path(self, step: int) -> Path:
+        return self.directory / str(step)
+
+    def _open_directory(self) -> str | None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            damage.clean(self.directory)
+            stored.steps_in(self.directory)
+        except OSError as error:
+            return f"cannot use {self.directory}: {error.strerror}"
+        return None
+
+    def _steps(self) -> list[int]:
+        """The steps of all checkpoints, as process 0 sees them."""
+
+        def listed():
+            try:
+                return stored.steps_in(self.directory)
+            except OSError:
+                return []
+
+        return from_first(listed)
+
+    def _new_checkpointer(self) -> ocp.AsyncCheckpointer:
+        # The prefix keeps barriers apart that processes missed in a failed save.
+        prefix = f"after{self.failures}" if self.failures else None
+        return ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(),
+            async_options=ocp.AsyncOptions(
+                timeout_secs=self._config.timeout,
+                # Called on process 0 when all files are there and the name is still temporary.
+                post_finalization_callback=self._record_files,
+            ),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix=prefix
+            ),
+        )
+
+    def _record_files(self) -> None:
+        damage.record_files(self.directory / f"{self._writing}{damage.TEMPORARY}")
+
+    def _obstacle(self, step: int) -> str | None:
+        """Why nothing can be written, if so: the disk is gone, full or read-only."""
+        probe = self.directory / f"probe{damage.TEMPORARY}"
+        try:
+            probe.write_bytes(bytes(4096))
+            probe.unlink()
+            # One that could not be set aside before.
+            if self._path(step).exists() and damage.set_aside(self._path(step)) is None:
+                return f"{self._path(step)} is in the way"
+        except OSError as error:
+            return f"{self.directory}: {error.strerror}"
+        return None
+
+    def _fail(self, step: int, problem: str) -> None:
+        self._writing = None
+        self.failures += 1
+        self._failed_in_a_row += 1
+        log.error("the checkpoint of step %d was not written: %s", step, problem)
+        with contextlib.suppress(Exception):
+            self._checkpointer.close()
+        self._checkpointer = self._new_checkpointer()
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError):
+                damage.clean(self.directory)
+        limit = self._config.max_failures
+        if limit and self._failed_in_a_row >= limit:
+            raise NotSavedError(
+                f"{self._failed_in_a_row} attempts in a row to write a checkpoint failed "
+                f"(config.checkpoint.max_failures={limit}), the last for step {step}: {problem}"
+            )
+
+    def _set_aside(self, steps: Iterable[int]) -> None:
+        if jax.process_index() == 0:
+            for step in steps:
+                if target := damage.set_aside(self._path(step)):
+                    log.warning("step %d's checkpoint is in %s now", step, target)
+
+    def _delete_old(self) -> None:
+        steps = stored.steps_in(self.directory)
+        for step in expendable(steps, self._config, self._is_sound, self._score):
+            damage.delete(self._path(step))
+
+    def _is_sound(self, step: int) -> bool:
+        return damage.find_damage(self._path(step)) is None
+
+    def _score(self, step: int) -> float:
+        if step not in self._scores:
+            try:
+                metrics = read_meta(self._path(step)).get("metrics", {})
+            except DamagedCheckpoint:
+                metrics = {}
+            score = metrics.get(self._config.best, -math.inf)
+            self._scores[step] = -math.inf if math.isnan(score) else score
+        return self._scores[step]
 
 
-def stored_shapes(checkpoint: Path, item: str) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of the arrays of one item, {} where the checkpoint lacks it.
+def expendable(
+    steps: Sequence[int],
+    config: ConfigDict,
+    is_sound: Callable[[int], bool],
+    score: Callable[[int], float],
+) -> list[int]:
+    """Which checkpoints to delete; damaged ones do not count as kept.
 
     Args:
-      checkpoint: a directory `checkpoints/<step>`.
-      item: "params", "ema" or "train".
+      steps: of all checkpoints, ascending.
+      config: `config.checkpoint`: keep, keep_every, best.
+      is_sound: whether a step's checkpoint shows no damage.
+      score: the higher the better, of sound checkpoints; asked where `config.best` is set.
+
+    Returns:
+      Steps older than the `keep` newest sound ones; none where there are not as many.
     """
-    if not (checkpoint / item).is_dir():
-        return {}
-    with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(checkpoint / item).item_metadata.tree
-    return {
-        path_name(path): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(
-            tree, is_leaf=lambda node: hasattr(node, "shape")
-        )
-    }
+    keep = max(1, config.keep)
+    recent = list(itertools.islice(filter(is_sound, reversed(steps)), keep))
+    if len(recent) < keep:
+        return []
+    older = [step for step in steps if step < recent[-1]]
+    if config.keep_every:
+        older = [step for step in older if step % config.keep_every]
+    if config.best and older:
+        sound = [step for step in steps if is_sound(step)]
+        best = max(sound, key=lambda step: (score(step), step))
+        older = [step for step in older if step != best]
+    return older
 
 
-def check_shapes(checkpoint: Path, items: dict[str, Any]) -> None:
-    """Refuses to restore into arrays that are not those of the checkpoint.
-
-    Raises:
-      InputError: lists what is missing, unexpected or misshapen, with both shapes.
-    """
-    problems = []
-    for item, tree in items.items():
-        found = stored_shapes(checkpoint, item)
-        wanted = {
-            path_name(path): tuple(leaf.shape)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        problems += [
-            f"{item}/{name}: checkpoint {found.get(name, 'has none')}, "
-            f"config {wanted.get(name, 'has none')}"
-            for name in sorted(found.keys() | wanted.keys())
-            if found.get(name) != wanted.get(name)
-        ]
-    if problems:
-        raise InputError(f"{checkpoint} does not fit the config: " + "; ".join(problems))
+def _damaged(checkpoint: Path, problem: str) -> DamagedCheckpoint:
+    return DamagedCheckpoint(f"{checkpoint} is damaged: {problem}")
 
 
-def latest_checkpoint(path: str | Path) -> Path:
-    """The checkpoint directory that a workdir, its checkpoints/ or a checkpoint itself names.
-
-    Raises:
-      InputError: there is none.
-    """
-    path = Path(path).absolute()
-    for folder in (path / "checkpoints", path):
-        if folder.is_dir():
-            steps = [int(entry.name) for entry in folder.iterdir() if _is_checkpoint(entry)]
-            if steps:
-                return folder / str(max(steps))
-    if _is_checkpoint(path):
-        return path
-    what = "holds no complete checkpoint" if path.exists() else "does not exist"
-    raise InputError(f"{path} {what}; give a workdir, a checkpoint directory or a weight file")
-
-
-def _is_checkpoint(path: Path) -> bool:
-    return path.name.isdigit() and (path / "_CHECKPOINT_METADATA").exists()
-
-
-def read_meta(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint knows about itself.
-
-    Raises:
-      InputError: it is damaged.
-    """
+def _attempt(act: Callable[[], Any], passing: tuple[type[Exception], ...] = ()) -> str | None:
+    """Does something on all processes; what went wrong on any of them, but for `passing`."""
     try:
-        return json.loads((checkpoint / "meta" / "metadata").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{checkpoint} is damaged: {error}") from error
+        act()
+    except passing:
+        raise
+    except Exception as error:
+        log.debug("attempt failed", exc_info=True)
+        return anywhere(first_line(error))
+    return anywhere(None)
 
 
-def read_params(checkpoint: Path, *, use_ema: bool = False) -> Any:
-    """The parameters of a checkpoint (or their averages) on this process's first device.
+def _together(checkpoint: Path, read: Callable[[], Any]) -> Any:
+    """What `read` returns, if it succeeds on all processes.
 
     Raises:
-      InputError: the averages are asked for and the checkpoint has none.
+      DamagedCheckpoint: on all, if it fails on any. Too little memory is no damage.
     """
-    item = "ema" if use_ema else "params"
-    shapes = stored_shapes(checkpoint, item)
-    if not shapes:
-        raise InputError(f"{checkpoint} holds no {item}; train with config.optimizer.ema_decay")
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(checkpoint / item).item_metadata.tree
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
-        )
-        return checkpointer.restore(checkpoint / item, abstract)
+    results = []
+    too_little = (MemoryError, jax.errors.JaxRuntimeError)
+    if problem := _attempt(lambda: results.append(read()), passing=too_little):
+        raise _damaged(checkpoint, problem)
+    return results[0]

@@ -1,0 +1,93 @@
+"""Damage to finished checkpoints: found before anything is read, set aside, never deleted.
+
+While a checkpoint is still temporary, a list of its files is written into it: their sizes,
+and the checksums of the small ones (metadata). Comparing takes no time; the large files are
+checked by the fingerprints of their arrays after they have been read
+(see vit_jax.checkpoint.fingerprint).
+"""
+
+import json
+import logging
+import shutil
+import zlib
+from pathlib import Path
+
+from vit_jax.errors import InputError
+
+log = logging.getLogger(__name__)
+
+FILES = "files.json"
+MARKER = "_CHECKPOINT_METADATA"
+TEMPORARY = ".orbax-checkpoint-tmp"  # what Orbax appends to names of what is not complete
+ASIDE = "damaged"
+SMALL = 2**20  # bytes
+
+
+class DamagedCheckpoint(InputError):
+    """A complete checkpoint that is not what was written; names the file or the array."""
+
+
+def record_files(checkpoint: Path) -> None:
+    """Writes the list of the files in the items of a checkpoint that is about to be complete."""
+    files = sorted(path for path in checkpoint.glob("*/**/*") if path.is_file())
+    record = {str(path.relative_to(checkpoint)): _measure(path) for path in files}
+    (checkpoint / FILES).write_text(json.dumps(record))
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files as far as their list tells; None if nothing is.
+
+    Of a checkpoint without a list (written by an older version) only the marker is checked.
+    """
+    try:
+        if not (checkpoint / MARKER).is_file():
+            return f"{checkpoint / MARKER} is missing"
+        if not (checkpoint / FILES).exists():
+            return None
+        for name, recorded in json.loads((checkpoint / FILES).read_text()).items():
+            path = checkpoint / name
+            if not path.is_file():
+                return f"{path} is missing"
+            size, checksum = _measure(path)
+            if size != recorded[0]:
+                return f"{path} has {size:,} bytes, not {recorded[0]:,}"
+            if checksum != recorded[1]:
+                return f"{path} is not what was written"
+    except OSError as error:
+        return f"{error.filename} cannot be read: {error.strerror}"
+    except (ValueError, AttributeError, TypeError, LookupError) as error:
+        return f"{checkpoint / FILES} is not what was written: {error}"
+    return None
+
+
+def _measure(path: Path) -> list[int | None]:
+    size = path.stat().st_size
+    return [size, zlib.crc32(path.read_bytes()) if size <= SMALL else None]
+
+
+def set_aside(checkpoint: Path) -> Path | None:
+    """Moves a damaged checkpoint to damaged/ beside it; None where that cannot be done."""
+    folder = checkpoint.parent / ASIDE
+    try:
+        folder.mkdir(exist_ok=True)
+        taken = {entry.name for entry in folder.iterdir()}
+        names = (f"{checkpoint.name}{suffix}" for suffix in ["", *(f".{i}" for i in range(1000))])
+        target = folder / next(name for name in names if name not in taken)
+        return checkpoint.rename(target)
+    except OSError as error:
+        log.warning("%s stays where it is: %s", checkpoint, error.strerror)
+        return None
+
+
+def delete(checkpoint: Path) -> None:
+    """Deletes a checkpoint; killed half-way, it leaves what `clean` deletes."""
+    try:
+        shutil.rmtree(checkpoint.rename(checkpoint.with_name(checkpoint.name + TEMPORARY)))
+    except OSError as error:
+        log.warning("%s could not be deleted: %s", checkpoint, error.strerror)
+
+
+def clean(directory: Path) -> None:
+    """Deletes what killed or failed saves have left."""
+    for entry in directory.glob(f"*{TEMPORARY}*"):
+        shutil.rmtree(entry, ignore_errors=True)

@@ -1,0 +1,194 @@
+"""What a finished checkpoint holds and how it is read; see vit_jax.checkpoint.manager."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from vit_jax.checkpoint.damage import MARKER, DamagedCheckpoint, find_damage
+from vit_jax.checkpoint.fingerprint import fingerprints
+from vit_jax.errors import InputError
+from vit_jax.parallel.rules import path_name
+
+
+def steps_in(directory: Path) -> list[int]:
+    """The steps of all complete checkpoints in a directory `checkpoints`, damaged or not."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in directory.iterdir() if _is_checkpoint(entry))
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether this is a checkpoint, or what damage has left of one."""
+    if not (path.name.isdigit() and path.is_dir()):
+        return False
+    return path.parent.name == "checkpoints" or (path / MARKER).exists()
+
+
+def latest_checkpoint(path: str | Path) -> Path:
+    """The checkpoint directory that a workdir, its checkpoints/ or a checkpoint itself names.
+
+    Raises:
+      DamagedCheckpoint: its files are not those written; names one and an intact checkpoint.
+      InputError: there is none.
+    """
+    path = Path(path).absolute()
+    for folder in (path / "checkpoints", path):
+        if steps := steps_in(folder):
+            return _undamaged(folder / str(steps[-1]))
+    if _is_checkpoint(path):
+        return _undamaged(path)
+    what = "holds no complete checkpoint" if path.exists() else "does not exist"
+    raise InputError(f"{path} {what}; give a workdir, a checkpoint directory or a weight file")
+
+
+def _undamaged(checkpoint: Path) -> Path:
+    if problem := find_damage(checkpoint):
+        raise damaged(checkpoint, problem)
+    return checkpoint
+
+
+def damaged(checkpoint: Path, problem: str) -> DamagedCheckpoint:
+    """The error for a damaged checkpoint; names the newest other one whose files are all there."""
+    others = (step for step in steps_in(checkpoint.parent)[::-1] if str(step) != checkpoint.name)
+    good = (step for step in others if find_damage(checkpoint.parent / str(step)) is None)
+    step = next(good, None)
+    remedy = "no other there is good" if step is None else f"give {checkpoint.parent / str(step)}"
+    return DamagedCheckpoint(f"{checkpoint} is damaged: {problem}; {remedy}")
+
+
+def read_meta(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint knows about itself.
+
+    Raises:
+      DamagedCheckpoint: it cannot be read.
+    """
+    try:
+        return json.loads((checkpoint / "meta" / "metadata").read_text())
+    except (OSError, ValueError) as error:
+        raise damaged(checkpoint, f"meta: {error}") from error
+
+
+def stored_arrays(checkpoint: Path, item: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Path -> shape and dtype of the arrays of one item, {} where the checkpoint lacks it.
+
+    Args:
+      checkpoint: a directory `checkpoints/<step>`.
+      item: "params", "ema" or "train".
+    """
+    if not (checkpoint / item).is_dir():
+        return {}
+    tree = ocp.StandardCheckpointHandler().metadata(checkpoint / item).tree
+    return {
+        path_name(path): jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(
+            tree, is_leaf=lambda node: hasattr(node, "shape")
+        )
+    }
+
+
+def check_shapes(
+    checkpoint: Path, stored: dict[str, dict[str, jax.ShapeDtypeStruct]], items: dict[str, Any]
+) -> None:
+    """Refuses to restore into arrays that are not those of the checkpoint.
+
+    Args:
+      checkpoint: what the message calls it.
+      stored: item -> what `stored_arrays` gives.
+      items: item -> pytree of ShapeDtypeStructs.
+
+    Raises:
+      InputError: lists what is missing, unexpected or misshapen, with both shapes.
+    """
+    problems = []
+    for item, tree in items.items():
+        found = {name: leaf.shape for name, leaf in stored[item].items()}
+        wanted = {
+            path_name(path): tuple(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        problems += [
+            f"{item}/{name}: checkpoint {found.get(name, 'has none')}, "
+            f"config {wanted.get(name, 'has none')}"
+            for name in sorted(found.keys() | wanted.keys())
+            if found.get(name) != wanted.get(name)
+        ]
+    if problems:
+        raise InputError(f"{checkpoint} does not fit the config: " + "; ".join(problems))
+
+
+def read_item(checkpoint: Path, item: str, stored: dict[str, Any], tree: Any) -> Any:
+    """The arrays of one item as they were written, in the layout that `tree` asks for.
+
+    Processes read their parts independently: one that fails leaves no other waiting.
+
+    Args:
+      checkpoint: a directory `checkpoints/<step>`.
+      item: its name.
+      stored: what `stored_arrays` gives for it.
+      tree: pytree of ShapeDtypeStructs with shardings, of the same paths.
+    """
+    as_written = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jax.ShapeDtypeStruct(
+            leaf.shape, stored[path_name(path)].dtype, sharding=leaf.sharding
+        ),
+        tree,
+    )
+    handler = ocp.StandardCheckpointHandler()
+    return handler.restore(checkpoint / item, args=ocp.args.StandardRestore(as_written))
+
+
+def changed_arrays(items: dict[str, Any], recorded: dict[str, dict[str, int]]) -> list[str]:
+    """The "item/path" of all arrays whose fingerprint is not the recorded one.
+
+    Args:
+      items: item -> pytree of arrays, just read.
+      recorded: item -> path -> fingerprint.
+    """
+    return [
+        f"{item}/{name}"
+        for item, found in fingerprints_of(items).items()
+        for name, fingerprint in found.items()
+        if recorded.get(item, {}).get(name) != fingerprint
+    ]
+
+
+def fingerprints_of(items: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Item -> path -> fingerprint; see vit_jax.checkpoint.fingerprint."""
+    return {item: fingerprints(tree) for item, tree in items.items()}
+
+
+def read_params(checkpoint: Path, *, use_ema: bool = False) -> Any:
+    """The parameters of a checkpoint (or their averages) on this process's first device.
+
+    Raises:
+      DamagedCheckpoint: they cannot be read or are not what was written.
+      InputError: the averages are asked for and the checkpoint has none.
+    """
+    item = "ema" if use_ema else "params"
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if not (checkpoint / item).is_dir():
+        raise InputError(f"{checkpoint} holds no {item}; train with config.optimizer.ema_decay")
+    handler = ocp.StandardCheckpointHandler()
+    try:
+        wanted = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            handler.metadata(checkpoint / item).tree,
+        )
+        tree = handler.restore(checkpoint / item, args=ocp.args.StandardRestore(wanted))
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        raise damaged(checkpoint, first_line(error)) from error
+    recorded = read_meta(checkpoint).get("fingerprints")
+    if recorded and (changed := changed_arrays({item: tree}, recorded)):
+        raise damaged(checkpoint, f"{', '.join(changed[:3])} changed since it was written")
+    return tree
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line of bounded length; TensorStore's go on with where it looked."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:300]}"

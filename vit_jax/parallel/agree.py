@@ -1,0 +1,41 @@
+"""Processes of one run come to the same conclusion before they go on."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def from_first(ask: Callable[[], Any]) -> Any:
+    """What `ask` answers on process 0, on every process; only process 0 asks.
+
+    Args:
+      ask: returns what JSON can express and raises nothing.
+    """
+    if jax.process_count() == 1:
+        return ask()
+    return _spread(ask() if jax.process_index() == 0 else None, source=0)
+
+
+def anywhere(problem: str | None) -> str | None:
+    """The first process's problem that has one, on every process; None where all are well."""
+    if jax.process_count() == 1:
+        return problem
+    troubled = multihost_utils.process_allgather(np.array([problem is not None])).ravel()
+    if not troubled.any():
+        return None
+    source = int(np.argmax(troubled))
+    return f"process {source}: {_spread(problem, source)}"
+
+
+def _spread(value: Any, source: int) -> Any:
+    """A value of process `source`, as JSON over the devices' network."""
+    is_source = jax.process_index() == source
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    length = multihost_utils.broadcast_one_to_all(np.int32(len(text)), is_source=is_source)
+    text = text if is_source else np.zeros(int(length), np.uint8)
+    text = multihost_utils.broadcast_one_to_all(text, is_source=is_source)
+    return json.loads(np.asarray(text).tobytes())
