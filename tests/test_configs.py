@@ -7,6 +7,7 @@ from vit_jax import InputError, models
 from vit_jax.config import default, in_steps
 from vit_jax.config_files import load_config
 from vit_jax.data.ops import parse
+from vit_jax.data.vocabulary import AUGREG, RandAugment
 from vit_jax.train.losses import create_loss
 from vit_jax.train.mixup import create_mix
 from vit_jax.train.optim import create_optimizer
@@ -19,6 +20,8 @@ VARIANTS = [
     *(f"vit_s16_i1k:{epochs}" for epochs in (90, 150, 300)),
     *(f"vit_i1k:{model}" for model in ("ViT-B/16", "ViT-L/32", "vit_s16")),
     *(f"vit_i21k:ViT-{model}" for model in ("B/16", "B/32", "L/16", "L/32")),
+    *(f"augreg:ViT-S/16,i1k,{level}" for level in AUGREG),
+    *(f"augreg:{model},i21k,light1" for model in ("ViT-Ti/16", "R26+ViT-S/32", "R50+ViT-L/32")),
     *(f"vit_jft:{model}" for model in ("ViT-B/32", "ViT-H/14", "R50+ViT-L/16", "BiT-R152x2")),
     *(f"finetune:ViT-B/16,{dataset}" for dataset in FINETUNE),
     *(f"finetune:{model},pets,dev" for model in ("ViT-H/14", "R50+ViT-B/16", "BiT-R50x1")),
@@ -87,6 +90,21 @@ def test_better_plain_vit():
     assert load("vit_s16_i1k:300").total.epochs == 300
 
 
+@pytest.mark.parametrize(
+    "level, layers, magnitude, mixup",
+    [("none", 0, 0, 0), ("light1", 2, 0, 0), ("light2", 2, 10, 0.2), ("medium1", 2, 15, 0.2),
+     ("medium2", 2, 15, 0.5), ("strong1", 2, 20, 0.5), ("strong2", 2, 20, 0.8)],
+)  # fmt: skip
+def test_levels_of_augreg(level, layers, magnitude, mixup):
+    """2106.10270, section 3."""
+    config = load(f"augreg:ViT-B/16,i21k,{level}")
+    named = parse(config.data.pp).ops[-1]
+    assert named.randaugment == RandAugment(layers, magnitude) and config.mixup.alpha == mixup
+    total, schedule = schedule_of(config, 0.99 * IMAGENET_21K)
+    assert total == pytest.approx(300 * 0.99 * IMAGENET_21K / 4096, abs=1)
+    assert float(schedule(10_000)) == pytest.approx(1e-3)
+
+
 def test_table_3():
     total, schedule = schedule_of(load("vit_i1k"))
     assert total == pytest.approx(93.8e3, rel=1e-3)
@@ -135,6 +153,9 @@ def test_fourteen_pixel_patches_keep_the_grid_of_384():
         ("vit_i1k:ViT-X/16", "unknown model 'ViT-X/16'"),
         ("vit_i21k:ViT-Ti/16", "unknown model in ImageNet-21k pre-training"),
         ("vit_jft:ViT-B/8", "unknown model in JFT pre-training"),
+        ("augreg:ViT-B/16,i1k", "MODEL,DATA,LEVEL"),
+        ("augreg:ViT-B/16,i22k,none", "did you mean 'i21k'"),
+        ("augreg:ViT-B/16,i1k,medium", "did you mean 'medium"),
         ("finetune:ViT-B/16", "MODEL,DATASET"),
         ("finetune:ViT-B/16,cifar", "did you mean 'cifar10'"),
         ("finetune:ViT-B/16,cifar10,test", "MODEL,DATASET,dev"),
