@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vit_jax.models.layers import Dense, LayerNorm, dropout
+from vit_jax.models.layers import Dense, LayerNorm, dropout, unstack
 
 # Queries (B, N, H, d) -> what is added to the logits (B, H, N, N) in float32, or None.
 Bias = Callable[[jax.Array], jax.Array | None]
@@ -123,17 +123,18 @@ class SelfAttention(nnx.Module):
         return_weights: bool = False,
     ) -> tuple[jax.Array, jax.Array | None]:
         """(B, N, D) -> (B, N, D) and, if asked for, the weights (B, H, N, N)."""
-        query, key, value = unstack(self.qkv(x), 2)
-        if self.qk_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        y, weights = attend(
-            query,
-            key,
-            value,
-            bias=bias and bias(query),
-            implementation=self.implementation,
-            rate=self.dropout,
-            keys=keys,
-            return_weights=return_weights,
-        )
-        return self.out(y), weights
+        with jax.named_scope("attention"):
+            query, key, value = unstack(self.qkv(x), 2)
+            if self.qk_norm:
+                query, key = self.query_norm(query), self.key_norm(key)
+            y, weights = attend(
+                query,
+                key,
+                value,
+                bias=bias and bias(query),
+                implementation=self.implementation,
+                rate=self.dropout,
+                keys=keys,
+                return_weights=return_weights,
+            )
+            return self.out(y), weights

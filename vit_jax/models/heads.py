@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax.models.attention import attend
-from vit_jax.models.layers import Dense, LayerNorm
+from vit_jax.models.layers import Dense, LayerNorm, unstack
 from vit_jax.models.mlp import Mlp
 
 # The class token; the mean of the patches; attention pooling of the patches; class token
@@ -41,7 +41,7 @@ class AttentionPool(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, N, D) -> (B, D)."""
         probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
-        key, value = jnp.moveaxis(self.key_value(x), 2, 0)
+        key, value = unstack(self.key_value(x), 2)
         pooled = self.out(attend(self.query(probe), key, value)[0])
         pooled = pooled + self.mlp(self.norm(pooled))
         return pooled[:, 0]

@@ -78,6 +78,15 @@ def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Arra
     return jnp.where(keep, x / (1.0 - rate).astype(x.dtype), jnp.zeros_like(x))
 
 
+def unstack(x: jax.Array, axis: int) -> list[jax.Array]:
+    """The slices of x along a short axis, without that axis.
+
+    Their gradients are put side by side, where those of indices would each be padded to
+    the whole of x and added up.
+    """
+    return [part.squeeze(axis) for part in lax.split(x, (1,) * x.shape[axis], axis)]
+
+
 class Dense(nnx.Module):
     """y = x W + b over the trailing axes of x, in `dtype`, with float32 parameters.
 
@@ -150,7 +159,8 @@ class LayerNorm(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return normalize(x, self.scale[...], self.bias[...], self.eps, self.dtype)
+        with jax.named_scope("norm"):
+            return normalize(x, self.scale[...], self.bias[...], self.eps, self.dtype)
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(3, 4))

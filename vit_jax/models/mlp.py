@@ -42,8 +42,12 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         """(..., D) -> (..., D)."""
-        x = swiglu(self.gated(x)) if self.kind == "swiglu" else gelu(self.fc1(x), self.approximate)
-        return self.fc2(layers.dropout(x, self.dropout, keys))
+        with jax.named_scope("mlp"):
+            if self.kind == "swiglu":
+                x = swiglu(self.gated(x))
+            else:
+                x = gelu(self.fc1(x), self.approximate)
+            return self.fc2(layers.dropout(x, self.dropout, keys))
 
 
 # The backward pass keeps what enters these, not every intermediate, and computes anew.
