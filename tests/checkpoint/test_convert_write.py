@@ -40,11 +40,12 @@ MODELS = {
     "distillation token": ("ViT-B/16", dict(PLAIN, distillation="token", gelu="erf")),
     "qk norm": ("ViT-B/16", dict(PLAIN, qk_norm=True, norm_eps=1e-5)),
     "hybrid": ("R50+ViT-B/16", dict(PLAIN, patch_size=1, image_size=32, resnet_stages=(1, 2))),
-    "root alone": ("R+ViT-Ti/16", dict(PLAIN, image_size=32)),
+    "hybrid of timm": ("R26+ViT-S/32", dict(PLAIN, patch_size=1, image_size=32)),
+    "root alone": ("R+ViT-Ti/16", dict(PLAIN, patch_size=8, image_size=32)),
     "bit": ("BiT-R50x1", dict(resnet_stages=(1, 2), num_classes=5)),
     "published bit": ("BiT-R50x1", dict(resnet_stages=(1, 2), num_classes=5, preact=True)),
 }
-NOT_IN_TIMM = {"dinov2", "gated", "distillation token", "bit"}
+NOT_IN_TIMM = {"dinov2", "gated", "distillation token", "hybrid", "bit", "published bit"}
 IN_HUGGINGFACE = {
     "plain",
     "patch not square",
@@ -107,10 +108,20 @@ def test_timm_and_back(case, name, tmp_path):
     assert (again.labels, again.pp) == (weights.labels, weights.pp)
 
 
+def test_timms_bit_and_back(tmp_path):
+    weights = random_weights("published bit", resnet_stages=None)
+    lines = convert.write(weights, tmp_path / "folder", format="timm")
+    assert any("1e-8 to the variance" in line for line in lines)
+    assert json.loads((tmp_path / "folder" / "config.json").read_text())["architecture"] == (
+        "resnetv2_50x1_bit"
+    )
+    assert_same(weights, convert.read(tmp_path / "folder"))
+
+
 @pytest.mark.parametrize("case", sorted(MODELS.keys() - NOT_IN_TIMM))
 def test_timm_without_our_key_is_the_same_network(case, tmp_path):
     """config.json alone tells what timm users need: the arguments of the architecture."""
-    weights = random_weights(case, **({} if "bit" in case else dict(gelu="erf")))
+    weights = random_weights(case, gelu="erf")
     convert.write(weights, tmp_path / "folder", format="timm")
     document = json.loads((tmp_path / "folder" / "config.json").read_text())
     del document["vit_jax"]
@@ -271,6 +282,8 @@ def test_a_huggingface_directory_to_npz_and_back_bit_for_bit(case, randomise, tm
         ("qk norm", "folder", "", "qk_norm=True; write .npz instead"),
         ("dinov2", "folder", "timm", "timm has no model with head='token_gap'"),
         ("bit", "folder", "timm", "no post-activation BiT"),
+        ("published bit", "folder", "timm", r"no BiT-R26x1 with stages \(1, 2\)"),
+        ("hybrid", "folder", "timm", r"no R26\+ViT-Ti/16 with stages \(1, 2\)"),
         ("plain", "folder", "tim", "did you mean 'timm'"),
         ("plain", "x.npz", "timm", "format timm is written to"),
         ("plain", "x.h5", "", "format huggingface is written to a directory"),

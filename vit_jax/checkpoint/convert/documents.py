@@ -1,5 +1,6 @@
 """config.json for other programs: what they call our options, and which they lack."""
 
+import re
 from typing import Any
 
 from vit_jax.checkpoint.convert.change import Published
@@ -7,6 +8,7 @@ from vit_jax.checkpoint.convert.preprocessing import Recipe, to_huggingface, to_
 from vit_jax.errors import InputError
 from vit_jax.models.resnet import BiTConfig, feature_channels, feature_grid
 from vit_jax.models.vit_config import ViTConfig
+from vit_jax.models.zoo import model_config
 
 Size = tuple[int, int]
 # Options of a ViT that have names in few programs, with the value that all understand.
@@ -161,7 +163,22 @@ def _bit(config: ViTConfig | BiTConfig, preact: bool) -> dict[str, Any]:
     )
 
 
-_SIZES = dict(Ti="tiny", S="small", B="base", L="large", H="huge", g="giant", G="gigantic")
+_TIMM_SIZES = dict(Ti="tiny", S="small", B="base", L="large", H="huge", g="giant", G="gigantic")
+# Patch sizes of timm's architectures; another one goes into the first one's arguments.
+_TIMM_PATCHES = dict(
+    Ti=(16,), S=(16, 8, 32), B=(16, 8, 32), L=(16, 14, 32), H=(14,), g=(14,), G=(14,)
+)
+# By ResNet and nominal patch; the rest goes into the arguments.
+_TIMM_HYBRIDS = {
+    "R/16": "vit_tiny_r_s16_p8_224",
+    "R26/32": "vit_small_r26_s32_224",
+    "R50/16": "vit_base_r50_s16_224",
+    "R50/32": "vit_large_r50_s32_224",
+}
+_TIMM_BITS = {
+    f"BiT-R{size}": f"resnetv2_{size}_bit"
+    for size in ("50x1", "50x3", "101x1", "101x3", "152x2", "152x4")
+}
 
 
 def timm(published: Published) -> dict[str, Any]:
@@ -230,15 +247,23 @@ def _timm_arguments(config: ViTConfig) -> dict[str, Any]:
 
 
 def _architecture(name: str, config: ViTConfig | BiTConfig) -> str:
-    """timm's name for the nearest model."""
-    if isinstance(config, BiTConfig):
-        return f"resnetv2_{name.removeprefix('BiT-R')}_bit"
-    variant, patch = name.split("ViT-")[1].split("/")
-    size, pixels = _SIZES[variant], config.image_size[0]
-    if config.resnet_stages is None:
-        family = "deit" if config.distillation != "none" else "vit"
-        middle = "_distilled" if config.distillation != "none" else ""
-        return f"{family}_{size}{middle}_patch{patch}_{pixels}"
-    resnet = name.split("+")[0].lower()
-    patches = f"_p{config.patch_size[0]}" if not config.resnet_stages else ""
-    return f"vit_{size}_{resnet}_s{patch}{patches}_{pixels}"
+    """timm's name for the nearest model, which `model_args` completes.
+
+    Raises:
+      InputError: no architecture has this ResNet.
+    """
+    stages = config.resnet_stages
+    if stages is not None:
+        known = _TIMM_HYBRIDS | _TIMM_BITS
+        key = re.sub(r"\+ViT-\w+/", "/", name)
+        if key not in known or model_config(name).resnet_stages != stages:
+            raise InputError(f"timm has no {name} with stages {stages}; write .npz instead")
+        return known[key]
+    variant, patch = name.removeprefix("ViT-").split("/")
+    size = _TIMM_SIZES[variant]
+    if config.distillation == "head":
+        return f"deit_{size}_distilled_patch16_224"
+    if config.mlp == "swiglu":
+        return "vit_giant_patch14_dinov2"
+    patches = _TIMM_PATCHES[variant]
+    return f"vit_{size}_patch{patch if int(patch) in patches else patches[0]}_224"

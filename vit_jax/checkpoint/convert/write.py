@@ -152,7 +152,7 @@ def _timm(published: Published, path: Path) -> list[str]:
     config = published.config
     document = documents.timm(published)
     if isinstance(config, BiTConfig):
-        tensors, lines = _named(published, "timm BiT"), []
+        tensors, lines = _named(published, "timm BiT"), _other_epsilon(config)
     else:
         renames = []
         if config.pool_then_norm:
@@ -186,7 +186,7 @@ def _huggingface(published: Published, path: Path) -> list[str]:
     config = published.config
     files = {path / k: document for k, document in documents.huggingface(published).items()}
     kind = documents.huggingface_kind(config)
-    lines = []
+    lines = _other_epsilon(config)
     if kind == "bit":
         tensors = _named(published, "Hugging Face BiT")
     elif kind.startswith("dinov2"):
@@ -208,6 +208,11 @@ def _huggingface(published: Published, path: Path) -> list[str]:
             name if "classifier" in name else prefix + name: array
             for name, array in tensors.items()
         }
-    if config.resnet_conv_eps != 1e-8 and getattr(config, "preact", False):
-        lines.append("transformers adds 1e-8 to the variance of kernels, Google's code 1e-10")
     return [*_save(path / "model.safetensors", tensors, files), *lines]
+
+
+def _other_epsilon(config: Any) -> list[str]:
+    """A post-activation network norms after every convolution, which undoes its scale."""
+    if not getattr(config, "preact", False) or config.resnet_conv_eps == 1e-8:
+        return []
+    return ["timm and transformers add 1e-8 to the variance of kernels, Google's code 1e-10"]
