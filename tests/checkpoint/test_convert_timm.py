@@ -261,7 +261,9 @@ def test_preprocessing_and_labels_travel(source, tmp_path):
         "resize_small(64, method='bilinear', antialias=True)|central_crop(32)|normalize"
     )
     bare = convert.read(write(tmp_path / "bare", tensors), num_heads=4)
-    assert bare.pp.endswith("|value_range(-1, 1)")
+    assert bare.pp.startswith("resize_small(37, method='bicubic'")
+    assert bare.pp.endswith("|central_crop(32)|normalize")
+    assert f"preprocessing as is usual for timm ViT: {bare.pp}" in bare.report
 
 
 def test_bfloat16_is_read_as_float32(source, tmp_path):

@@ -13,9 +13,10 @@ from vit_jax.models.resnet import BiTConfig
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.models.zoo import VARIANTS
 
-# (width, depth) -> heads, where tensors do not tell: table 1, then SigLIP's and DINOv2's largest.
+# (width, depth) -> heads, where tensors do not tell: table 1, then DeiT-III's M, SigLIP's So400m
+# and DINOv2's g.
 _HEADS = {(v["width"], v["depth"]): v["num_heads"] for v in VARIANTS.values()}
-_HEADS |= {(1152, 27): 16, (1536, 40): 24}
+_HEADS |= {(512, 12): 8, (1152, 27): 16, (1536, 40): 24}
 
 
 @dataclasses.dataclass(frozen=True)

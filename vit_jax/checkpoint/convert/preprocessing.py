@@ -75,7 +75,7 @@ def _normalization(mean: Any, std: Any) -> str:
 def recipe_of(found: Recognised, configs: Mapping[str, Any]) -> Recipe:
     """What a file's JSON says of preprocessing, else its family's habit."""
     if found.family.format == "timm":
-        return _timm(found, configs.get("config.json", {}).get("pretrained_cfg", {}))
+        return _timm(configs.get("config.json", {}).get("pretrained_cfg", {}))
     if found.family.format == "huggingface":
         return _huggingface(found, configs.get("preprocessor_config.json", {}))
     if found.family.name == "Google ViT" and not any(
@@ -85,13 +85,13 @@ def recipe_of(found: Recognised, configs: Mapping[str, Any]) -> Recipe:
     return Recipe(antialias=False)
 
 
-def _timm(found: Recognised, config: Mapping[str, Any]) -> Recipe:
-    distilled = "dist_token" in found.tensors or "mask_token" in found.aside
+def _timm(config: Mapping[str, Any]) -> Recipe:
+    """Files without config.json are Meta's own, of DeiT and DINOv2."""
     return Recipe(
-        share=config.get("crop_pct", 0.9),
+        share=config.get("crop_pct", 224 / 256),
         method=config.get("interpolation", "bicubic"),
-        mean=tuple(config.get("mean", IMAGENET_MEAN if distilled else HALF)),
-        std=tuple(config.get("std", IMAGENET_STD if distilled else HALF)),
+        mean=tuple(config.get("mean", IMAGENET_MEAN)),
+        std=tuple(config.get("std", IMAGENET_STD)),
     )
 
 

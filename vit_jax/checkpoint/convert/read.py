@@ -49,16 +49,19 @@ def read(
         config = infer(path, found, metadata.hints(path, found, files.configs), options)
     params = load(path, config, found)
     name, stored_options = models.identify(config)
+    pp = own["pp"] if own else recipe_of(found, files.configs).spec(config.image_size)
+    source = "as the files say" if files.configs else f"as is usual for {found.family.name}"
     published = Published(
         name=name,
         options=stored_options,
         params=traverse_util.unflatten_dict(params, sep="/"),
-        pp=own["pp"] if own else recipe_of(found, files.configs).spec(config.image_size),
+        pp=pp,
         labels=own["labels"] if own else metadata.labels(files.configs, config.num_classes),
         family=found.family.name,
         aside=found.aside,
         report=[
             f"{path}: {found.family.name}, {name}, {len(found.tensors)} tensors loaded",
+            f"preprocessing {source}: {pp}",
             *(f"left out on request: {name}" for name in found.left_out),
             *(f"kept aside, no part of a classifier: {name}" for name in found.aside),
         ],
