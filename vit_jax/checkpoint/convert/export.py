@@ -5,6 +5,7 @@ as `pp` in the JSON beside it says; it normalises them and returns logits (batch
 float32. Batches of any size; the weights are inside.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import jax.export
 import jax.numpy as jnp
+from jax.extend.mlir.dialects import stablehlo as dialect
 
 from vit_jax import models
 from vit_jax.checkpoint.convert.change import Published
@@ -20,22 +22,30 @@ from vit_jax.errors import InputError
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 # The size of one protocol buffer, in which StableHLO keeps constants.
 MAX_BYTES = 2**31
+# TensorFlow's releases are rarer than JAX's and read no operations newer than themselves: the
+# program is written as of a version that all of them since 2.17 read.
+TENSORFLOW_STABLEHLO = "1.0.0"
+TENSORFLOW_PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def inference(published: Published) -> Callable[[jax.Array], jax.Array]:
-    """images (B, H, W, 3) uint8 -> logits (B, K), as a JAX function."""
+def inference(published: Published) -> Callable[[Any, jax.Array], jax.Array]:
+    """(params, images (B, H, W, 3) uint8) -> logits (B, K), as a JAX function."""
     from vit_jax.data import parse
 
     pp = parse(published.pp)
     mean, std = jnp.array(pp.mean, jnp.float32), jnp.array(pp.std, jnp.float32)
-    params = jax.tree.map(jnp.asarray, published.params)
     graphdef, _ = models.abstract(lambda rngs: models.build_model(published.config, rngs))
 
-    def logits(images: jax.Array) -> jax.Array:
+    def logits(params: Any, images: jax.Array) -> jax.Array:
         images = (images.astype(jnp.float32) / 255.0 - mean) / std
         return models.merge(graphdef, params)(images)
 
     return logits
+
+
+def _any_batch(published: Published) -> jax.ShapeDtypeStruct:
+    (batch,) = jax.export.symbolic_shape("batch")
+    return jax.ShapeDtypeStruct((batch, *published.config.image_size, 3), jnp.uint8)
 
 
 def stablehlo(published: Published, path: Path) -> None:
@@ -50,39 +60,60 @@ def stablehlo(published: Published, path: Path) -> None:
             f"{path}: StableHLO holds less than 2 GiB, these weights take {size / 2**30:.1f}; "
             "write them as .npz or safetensors"
         )
-    (batch,) = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *published.config.image_size, 3), jnp.uint8)
-    exported = jax.export.export(jax.jit(inference(published)), platforms=PLATFORMS)(images)
+    params = jax.tree.map(jnp.asarray, published.params)
+    function = jax.jit(functools.partial(inference(published), params))
+    exported = jax.export.export(function, platforms=PLATFORMS)(_any_batch(published))
     path.write_bytes(exported.serialize())
 
 
 def savedmodel(published: Published, path: Path) -> None:
     """Writes a TensorFlow SavedModel whose default signature maps `images` to `logits`.
 
-    Beside vit_jax.data the only user of TensorFlow, whose own format this is.
+    Its program is StableHLO, its weights are variables. Beside vit_jax.data the only user of
+    TensorFlow, whose own format this is.
+
+    Raises:
+      InputError: TensorFlow is not installed.
     """
-    tf, jax2tf = _tensorflow()
-    function = jax2tf.convert(
-        inference(published),
-        polymorphic_shapes=["(batch, ...)"],
-        with_gradient=False,
-        native_serialization_platforms=("cpu", "cuda", "tpu"),
-    )
-    spec = tf.TensorSpec((None, *published.config.image_size, 3), tf.uint8, name="images")
-
-    @tf.function(autograph=False, input_signature=[spec])
-    def serve(images):
-        return {"logits": function(images)}
-
+    tf, xla = _tensorflow()
+    images = _any_batch(published)
+    function = jax.jit(inference(published))
+    exported = jax.export.export(function, platforms=TENSORFLOW_PLATFORMS)(published.params, images)
     module = tf.Module()
+    module.params = [tf.Variable(leaf) for leaf in jax.tree.leaves(published.params)]
+    operation = functools.partial(
+        xla.call_module,
+        version=exported.calling_convention_version,
+        module=_as_of(TENSORFLOW_STABLEHLO, exported.mlir_module_serialized),
+        Sout=[(None, *exported.out_avals[0].shape[1:])],
+        Tout=[tf.float32],
+        platforms=[platform.upper() for platform in TENSORFLOW_PLATFORMS],
+    )
+
+    @tf.function(
+        autograph=False, input_signature=[tf.TensorSpec((None, *images.shape[1:]), tf.uint8)]
+    )
+    def serve(images):
+        arguments = [*module.params, images]
+        kept = [tf.convert_to_tensor(arguments[i]) for i in exported.module_kept_var_idx]
+        return {"logits": operation(args=kept)[0]}
+
     module.serve = serve
     tf.saved_model.save(module, str(path), signatures={"serving_default": serve})
 
 
+def _as_of(version: str, program: bytes) -> bytes:
+    """A serialised StableHLO program in the form of an earlier version."""
+    return dialect.serialize_portable_artifact_str(
+        dialect.deserialize_portable_artifact_str(program), version
+    )
+
+
 def _tensorflow() -> tuple[Any, Any]:
+    """TensorFlow and its operations that call compiled programs."""
     try:
         import tensorflow as tf
-        from jax.experimental import jax2tf
+        from tensorflow.compiler.tf2xla.python import xla
     except ImportError as error:
         raise InputError(f"a SavedModel needs TensorFlow: {error}; write .stablehlo") from error
-    return tf, jax2tf
+    return tf, xla
