@@ -16,11 +16,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from vit_jax.parallel.rules import path_name
+from vit_jax.parallel.rules import MIN_SHARD_ELEMENTS, path_name
 
-_UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}  # by bytes of an element
 
 
 def fingerprints(tree: Any) -> dict[str, int]:
@@ -28,25 +29,31 @@ def fingerprints(tree: Any) -> dict[str, int]:
 
     All processes that share the arrays have to call it, and get the same.
     """
-    found = jax.device_get(_fingerprints(tree))
-    return {path_name(path): int(x) for path, x in jax.tree_util.tree_leaves_with_path(found)}
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    # Small ones come to the host, which spares compiling for each of their shapes.
+    asked = [leaf if _is_small(leaf) else _on_devices(leaf) for _, leaf in leaves]
+    return {
+        path_name(path): int(_on_host(found) if _is_small(leaf) else found)
+        for (path, leaf), found in zip(leaves, jax.device_get(asked))
+    }
 
 
-@jax.jit
-def _fingerprints(tree):
-    return jax.tree.map(_fingerprint, tree)
+def _is_small(array: jax.Array) -> bool:
+    return array.size < MIN_SHARD_ELEMENTS and array.is_fully_replicated
 
 
-def _fingerprint(array: jax.Array) -> jax.Array:
-    words = _words(array)
-    return jnp.sum(_scramble(words ^ _scramble(_positions(words.shape))), dtype=jnp.uint32)
+def _on_host(array: np.ndarray) -> np.ndarray:
+    array = np.ascontiguousarray(array).reshape(-1)
+    words = array.view(_UNSIGNED[array.dtype.itemsize]).astype(np.uint32)
+    return _fingerprint(words, np.arange(words.size, dtype=np.uint32))
 
 
-def _words(array: jax.Array) -> jax.Array:
+@jax.jit  # one array at a time: parameters, averages and moments share what is compiled
+def _on_devices(array: jax.Array) -> jax.Array:
     if array.dtype == jnp.bool:
-        return array.astype(jnp.uint32)
-    unsigned = _UNSIGNED[array.dtype.itemsize]
-    return lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
+        array = array.astype(jnp.uint8)
+    words = lax.bitcast_convert_type(array, _UNSIGNED[array.dtype.itemsize]).astype(jnp.uint32)
+    return _fingerprint(words, _positions(words.shape))
 
 
 def _positions(shape: tuple[int, ...]) -> jax.Array:
@@ -59,7 +66,11 @@ def _positions(shape: tuple[int, ...]) -> jax.Array:
     return index
 
 
-def _scramble(x: jax.Array) -> jax.Array:
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+def _fingerprint(words: Any, positions: Any) -> Any:
+    return _scramble(words ^ _scramble(positions)).sum(dtype=np.uint32)
+
+
+def _scramble(x: Any) -> Any:
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
