@@ -43,6 +43,20 @@ def test_products_are_bfloat16_and_the_head_float32(vit):
     ]
 
 
+def test_products_of_the_gradient_are_bfloat16_in_the_blocks(vit):
+    model = vit.model(dtype="bfloat16")
+    graphdef, params = split(model)
+    images = vit.images(model)
+
+    def loss(params):
+        return merge(graphdef, params)(images).sum()
+
+    found = equations(jax.make_jaxpr(jax.grad(loss))(params).jaxpr, "dot_general")
+    float32 = [types for types in found if F32 in types[:2]]
+    assert len(float32) == 3  # of the head: itself and its two gradients
+    assert len(found) == 3 * 8 - 1  # images have no gradient
+
+
 def test_everything_is_float32_in_a_float32_model(vit):
     model = vit.model(pre_logits=9)
     assert set(equations(traced(model, vit.images(model)), "dot_general")) == {(F32, F32, F32)}

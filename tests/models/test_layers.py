@@ -8,7 +8,15 @@ from scipy.special import ndtr
 
 from vit_jax.models import layers
 from vit_jax.models.attention import SelfAttention, attend, attention_weights
-from vit_jax.models.layers import Dense, LayerNorm, drop_path, dropout, fold_in, shard_batch
+from vit_jax.models.layers import (
+    Dense,
+    LayerNorm,
+    drop_path,
+    dropout,
+    fold_in,
+    shard_batch,
+    unstack,
+)
 from vit_jax.models.mlp import Mlp
 
 rng = np.random.default_rng(0)
@@ -97,6 +105,28 @@ def test_attention_equals_torch():
     actual, weights = attend(query, key, value)
     assert weights is None
     np.testing.assert_allclose(actual, expected.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_gradient_of_attention_equals_torch():
+    torch = pytest.importorskip("torch")
+    arrays = [draw(2, tokens, 3, 8, scale=2.0) for tokens in (5, 7, 7, 5)]
+    query, key, value, grad = (torch.tensor(x, dtype=torch.float64) for x in arrays)
+    inputs = [x.transpose(1, 2).requires_grad_() for x in (query, key, value)]
+    y = torch.nn.functional.scaled_dot_product_attention(*inputs)
+    y.backward(grad.transpose(1, 2))
+    _, backward = jax.vjp(lambda *inputs: attend(*inputs)[0], *arrays[:3])
+    for actual, x in zip(backward(arrays[3]), inputs, strict=True):
+        expected = x.grad.transpose(1, 2).numpy()
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_slices_and_their_gradient():
+    x = draw(2, 3, 4)
+    for i, part in enumerate(unstack(jnp.asarray(x), 1)):
+        np.testing.assert_array_equal(part, x[:, i])
+    weights = draw(3)
+    gradient = jax.grad(lambda x: sum(w * y.sum() for w, y in zip(weights, unstack(x, 1))))(x)
+    np.testing.assert_array_equal(gradient, np.broadcast_to(weights[:, None], x.shape))
 
 
 def test_attention_survives_large_scores():

@@ -1,0 +1,297 @@
+"""Speed of a model's compiled step on synthetic data that live on the devices.
+
+What is timed is what a run executes: the training step with its optimizer, clipping and
+metrics, or the forward pass from uint8 pixels to logits. Steps overlap as they do in a
+run, so that the time between two that end is what one costs.
+"""
+
+import dataclasses
+import functools
+import gc
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from vit_jax.analyze import flops, hardware
+from vit_jax.analyze.compile import abstract_batch, memory_of
+from vit_jax.config import default, duration
+from vit_jax.errors import InputError, unknown
+from vit_jax.models.layers import DTYPES, shard_batch
+from vit_jax.parallel.engines import create_engine
+from vit_jax.train.setup import Dataset, Run, prepare
+from vit_jax.train.step import Task
+
+log = logging.getLogger(__name__)
+
+MODES = ("train", "infer")
+CLASSES = 1000
+WARM_UP = 2  # steps after compilation that are not timed
+IN_FLIGHT = 2  # steps dispatched ahead of the oldest unfinished one, as in training
+
+
+class OutOfMemory(InputError):
+    """A batch that the devices have no room for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A step ready to run."""
+
+    run: Run
+    mode: str
+    compiled: Any  # jax.stages.Compiled
+    compile_seconds: float  # tracing included
+    carry: Any  # the training state, or the parameters
+    batch: dict[str, jax.Array]
+
+    def outputs(self, count: int) -> Iterator[Any]:
+        """Dispatches `count` steps; yields of each what tells that it has ended."""
+        carry = self.carry
+        for _ in range(count):
+            if self.mode == "train":
+                carry, output = self.compiled(carry, self.batch)
+            else:
+                output = self.compiled(carry, self.batch)
+            yield output
+
+
+def run_config(
+    model: str, *, batch_size: int, image_size: int | None = None, dtype: str | None = None
+) -> ConfigDict:
+    """The config of a run as benchmarked: AdamW with weight decay, warm-up and clipping.
+
+    Args:
+      model: a name as `vit_jax models` lists them.
+      batch_size: over all devices.
+      image_size: pixels; None: 224.
+      dtype: of matrix products; None: bfloat16, on CPUs float32.
+
+    Raises:
+      InputError: no such dtype, or a size below 1.
+    """
+    dtype = dtype or default_dtype()
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    for name, value in (("batch size", batch_size), ("image size", image_size)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} {value}: give at least 1")
+    config = default()
+    config.batch_size = batch_size
+    config.total = duration(steps=100_000)
+    config.model.name = model
+    config.model.image_size = image_size or 224
+    config.model.dtype = dtype
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.warmup = duration(steps=10_000)
+    config.optimizer.clip_norm = 1.0
+    return config
+
+
+def default_dtype() -> str:
+    """What matrix products are computed in where nobody says."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def create_case(
+    config: ConfigDict, mode: str, *, compiler_options: dict[str, Any] | None = None
+) -> Case:
+    """Compiles the step of a config and fills the devices with what it takes.
+
+    Args:
+      config: of the run; its data are not opened.
+      mode: train or infer.
+      compiler_options: of XLA.
+
+    Raises:
+      InputError: what is wrong with the config.
+      OutOfMemory: the step does not fit.
+    """
+    if mode not in MODES:
+        raise unknown("mode", mode, MODES)
+    size = config.model.image_size
+    size = (size, size) if isinstance(size, int) else size
+    run = prepare(
+        config,
+        Dataset(1_281_167, CLASSES, size, (0.5,) * 3, (0.5,) * 3),
+        create_engine(config.parallel),
+    )
+    try:
+        return _create_case(run, mode, compiler_options)
+    except jax.errors.JaxRuntimeError as error:
+        raise _out_of_memory(config, error) from error
+
+
+def _create_case(run: Run, mode: str, compiler_options: dict[str, Any] | None) -> Case:
+    engine, batch_size = run.engine, run.config.batch_size
+    if mode == "train":
+        step, carry = run.train_step, run.abstract
+    else:
+        step = engine.compile_eval(functools.partial(make_infer_step, run.task))
+        carry = run.abstract.params
+    batch = abstract_batch(run)
+    start = time.perf_counter()
+    compiled = step.lower(carry, batch).compile(compiler_options)
+    compile_seconds = time.perf_counter() - start
+    needed, room = _bytes(compiled), memory_of(run.engine.mesh.devices.flat[0])
+    if room and needed > room:
+        raise OutOfMemory(f"{_name(run.config)} takes {needed:,} bytes of {room:,} on each device")
+    if mode == "train":
+        carry = engine.init(run.create)
+    else:
+        # What is not used of a state is not computed.
+        create = lambda: run.create().replace(opt_state=(), ema=None)  # noqa: E731
+        carry = engine.init(create).params
+    rng = np.random.default_rng(0)
+    rows = len(engine.rows(batch_size))
+    arrays = dict(
+        image=rng.integers(0, 256, (rows, *run.model_config.image_size, 3), np.uint8),
+        label=rng.integers(0, CLASSES, (rows,), np.int32),
+    )
+    return Case(run, mode, compiled, compile_seconds, carry, engine.put_batch(arrays, batch_size))
+
+
+def make_infer_step(
+    task: Task, axis_name: str | None = None
+) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
+    """(params, batch) -> logits (B, K) of the batch's uint8 images."""
+    del axis_name  # examples do not meet
+
+    def step(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        images = task.normalize(shard_batch(batch["image"]))
+        return nnx.merge(task.graphdef, params)(images)
+
+    return step
+
+
+def benchmark(config: ConfigDict, mode: str, *, steps: int = 20) -> dict[str, Any]:
+    """Times the step of a config.
+
+    Args:
+      config: see `run_config`.
+      mode: train or infer.
+      steps: to time, at least 1.
+
+    Returns:
+      The document that `vit_jax benchmark --json` prints: speeds are of the median step,
+      `step_ms_spread` its 10th and 90th percentile, `mfu` null where the device's peak speed
+      is unknown, `peak_bytes` those of one device.
+
+    Raises:
+      InputError: what is wrong with the config.
+      OutOfMemory: the step does not fit.
+    """
+    if steps < 1:
+        raise InputError(f"steps {steps}: give at least 1")
+    case = create_case(config, mode)
+    try:
+        seconds = time_steps(case, steps)
+    except jax.errors.JaxRuntimeError as error:
+        raise _out_of_memory(config, error) from error
+    return describe(case, seconds)
+
+
+def time_steps(case: Case, steps: int) -> list[float]:
+    """Seconds of each of `steps` steps; the case's state is used up."""
+    ends = list(step_ends(case.outputs(WARM_UP + steps)))[WARM_UP - 1 :]
+    return [after - before for before, after in zip(ends, ends[1:])]
+
+
+def step_ends(outputs: Iterator[Any]) -> Iterator[float]:
+    """When each step ended, with as many in flight as in training."""
+    waiting: list[Any] = []
+    for output in outputs:
+        waiting.append(output)
+        if len(waiting) == IN_FLIGHT:
+            jax.block_until_ready(waiting.pop(0))
+            yield time.perf_counter()
+    for output in waiting:
+        jax.block_until_ready(output)
+        yield time.perf_counter()
+
+
+def describe(case: Case, seconds: Sequence[float]) -> dict[str, Any]:
+    """What the steps of a case say; see `benchmark`."""
+    run, devices = case.run, case.run.engine.mesh.devices
+    batch_size, device = run.config.batch_size, devices.flat[0]
+    median = statistics.median(seconds)
+    speed = batch_size / median
+    cost = flops.train_flops if case.mode == "train" else flops.forward_flops
+    per_image, peak = cost(run.model_config), hardware.peak_flops(device)
+    return dict(
+        model=run.config.model.name,
+        mode=case.mode,
+        batch_size=batch_size,
+        image_size=list(run.model_config.image_size),
+        dtype=run.model_config.dtype,
+        device=device.device_kind,
+        devices=devices.size,
+        steps=len(seconds),
+        images_per_second=speed,
+        images_per_second_per_device=speed / devices.size,
+        step_ms=1000 * median,
+        step_ms_spread=[1000 * x for x in np.percentile(seconds, [10, 90])],
+        flops_per_image=per_image,
+        mfu=speed * per_image / (peak * devices.size) if peak else None,
+        compile_seconds=case.compile_seconds,
+        peak_bytes=_peak_bytes(case.compiled, device),
+        params=sum(leaf.size for leaf in jax.tree.leaves(run.abstract.params)),
+        jax=jax.__version__,
+    )
+
+
+def sweep(config: ConfigDict, mode: str, *, steps: int = 20) -> dict[str, Any]:
+    """Doubles the batch from the config's on until it is slower or does not fit.
+
+    Returns:
+      `benchmark` of the fastest batch, with `sweep`: what each batch gave, in order; one
+      that does not fit has `images_per_second` null.
+    """
+    best, tried = None, []
+    while True:
+        size = config.batch_size
+        try:
+            result = benchmark(config, mode, steps=steps)
+        except OutOfMemory as error:
+            if best is None:
+                raise
+            tried.append(dict(batch_size=size, images_per_second=None, step_ms=None))
+            log.info("batch %d does not fit: %s", size, error)
+            break
+        tried.append({key: result[key] for key in ("batch_size", "images_per_second", "step_ms")})
+        log.info("batch %d: %.1f images/s", size, result["images_per_second"])
+        if best and result["images_per_second"] <= best["images_per_second"]:
+            break
+        best = result
+        gc.collect()  # buffers of the last case are free before the next one is made
+        config.batch_size = 2 * size
+    return dict(best, sweep=tried)
+
+
+def _bytes(compiled: Any) -> int:
+    """What one device needs for a compiled step, its arguments included."""
+    memory = compiled.memory_analysis()
+    new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + new + memory.temp_size_in_bytes
+
+
+def _peak_bytes(compiled: Any, device: jax.Device) -> int:
+    """The most that a device held, or, where it does not say, what the step needs."""
+    stats = device.memory_stats() or {}
+    return stats.get("peak_bytes_in_use", _bytes(compiled))
+
+
+def _out_of_memory(config: ConfigDict, error: jax.errors.JaxRuntimeError) -> Exception:
+    if "RESOURCE_EXHAUSTED" not in str(error) and "memory" not in str(error).lower():
+        return error
+    return OutOfMemory(f"{_name(config)} does not fit: {str(error).splitlines()[0]}")
+
+
+def _name(config: ConfigDict) -> str:
+    return f"{config.model.name} at batch {config.batch_size}"

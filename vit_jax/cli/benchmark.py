@@ -1,0 +1,112 @@
+"""Speed of a model's training step or forward pass on this machine, with synthetic data.
+
+  vit_jax benchmark --model=ViT-S/16 --mode=train --batch=16
+  vit_jax benchmark --model=ViT-B/16 --mode=infer --sweep --json
+  vit_jax benchmark --model=ViT-S/16 --batch=16 --profile=/tmp/trace
+
+--sweep doubles the batch until it is slower or does not fit. --profile says where the
+step's time goes by part of the model, and leaves a trace for TensorBoard or Perfetto.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from vit_jax.errors import InputError
+
+GIB = 2**30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("--model", required=True, help="see `vit_jax models`")
+    parser.add_argument("--mode", default="train", help="train or infer (default: %(default)s)")
+    parser.add_argument("--batch", type=int, help="over all devices; default: 16 on each")
+    parser.add_argument("--image-size", type=int, default=224, help="pixels (%(default)s)")
+    parser.add_argument("--dtype", help="default: bfloat16, on CPUs float32")
+    parser.add_argument("--steps", type=int, default=20, help="steps to time (%(default)s)")
+    parser.add_argument("--sweep", action="store_true", help="find the best batch from --batch on")
+    parser.add_argument("--profile", metavar="DIR", help="trace some steps into DIR")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures; returns the exit status."""
+    if args.profile:
+        check_writable(Path(args.profile))
+    import jax
+
+    from vit_jax.analyze import benchmark, profile
+
+    config = benchmark.run_config(
+        args.model,
+        batch_size=16 * jax.device_count() if args.batch is None else args.batch,
+        image_size=args.image_size,
+        dtype=args.dtype,
+    )
+    measure = benchmark.sweep if args.sweep else benchmark.benchmark
+    result = measure(config, args.mode, steps=args.steps)
+    if args.profile:
+        config.batch_size = result["batch_size"]
+        result["profile"] = profile.profile(config, args.mode, args.profile)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print("\n".join([*lines(result), *table(result.get("profile"))]))
+    return 0
+
+
+def check_writable(directory: Path) -> None:
+    """Makes a directory for the trace.
+
+    Raises:
+      InputError: it cannot be made or written to.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--profile={directory}: {error.strerror}") from error
+    if not os.access(directory, os.W_OK):
+        raise InputError(f"--profile={directory} cannot be written to")
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The measurement for a reader."""
+    height, width = result["image_size"]
+    low, high = result["step_ms_spread"]
+    speed, each = result["images_per_second"], result["images_per_second_per_device"]
+    rows = [
+        ("model", f"{result['model']} at {height}x{width}, {result['params']:,} parameters"),
+        ("step", f"{result['mode']}, batch {result['batch_size']}, {result['dtype']}"),
+        ("device", f"{result['devices']} x {result['device']}"),
+        ("compilation", f"{result['compile_seconds']:.1f} s"),
+        (
+            "time",
+            f"{result['step_ms']:.1f} ms a step, {low:.1f} to {high:.1f} for eight in ten of "
+            f"{result['steps']}",
+        ),
+        ("speed", f"{speed:,.1f} images/s, {each:,.1f} on each device"),
+        ("MFU", f"{result['mfu']:.1%}" if result["mfu"] else "unknown: no peak speed known"),
+        ("memory", f"{result['peak_bytes'] / GIB:.2f} GiB on each device"),
+    ]
+    for tried in result.get("sweep", ()):
+        speed = tried["images_per_second"]
+        text = f"{speed:,.1f} images/s" if speed else "does not fit"
+        rows.append((f"batch {tried['batch_size']}", text))
+    return [f"{name:12} {text}" for name, text in rows]
+
+
+def table(profile: dict[str, Any] | None) -> list[str]:
+    """Where the step's time goes, for a reader."""
+    if not profile:
+        return []
+    total = sum(part["forward_ms"] + part["backward_ms"] for part in profile["parts"])
+    rows = ["", f"{'part':12}{'forward':>12}{'backward':>12}{'share':>9}"]
+    for part in profile["parts"]:
+        forward, backward = part["forward_ms"], part["backward_ms"]
+        share = (forward + backward) / total
+        rows.append(f"{part['part']:12}{forward:>9.2f} ms{backward:>9.2f} ms{share:>9.1%}")
+    rows.append(f"Of {profile['step_ms']:.1f} ms a step; trace in {profile['directory']}")
+    return rows
