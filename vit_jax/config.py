@@ -78,11 +78,13 @@ def default() -> ConfigDict:
     """The full set of options with their defaults."""
     config = ConfigDict()
     config.seed = 0  # initialisation, data order, augmentation and dropout all derive from it
+    # What is learnt: classify, or masked: the colours of hidden patches (section 4.6, B.1.2).
+    config.task = "classify"
     config.total = duration()  # length of the run
     config.batch_size = 128  # examples per step over all devices and processes
     config.init_from = ""  # fine-tune from: a workdir, a checkpoint or a published weight file
     # Path patterns of parameters that start afresh all the same.
-    config.init_skip = ("head/.*", "head_dist/.*", "pre_logits/.*")
+    config.init_skip = ("head/.*", "head_dist/.*", "pre_logits/.*", "masked/.*")
     config.init_ema = False  # take the averaged parameters of init_from
     config.init_resample = "bilinear_align_corners"  # how position embeddings meet a new grid
     config.eval_every = duration()  # None: once, at the end
@@ -107,16 +109,22 @@ def default() -> ConfigDict:
             resnet_conv_eps=placeholder(float),  # of standardised kernels; None: the same
             preact=False,  # BiT with pre-activation (ResNet v2), as its published weights
             # Parts.
-            head="token",  # token: class token; gap: mean of the patches; map: attention pool;
-            # token_gap: the class token beside the mean (DINOv2)
+            # token: class token; gap: mean of the patches; map: attention pool; token_gap: the
+            # class token beside the mean (DINOv2). None: token; gap where attention is axial
+            head=placeholder(str),
             class_token=placeholder(bool),  # None: where the head wants it
             distillation="none",  # token: DeiT's token (2012.12877); head: and its classifier
             pool_then_norm=False,  # head gap: the last norm comes after the mean
             pre_logits=0,  # width of a tanh layer before the head; 0: none, -1: the model's
-            posemb="learned",  # position embedding: learned, sincos2d (fixed) or none
+            # Position embedding: learned (1-D), learned2d, relative, sincos2d (fixed) or none.
+            posemb="learned",
+            # Where it is added (table 8): stem; layers: at the start of each, with its own
+            # parameters; layers_shared: with the same. Relative ones act in all layers anyhow.
+            posemb_where="stem",
             posemb_class_slot=True,  # class and distillation tokens have their own positions
             posemb_register_slots=False,  # and so have registers
             registers=0,  # extra learnt tokens (2309.16588)
+            axial=placeholder(bool),  # row, then column attention (D.5); None: as the name says
             layer_scale=placeholder(float),  # initial scale of residual branches (2103.17239)
             qk_norm=False,  # layer norm of queries and keys (2302.05442)
             mlp="gelu",  # gelu, or swiglu: gated (2002.05202)

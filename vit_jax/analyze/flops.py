@@ -9,6 +9,7 @@ cost analysis counts the body of a scan once, whatever its length.
 import functools
 from typing import Any
 
+from vit_jax.models.masked import COLORS
 from vit_jax.models.resnet import BiTConfig, feature_channels
 from vit_jax.models.vit_config import ViTConfig
 
@@ -50,17 +51,30 @@ def bit_macs(config: BiTConfig, *, padding: bool = True) -> int:
 
 
 def encoder_macs(config: ViTConfig) -> int:
-    """MACs of the Transformer blocks: projections, attention's two products, MLPs."""
+    """MACs of the Transformer blocks: projections, attention's two products, MLPs.
+
+    An axial block has two of each, in which a query meets the keys of its row or column. A
+    relative position embedding multiplies each patch's query with every offset's key.
+    """
     tokens, width = config.num_tokens, config.width
+    rows, columns = config.grid
+    keys = (columns, rows) if config.axial else (tokens,)
     projections = 4 * tokens * width**2
-    attention = 2 * tokens**2 * width
     matrices = 3 if config.mlp == "swiglu" else 2
     mlp = matrices * tokens * width * config.mlp_dim
-    return config.depth * (projections + attention + mlp)
+    attention = 2 * tokens * sum(keys) * width
+    patches = rows * columns
+    offsets = patches * (2 * patches - 1) * width if config.posemb == "relative" else 0
+    return config.depth * (len(keys) * (projections + mlp) + attention + offsets)
 
 
 def head_macs(config: ViTConfig) -> int:
-    """MACs from the encoded tokens to the logits: pooling, pre_logits, classifiers."""
+    """MACs from the encoded tokens to the logits: pooling, pre_logits, classifiers.
+
+    Masked patch prediction has one classifier, of colours, on every patch.
+    """
+    if config.masked:
+        return config.grid[0] * config.grid[1] * config.width * COLORS
     pooling = _attention_pool_macs(config) if config.head == "map" else 0
     pre_logits = config.pooled_width * config.pre_logits
     classifiers = config.feature_width + config.width * (config.distillation == "head")

@@ -4,7 +4,9 @@ Every method is separable: a matrix per axis whose rows hold the weights of the
 old positions in each new one.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -63,6 +65,85 @@ def resample_posemb(
     grid = np.einsum("yr,xc,rcd->yxd", *matrices, grid.astype(np.float64), optimize=True)
     grid = grid.reshape(1, new_grid[0] * new_grid[1], -1).astype(embedding.dtype)
     return np.concatenate([kept, grid], axis=1)
+
+
+def resample_positions(
+    params: Mapping[str, Any], old: Any, new: Any, method: str
+) -> dict[str, np.ndarray]:
+    """The position embeddings among parameters, fitted to another grid of patches.
+
+    Args:
+      params: path -> array of a model.
+      old: its ViTConfig.
+      new: the ViTConfig of the model they are to go to.
+      method: one of METHODS.
+
+    Returns:
+      Path -> array of what changes: nothing where the grids are equal.
+    """
+    found = {}
+    for path, array in params.items():
+        *_, module, name = ("", *path.split("/"))
+        if module == "posemb" and name in _RESIZE and old.grid != new.grid:
+            found[path] = np.asarray(array), functools.partial(_RESIZE[name], old, new, method)
+    # Blocks have a leading axis of layers.
+    return {
+        path: np.stack([*map(fit, array)]) if path.startswith("blocks/") else fit(array)
+        for path, (array, fit) in found.items()
+    }
+
+
+# How each kind of parameter meets another grid: (old config, new config, method, array).
+_RESIZE = dict(
+    embedding=lambda old, new, method, array: resample_posemb(
+        array, old.grid, new.grid, has_class_slot=old.posemb_slots, method=method
+    ),
+    rows=lambda old, new, method, array: _resample_axis(array, old.grid[0], new.grid[0], method),
+    columns=lambda old, new, method, array: _resample_axis(array, old.grid[1], new.grid[1], method),
+    offsets=lambda old, new, method, array: resample_offsets(array, old.grid, new.grid, method),
+)
+
+
+def _resample_axis(array: np.ndarray, old: int, new: int, method: str) -> np.ndarray:
+    """(old, D) -> (new, D)."""
+    return (axis_weights(old, new, method) @ array.astype(np.float64)).astype(array.dtype)
+
+
+def resample_offsets(
+    offsets: np.ndarray, old_grid: tuple[int, int], new_grid: tuple[int, int], method: str
+) -> np.ndarray:
+    """Resizes the keys of relative attention, which stand on a line of offsets by row.
+
+    An offset of r rows and c columns is one of r * columns + c in line. So the line is laid
+    out in two dimensions and resampled there; where two offsets of the new grid are the same
+    in line, the mean over all pairs of patches counts.
+
+    Args:
+      offsets: (2 P - 1, ...) for P = rows * columns patches.
+      old_grid: (rows, columns) the keys were trained with.
+      new_grid: (rows, columns) wanted.
+      method: one of METHODS.
+
+    Returns:
+      (2 P' - 1, ...) in the dtype of `offsets`.
+    """
+    plane = offsets.astype(np.float64)[_in_line(old_grid)]
+    weights = [
+        axis_weights(2 * old - 1, 2 * new - 1, method) for old, new in zip(old_grid, new_grid)
+    ]
+    plane = np.einsum("yr,xc,rc...->yx...", *weights, plane, optimize=True)
+    line = _in_line(new_grid)
+    pairs = np.outer(*(size - np.abs(np.arange(1 - size, size)) for size in new_grid))
+    total = np.zeros((line.max() + 1, *offsets.shape[1:]))
+    np.add.at(total, line, plane * pairs.reshape(*pairs.shape, *[1] * (plane.ndim - 2)))
+    count = np.bincount(line.ravel(), pairs.ravel()).reshape(-1, *[1] * (plane.ndim - 2))
+    return (total / count).astype(offsets.dtype)
+
+
+def _in_line(grid: tuple[int, int]) -> np.ndarray:
+    """Where offsets (2 rows - 1, 2 columns - 1) stand on the line, from 0."""
+    rows, columns = (np.arange(1 - size, size) for size in grid)
+    return rows[:, None] * grid[1] + columns + grid[0] * grid[1] - 1
 
 
 def axis_weights(old: int, new: int, method: str) -> np.ndarray:

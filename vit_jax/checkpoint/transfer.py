@@ -8,12 +8,19 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from vit_jax.checkpoint.resample import resample_posemb
+from vit_jax.checkpoint.resample import resample_positions
 from vit_jax.errors import InputError
 
-POSEMB = "posemb/embedding"
 # Options that change what the same parameters compute: where programs differ, points get lost.
-MEANING = ("gelu", "norm_eps", "resnet_norm_eps", "resnet_conv_eps", "pool_then_norm")
+MEANING = (
+    "gelu",
+    "norm_eps",
+    "resnet_norm_eps",
+    "resnet_conv_eps",
+    "pool_then_norm",
+    "posemb",
+    "posemb_where",
+)
 
 
 def transfer(
@@ -24,11 +31,11 @@ def transfer(
     target_config: Any,
     skip: Sequence[str] = ("head/.*", "pre_logits/.*"),
     method: str = "bilinear_align_corners",
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[str]]:
     """The pre-trained parameters that a new model takes over (section 3.2).
 
-    The position embedding is resampled in two dimensions to the new grid, with the
-    class token's entry set aside. Everything else must be there and fit.
+    Position embeddings are resampled in two dimensions to the new grid, with the class
+    token's entry set aside. Everything else must be there and fit.
 
     Args:
       source: nested dict of pre-trained arrays.
@@ -39,23 +46,22 @@ def transfer(
       method: see `resample_posemb`.
 
     Returns:
-      Path -> array, for every parameter of the new model that is not skipped.
+      Path -> array, for every parameter of the new model that is not skipped, and lines
+      that account for all parameters of both.
 
     Raises:
       InputError: lists what is missing, unexpected or misshapen, with both shapes; or
         names an option under which the parameters would compute something else.
     """
     _check_meaning(source_config, target_config)
-    have = _flatten(source, skip)
-    want = _flatten(target, skip)
-    if POSEMB in have and POSEMB in want and source_config.grid != target_config.grid:
-        have[POSEMB] = resample_posemb(
-            np.asarray(have[POSEMB]),
-            source_config.grid,
-            target_config.grid,
-            has_class_slot=source_config.posemb_slots,
-            method=method,
-        )
+    have, left_out = _split(source, skip)
+    want, afresh = _split(target, skip)
+    resized = resample_positions(have, source_config, target_config, method)
+    report = [
+        f"resized: {path} {_shape(have[path])} -> {_shape(array)}, {method}"
+        for path, array in resized.items()
+    ]
+    have |= resized
     problems = [
         f"{path}: checkpoint {_shape(have.get(path))}, model {_shape(want.get(path))}"
         for path in sorted(have.keys() | want.keys())
@@ -66,7 +72,27 @@ def transfer(
             "init_from does not fit config.model (config.init_skip leaves parameters out): "
             + "; ".join(problems)
         )
-    return have
+    report += [f"left out (config.init_skip): {path}" for path in sorted(left_out)]
+    report += [f"starts afresh: {path} {_shape(afresh[path])}" for path in sorted(afresh)]
+    return have, [f"{len(have)} parameters taken over", *report]
+
+
+def other_normalization(pp: str, mean: Sequence[float], std: Sequence[float]) -> list[str]:
+    """A line where a run normalises images otherwise than those that weights were trained on.
+
+    Args:
+      pp: how the weights want images prepared.
+      mean, std: of the run.
+    """
+    from vit_jax.data import parse
+
+    was = parse(pp)
+    if np.allclose((was.mean, was.std), (mean, std), atol=1e-6):
+        return []
+    return [
+        f"note: the weights know images prepared by {pp}; config.data.pp normalises with "
+        f"mean {tuple(mean)}, std {tuple(std)}"
+    ]
 
 
 def _check_meaning(source_config: Any, target_config: Any) -> None:
@@ -92,13 +118,13 @@ def replace(params: Any, loaded: dict[str, Any]) -> Any:
     return jax.tree_util.tree_map_with_path(place, params)
 
 
-def _flatten(tree: Any, skip: Sequence[str]) -> dict[str, Any]:
-    flat = traverse_util.flatten_dict(tree, sep="/")
-    return {
-        path: leaf
-        for path, leaf in flat.items()
-        if not any(re.fullmatch(pattern, path) for pattern in skip)
-    }
+def _split(tree: Any, skip: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Path -> leaf of what `skip` does not match, and of what it does."""
+    kept, skipped = {}, {}
+    for path, leaf in traverse_util.flatten_dict(tree, sep="/").items():
+        matches = any(re.fullmatch(pattern, path) for pattern in skip)
+        (skipped if matches else kept)[path] = leaf
+    return kept, skipped
 
 
 def _shape(leaf: Any) -> tuple[int, ...] | str:

@@ -7,27 +7,104 @@ from flax import nnx
 
 from vit_jax.errors import InputError, unknown
 
+POSITION_EMBEDDINGS = ("learned", "learned2d", "relative", "sincos2d", "none")
+# Where it is added (table 8): behind the patch embedding, or at the start of every layer, with
+# parameters of each layer's own or shared. A relative one acts in the attention of every layer
+# anyhow: "layers" gives each its own parameters.
+POSEMB_WHERE = ("stem", "layers", "layers_shared")
 
-class LearnedPositionEmbedding(nnx.Module):
-    """One learnt vector per token position: the paper's 1-D embedding, N(0, 0.02)."""
-
-    def __init__(self, num_positions: int, width: int, *, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(0.02)
-        self.embedding = nnx.Param(init(rngs.params(), (1, num_positions, width), jnp.float32))
-
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """(B, N, D) -> (B, N, D) with the embedding added."""
-        return tokens + self.embedding[...].astype(tokens.dtype)
+Grid = tuple[int, int]
+_normal = nnx.initializers.normal(0.02)
 
 
-class NoPositionEmbedding(nnx.Module):
-    """Leaves the tokens as they are: a bag of patches (table 8, first row)."""
+class PositionEmbedding(nnx.Module):
+    """Tells tokens where they are. This one does not: a bag of patches (table 8, first row)."""
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
+        """(B, N, D) -> (B, N, D); the last tokens are the patches by row."""
         return tokens
 
+    def bias(self, query: jax.Array) -> jax.Array | None:
+        """What it adds to the logits of attention: (B, N, H, d) -> (B, H, N, N), None: nothing."""
+        del query
+        return None
 
-def sincos_2d(grid: tuple[int, int], width: int, temperature: float = 10_000.0) -> np.ndarray:
+
+class AddedPositionEmbedding(PositionEmbedding):
+    """Adds a vector to every token, by the subclass' `table`.
+
+    Attributes:
+      slots: how many of the tokens before the patches have a vector; others between get none.
+    """
+
+    slots: int
+
+    def table(self) -> jax.Array:
+        """The vectors (slots + rows * columns, D)."""
+        raise NotImplementedError
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        table = self.table()
+        without = tokens.shape[1] - len(table)
+        if without:
+            zeros = jnp.zeros((without, table.shape[1]), table.dtype)
+            table = jnp.concatenate([table[: self.slots], zeros, table[self.slots :]])
+        return tokens + table.astype(tokens.dtype)
+
+
+class LearnedPositionEmbedding(AddedPositionEmbedding):
+    """One learnt vector per position: the paper's 1-D embedding, N(0, 0.02)."""
+
+    def __init__(self, grid: Grid, slots: int, width: int, *, rngs: nnx.Rngs):
+        shape = (1, slots + grid[0] * grid[1], width)
+        self.embedding = nnx.Param(_normal(rngs.params(), shape, jnp.float32))
+        self.slots = slots
+
+    def table(self) -> jax.Array:
+        return self.embedding[0]
+
+
+class Learned2dPositionEmbedding(AddedPositionEmbedding):
+    """The paper's 2-D embedding: a learnt vector of D/2 per column beside one of D/2 per row.
+
+    Tokens before the patches have no coordinates: each slot has a vector of D.
+    """
+
+    def __init__(self, grid: Grid, slots: int, width: int, *, rngs: nnx.Rngs):
+        if width % 2:
+            raise InputError(f"posemb 'learned2d' wants an even width, not {width}")
+        for name, shape in dict(
+            columns=(grid[1], width // 2), rows=(grid[0], width // 2), prefix=(slots, width)
+        ).items():
+            if shape[0]:
+                setattr(self, name, nnx.Param(_normal(rngs.params(), shape, jnp.float32)))
+        self.slots = slots
+
+    def table(self) -> jax.Array:
+        columns, rows = self.columns[...], self.rows[...]
+        shape = (len(rows), len(columns), columns.shape[1])
+        x = jnp.broadcast_to(columns[None], shape)
+        y = jnp.broadcast_to(rows[:, None], shape)
+        patches = jnp.concatenate([x, y], axis=-1).reshape(shape[0] * shape[1], -1)
+        return jnp.concatenate([self.prefix[...], patches]) if self.slots else patches
+
+
+class SinCos2dPositionEmbedding(AddedPositionEmbedding):
+    """`sincos_2d` on patches; tokens before them (class, registers) get none."""
+
+    slots = 0
+
+    def __init__(self, grid: Grid, width: int):
+        if width % 4:
+            raise InputError(f"posemb 'sincos2d' wants a width divisible by 4, not {width}")
+        self.grid = grid
+        self.width = width
+
+    def table(self) -> jax.Array:
+        return jnp.asarray(sincos_2d(self.grid, self.width))
+
+
+def sincos_2d(grid: Grid, width: int, temperature: float = 10_000.0) -> np.ndarray:
     """Fixed sines and cosines of a patch's column and row (2104.02057, 2205.01580).
 
     A quarter of the features each holds sin(x w), cos(x w), sin(y w) and cos(y w),
@@ -46,44 +123,68 @@ def sincos_2d(grid: tuple[int, int], width: int, temperature: float = 10_000.0) 
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1, dtype=np.float32)
 
 
-class SinCos2dPositionEmbedding(nnx.Module):
-    """`sincos_2d` on patches; tokens before them (class, registers) get none."""
+class RelativePositionEmbedding(PositionEmbedding):
+    """The paper's relative attention: each offset between two patches has a learnt key.
 
-    def __init__(self, grid: tuple[int, int], width: int):
-        if width % 4:
-            raise InputError(f"posemb 'sincos2d' wants a width divisible by 4, not {width}")
-        self.grid = grid
-        self.width = width
+    Patches count by row, so that with P of them there are 2 P - 1 offsets in one dimension.
+    An extra attention takes the query of the content against the key of the offset; its
+    logits, scaled alike, are a bias on those of the main attention. Pairs with a token that
+    is no patch (class, registers) have no offset and no bias.
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """(B, N, D) -> (B, N, D); the last rows * columns tokens are the patches."""
-        embedding = sincos_2d(self.grid, self.width)
-        before = tokens.shape[1] - len(embedding)
-        return tokens + jnp.asarray(np.pad(embedding, ((before, 0), (0, 0))), tokens.dtype)
+    `offsets` (2 P - 1, H, d) begins with the key that stands P - 1 patches before its query.
+    """
+
+    def __init__(self, grid: Grid, num_heads: int, width: int, *, rngs: nnx.Rngs):
+        shape = (2 * grid[0] * grid[1] - 1, num_heads, width // num_heads)
+        self.offsets = nnx.Param(_normal(rngs.params(), shape, jnp.float32))
+
+    def bias(self, query: jax.Array) -> jax.Array:
+        patches = (len(self.offsets) + 1) // 2
+        before = query.shape[1] - patches
+        query = query[:, before:] * query.shape[-1] ** -0.5
+        keys = self.offsets[...].astype(query.dtype)
+        logits = jnp.einsum("bphd,ohd->bhpo", query, keys, preferred_element_type=jnp.float32)
+        return jnp.pad(align_offsets(logits), ((0, 0), (0, 0), (before, 0), (before, 0)))
 
 
-POSITION_EMBEDDINGS = ("learned", "sincos2d", "none")
+def align_offsets(logits: jax.Array) -> jax.Array:
+    """From offsets to keys: (..., P, 2 P - 1) -> (..., P, P), [q, k] from [q, k - q + P - 1].
+
+    Read as one line of numbers, each query's keys begin 2 P - 2 after those of the query
+    before: a cut and a reshape do what would else be a gather.
+    """
+    *lead, patches, offsets = logits.shape
+    if patches == 1:
+        return logits
+    line = logits.reshape(*lead, patches * offsets)
+    line = line[..., patches - 1 : patches - 1 + patches * (offsets - 1)]
+    return line.reshape(*lead, patches, offsets - 1)[..., :patches]
 
 
 def create_position_embedding(
-    kind: str, grid: tuple[int, int], slots: int, width: int, *, rngs: nnx.Rngs
-) -> nnx.Module:
-    """A module (B, N, D) -> (B, N, D) that tells tokens where they are.
+    kind: str, grid: Grid, slots: int, width: int, num_heads: int, *, rngs: nnx.Rngs
+) -> PositionEmbedding:
+    """A position embedding by name.
 
     Args:
       kind: one of POSITION_EMBEDDINGS.
       grid: of patches, (rows, columns).
       slots: how many tokens before the patches have a position of their own.
       width: D.
+      num_heads: H.
       rngs: random streams of the initialisation.
 
     Raises:
       InputError: an unknown kind, or one that does not suit the width.
     """
     if kind == "learned":
-        return LearnedPositionEmbedding(slots + grid[0] * grid[1], width, rngs=rngs)
+        return LearnedPositionEmbedding(grid, slots, width, rngs=rngs)
+    if kind == "learned2d":
+        return Learned2dPositionEmbedding(grid, slots, width, rngs=rngs)
+    if kind == "relative":
+        return RelativePositionEmbedding(grid, num_heads, width, rngs=rngs)
     if kind == "sincos2d":
         return SinCos2dPositionEmbedding(grid, width)
     if kind == "none":
-        return NoPositionEmbedding()
+        return PositionEmbedding()
     raise unknown("position embedding", kind, POSITION_EMBEDDINGS)

@@ -6,18 +6,9 @@ from flax import nnx
 
 from vit_jax.errors import InputError
 from vit_jax.models import layers
-from vit_jax.models.attention import SelfAttention
+from vit_jax.models.block import create_blocks, create_posemb
 from vit_jax.models.heads import AttentionPool
-from vit_jax.models.layers import (
-    REMAT_POLICIES,
-    Dense,
-    LayerNorm,
-    drop_path,
-    fold_in,
-    shard_batch,
-)
-from vit_jax.models.mlp import Mlp
-from vit_jax.models.posemb import create_position_embedding
+from vit_jax.models.layers import REMAT_POLICIES, Dense, LayerNorm, fold_in, shard_batch
 from vit_jax.models.resnet import ResNet, feature_channels
 from vit_jax.models.vit_config import ViTConfig
 
@@ -51,71 +42,6 @@ class PatchEmbedding(Dense):
         return super().__call__(x.reshape(batch, rows * columns, ph, pw, channels))
 
 
-class Block(nnx.Module):
-    """Equations 2 and 3: pre-norm attention and MLP, each with a residual connection."""
-
-    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
-        dtype = jnp.dtype(config.dtype)
-        self.norm1 = LayerNorm(config.width, eps=config.norm_eps, dtype=dtype)
-        self.attention = SelfAttention(
-            config.width,
-            config.num_heads,
-            rngs=rngs,
-            dtype=dtype,
-            qk_norm=config.qk_norm,
-            norm_eps=config.norm_eps,
-            dropout=config.attention_dropout,
-            implementation=config.attention,
-        )
-        self.norm2 = LayerNorm(config.width, eps=config.norm_eps, dtype=dtype)
-        self.mlp = Mlp(
-            config.width,
-            config.mlp_dim,
-            rngs=rngs,
-            dtype=dtype,
-            kind=config.mlp,
-            gelu=config.gelu,
-            dropout=config.dropout,
-        )
-        if config.layer_scale is not None:
-            self.scale1 = nnx.Param(jnp.full((config.width,), config.layer_scale, jnp.float32))
-            self.scale2 = nnx.Param(jnp.full((config.width,), config.layer_scale, jnp.float32))
-        self.config = config
-
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        drop_rate: jax.Array,
-        keys: jax.Array | None = None,
-        return_weights: bool = False,
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """(B, N, D) -> (B, N, D) and, if asked for, attention weights (B, H, N, N)."""
-        x = shard_batch(x)
-        y, weights = self.attention(
-            self.norm1(x), keys=fold_in(keys, 0), return_weights=return_weights
-        )
-        x = x + self._branch(y, "scale1", drop_rate, keys, 1)
-        y = self.mlp(self.norm2(x), keys=fold_in(keys, 3))
-        x = x + self._branch(y, "scale2", drop_rate, keys, 4)
-        return shard_batch(x), weights
-
-    def _branch(
-        self,
-        y: jax.Array,
-        scale: str,
-        drop_rate: jax.Array,
-        keys: jax.Array | None,
-        site: int,
-    ) -> jax.Array:
-        y = layers.dropout(y, self.config.dropout, fold_in(keys, site))
-        if self.config.layer_scale is not None:
-            y = y * getattr(self, scale)[...].astype(y.dtype)
-        if self.config.stochastic_depth > 0.0:
-            y = drop_path(y, drop_rate, fold_in(keys, site + 1))
-        return y
-
-
 class ViT(nnx.Module):
     """Vision Transformer: images (B, H, W, 3) -> logits (B, K) in float32.
 
@@ -138,10 +64,9 @@ class ViT(nnx.Module):
         if config.registers:
             init = nnx.initializers.normal(0.02)
             self.registers = nnx.Param(init(rngs.params(), (1, config.registers, width)))
-        self.posemb = create_position_embedding(
-            config.posemb, config.grid, config.posemb_slots, width, rngs=rngs
-        )
-        self.blocks = _create_blocks(config, rngs)
+        if config.posemb_where != "layers":
+            self.posemb = create_posemb(config, rngs)
+        self.blocks = create_blocks(config, rngs)
         self.norm = LayerNorm(width, eps=config.norm_eps)  # float32: what follows is cheap
         if config.head == "map":
             self.map_head = AttentionPool(
@@ -180,7 +105,8 @@ class ViT(nnx.Module):
             `block{i:02}/attention` (B, heads, N, N), `block{i:02}/output` (B, N, D),
             `encoded` (B, N, D) after the last norm and `pre_logits` (B, width), what
             the head sees. Tokens are ordered class, distillation, registers, patches by
-            row. Hybrids add the stem's `root` and `stage{i}` (B, h, w, C).
+            row. Hybrids add the stem's `root` and `stage{i}` (B, h, w, C). Axial blocks have
+            `block{i:02}/row/attention` and `block{i:02}/column/attention`.
 
         Returns:
           Logits (B, num_classes) in float32; features (B, width) where num_classes is 0.
@@ -197,7 +123,8 @@ class ViT(nnx.Module):
         stem = {}
         if config.resnet_stages is not None:
             images, stem = self.stem(images)
-        embedded = self._embed(images, fold_in(keys, 0))
+        patches = shard_batch(self.embedding(images))
+        embedded = self._sequence(patches, fold_in(keys, 0))
         x, blocks = self._encode(embedded, fold_in(keys, 1), return_intermediates)
         encoded = x if config.pool_then_norm else self.norm(x)
         features = self._pool(encoded)
@@ -213,19 +140,17 @@ class ViT(nnx.Module):
             **stem, embedding=embedded, **blocks, encoded=encoded, pre_logits=features
         )
 
-    def _embed(self, images: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """Equation 1: patches, class token, position embedding, dropout."""
-        config = self.config
-        x = shard_batch(self.embedding(images))
+    def _sequence(self, patches: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Equation 1 from embedded patches on: class token, position embedding, dropout."""
+        batch = patches.shape[0]  # a symbol in an exported program, which len() refuses
         prefix = [
-            jnp.broadcast_to(token[...].astype(x.dtype), (x.shape[0], *token.shape[1:]))
+            jnp.broadcast_to(token[...].astype(patches.dtype), (batch, *token.shape[1:]))
             for token in self._prefix()
         ]
-        prefix = jnp.concatenate([*prefix, x[:, :0]], axis=1)
-        slots = config.posemb_slots
-        x = self.posemb(jnp.concatenate([prefix[:, :slots], x], axis=1))
-        x = jnp.concatenate([x[:, :slots], prefix[:, slots:], x[:, slots:]], axis=1)
-        return layers.dropout(x, config.dropout, keys)
+        x = jnp.concatenate([*prefix, patches], axis=1)
+        if self.config.posemb_where == "stem":
+            x = self.posemb(x)
+        return layers.dropout(x, self.config.dropout, keys)
 
     def _prefix(self) -> list[nnx.Param]:
         """The learnt tokens that stand before the patches, in their order."""
@@ -248,13 +173,17 @@ class ViT(nnx.Module):
 
         def apply_block(x, layer):
             block_params, index, drop_rate = layer
-            x, weights = nnx.merge(graphdef, block_params)(
+            block = nnx.merge(graphdef, block_params)
+            posemb = block.posemb if config.posemb_where == "layers" else self.posemb
+            if config.posemb_where != "stem":
+                x = posemb(x)
+            return block(
                 x,
                 drop_rate=drop_rate,
+                bias=posemb.bias,
                 keys=fold_in(keys, index),
                 return_weights=return_intermediates,
             )
-            return x, (weights, x) if return_intermediates else None
 
         unroll = config.depth if config.unroll == -1 else config.unroll
         if config.remat != "none":
@@ -271,12 +200,11 @@ class ViT(nnx.Module):
             (params, jnp.arange(config.depth), drop_rates),
             unroll=unroll,
         )
-        if not return_intermediates:
-            return x, {}
-        named = {}
-        for i in range(config.depth):
-            named[f"block{i:02}/attention"], named[f"block{i:02}/output"] = (a[i] for a in outputs)
-        return x, named
+        return x, {
+            f"block{i:02}/{name}": stacked[i]
+            for i in range(config.depth)
+            for name, stacked in outputs.items()
+        }
 
     def _pool(self, encoded: jax.Array) -> jax.Array:
         """(B, N, D) -> (B, D), or (B, 2D) for token_gap."""
@@ -310,14 +238,3 @@ def _create_classifier(config: ViTConfig, inputs: int, rngs: nnx.Rngs) -> Dense:
         kernel_init=layers.zeros,
         bias_init=nnx.initializers.constant(config.head_bias),
     )
-
-
-def _create_blocks(config: ViTConfig, rngs: nnx.Rngs) -> Block:
-    """One Block whose parameters have a leading axis of length depth."""
-
-    @nnx.split_rngs(splits=config.depth)
-    @nnx.vmap(in_axes=0, out_axes=0)
-    def create(rngs: nnx.Rngs) -> Block:
-        return Block(config, rngs=rngs)
-
-    return create(rngs)

@@ -7,6 +7,7 @@ from vit_jax.errors import InputError, unknown
 from vit_jax.models.heads import HEADS
 from vit_jax.models.layers import DTYPES, REMAT_POLICIES
 from vit_jax.models.mlp import MLPS
+from vit_jax.models.posemb import POSEMB_WHERE
 from vit_jax.models.resnet import check_resnet, feature_grid
 
 ATTENTION = ("auto", "xla", "cudnn")
@@ -34,9 +35,12 @@ class ViTConfig:
     pool_then_norm: bool = False
     pre_logits: int = 0
     posemb: str = "learned"
+    posemb_where: str = "stem"
     posemb_class_slot: bool = True
     posemb_register_slots: bool = False
     registers: int = 0
+    axial: bool = False
+    masked: bool = False  # as it pre-trains by masked patch prediction: see models.masked
     layer_scale: float | None = None
     qk_norm: bool = False
     mlp: str = "gelu"
@@ -65,6 +69,11 @@ class ViTConfig:
                 f"image size {self.image_size} is smaller than the patch {self.patch_size}"
             )
         self._check_head()
+        self._check_posemb()
+        if self.axial:
+            self._check_axial()
+        if self.masked:
+            self._check_masked()
         if self.attention == "cudnn" and (self.dtype != "bfloat16" or self.attention_dropout):
             raise InputError(
                 "model.attention 'cudnn' wants model.dtype 'bfloat16' and no attention_dropout; "
@@ -75,6 +84,7 @@ class ViTConfig:
         for field, options in [
             ("head", HEADS),
             ("distillation", DISTILLATION),
+            ("posemb_where", POSEMB_WHERE),
             ("mlp", MLPS),
             ("gelu", ("tanh", "erf")),
             ("remat", REMAT_POLICIES),
@@ -111,6 +121,39 @@ class ViTConfig:
         if self.pool_then_norm and self.head != "gap":
             raise InputError(f"model.pool_then_norm wants model.head 'gap', not {self.head!r}")
 
+    def _check_posemb(self) -> None:
+        where = self.posemb_where
+        if self.posemb == "none" and where != "stem":
+            raise InputError(f"model.posemb_where {where!r} wants a model.posemb, not 'none'")
+        if self.posemb == "sincos2d" and where == "layers":
+            raise InputError(
+                "model.posemb 'sincos2d' is fixed, the same in all layers: set "
+                "model.posemb_where to 'layers_shared'"
+            )
+        if self.posemb == "relative" and self.attention == "cudnn":
+            raise InputError("model.posemb 'relative' wants model.attention 'xla', not 'cudnn'")
+
+    def _check_axial(self) -> None:
+        if self.prefix_tokens:
+            raise InputError(
+                "model.axial: a class token or register stands in no row and no column; set "
+                "model.head to 'gap' or 'map', model.registers to 0"
+            )
+        if self.posemb == "relative":
+            raise InputError("model.axial wants another model.posemb than 'relative'")
+
+    def _check_masked(self) -> None:
+        if self.num_classes or self.pre_logits or self.head == "map":
+            raise InputError(
+                "masked patch prediction has no classifier: leave model.num_classes and "
+                "model.pre_logits at 0, model.head not at 'map'"
+            )
+        if self.resnet_stages is not None or self.grid == (1, 1):
+            raise InputError(
+                "masked patch prediction wants a plain ViT with two patches or more: those of a "
+                "hybrid have seen each other"
+            )
+
     @property
     def grid(self) -> tuple[int, int]:
         """Patches as (rows, columns); pixels beyond the last whole patch are cut off."""
@@ -134,7 +177,7 @@ class ViTConfig:
     @property
     def posemb_slots(self) -> int:
         """Leading entries of a position embedding that belong to prefix tokens, not patches."""
-        if self.posemb == "none" or not self.posemb_class_slot:
+        if self.posemb in ("none", "relative") or not self.posemb_class_slot:
             return 0
         return self.prefix_tokens - (0 if self.posemb_register_slots else self.registers)
 

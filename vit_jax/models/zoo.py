@@ -8,6 +8,7 @@ from typing import Any
 from flax import nnx
 
 from vit_jax.errors import InputError, unknown
+from vit_jax.models.masked import MaskedViT
 from vit_jax.models.resnet import BiT, BiTConfig
 from vit_jax.models.vit import ViT
 from vit_jax.models.vit_config import ViTConfig
@@ -49,12 +50,13 @@ HYBRIDS = (
     "R50+ViT-L/16",
     "R50+ViT-L/32",
 )
+AXIAL = ("Axial-ViT-B/16", "Axial-ViT-B/32")  # figure 13
 BITS = tuple(
     f"BiT-R{size}"
     for size in ("50x1", "50x2", "50x3", "101x1", "101x3", "152x1", "152x2", "152x4", "200x3")
 )
 _VIT = re.compile(
-    r"(?:vit[-_]?|r(?P<depth>\d*)(?:x(?P<width>\d+))?[-_+](?:vit[-_]?)?)"
+    r"(?:(?P<axial>axial[-_]?)?vit[-_]?|r(?P<depth>\d*)(?:x(?P<width>\d+))?[-_+](?:vit[-_]?)?)"
     r"(?P<size>ti|s|b|l|h|g)[-_/]?(?P<patch>\d+)",
     re.IGNORECASE,
 )
@@ -65,7 +67,7 @@ def list_models(pattern: str = "*") -> list[str]:
     """Names of the paper's models that match a shell pattern such as "ViT-*/16" or "r50*"."""
     names = [f"ViT-{size}/{patch}" for size, patches in PATCHES.items() for patch in patches]
     pattern = pattern.lower()
-    return [n for n in [*names, *HYBRIDS, *BITS] if fnmatch.fnmatchcase(n.lower(), pattern)]
+    return [n for n in [*names, *HYBRIDS, *AXIAL, *BITS] if fnmatch.fnmatchcase(n.lower(), pattern)]
 
 
 def canonical_name(name: str) -> str:
@@ -95,7 +97,10 @@ def _parse(name: str) -> tuple[str, dict[str, Any]]:
     if patch < 1:
         raise InputError(f"model {name!r}: the patch size must be at least 1")
     if depth is None:
-        return f"ViT-{size}/{patch}", dict(VARIANTS[size], patch_size=patch)
+        fields = dict(VARIANTS[size], patch_size=patch)
+        if match["axial"]:
+            return f"Axial-ViT-{size}/{patch}", dict(fields, axial=True, head="gap")
+        return f"ViT-{size}/{patch}", fields
     resnet = f"R{depth}x{width}" if width > 1 else f"R{depth}"
     canonical = f"{resnet}+ViT-{size}/{patch}"
     return canonical, dict(VARIANTS[size], resnet_width=width, **_hybrid(depth, patch, name))
@@ -157,7 +162,8 @@ def identify(config: ViTConfig | BiTConfig) -> tuple[str, dict[str, Any]]:
     if isinstance(config, BiTConfig):
         name = f"BiT-R{_resnet_depth(config.resnet_stages)}x{config.resnet_width}"
     else:
-        name = f"{_resnet_name(config)}ViT-{_variant(config)}/{_nominal_patch(config)}"
+        axial = "Axial-" if config.axial and config.resnet_stages is None else ""
+        name = f"{axial}{_resnet_name(config)}ViT-{_variant(config)}/{_nominal_patch(config)}"
     nearest = dataclasses.asdict(model_config(name))
     fields = dataclasses.asdict(config)
     return name, {key: value for key, value in fields.items() if value != nearest[key]}
@@ -218,4 +224,6 @@ def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> 
 
 def build_model(config: ViTConfig | BiTConfig, rngs: nnx.Rngs) -> nnx.Module:
     """The module that a configuration describes."""
-    return (BiT if isinstance(config, BiTConfig) else ViT)(config, rngs=rngs)
+    if isinstance(config, BiTConfig):
+        return BiT(config, rngs=rngs)
+    return (MaskedViT if config.masked else ViT)(config, rngs=rngs)

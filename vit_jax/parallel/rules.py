@@ -12,6 +12,7 @@ from vit_jax.errors import InputError
 # The product that follows sums over it, so a block needs one reduction per branch.
 TENSOR_AXES = (
     (r"(qkv|query|key_value)/(kernel|bias)$", -2),
+    (r"posemb/offsets$", -2),
     (r"attention/out/kernel$", -3),
     (r"map_head/out/kernel$", -3),
     (r"mlp/(fc1|gated)/(kernel|bias)$", -1),

@@ -11,13 +11,12 @@ from flax import traverse_util
 
 from vit_jax import models
 from vit_jax.checkpoint.convert.preprocessing import Recipe
-from vit_jax.checkpoint.resample import resample_posemb
+from vit_jax.checkpoint.resample import resample_positions
 from vit_jax.errors import InputError
 from vit_jax.models.resnet import BiTConfig
 from vit_jax.models.vit_config import ViTConfig
 
 Config = ViTConfig | BiTConfig
-POSEMB = "posemb/embedding"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +108,9 @@ def adapt(
         if not any(re.fullmatch(pattern, path) for pattern in skip)
     }
     changes = []
-    if POSEMB in result and stored.grid != wanted.grid:
-        old, slots = np.asarray(result[POSEMB]), stored.posemb_slots
-        result[POSEMB] = resample_posemb(
-            old, stored.grid, wanted.grid, has_class_slot=slots, method=resample
-        )
-        changes.append(f"resized: {POSEMB} {old.shape} -> {result[POSEMB].shape}, {resample}")
+    for path, array in resample_positions(result, stored, wanted, resample).items():
+        changes.append(f"resized: {path} {result[path].shape} -> {array.shape}, {resample}")
+        result[path] = array
     shapes = parameter_shapes(wanted)
     problems = [
         f"{path}: file {array.shape}, model {shapes.get(path, 'has none')}"
