@@ -1,0 +1,188 @@
+"""Cells filled from finished runs, and what is said of those that are not."""
+
+import json
+import statistics
+import subprocess
+
+import pytest
+
+from vit_jax import InputError
+from vit_jax.cli.main import main
+from vit_jax.paper import recipes as recipes_module
+from vit_jax.paper import render, results, runner
+from vit_jax.paper.recipes import Recipe, Run, learning_rates, recipes
+
+CELL = ("ImageNet-21k: CIFAR-10", "ViT-B/16")
+
+
+def finish(run, folder, **metrics):
+    """The files that a finished run leaves."""
+    workdir = folder / run.workdir
+    workdir.mkdir(parents=True)
+    config = results.load_run_config(run, folder)
+    (workdir / "config.json").write_text(json.dumps(config.to_dict(), default=str))
+    (workdir / "summary.json").write_text(json.dumps(dict(metrics=metrics)))
+
+
+def test_every_cell_of_the_paper_that_can_be_run_has_runs_that_load(tmp_path):
+    configs = set()
+    for number in (2, 5, 6, 7):
+        for recipe in recipes(number).values():
+            for run in (*recipe.runs, *(run for _, run in recipe.choices)):
+                configs.add((run.config, run.overrides))
+                assert run.start is not None
+    # One seed of each is enough to know that its options exist.
+    for config, overrides in {c: (c, o) for c, o in configs}.values():
+        results.load_run_config(Run("x", config, overrides), tmp_path)
+    assert len(recipes(5)) == 84 - 14 - 5  # all but ReaL's 14 and H/14's on ImageNet-21k
+
+
+def test_learning_rates_of_table_4():
+    assert learning_rates("ImageNet") == (".003", ".01", ".03")
+    assert learning_rates("ImageNet", "BiT-R50x1") == (".003", ".01", ".03", ".06")
+    assert learning_rates("Pets") == (".001", ".003", ".01", ".03")
+
+
+def test_the_best_learning_rate_of_the_dev_split_is_run_with_three_seeds(tmp_path):
+    recipe = recipes(5)[CELL]
+    assert results.measured(recipe, tmp_path).missing == tuple(run for _, run in recipe.choices)
+    for (_, run), top1 in zip(recipe.choices, (0.7, 0.9, 0.8, 0.6)):
+        finish(run, tmp_path, **{"eval/dev/top1": top1})
+    ours = results.measured(recipe, tmp_path)
+    assert ours.value is None
+    assert [run.overrides[-1] for run in ours.missing] == [
+        "--config.optimizer.learning_rate=.003"
+    ] * 3
+    found = (0.98, 0.985, 0.992)
+    for run, top1 in zip(ours.missing, found):
+        finish(run, tmp_path, **{"eval/test/top1": top1})
+    ours = results.measured(recipe, tmp_path)
+    assert ours.value == pytest.approx(100 * statistics.mean(found))
+    assert ours.std == pytest.approx(100 * statistics.stdev(found))
+    assert (ours.runs, ours.missing) == (3, ())
+    cell = next(
+        cell
+        for cell in results.document(5, tmp_path)["cells"]
+        if (cell["row"], cell["column"]) == CELL
+    )
+    assert (cell["paper"], cell["ours"], cell["command"]) == (98.95, ours.value, None)
+
+
+def test_pre_training_comes_first_and_once(tmp_path):
+    keys = runner.select(5, "ImageNet: CIFAR-10", None)
+    runs = runner.next_runs(5, keys, tmp_path, "paper")
+    assert [run.workdir for run in runs] == [
+        f"pretrain/ImageNet/ViT-{size}" for size in ("B_16", "B_32", "L_16", "L_32")
+    ]
+    finish(runs[0], tmp_path)
+    following = runner.next_runs(5, keys, tmp_path, "paper")
+    assert len(following) == 4 + 3
+    assert f"--config.init_from={tmp_path}/pretrain/ImageNet/ViT-B_16" in following[0].command(
+        tmp_path
+    )
+
+
+def test_a_run_of_another_config_is_named_and_stays(tmp_path):
+    run = recipes(8, "small")["None", "Stem"].runs[0]
+    finish(run, tmp_path, **{"eval/test/top1": 0.5})
+    file = tmp_path / run.workdir / "config.json"
+    for option, other in (("batch_size", 77), ("total", {"steps": 3})):
+        config = results.load_run_config(run, tmp_path).to_dict()
+        file.write_text(json.dumps(dict(config, **{option: other}), default=str))
+        before = file.read_bytes()
+        with pytest.raises(InputError, match=run.workdir):
+            results.document(8, tmp_path, "small")
+        assert file.read_bytes() == before
+
+
+def test_markdown_shows_both_and_what_fills_the_rest(tmp_path):
+    text = render.markdown(results.document(8, tmp_path, "small"))
+    assert "| 2-D | .64001 : - | .64046 : - | .64022 : - |" in text
+    assert "vit_jax tables 8 --run --row='None' --column='Stem'" in text
+
+
+def test_plots_have_the_papers_points(tmp_path):
+    matplotlib = pytest.importorskip("matplotlib")
+    del matplotlib
+    for number in (5, 6):
+        render.plot(results.document(number, tmp_path), tmp_path / f"{number}.png")
+        assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
+    series = render._series(results.document(5, tmp_path), "paper")
+    assert sorted(series["ViT-L/16"]) == [(1.28e6, 76.53), (14.2e6, 85.15), (303e6, 87.12)]
+    with pytest.raises(InputError, match="no plot"):
+        render.plot(results.document(8, tmp_path), tmp_path / "8.png")
+
+
+def test_the_array_for_slurm_runs_the_commands(tmp_path):
+    keys = runner.select(5, "ImageNet: CIFAR-10", None)
+    script = runner.slurm_script(5, keys, tmp_path, "paper")
+    assert "#SBATCH --array=0-3" in script
+    for name, text in (("srun", 'shift; exec "$@"'), ("vit_jax", 'echo "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    output = subprocess.run(
+        ["bash", "-c", script],
+        env=dict(PATH=f"{tmp_path}:/usr/bin:/bin", SLURM_ARRAY_TASK_ID="2"),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert (
+        output.split()
+        == runner.next_runs(5, keys, tmp_path, "paper")[2].command(tmp_path).split()[1:]
+    )
+
+
+@pytest.mark.slow
+def test_missing_runs_are_done_once_and_in_order(tmp_path, monkeypatch, capfd):
+    """Real runs, with recipes that take seconds."""
+    tiny = (
+        "--config.model.width=32",
+        "--config.model.depth=1",
+        "--config.total.epochs=None",
+        "--config.total.steps=3",
+        "--config.optimizer.warmup.epochs=None",
+    )
+    start = Run("pre", "configs/quickstart.py:pretrain", tiny)
+    runs = tuple(
+        Run(
+            f"fine{seed}", "configs/quickstart.py:finetune", (*tiny, f"--config.seed={seed}"), start
+        )
+        for seed in (0, 1)
+    )
+    recipe = Recipe(runs, "eval/test/top1", percent=False)
+    monkeypatch.setitem(recipes_module._SMALL, 8, lambda paper: [(("1-D", "Stem"), recipe)])
+    arguments = ["tables", "8", "--scale=small", f"--workdir={tmp_path}", "--json"]
+    assert main([*arguments, "--run", "--row=1-D"]) == 0
+    cells = json.loads(capfd.readouterr().out)["cells"]
+    filled = [cell for cell in cells if cell["ours"] is not None]
+    assert [(cell["row"], cell["column"], cell["runs"]) for cell in filled] == [("1-D", "Stem", 2)]
+    metrics = [
+        json.loads((tmp_path / run.workdir / "summary.json").read_text())["metrics"] for run in runs
+    ]
+    assert filled[0]["ours"] == pytest.approx(
+        statistics.mean(found["eval/test/top1"] for found in metrics)
+    )
+    assert runner.run_missing(8, runner.select(8, None, None), tmp_path, "small") == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["12"], "unknown table"),
+        (["8", "--row=3-D"], "--row wants --run"),
+        (["8", "--run", "--row=3-D"], "unknown row of table 8 '3-D'"),
+        (["8", "--run", "--column=stem"], "did you mean 'Stem'"),
+        (["8", "--scale=tiny"], "unknown --scale 'tiny'"),
+        (["5", "--scale=small"], "table 5 has no small version"),
+        (["1", "--run"], "no run fills"),
+        (["--run"], "wants the number of a table"),
+        (["8", "--slurm"], "--slurm wants --run"),
+    ],
+)
+def test_wrong_input(arguments, message, tmp_path, capfd):
+    assert main(["tables", f"--workdir={tmp_path}", *arguments]) == 2
+    error = capfd.readouterr().err.strip()
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,61 @@
+"""The paper's tables with our numbers beside them, and the runs that fill them.
+
+  vit_jax tables 6
+  vit_jax tables 8 --scale=small --run --workdir=workdirs/tables
+  vit_jax tables 5 --run --slurm --row="ImageNet-21k: CIFAR-10" --column=ViT-B/16 > job.sh
+
+Values that need no training are computed; others come from finished runs below --workdir.
+--run does the missing ones, one after another, and goes on where it was stopped; with
+--slurm it prints a batch script for those that can start now.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from vit_jax.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("number", nargs="?", type=int, help="1 to 9; none: all")
+    parser.add_argument(
+        "--workdir", default="workdirs/tables", help="folder of the runs (%(default)s)"
+    )
+    parser.add_argument("--scale", default="paper", help="paper, or small: on Fashion-MNIST")
+    parser.add_argument("--row", help="with --run: of the cells; default: all")
+    parser.add_argument("--column", help="likewise")
+    parser.add_argument("--run", action="store_true", help="do the missing runs")
+    parser.add_argument("--slurm", action="store_true", help="with --run: print a batch script")
+    parser.add_argument("--plot", metavar="FILE", help="PNG of figure 3 (table 5) or 5 (table 6)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints or fills tables; returns the exit status."""
+    from vit_jax.paper import render, results, runner
+    from vit_jax.paper.tables import TABLES, table
+
+    numbers = [args.number] if args.number is not None else list(TABLES)
+    for flag in ("run", "row", "column", "plot"):
+        if getattr(args, flag) and args.number is None:
+            raise InputError(f"--{flag} wants the number of a table")
+    for flag in ("slurm", "row", "column"):
+        if getattr(args, flag) and not args.run:
+            raise InputError(f"--{flag} wants --run")
+    folder = Path(args.workdir)
+    if args.run:
+        table(args.number)
+        cells = runner.select(args.number, args.row, args.column)
+        if args.slurm:
+            print(runner.slurm_script(args.number, cells, folder, args.scale), end="")
+            return 0
+        runner.run_missing(args.number, cells, folder, args.scale)
+    documents = [results.document(number, folder, args.scale) for number in numbers]
+    if args.plot:
+        render.plot(documents[0], Path(args.plot))
+    if args.json:
+        print(json.dumps(documents[0] if args.number is not None else documents, indent=2))
+    else:
+        print("\n\n".join(render.markdown(document) for document in documents))
+    return 0

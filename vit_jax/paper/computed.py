@@ -1,0 +1,115 @@
+"""Cells that need no training: sizes, costs and the settings of our configs."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vit_jax import models
+from vit_jax.analyze import flops, hardware
+from vit_jax.analyze.plan import SECONDS_PER_DAY
+from vit_jax.config_files import load_config
+from vit_jax.paper.tables import Key, table
+
+JFT_IMAGES, IMAGENET_21K_IMAGES = 303_000_000, 14_197_122
+# The MFU at which table 2's TPU-core-days are computed, as `vit_jax plan` does by default.
+MFU = 0.4
+_SIZES = {"ViT-Base": "ViT-B", "ViT-Large": "ViT-L", "ViT-Huge": "ViT-H"}
+# Model, images seen in pre-training (appendix B).
+_PRETRAINING = {
+    "H/14 JFT": ("ViT-H/14", 14 * JFT_IMAGES),
+    "L/16 JFT": ("ViT-L/16", 14 * JFT_IMAGES),
+    "L/16 I21k": ("ViT-L/16", 90 * IMAGENET_21K_IMAGES),
+}
+_CONFIGS = {"JFT": "vit_jft.py", "ImageNet-21k": "vit_i21k.py", "ImageNet": "vit_i1k.py"}
+_FINETUNE = {
+    "ImageNet": "imagenet",
+    "CIFAR-100": "cifar100",
+    "CIFAR-10": "cifar10",
+    "Oxford-IIIT Pets": "pets",
+    "Oxford Flowers-102": "flowers",
+}
+
+
+def computed(number: int, configs: Path = Path("configs")) -> dict[Key, float | str]:
+    """Our values of a table's cells that follow from the code alone.
+
+    Args:
+      number: of the table.
+      configs: the folder of config files, whose settings are tables 3 and 4; without
+        it these stay empty.
+    """
+    functions = {1: _variants, 2: _core_days, 6: _exaflops}
+    if configs.is_dir():
+        settings = {3: _pretraining_settings, 4: _finetuning_settings}
+        functions |= {key: functools.partial(f, configs) for key, f in settings.items()}
+    return functions[number]() if number in functions else {}
+
+
+def _variants() -> dict[Key, float]:
+    cells = {}
+    for row in table(1).rows:
+        patch = 14 if row in ("ViT-Huge", "ViT-g", "ViT-G") else 16
+        config = models.model_config(f"{_SIZES.get(row, row)}/{patch}", image_size=224)
+        _, params = models.abstract(functools.partial(models.build_model, config))
+        count = sum(leaf.size for leaf in jax.tree.leaves(params))
+        cells |= {
+            (row, "Layers"): config.depth,
+            (row, "Hidden size D"): config.width,
+            (row, "MLP size"): config.mlp_dim,
+            (row, "Heads"): config.num_heads,
+            (row, "Params (M)"): round(count / 1e6, 1),
+        }
+    return cells
+
+
+def _core_days() -> dict[Key, float]:
+    chip = hardware.find_chip("TPU v3")
+    cells = {}
+    for column, (name, images) in _PRETRAINING.items():
+        work = images * flops.train_flops(models.model_config(name, num_classes=0))
+        seconds = work / (chip.bf16_flops / chip.cores) / MFU
+        cells["TPUv3-core-days", column] = round(seconds / SECONDS_PER_DAY)
+    return cells
+
+
+def _exaflops() -> dict[Key, float]:
+    """Forward and backward pass of the headless model, taps on padding not counted."""
+    cells = {}
+    for row in table(6).rows:
+        name, epochs = row.removesuffix(" epochs").split(", ")
+        macs = flops.macs(models.model_config(name, num_classes=0), padding=False)
+        cells[row, "exaFLOPs"] = round(6 * macs * int(epochs) * JFT_IMAGES / 1e18, 1)
+    return cells
+
+
+def _pretraining_settings(configs: Path) -> dict[Key, Any]:
+    cells = {}
+    for row in table(3).rows:
+        upstream, model = row.split(" ")
+        config = load_config(f"{configs / _CONFIGS[upstream]}:{model}", [])
+        optimizer = config.optimizer
+        cells |= {
+            (row, "Epochs"): _epochs(config),
+            (row, "Base LR"): optimizer.learning_rate,
+            (row, "LR decay"): optimizer.schedule,
+            (row, "Weight decay"): optimizer.weight_decay,
+            (row, "Dropout"): config.model.dropout,
+        }
+    return cells
+
+
+def _epochs(config: ConfigDict) -> float:
+    if config.total.epochs is not None:
+        return config.total.epochs
+    return config.total.examples / JFT_IMAGES
+
+
+def _finetuning_settings(configs: Path) -> dict[Key, Any]:
+    cells = {}
+    for row, dataset in _FINETUNE.items():
+        config = load_config(f"{configs / 'finetune.py'}:ViT-B/16,{dataset}", [])
+        cells[row, "Steps"] = config.total.steps
+    return cells

@@ -1,0 +1,256 @@
+"""Which runs fill a cell: the paper's protocols as data, at the paper's scale or a small one."""
+
+import dataclasses
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from vit_jax.errors import InputError, unknown
+from vit_jax.paper.tables import Key, Table, table
+
+SCALES = ("paper", "small")
+SEEDS = (0, 1, 2)
+DATASETS = {
+    "ImageNet": "imagenet",
+    "CIFAR-10": "cifar10",
+    "CIFAR-100": "cifar100",
+    "Oxford-IIIT Pets": "pets",
+    "Oxford Flowers-102": "flowers",
+    "Pets": "pets",
+    "Flowers": "flowers",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run, told by the arguments of `vit_jax train`."""
+
+    workdir: str  # below the folder of all runs
+    config: str  # FILE:ARGUMENT
+    overrides: tuple[str, ...] = ()
+    start: "Run | None" = None  # whose weights it starts from
+
+    def arguments(self, folder: Path) -> list[str]:
+        """--config and all overrides."""
+        start = [f"--config.init_from={folder / self.start.workdir}"] if self.start else []
+        return [f"--config={self.config}", *start, *self.overrides]
+
+    def command(self, folder: Path) -> str:
+        """The shell command that does this run alone."""
+        words = ["vit_jax", "train", f"--workdir={folder / self.workdir}", *self.arguments(folder)]
+        return shlex.join(words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a cell is filled: the mean of `metric` over `runs`, one a seed.
+
+    With `choices`, those are run first, on a part of the training set; the override that
+    goes with the best `choice_metric` is added to every run.
+    """
+
+    runs: tuple[Run, ...]
+    metric: str
+    choices: tuple[tuple[str, Run], ...] = ()
+    choice_metric: str = "eval/dev/top1"
+    percent: bool = True  # the paper prints percent
+
+    def final(self, choice: str = "") -> tuple[Run, ...]:
+        """The runs whose metric counts, given the chosen override."""
+        if not choice:
+            return self.runs
+        return tuple(dataclasses.replace(r, overrides=(*r.overrides, choice)) for r in self.runs)
+
+
+def recipes(number: int, scale: str = "paper") -> dict[Key, Recipe]:
+    """The recipes of a table's cells; cells without one are computed, derived or out of reach.
+
+    Args:
+      number: of the table.
+      scale: "paper": the paper's models and data; "small": the same comparison with
+        small models on Fashion-MNIST, where there is one.
+
+    Raises:
+      InputError: an unknown scale, or a table without a small version.
+    """
+    if scale not in SCALES:
+        raise unknown("--scale", scale, SCALES)
+    small = scale == "small"
+    makers = _SMALL if small else _PAPER
+    if number not in makers:
+        if small:
+            known = ", ".join(map(str, sorted(makers)))
+            raise InputError(f"table {number} has no small version; tables {known} have one")
+        return {}
+    return dict(makers[number](table(number)))
+
+
+def pretraining(upstream: str, model: str, epochs: int | None = None) -> Run:
+    """Pre-training as in table 3.
+
+    Args:
+      upstream: "JFT", "ImageNet-21k" or "ImageNet".
+      model: its name.
+      epochs: None: those of the config.
+    """
+    file, images = {
+        "JFT": ("vit_jft.py", 303_000_000),
+        "ImageNet-21k": ("vit_i21k.py", None),
+        "ImageNet": ("vit_i1k.py", None),
+    }[upstream]
+    overrides, suffix = (), ""
+    if epochs and epochs != table(3).cells[f"{upstream} {model}", "Epochs"].value:
+        unit = f"examples={epochs * images}" if images else f"epochs={epochs}"
+        overrides, suffix = (f"--config.total.{unit}",), f"_{epochs}ep"
+    workdir = f"pretrain/{upstream}/{_slug(model)}{suffix}"
+    return Run(workdir, f"configs/{file}:{model}", overrides)
+
+
+def finetuning(start: Run, model: str, dataset: str, *extra: str) -> Recipe:
+    """Table 4: the learning rate chosen on a part of the training set, then three seeds.
+
+    Args:
+      start: the pre-training run.
+      model: its name.
+      dataset: a row of table 4.
+      *extra: overrides of all its runs.
+    """
+    name = DATASETS[dataset]
+    folder = f"finetune/{start.workdir.removeprefix('pretrain/')}/{name}"
+    rates = learning_rates(dataset, model)
+    choices = tuple(
+        (
+            f"--config.optimizer.learning_rate={rate}",
+            Run(
+                f"{folder}/dev_lr{rate}",
+                f"configs/finetune.py:{model},{name},dev",
+                (*extra, f"--config.optimizer.learning_rate={rate}"),
+                start,
+            ),
+        )
+        for rate in rates
+    )
+    config = f"configs/finetune.py:{model},{name}"
+    runs = tuple(
+        Run(f"{folder}/seed{seed}", config, (*extra, f"--config.seed={seed}"), start)
+        for seed in SEEDS
+    )
+    return Recipe(runs, "eval/test/top1", choices)
+
+
+def learning_rates(dataset: str, model: str = "ViT-B/16") -> tuple[str, ...]:
+    """Those that table 4 sweeps; on ImageNet .06 is for ResNets and hybrids (appendix B.1.1)."""
+    row = next(row for row in table(4).rows if DATASETS.get(row) == DATASETS[dataset])
+    rates = tuple(str(table(4).cells[row, "Base LR"].value).split())
+    return tuple(r for r in rates if r != ".06" or not model.startswith("ViT-"))
+
+
+def _slug(name: str) -> str:
+    return name.replace("/", "_")
+
+
+def _table_2(paper: Table) -> Iterator[tuple[Key, Recipe]]:
+    columns = {
+        "H/14 JFT": ("JFT", "ViT-H/14", 518),
+        "L/16 JFT": ("JFT", "ViT-L/16", 512),
+        "L/16 I21k": ("ImageNet-21k", "ViT-L/16", 512),
+    }
+    for column, (upstream, model, pixels) in columns.items():
+        start = pretraining(upstream, model)
+        for row in paper.rows:
+            if row == "ImageNet":
+                yield (row, column), _averaged(start, model, pixels)
+            elif row in DATASETS:
+                yield (row, column), finetuning(start, model, row)
+
+
+def _averaged(start: Run, model: str, pixels: int) -> Recipe:
+    """Section 4.2: ImageNet at a higher resolution, with averaged parameters."""
+    recipe = finetuning(
+        start,
+        model,
+        "ImageNet",
+        f"--config.data.pp=decode|inception_crop({pixels})|flip_lr|value_range(-1, 1)",
+        "--config.optimizer.ema_decay=0.9999",
+    )
+
+    def ready(run: Run, split: str) -> Run:
+        pp = f"--config.evals.{split}.pp=decode|resize({pixels})|value_range(-1, 1)"
+        own = (pp, f"--config.evals.{split}.use_ema=True")
+        workdir = run.workdir.replace("/imagenet/", f"/imagenet_{pixels}/")
+        return dataclasses.replace(run, workdir=workdir, overrides=(*run.overrides, *own))
+
+    return dataclasses.replace(
+        recipe,
+        runs=tuple(ready(run, "test") for run in recipe.runs),
+        choices=tuple((override, ready(run, "dev")) for override, run in recipe.choices),
+    )
+
+
+def _table_5(paper: Table) -> Iterator[tuple[Key, Recipe]]:
+    for row, model in paper.cells:
+        upstream, dataset = row.split(": ")
+        # The paper does not say how H/14 was pre-trained on ImageNet-21k.
+        if dataset in DATASETS and (upstream, model) != ("ImageNet-21k", "ViT-H/14"):
+            yield (row, model), finetuning(pretraining(upstream, model), model, dataset)
+
+
+def _table_6(paper: Table) -> Iterator[tuple[Key, Recipe]]:
+    for row, column in paper.cells:
+        model, epochs = row.removesuffix(" epochs").split(", ")
+        # Table 3 has no settings for R200x3.
+        if column in DATASETS and model != "BiT-R200x3":
+            start = pretraining("JFT", model, int(epochs))
+            yield (row, column), finetuning(start, model, column)
+
+
+def _table_7(paper: Table) -> Iterator[tuple[Key, Recipe]]:
+    """Adam alone: appendix D.1 does not give the settings of SGD."""
+    for row, column in paper.cells:
+        resnet, optimizer = column.split()
+        if row in DATASETS and optimizer == "Adam":
+            model = f"BiT-{resnet}"
+            yield (row, column), finetuning(pretraining("JFT", model), model, row)
+
+
+# Row and column of table 8 -> model.posemb, model.posemb_where.
+_POSEMBS = {"None": "none", "1-D": "learned", "2-D": "learned2d", "Relative": "relative"}
+_PLACES = {"Stem": "stem", "Every layer": "layers", "Every layer, shared": "layers_shared"}
+
+
+def _table_8(paper: Table, base: Run, metric: str, seeds: int) -> Iterator[tuple[Key, Recipe]]:
+    """The same run with another position embedding in each cell."""
+    for row, column in paper.cells:
+        kind, where = _POSEMBS[row], _PLACES[column]
+        own = (f"--config.model.posemb={kind}", f"--config.model.posemb_where={where}")
+        runs = tuple(
+            Run(
+                f"{base.workdir}/{kind}_{where}/seed{seed}",
+                base.config,
+                (*base.overrides, *own, f"--config.seed={seed}"),
+            )
+            for seed in range(seeds)
+        )
+        yield (row, column), Recipe(runs, metric, percent=False)
+
+
+def _table_8_paper(paper: Table) -> Iterator[tuple[Key, Recipe]]:
+    base = Run("posemb/JFT", "configs/vit_jft.py:ViT-B/16", _FEWSHOT)
+    return _table_8(paper, base, "fewshot/imagenet/5shot", 1)
+
+
+def _table_8_small(paper: Table) -> Iterator[tuple[Key, Recipe]]:
+    base = Run("small/posemb", "configs/small.py:ViT")
+    return _table_8(paper, base, "eval/test/top1", 3)
+
+
+_FEWSHOT = ()
+_Maker = Callable[[Table], Iterator[tuple[Key, Recipe]]]
+_PAPER: dict[int, _Maker] = {
+    2: _table_2,
+    5: _table_5,
+    6: _table_6,
+    7: _table_7,
+    8: _table_8_paper,
+}
+_SMALL: dict[int, _Maker] = {8: _table_8_small}

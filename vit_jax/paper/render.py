@@ -1,0 +1,114 @@
+"""Tables as Markdown and as plots (figures 3 and 5)."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from vit_jax.errors import InputError
+from vit_jax.paper.tables import Printed, table
+
+# Images in the data sets of table 5.
+IMAGES = {"ImageNet": 1.28e6, "ImageNet-21k": 14.2e6, "JFT": 303e6}
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """Every cell as "paper : ours", and under the table what fills the empty ones."""
+    printed = table(document["table"]).cells
+    shown = {}
+    for cell in document["cells"]:
+        key = cell["row"], cell["column"]
+        shown[key] = f"{_paper(printed.get(key))} : {_ours(cell, printed.get(key))}"
+    columns = _unique(column for _, column in shown)
+    scale = ", at small scale" if document["scale"] == "small" else ""
+    lines = [
+        f"Table {document['table']}. {document['title']}{scale}",
+        "",
+        "| paper : ours | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for row in _unique(row for row, _ in shown):
+        cells = " | ".join(shown.get((row, column), "") for column in columns)
+        lines.append(f"| {row} | {cells} |")
+    return "\n".join([*lines, *_what_fills(document)])
+
+
+def _what_fills(document: dict[str, Any]) -> list[str]:
+    commands = _unique(cell["command"] for cell in document["cells"] if cell["command"])
+    if not commands:
+        return []
+    lines = ["", "Empty cells are filled by", *(f"  {command}" for command in commands[:2])]
+    if len(commands) > 2:
+        lines.append(f"and {len(commands) - 2} more; without --row and --column, all at once.")
+    return lines
+
+
+def _paper(printed: Printed | None) -> str:
+    return printed.text.replace("+-", " ± ") if printed else "-"
+
+
+def _ours(cell: dict[str, Any], printed: Printed | None) -> str:
+    """With the digits that the paper prints; a computed one with one digit more than none."""
+    value, std = cell["ours"], cell["ours_std"]
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if cell["runs"]:
+        digits = printed.decimals if printed else 2
+        return f"{value:.{digits}f}" + (f" ± {std:.{digits}f}" if std is not None else "")
+    return f"{value:g}" if abs(value) < 1e5 else f"{value:,.0f}"
+
+
+def _unique(items: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(items))
+
+
+def plot(document: dict[str, Any], file: Path) -> None:
+    """Figure 3 (table 5) or figure 5 (table 6) as PNG: the paper's points and ours.
+
+    Raises:
+      InputError: another table, matplotlib is missing, or the file cannot be written.
+    """
+    if document["table"] not in (5, 6):
+        raise InputError(f"table {document['table']} has no plot; 5 (figure 3) and 6 (5) have")
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise InputError("plots want matplotlib: pip install 'vit_jax[figures]'") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
+    for who, style in (("paper", dict(linestyle="--", alpha=0.5)), ("ours", dict(linestyle="-"))):
+        for i, (name, points) in enumerate(_series(document, who).items()):
+            x, y = zip(*sorted(points))
+            axes.plot(x, y, marker="o", color=f"C{i}", label=f"{name} ({who})", **style)
+    axes.set_xscale("log")
+    axes.set_xlabel(
+        "images in pre-training" if document["table"] == 5 else "exaFLOPs of pre-training"
+    )
+    axes.set_ylabel("ImageNet top-1 [%]")
+    axes.legend(fontsize=8)
+    try:
+        figure.savefig(file, dpi=120)
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}") from error
+    finally:
+        pyplot.close(figure)
+
+
+def _series(document: dict[str, Any], who: str) -> dict[str, list[tuple[float, float]]]:
+    """Name of a curve -> its points (x, ImageNet top-1)."""
+    values = {
+        (cell["row"], cell["column"]): cell[who]
+        for cell in document["cells"]
+        if cell[who] is not None
+    }
+    series: dict[str, list[tuple[float, float]]] = {}
+    for (row, column), value in values.items():
+        if document["table"] == 5 and row.endswith(": ImageNet"):
+            series.setdefault(column, []).append((IMAGES[row.split(": ")[0]], value))
+        elif document["table"] == 6 and column == "ImageNet":
+            family = {"V": "ViT", "B": "ResNet", "R": "hybrid"}[row[0]]
+            series.setdefault(family, []).append((values[row, "exaFLOPs"], value))
+    return series

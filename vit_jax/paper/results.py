@@ -1,0 +1,161 @@
+"""Our column: computed values, the metrics of finished runs, means over cells."""
+
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from vit_jax.config_files import load_config
+from vit_jax.errors import InputError
+from vit_jax.paper.computed import computed
+from vit_jax.paper.recipes import Recipe, Run, recipes
+from vit_jax.paper.tables import Key, Table, table
+from vit_jax.train.workdir import open_workdir
+
+# Rows that are means of the column's other cells, by table.
+_MEANS = {7: "Average", 9: "Mean"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ours:
+    """Our value of one cell."""
+
+    value: float | str | None = None
+    std: float | None = None  # over runs that differ in their seed
+    runs: int = 0  # how many the value comes from; 0: computed, or empty
+    missing: tuple[Run, ...] = ()  # to be done next
+
+
+def our_cells(number: int, folder: Path, scale: str = "paper") -> dict[Key, Ours]:
+    """Our values of a table's cells, those that are empty included.
+
+    Args:
+      number: of the table.
+      folder: of all runs, as `vit_jax tables --run` lays them out.
+      scale: see `recipes`.
+
+    Raises:
+      InputError: a run in the folder is not the one that belongs there.
+    """
+    cells = {key: Ours(value) for key, value in computed(number).items() if scale == "paper"}
+    for key, recipe in recipes(number, scale).items():
+        cells[key] = measured(recipe, folder)
+    if number == 2:
+        vtab = our_cells(9, folder, scale)
+        cells |= {("VTAB (19 tasks)", column): vtab["Mean", column] for column in table(9).columns}
+    if number in _MEANS:
+        cells |= _means(table(number), cells)
+    return cells
+
+
+def measured(recipe: Recipe, folder: Path) -> Ours:
+    """What the finished runs of a recipe say, or the runs that come next."""
+    scores = {
+        override: _metric(run, folder, recipe.choice_metric) for override, run in recipe.choices
+    }
+    missing = tuple(run for override, run in recipe.choices if scores[override] is None)
+    if missing:
+        return Ours(missing=missing)
+    runs = recipe.final(max(scores, key=scores.get) if scores else "")
+    values = [_metric(run, folder, recipe.metric) for run in runs]
+    missing = tuple(run for run, value in zip(runs, values) if value is None)
+    values = [value * (100 if recipe.percent else 1) for value in values if value is not None]
+    if not values:
+        return Ours(missing=missing)
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return Ours(statistics.mean(values), std, len(values), missing)
+
+
+def summary(run: Run, folder: Path) -> dict[str, Any] | None:
+    """summary.json of a finished run; None: not finished.
+
+    Raises:
+      InputError: its workdir belongs to a run of another config.
+    """
+    workdir = folder / run.workdir
+    if (workdir / "config.json").exists():
+        _check(run, folder)
+    try:
+        return json.loads((workdir / "summary.json").read_text())
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{workdir}/summary.json is damaged ({error}); delete it") from error
+
+
+def _check(run: Run, folder: Path) -> None:
+    """The stored config is the recipe's, its length included."""
+    workdir = folder / run.workdir
+    config = load_run_config(run, folder)
+    open_workdir(str(workdir), config, write=False)
+    stored = json.loads((workdir / "config.json").read_text())["total"]
+    if stored != config.total.to_dict():
+        raise InputError(
+            f"{workdir} belongs to a run of another length: {stored}, not "
+            f"{config.total.to_dict()}; give another --workdir"
+        )
+
+
+def load_run_config(run: Run, folder: Path) -> Any:
+    """The config of a run."""
+    first, *overrides = run.arguments(folder)
+    return load_config(first.removeprefix("--config="), overrides)
+
+
+def _metric(run: Run, folder: Path, name: str) -> float | None:
+    found = summary(run, folder)
+    if found is None:
+        return None
+    if name not in found["metrics"]:
+        raise InputError(f"{folder / run.workdir}/summary.json has no {name}; delete that run")
+    return found["metrics"][name]
+
+
+def _means(paper: Table, cells: dict[Key, Ours]) -> dict[Key, Ours]:
+    """The row of means; a column with an empty cell has none."""
+    mean_row, means = _MEANS[paper.number], {}
+    for column in paper.columns:
+        parts = [cells.get((row, column), Ours()) for row in paper.rows if row != mean_row]
+        missing = tuple(run for part in parts for run in part.missing)
+        if all(part.value is not None for part in parts):
+            value = statistics.mean(part.value for part in parts)
+            means[mean_row, column] = Ours(value, None, sum(part.runs for part in parts), missing)
+        else:
+            means[mean_row, column] = Ours(missing=missing)
+    return means
+
+
+def document(number: int, folder: Path, scale: str = "paper") -> dict[str, Any]:
+    """A table for JSON: `table`, `title`, `scale` and `cells`.
+
+    Each cell has `row`, `column`, `paper` and `ours` with their standard deviations (null:
+    empty), and, where runs are missing, the `command` that does them.
+    """
+    paper, ours = table(number), our_cells(number, folder, scale)
+    keys = [(row, column) for row in paper.rows for column in paper.columns]
+    cells = []
+    for row, column in keys:
+        printed, mine = paper.cells.get((row, column)), ours.get((row, column), Ours())
+        if printed is None and mine.value is None:
+            continue
+        cells.append(
+            dict(
+                row=row,
+                column=column,
+                paper=printed and printed.value,
+                paper_std=printed and printed.std,
+                ours=mine.value,
+                ours_std=mine.std,
+                runs=mine.runs,
+                command=_command(number, row, column, folder, scale) if mine.missing else None,
+            )
+        )
+    return dict(table=number, title=paper.title, scale=scale, cells=cells)
+
+
+def _command(number: int, row: str, column: str, folder: Path, scale: str) -> str:
+    small = " --scale=small" if scale == "small" else ""
+    return (
+        f"vit_jax tables {number} --run --row='{row}' --column='{column}' --workdir={folder}{small}"
+    )

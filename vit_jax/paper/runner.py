@@ -1,0 +1,99 @@
+"""Does the runs that a table still lacks: here one after another, or as arrays for Slurm."""
+
+import logging
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from vit_jax.errors import InputError, unknown
+from vit_jax.paper.recipes import Run, recipes
+from vit_jax.paper.results import load_run_config, measured, summary
+from vit_jax.paper.tables import Key, table
+
+log = logging.getLogger(__name__)
+
+
+def select(number: int, row: str | None, column: str | None) -> list[Key]:
+    """The cells of a table in its order, of one row or column if asked for.
+
+    Raises:
+      InputError: the table has no such row or column.
+    """
+    paper = table(number)
+    for kind, name, known in (("row", row, paper.rows), ("column", column, paper.columns)):
+        if name is not None and name not in known:
+            raise unknown(f"{kind} of table {number}", name, known)
+    return [
+        (r, c)
+        for r in paper.rows
+        for c in paper.columns
+        if row in (None, r) and column in (None, c)
+    ]
+
+
+def next_runs(number: int, keys: Iterable[Key], folder: Path, scale: str) -> list[Run]:
+    """Runs that can start now, in order: earlier stages first, each once.
+
+    A choice of learning rates hides the runs behind it until all of them are done.
+    """
+    known = recipes(number, scale)
+    runs = {}
+    for key in keys:
+        if key in known:
+            for run in measured(known[key], folder).missing:
+                run = _first_unfinished(run, folder)
+                runs[run.workdir] = run
+    return list(runs.values())
+
+
+def _first_unfinished(run: Run, folder: Path) -> Run:
+    if run.start and summary(run.start, folder) is None:
+        return _first_unfinished(run.start, folder)
+    return run
+
+
+def run_missing(number: int, keys: Iterable[Key], folder: Path, scale: str) -> int:
+    """Does all missing runs in this process, one after another; returns how many.
+
+    Started again it goes on where it was: finished runs are not repeated, and one that was
+    stopped resumes from its checkpoint.
+
+    Raises:
+      InputError: nothing here to run, or what a run raises (data that are not prepared).
+    """
+    import jax
+
+    from vit_jax.train.loop import train
+
+    keys, done = list(keys), 0
+    if not any(key in recipes(number, scale) for key in keys):
+        raise InputError(f"table {number}: no run fills these cells; `vit_jax tables {number}`")
+    while runs := next_runs(number, keys, folder, scale):
+        run = runs[0]
+        log.info("table %d, %d runs ready: %s", number, len(runs), run.command(folder))
+        train(load_run_config(run, folder), str(folder / run.workdir))
+        jax.clear_caches()  # the next run has another model
+        done += 1
+    return done
+
+
+def slurm_script(number: int, keys: Iterable[Key], folder: Path, scale: str) -> str:
+    """A batch script whose array does the runs that can start now.
+
+    Runs that wait for them come with the script that the same command prints afterwards.
+    """
+    runs = next_runs(number, keys, folder, scale)
+    if not runs:
+        raise InputError(f"table {number}: no run can start; `vit_jax tables {number}` shows why")
+    commands = "\n".join(f"  {shlex.quote(run.command(folder))}" for run in runs)
+    return f"""#!/usr/bin/env bash
+#SBATCH --job-name=table{number}
+#SBATCH --array=0-{len(runs) - 1}
+#SBATCH --requeue
+#SBATCH --signal=TERM@120
+set -euo pipefail
+commands=(
+{commands}
+)
+exec srun --ntasks=1 bash -c "exec ${{commands[$SLURM_ARRAY_TASK_ID]}}"
+"""
