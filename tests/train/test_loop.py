@@ -119,9 +119,10 @@ def test_batches_on_the_device_give_the_same_run(undisturbed, tmp_path):
 
 def test_fine_tuning_resamples_positions_and_starts_a_new_head(undisturbed, tmp_path):
     config = tiny_config(**{"init_from": str(undisturbed), "data.pp": "resize((16, 12))"})
-    _, _, dataset = open_training_data(config)
+    source, _, dataset = open_training_data(config)
     run = setup.prepare(config, dataset)
-    params = setup.first_state(run, Checkpoints(tmp_path, config.checkpoint)).params
+    checkpoints = Checkpoints(tmp_path, config.checkpoint)
+    params = setup.first_state(run, checkpoints, source)[1].params
     old = read(undisturbed)[0]
     np.testing.assert_array_equal(params["head"]["kernel"], 0)
     np.testing.assert_array_equal(params["blocks"]["mlp"]["fc1"]["kernel"],

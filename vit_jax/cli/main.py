@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from vit_jax import __version__
 from vit_jax.cli.allocator import restart_with_huge_pages
-from vit_jax.errors import InputError, NonFiniteError, Preempted, nearest, unknown
+from vit_jax.errors import InputError, NonFiniteError, NotSavedError, Preempted, nearest, unknown
 
 COMMANDS = {
     "train": "pre-train or fine-tune a model",
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Preempted as error:
         print(f"vit_jax: {error}", file=sys.stderr)
         return PREEMPTED
-    except NonFiniteError as error:
+    except (NonFiniteError, NotSavedError) as error:
         print(f"vit_jax: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:

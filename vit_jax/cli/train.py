@@ -4,11 +4,13 @@
 
 Started again with the same workdir, a run goes on from its last checkpoint.
 On several machines every process runs the same command (see docs/launch.md).
-Exit status: 0 done, 2 wrong input, 75 stopped by preemption with its state saved.
+Exit status: 0 done, 2 wrong input, 75 stopped by SIGTERM or Ctrl-C with its state saved, 70
+ended by its watchdog, 130 stopped at once by a second Ctrl-C, 1 anything else.
 """
 
 import argparse
 import json
+import time
 
 from vit_jax.cli.configs import add_config_argument
 from vit_jax.cli.processes import add_process_arguments, join_processes
@@ -25,11 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
+    started = time.monotonic()
     config = load_config(args.config, args.overrides)
     join_processes(args)
     from vit_jax.train.loop import train
 
-    summary = train(config, args.workdir)
+    summary = train(config, args.workdir, started=started)
     if args.json:
         print(json.dumps(summary))
     return 0

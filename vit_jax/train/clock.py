@@ -9,22 +9,35 @@ class Clock:
     """Seconds spent in each phase; phases do not nest.
 
     Attributes:
-      seconds: phase -> seconds so far.
+      seconds: phase -> seconds so far, without the one under way.
+      current: the phase that is under way, "other" outside all.
     """
 
-    def __init__(self):
+    def __init__(self, started: float | None = None):
+        """Starts counting, or goes on from an earlier `time.monotonic()`."""
+        self.started = time.monotonic() if started is None else started
         self.seconds: dict[str, float] = {}
-        self.started = time.monotonic()
+        self.current = "other"
+        self._since = self.started
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Counts the time of a `with` block towards `name`."""
-        start = time.monotonic()
+        self.current, self._since = name, time.monotonic()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - self._since
+            self.current = "other"
+
+    def account(self) -> tuple[float, dict[str, float]]:
+        """Seconds in all, and of each phase with the one under way; they sum up to all."""
+        now, seconds = time.monotonic(), dict(self.seconds)
+        if self.current != "other":
+            seconds[self.current] = seconds.get(self.current, 0.0) + now - self._since
+        total = now - self.started
+        return total, dict(seconds, other=total - sum(seconds.values()))
 
     def total(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since the clock was started."""
         return time.monotonic() - self.started

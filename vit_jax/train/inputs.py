@@ -98,7 +98,8 @@ class Evaluation:
 
     name: str
     use_ema: bool
-    run: Callable[[Any], dict[str, float]]  # of the parameters
+    # Of the parameters; the second argument is called after each batch.
+    run: Callable[[Any, Callable[[], None]], dict[str, float]]
 
 
 def open_evaluations(run: Run, train_pp: Any) -> list[Evaluation]:
@@ -130,10 +131,11 @@ def _open_evaluation(
         cache_dir=config.data.cache_dir,
         multi_label=config.data.multi_label,
     )
-    if source.num_classes > run.model_config.num_classes:
+    classes = run.task.num_classes
+    if classes is not None and source.num_classes > classes:
         raise InputError(
             f"config.evals.{name}: {source.name} has labels of {source.num_classes} classes, "
-            f"the model has {run.model_config.num_classes}"
+            f"the model has {classes}"
         )
     pp = data.parse(entry.pp) if entry.pp else train_pp.deterministic()
     _check_normalization(f"config.evals.{name}", pp, train_pp)
@@ -144,7 +146,7 @@ def _open_evaluation(
             f"the model takes {run.model_config.image_size}"
         )
 
-    def evaluate(params: Any) -> dict[str, float]:
+    def evaluate(params: Any, after_batch: Callable[[], None]) -> dict[str, float]:
         batches = data.eval_batches(
             source,
             pp,
@@ -152,9 +154,16 @@ def _open_evaluation(
             rows=engine.rows(batch_size),
             threads=config.data.threads,
         )
-        return classify(step, engine, params, batches, batch_size)
+        watched = _watched(batches, after_batch)
+        return classify(step, engine, params, watched, batch_size)
 
     return Evaluation(name, entry.use_ema, evaluate)
+
+
+def _watched(batches: Iterator[Any], after_batch: Callable[[], None]) -> Iterator[Any]:
+    for batch in batches:
+        yield batch
+        after_batch()
 
 
 def _check_evaluation(run: Run, where: str, entry: ConfigDict) -> int:
@@ -195,8 +204,8 @@ def _open_fewshot(run: Run, train_pp: Any, name: str, entry: ConfigDict) -> Eval
         run.engine, model_config, pp, batch_size=batch_size, threads=config.data.threads
     )
 
-    def evaluate(params: Any) -> dict[str, float]:
-        features = functools.partial(outputs, headless_params(params))
+    def evaluate(params: Any, after_batch: Callable[[], None]) -> dict[str, float]:
+        features = functools.partial(outputs, headless_params(params), after_batch=after_batch)
         results = chosen.run(features)
         return {f"{shots}shot": found["top1"] for shots, found in results.items()}
 

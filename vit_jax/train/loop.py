@@ -3,31 +3,35 @@
 import collections
 import contextlib
 import dataclasses
-import json
 import logging
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from vit_jax import data
 from vit_jax.analyze import flops, hardware
-from vit_jax.checkpoint.manager import Checkpoints, read_meta
-from vit_jax.errors import NonFiniteError, Preempted
+from vit_jax.checkpoint.manager import Checkpoints
+from vit_jax.errors import NonFiniteError, NotSavedError, Preempted
 from vit_jax.parallel.engines import create_engine
 from vit_jax.train.clock import Clock
+from vit_jax.train.debug import find_first, on_one_device
+from vit_jax.train.goodput import Goodput
 from vit_jax.train.inputs import (
     Evaluation,
     TrainingBatches,
     open_evaluations,
     open_training_data,
 )
+from vit_jax.train.interval import SaveInterval
 from vit_jax.train.metrics import MetricsLog, Progress
-from vit_jax.train.preemption import PreemptionWatch
+from vit_jax.train.preemption import PreemptionWatch, lost_since
 from vit_jax.train.setup import Run, first_state, prepare, steps_of
+from vit_jax.train.spikes import SpikeWatch
 from vit_jax.train.state import TrainState
+from vit_jax.train.step import make_gradient
+from vit_jax.train.summary import announce, describe, write_summary
+from vit_jax.train.trouble import BadSteps
+from vit_jax.train.watchdog import Watchdog
 from vit_jax.train.workdir import open_workdir
 
 log = logging.getLogger(__name__)
@@ -37,12 +41,13 @@ log = logging.getLogger(__name__)
 STEPS_IN_FLIGHT = 2
 
 
-def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
+def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> dict[str, Any]:
     """Trains as `config` says, going on from the workdir's newest checkpoint if it has one.
 
     Args:
       config: see vit_jax.config.
       workdir: where checkpoints, metrics and the summary go.
+      started: `time.monotonic()` from which the run's time counts; None: now.
 
     Returns:
       The summary, as written to summary.json.
@@ -50,51 +55,59 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     Raises:
       InputError: wrong config or data; nothing was overwritten.
       Preempted: stopped early, state saved.
+      NotSavedError: stopped early, state not saved.
       NonFiniteError: see config.max_skipped_steps.
     """
-    clock = Clock()
-    with clock.phase("start"):
-        first_process = jax.process_index() == 0
-        engine = create_engine(config.parallel)
-        source, pp, dataset = open_training_data(config)
-        run = prepare(config, dataset, engine)
-        evals = open_evaluations(run, pp)
-        workdir = open_workdir(workdir, config, write=first_process)
-        checkpoints = Checkpoints(workdir, config.checkpoint)
-        meta = describe(run, source, pp)
-        check_source(source, checkpoints)
-        state = first_state(run, checkpoints)
-        step = int(state.step)
-        metrics = MetricsLog(
-            workdir, step=step, tensorboard=config.log.tensorboard, active=first_process
-        )
-    log.info("%s", _opening_line(run, source, step))
-    for line in engine.describe(run.abstract.params):
-        log.info("%s", line)
-    loop = Loop(run, clock, metrics, Progress(run.total_steps, active=first_process))
-    every = {
-        "eval": steps_of(config.eval_every, "eval_every", config, dataset),
-        "checkpoint": steps_of(config.checkpoint.every, "checkpoint.every", config, dataset),
-    }
-    batches = TrainingBatches(run, source, pp, start_step=step)
-    with contextlib.closing(PreemptionWatch()) as preemption, contextlib.closing(batches):
+    clock = Clock(started)
+    with contextlib.ExitStack() as stack:
+
+        def opened(thing):
+            return stack.enter_context(contextlib.closing(thing))
+
+        preemption = opened(PreemptionWatch())
+        with clock.phase("start"):
+            first_process = jax.process_index() == 0
+            engine = create_engine(config.parallel)
+            source, pp, dataset = open_training_data(config)
+            run = prepare(config, dataset, engine)
+            evals = open_evaluations(run, pp)
+            eval_every = steps_of(config.eval_every, "eval_every", config, dataset)
+            save_every = steps_of(config.checkpoint.every, "checkpoint.every", config, dataset)
+            workdir = open_workdir(workdir, config, write=first_process)
+            goodput = opened(Goodput(workdir, clock, write=first_process))
+            checkpoints = Checkpoints(workdir, config.checkpoint)
+            step, state, meta = first_state(run, checkpoints, source)
+            preemption.lost = lambda: lost_since(step, checkpoints.directory)
+            batches = opened(TrainingBatches(run, source, pp, start_step=step))
+            loop = Loop(
+                run,
+                clock,
+                goodput,
+                metrics=opened(MetricsLog(workdir, config.log, step=step, write=first_process)),
+                progress=Progress(run.total_steps, active=first_process),
+                checkpoints=checkpoints,
+                meta=describe(run, source, pp),
+                interval=SaveInterval(config.checkpoint, save_every, step),
+                bad_steps=BadSteps(run, source, workdir, write=first_process),
+                spikes=SpikeWatch(config.log.spike, meta.get("spikes")),
+                watchdog=opened(Watchdog(config.watchdog, clock)),
+            )
+        announce(run, source, step)
         while step < run.total_steps:
+            if preemption.reached(step):
+                loop.stop(step, state, preemption.reason)
             state = loop.step(step, state, batches)
             step += 1
             last = step == run.total_steps
-            preempted = preemption.reached(step) and not last
-            if last or _due(step, every["eval"]):
+            if last or due(step, eval_every):
                 loop.evaluate(step, state, evals)
-            if last or preempted or _due(step, every["checkpoint"]):
-                loop.save(step, state, checkpoints, meta)
-            if preempted:
-                checkpoints.close()
-                metrics.close()
-                raise Preempted(f"preempted after step {step} of {run.total_steps}, state saved")
-    with clock.phase("checkpoint"):
+            if last or loop.interval.due(step):
+                loop.save(step, state, final=last)
         checkpoints.close()
-    metrics.close()
-    return write_summary(run, workdir, metrics.last, clock, first_process)
+        loop.metrics.close()
+        goodput.close()
+        last = loop.metrics.last
+        return write_summary(run, workdir, last, clock, goodput, first_process)
 
 
 @dataclasses.dataclass
@@ -103,8 +116,15 @@ class Loop:
 
     run: Run
     clock: Clock
+    goodput: Goodput
     metrics: MetricsLog
     progress: Progress
+    checkpoints: Checkpoints
+    meta: dict[str, Any]  # of checkpoints
+    interval: SaveInterval
+    bad_steps: BadSteps
+    spikes: SpikeWatch
+    watchdog: Watchdog
 
     def __post_init__(self):
         self._in_flight: collections.deque = collections.deque()
@@ -120,15 +140,18 @@ class Loop:
         with self.clock.phase("data"):
             batch = next(batches)
         # The first call compiles.
-        with self.clock.phase("step" if self._compiled else "compile"):
+        training = self._training(step + 1)
+        with self.clock.phase(training if self._compiled else "compile"):
             state, metrics = self.run.train_step(state, batch)
             self._compiled = True
-        with self.clock.phase("step"):
+        with self.clock.phase(training):
             self._in_flight.append((step + 1, metrics))
             if len(self._in_flight) > STEPS_IN_FLIGHT:
                 self._land(*self._in_flight.popleft())
+        if self.run.config.debug:
+            self._debug(step, state, batch)
         self._images_since += self.run.config.batch_size
-        if _due(step + 1, self.run.config.log.every) or step + 1 == self.run.total_steps:
+        if self._logs(step + 1):
             self._log(step + 1, metrics, batches.unreadable)
         self.metrics.flush(before=step + 1 - STEPS_IN_FLIGHT)
         return state
@@ -138,47 +161,94 @@ class Loop:
         self.settle()
         with self.clock.phase("eval"):
             for evaluation in evals:
+                self.watchdog.pause()  # it may compile
                 params = state.ema if evaluation.use_ema else state.params
-                result = evaluation.run(params)
+                result = evaluation.run(params, self.watchdog.beat)
                 named = {f"eval/{evaluation.name}/{key}": v for key, v in result.items()}
                 self.metrics.add(step, named)
                 shown = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
                 log.info("step %d: %s %s", step, evaluation.name, shown)
             self.metrics.flush()
+        self.watchdog.beat()
 
-    def save(self, step: int, state: TrainState, checkpoints: Checkpoints, meta: dict) -> None:
-        """Starts writing a checkpoint; lines of metrics up to it are on disk before."""
+    def save(self, step: int, state: TrainState, *, final: bool = False) -> None:
+        """Starts writing a checkpoint; lines of metrics up to it are on disk before.
+
+        Args:
+          step: how many steps led to `state`.
+          final: the run ends with it: return when it is written. Else it is left to a later
+            step while updates are being skipped, as it may be this state that is to blame.
+
+        Raises:
+          NotSavedError: it could not be written, and it is final.
+        """
         self.settle()
+        if self.bad_steps and not final:
+            return
+        before = self.clock.seconds.get("checkpoint", 0.0)
         with self.clock.phase("checkpoint"):
-            self.metrics.flush()
+            self.metrics.flush(sync=True)
             state = self.run.engine.globalize(state)
-            checkpoints.save(step, state.items(), meta, self.metrics.last)
+            meta = dict(self.meta, spikes=self.spikes.memory())
+            last = self.metrics.last
+            saved = self.checkpoints.save(step, state.items(), meta, last, wait=final)
+        if final and not saved:
+            raise NotSavedError(
+                f"the state after step {step} could not be saved: "
+                + lost_since(step, self.checkpoints.directory)
+            )
+        self.interval.saved(step, self.clock.seconds["checkpoint"] - before)
+
+    def stop(self, step: int, state: TrainState, reason: str) -> NoReturn:
+        """Saves the state and ends the run before its time."""
+        self.save(step, state, final=True)
+        self.checkpoints.close()
+        raise Preempted(
+            f"stopped by {reason} after step {step} of {self.run.total_steps}, state saved; the "
+            "same command goes on from there"
+        )
 
     def settle(self) -> None:
         """Waits for all steps in flight."""
-        with self.clock.phase("step"):
-            while self._in_flight:
+        while self._in_flight:
+            with self.clock.phase(self._training(self._in_flight[0][0])):
                 self._land(*self._in_flight.popleft())
 
     def _land(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        skipped = int(metrics["skipped_in_a_row"])
-        if skipped:
-            log.warning("step %d: loss or gradient not finite; update skipped", step)
+        skipped, loss = jax.device_get((metrics["skipped_in_a_row"], metrics["loss"]))
+        self.watchdog.beat(step)
+        self.goodput.record(step)
+        self.spikes.see(step, float(loss))
+        if self._logs(step):
+            # Known only now, before the line of this step is written.
+            self.metrics.add(step, {"train/spikes": self.spikes.count})
+        if not skipped:
+            self.bad_steps.clear()
+            return
+        self.bad_steps.add(step, metrics)
         if skipped >= self.run.config.max_skipped_steps:
-            raise NonFiniteError(
-                f"steps {step - skipped + 1} to {step} had a loss or gradient that is not finite"
-                f" (loss {float(np.asarray(metrics['loss']))}); lower the learning rate, or look "
-                "at the data; the last checkpoint is from before"
-            )
+            self.checkpoints.wait()
+            raise NonFiniteError(self.bad_steps.report())
+
+    def _debug(self, step: int, state: TrainState, batch: Any) -> None:
+        """Ends the run at the first bad step, with the operation that is to blame."""
+        self.settle()
+        if self.bad_steps:
+            # The update was skipped: these are still the parameters that the step began with.
+            inputs = on_one_device(state.params, batch)
+            found = find_first(make_gradient(self.run.task), *inputs, step)
+            self.checkpoints.wait()
+            raise NonFiniteError(f"{self.bad_steps.report()}\n{found}")
 
     def _log(self, step: int, metrics: dict[str, jax.Array], unreadable: int) -> None:
         busy = self._busy()
         seconds = max(busy - self._busy_since, 1e-9)
         speed = self._images_since / seconds
         waited = self.clock.seconds.get("data", 0.0)
-        values = {f"train/{name}": value for name, value in metrics.items()}
+        values = {f"train/{name}": value for name, value in metrics.items() if not value.ndim}
         values["train/images_per_second"] = speed
         values["train/unreadable"] = unreadable
+        values["checkpoint/failed"] = self.checkpoints.failures
         values["train/data_wait"] = (waited - self._data_since) / seconds
         if self._peak:
             values["train/mfu"] = speed * self._flops / (self._peak * jax.device_count())
@@ -188,63 +258,18 @@ class Loop:
         left = steps_left * self.run.config.batch_size / speed
         self.progress.show(step, self.metrics.last, left)
 
+    def _logs(self, step: int) -> bool:
+        return due(step, self.run.config.log.every) or step == self.run.total_steps
+
+    def _training(self, step: int) -> str:
+        """The phase that a step belongs to."""
+        return "step" if step > self.goodput.reached else "redone"
+
     def _busy(self) -> float:
         """Seconds spent training: compiling, evaluating and saving do not count."""
-        return sum(self.clock.seconds.get(phase, 0.0) for phase in ("data", "step"))
+        return sum(self.clock.seconds.get(phase, 0.0) for phase in ("data", "step", "redone"))
 
 
-def describe(run: Run, source: Any, pp: Any) -> dict[str, Any]:
-    """What a checkpoint knows about itself: model, preprocessing, labels, data."""
-    return dict(
-        model=dict(name=run.config.model.name, **dataclasses.asdict(run.model_config)),
-        pp=str(pp.deterministic()),
-        labels=list(source.label_names),
-        data=dict(name=source.name, split=source.split, fingerprint=source.fingerprint()),
-        config=run.config.to_dict(),
-    )
-
-
-def check_source(source: Any, checkpoints: Checkpoints) -> None:
-    """Refuses to go on with training data that are not those of the checkpoint.
-
-    Raises:
-      InputError: the source has shrunk or changed since.
-    """
-    step = checkpoints.latest()
-    if step is not None:
-        recorded = read_meta(checkpoints.directory / str(step))["data"]
-        since = f"step {step} of the run in {checkpoints.directory.parent}"
-        data.check_unchanged(source, recorded["fingerprint"], since)
-
-
-def write_summary(
-    run: Run, workdir: Path, last: dict[str, float], clock: Clock, write: bool
-) -> dict[str, Any]:
-    """summary.json: where the run ended and what it took."""
-    summary = dict(
-        model=run.config.model.name,
-        params=sum(leaf.size for leaf in jax.tree.leaves(run.abstract.params)),
-        steps=run.total_steps,
-        metrics=last,
-        seconds={name: round(value, 3) for name, value in clock.seconds.items()},
-        wall_seconds=round(clock.total(), 3),
-        devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        jax=jax.__version__,
-    )
-    if write:
-        (workdir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return summary
-
-
-def _opening_line(run: Run, source: Any, step: int) -> str:
-    params = sum(leaf.size for leaf in jax.tree.leaves(run.abstract.params))
-    start = f"going on from step {step}" if step else "from the start"
-    return (
-        f"{run.config.model.name}, {params:,} parameters, {source.size:,} images of {source.name}, "
-        f"{run.total_steps:,} steps of {run.config.batch_size} on {jax.device_count()} "
-        f"{jax.devices()[0].device_kind} devices, {start}"
-    )
-
-
-def _due(step: int, every: int | None) -> bool:
+def due(step: int, every: int | None) -> bool:
+    """Whether something that happens every so many steps happens after this one."""
     return bool(every) and step % every == 0

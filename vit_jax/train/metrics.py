@@ -1,11 +1,15 @@
 """What a run reports: metrics.jsonl, TensorBoard events, a progress line."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
+
+from vit_jax.train import jsonl
 
 
 class MetricsLog:
@@ -15,28 +19,27 @@ class MetricsLog:
     calls when the device has its next step to work on.
     """
 
-    def __init__(self, workdir: Path, *, step: int, tensorboard: bool, active: bool = True):
+    def __init__(self, workdir: Path, config: ConfigDict, *, step: int, write: bool = True):
         """Opens the log.
 
         Args:
           workdir: of the run.
+          config: `config.log`: whether to write event files too.
           step: of the state the run starts from; lines of later steps are dropped,
             as those steps happen again.
-          tensorboard: also write event files.
-          active: False on all processes but the first: nothing is written.
+          write: whether this process writes.
         """
         self._pending: dict[int, dict[str, Any]] = {}
         self._file = self._events = None
         self.last: dict[str, float] = {}  # newest value of every metric
-        if active:
-            path = workdir / "metrics.jsonl"
-            kept = _lines_until(path, step)
-            for line in kept:
-                self.last.update(json.loads(line))
-            if path.exists():
-                _replace(path, kept)
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in jsonl.read(path) if line["step"] <= step]
+        for line in kept:
+            self.last.update({name: np.nan if v is None else v for name, v in line.items()})
+        if write:
+            jsonl.replace(path, kept)
             self._file = path.open("a")
-            if tensorboard:
+            if config.tensorboard:
                 from tensorboardX import SummaryWriter
 
                 self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
@@ -45,11 +48,13 @@ class MetricsLog:
         """Adds to the line of `step`."""
         self._pending.setdefault(step, {}).update(metrics)
 
-    def flush(self, before: int | None = None) -> None:
-        """Writes the lines of all steps, or of those below `before`."""
+    def flush(self, before: int | None = None, *, sync: bool = False) -> None:
+        """Writes the lines of all steps, or of those below `before`; `sync`: onto the disk."""
         for step in sorted(self._pending):
             if before is None or step < before:
                 self._write(step, self._pending.pop(step))
+        if sync and self._file:
+            os.fsync(self._file.fileno())
 
     def _write(self, step: int, metrics: dict[str, Any]) -> None:
         values = {name: float(np.asarray(value)) for name, value in metrics.items()}
@@ -68,25 +73,7 @@ class MetricsLog:
         for output in (self._file, self._events):
             if output:
                 output.close()
-
-
-def _lines_until(path: Path, step: int) -> list[str]:
-    """Whole lines of a metrics file up to a step; a torn last line is dropped."""
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            if json.loads(line)["step"] <= step:
-                lines.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
-    return lines
-
-
-def _replace(path: Path, lines: list[str]) -> None:
-    """Rewrites a file in one atomic step."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(line + "\n" for line in lines))
-    temporary.replace(path)
+        self._file = self._events = None
 
 
 class Progress:

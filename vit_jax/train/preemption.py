@@ -1,34 +1,93 @@
-"""Notices that the machine is about to be taken away, on all processes at the same step."""
+"""Notices that a run shall stop, on all processes at the same step."""
 
+import logging
+import os
 import signal
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
 
+from vit_jax.checkpoint.stored import steps_in
+
+log = logging.getLogger(__name__)
+
+INTERRUPTED = 130  # exit status after a second SIGINT
+
 
 class PreemptionWatch:
-    """SIGTERM, or the platform's notice, asks the run to save and stop.
+    """SIGTERM, the platform's notice or Ctrl-C asks the run to save and stop.
 
-    With several processes `jax.distributed` spreads the notice and agrees on the
-    step; with one a signal handler suffices.
+    With several processes `jax.distributed` takes SIGTERM, spreads the notice and agrees on
+    the step. A second Ctrl-C ends the process at once, also while it compiles or waits for a
+    device: signals are read by a thread, as Python's handlers would wait for that.
+
+    Attributes:
+      lost: says what a stop at once would lose; set by the run.
     """
 
     def __init__(self):
-        self._asked = threading.Event()
+        self.lost: Callable[[], str] = lambda: "nothing had been trained"
         self._distributed = jax.process_count() > 1
-        self._previous = None
+        self._asked_by: str | None = None
+        self._former: dict[signal.Signals, object] = {}
         # Python lets only the main thread handle signals.
-        if not self._distributed and threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
+        if threading.current_thread() is threading.main_thread():
+            self._listen()
 
     def reached(self, step: int) -> bool:
-        """Whether to stop after `step`; every process gets the same answer."""
+        """Whether to stop after `step`, asked for each in turn; the same on every process."""
         if self._distributed:
             return multihost_utils.reached_preemption_sync_point(step)
-        return self._asked.is_set()
+        return self._asked_by is not None
+
+    @property
+    def reason(self) -> str:
+        """What asked the run to stop."""
+        return self._asked_by or "a notice of preemption"
 
     def close(self) -> None:
-        """Gives SIGTERM back its former meaning."""
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+        """Gives the signals back their former meaning."""
+        if not self._former:
+            return
+        signal.set_wakeup_fd(self._former_fd)
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}
+        os.close(self._write)  # ends the thread
+
+    def _listen(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        numbers = [signal.SIGINT] if self._distributed else [signal.SIGINT, signal.SIGTERM]
+        for number in numbers:
+            self._former[number] = signal.signal(number, lambda *_: None)
+        self._former_fd = signal.set_wakeup_fd(self._write)
+        threading.Thread(target=self._hear, name="signals", daemon=True).start()
+
+    def _hear(self) -> None:
+        with os.fdopen(self._read, "rb", buffering=0) as pipe:
+            while numbers := pipe.read(1):
+                if numbers[0] == signal.SIGINT:
+                    self._interrupt()
+                elif numbers[0] == signal.SIGTERM:
+                    self._asked_by = self._asked_by or "SIGTERM"
+
+    def _interrupt(self) -> None:
+        if self._asked_by == "Ctrl-C":
+            log.error("stopped at once: %s", self.lost())
+            os._exit(INTERRUPTED)
+        self._asked_by = "Ctrl-C"
+        log.warning("saving the state, then stopping; Ctrl-C again stops at once")
+        if self._distributed:
+            os.kill(os.getpid(), signal.SIGTERM)  # for jax.distributed, which tells the others
+
+
+def lost_since(step: int, checkpoints: Path) -> str:
+    """What is lost of a run that ends after `step`, given the directory of its checkpoints."""
+    steps = steps_in(checkpoints)
+    if not steps:
+        return f"all {step} steps are lost, there is no checkpoint"
+    return f"{step - steps[-1]} steps are lost, the newest checkpoint is of step {steps[-1]}"

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax import models
+from vit_jax import data, models
 from vit_jax.checkpoint import transfer
 from vit_jax.checkpoint.load import read
-from vit_jax.checkpoint.manager import Checkpoints
+from vit_jax.checkpoint.manager import Checkpoints, read_meta
 from vit_jax.config import in_steps
 from vit_jax.errors import InputError
 from vit_jax.parallel.engines import Engine, create_engine
@@ -147,19 +147,38 @@ def _check_patches(model_config: Any) -> None:
             )
 
 
-def first_state(run: Run, checkpoints: Checkpoints) -> TrainState:
-    """The state to start from: the newest checkpoint, `init_from`, or a fresh one.
+def first_state(
+    run: Run, checkpoints: Checkpoints, source: Any
+) -> tuple[int, TrainState, dict[str, Any]]:
+    """The state to start from: the newest good checkpoint, `init_from`, or a fresh one.
+
+    Args:
+      run: the run.
+      checkpoints: its own.
+      source: its training data.
+
+    Returns:
+      How many steps led to the state, the state, and what the checkpoint knows of itself,
+      {} where there was none.
 
     Raises:
-      InputError: a checkpoint that does not fit the config.
+      InputError: a checkpoint that does not fit the config or the data; none that is good.
     """
-    step = checkpoints.latest()
-    if step is not None:
-        return TrainState.from_items(checkpoints.restore(step, run.abstract.items()))
-    if not run.config.init_from:
-        return run.engine.init(run.create)
-    loaded = pretrained(run)
+    found = checkpoints.restore_newest(run.abstract.items())
+    if found is None:
+        return 0, _new_state(run), {}
+    step, items = found
+    meta = read_meta(checkpoints.directory / str(step))
+    since = f"step {step} of the run in {checkpoints.directory.parent}"
+    data.check_unchanged(source, meta["data"]["fingerprint"], since)
+    return step, TrainState.from_items(items), meta
+
+
+def _new_state(run: Run) -> TrainState:
     state = run.engine.init(run.create)
+    if not run.config.init_from:
+        return state
+    loaded = pretrained(run)
     params = transfer.replace(state.params, loaded)
     ema = None if state.ema is None else transfer.replace(state.ema, loaded)
     return state.replace(params=params, ema=ema)

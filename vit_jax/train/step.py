@@ -58,26 +58,17 @@ def make_train_step(
 
     The batch holds `image` uint8 (B, H, W, 3) and `label` (B,) or (B, K).
     Metrics are scalars of the global batch: loss, grad_norm, learning_rate, and counts of
-    skipped steps.
-    A step whose loss or gradient is not finite changes nothing but the counters.
+    skipped steps; and `finite_gradients`, bool (leaves of params,).
+    A step whose loss or gradient is not finite, or whose update would make a parameter
+    overflow, changes nothing but the counters.
     """
     config = task.config
-    loss_fn = create_loss(config.loss)
-    mix = create_mix(config.mixup)
-
-    def mean_loss(params, images, targets, keys):
-        logits = nnx.merge(task.graphdef, params)(images, keys=keys)
-        return loss_fn(logits, targets).mean()
+    gradient = make_gradient(task, axis_name)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        inputs = _prepare(task, mix, batch, key, axis_name)
-        loss, grads = _accumulate(
-            jax.value_and_grad(mean_loss), state.params, inputs, config.parallel.accumulate
-        )
-        if axis_name:
-            loss, grads = lax.pmean((loss, grads), axis_name)
-        grad_norm = optax.tree.norm(grads)
+        loss, grads = gradient(state.params, batch, state.step)
+        squares = jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)])
+        grad_norm = jnp.sqrt(squares.sum())
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         new = _update(state, grads, finite, optimizer, config.optimizer.ema_decay)
         metrics = dict(
@@ -86,10 +77,34 @@ def make_train_step(
             learning_rate=schedule(state.step - state.skipped),
             skipped=new.skipped,
             skipped_in_a_row=new.skipped_in_a_row,
+            finite_gradients=jnp.isfinite(squares),
         )
         return new, metrics
 
     return step
+
+
+def make_gradient(
+    task: Task, axis_name: str | None = None
+) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, Any]]:
+    """(params, batch, number of the step) -> mean loss of the global batch and its gradient."""
+    config = task.config
+    loss_fn = create_loss(config.loss)
+    mix = create_mix(config.mixup)
+
+    def mean_loss(params, images, targets, keys):
+        logits = nnx.merge(task.graphdef, params)(images, keys=keys)
+        return loss_fn(logits, targets).mean()
+
+    def gradient(params: Any, batch: Batch, step: jax.Array) -> tuple[jax.Array, Any]:
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        inputs = _prepare(task, mix, batch, key, axis_name)
+        loss_and_grads = _accumulate(
+            jax.value_and_grad(mean_loss), params, inputs, config.parallel.accumulate
+        )
+        return lax.pmean(loss_and_grads, axis_name) if axis_name else loss_and_grads
+
+    return gradient
 
 
 def _prepare(
@@ -137,9 +152,11 @@ def _update(
     optimizer: optax.GradientTransformation,
     ema_decay: float,
 ) -> TrainState:
-    """Applies the gradient, or leaves everything as it is where it is not finite."""
+    """Applies the gradient, or leaves everything as it is where that is not finite."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    for leaf in jax.tree.leaves(params):
+        finite &= jnp.isfinite(leaf).all()
     ema = state.ema
     if ema_decay:
         ema = update_ema(ema, params, ema_decay, state.step - state.skipped)

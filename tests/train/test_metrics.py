@@ -1,0 +1,65 @@
+"""metrics.jsonl after kills: every step once."""
+
+import json
+
+from vit_jax import config as configs
+from vit_jax.train.metrics import MetricsLog
+
+LOG = configs.default().log
+
+
+def open_log(workdir, step, write=True):
+    LOG.tensorboard = False
+    return MetricsLog(workdir, LOG, step=step, write=write)
+
+
+def steps(workdir):
+    return [
+        json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+def test_steps_after_the_checkpoint_are_written_again_and_once(tmp_path):
+    log = open_log(tmp_path, 0)
+    for step in (1, 2, 3):
+        log.add(step, {"loss": step / 3})
+    log.flush()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # killed while it wrote
+    log = open_log(tmp_path, 2)
+    assert log.last == {"step": 2, "loss": 2 / 3}
+    log.add(3, {"loss": 1.0})
+    log.add(4, {"loss": 4 / 3})
+    log.close()
+    assert steps(tmp_path) == [1, 2, 3, 4]
+
+
+def test_a_last_line_without_its_end_is_not_joined_with_the_next(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step":1,"loss":0.5}')  # all but the newline
+    log = open_log(tmp_path, 1)
+    log.add(2, {"loss": 0.25})
+    log.close()
+    path = tmp_path / "metrics.jsonl"
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1, "loss": 0.5},
+        {"step": 2, "loss": 0.25},
+    ]
+
+
+def test_numbers_that_are_not_finite_stay_json(tmp_path):
+    log = open_log(tmp_path, 0)
+    log.add(1, {"loss": float("nan")})
+    log.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": None}
+
+
+def test_other_processes_know_the_metrics_and_write_nothing(tmp_path):
+    log = open_log(tmp_path, 0)
+    log.add(5, {"eval/test/top1": 0.75})
+    log.close()
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    other = open_log(tmp_path, 5, write=False)
+    assert other.last["eval/test/top1"] == 0.75
+    other.add(6, {"loss": 1.0})
+    other.close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before

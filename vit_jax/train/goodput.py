@@ -1,0 +1,91 @@
+"""goodput.jsonl: where the wall-clock time of a run went, over all its starts.
+
+A line holds the seconds that one start of the run has spent so far; the last line of each
+start counts. Lines are as far apart as a hundredth of the time so far (and a second): that much
+is missing from a start that was killed, and a long run's file stays short.
+
+| phase | time |
+|---|---|
+| start | until the first step: imports, data, model, restoring a checkpoint |
+| compile | the first step |
+| step | training |
+| redone | training steps that an earlier start had done after its last checkpoint |
+| data | waiting for a batch |
+| eval | evaluating |
+| checkpoint | waiting for a checkpoint: copying from the device; at the end also writing |
+| other | what is left |
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from vit_jax.train import jsonl
+from vit_jax.train.clock import Clock
+
+SHARE, SECONDS = 0.01, 1.0  # of the time so far, between two lines
+
+
+class Goodput:
+    """Keeps the account of this start of a run and knows those before.
+
+    Attributes:
+      reached: the furthest step that an earlier start is known to have done.
+    """
+
+    def __init__(self, workdir: Path, clock: Clock, *, write: bool):
+        """Opens the account.
+
+        Args:
+          workdir: of the run.
+          clock: of this start.
+          write: whether this process writes it.
+        """
+        path = workdir / "goodput.jsonl"
+        # The last line of each start; a dict keeps the order.
+        self._before = list({line["start"]: line for line in jsonl.read(path)}.values())
+        self.reached = max((line["step"] for line in self._before), default=0)
+        self._clock = clock
+        self._line = dict(start=len(self._before) + 1, began=time.time() - clock.total())
+        self._step = self._next = 0
+        self._file = None
+        if write:
+            jsonl.replace(path, self._before)
+            self._file = path.open("a")
+        self.record(0)
+
+    def record(self, step: int) -> None:
+        """Notes that `step` steps are done; writes a line if it is time."""
+        self._step = step
+        if self._file and self._clock.total() >= self._next:
+            self._write()
+
+    def _write(self) -> None:
+        self._file.write(json.dumps(self._now()) + "\n")
+        self._file.flush()
+        wall = self._clock.total()
+        self._next = wall + max(SECONDS, SHARE * wall)
+
+    def _now(self) -> dict[str, Any]:
+        wall, seconds = self._clock.account()
+        rounded = {phase: round(value, 3) for phase, value in seconds.items()}
+        return dict(self._line, step=self._step, wall=round(wall, 3), seconds=rounded)
+
+    def summary(self) -> dict[str, Any]:
+        """All starts together: `share` of the time that trained, `wall`, `seconds` by phase."""
+        starts = [*self._before, self._now()]
+        seconds: dict[str, float] = {}
+        for line in starts:
+            for phase, value in line["seconds"].items():
+                seconds[phase] = round(seconds.get(phase, 0.0) + value, 3)
+        wall = round(sum(line["wall"] for line in starts), 3)
+        share = round(seconds.get("step", 0.0) / wall, 4)
+        return dict(share=share, wall=wall, starts=len(starts), seconds=seconds)
+
+    def close(self) -> None:
+        """Writes the last line."""
+        if self._file:
+            self._write()
+            self._file.close()
+            self._file = None

@@ -1,0 +1,49 @@
+"""Notices when the loss jumps."""
+
+import collections
+import logging
+import math
+import statistics
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+WINDOW, ENOUGH = 64, 16  # losses that the median is of, at most and at least
+
+
+class SpikeWatch:
+    """Compares each loss with the median of those before.
+
+    Attributes:
+      count: spikes so far; one lasts until the loss is below the limit again.
+    """
+
+    def __init__(self, factor: float, memory: dict[str, Any] | None = None):
+        """Starts watching.
+
+        Args:
+          factor: over the median, above which a loss is a spike; 0: none is.
+          memory: of the run's checkpoint, as `memory` gave it.
+        """
+        memory = memory or {}
+        self._factor = factor
+        self._losses = collections.deque(memory.get("losses", ()), WINDOW)
+        self._high = memory.get("high", False)
+        self.count = memory.get("count", 0)
+
+    def see(self, step: int, loss: float) -> None:
+        """Takes the loss of the next step."""
+        if not self._factor or not math.isfinite(loss):
+            return
+        if len(self._losses) >= ENOUGH:
+            usual = statistics.median(self._losses)
+            high = loss > self._factor * usual > 0
+            if high and not self._high:
+                self.count += 1
+                log.warning("step %d: loss %.4g, usually %.4g: a spike", step, loss, usual)
+            self._high = high
+        self._losses.append(loss)
+
+    def memory(self) -> dict[str, Any]:
+        """What a later start of the run needs to go on as if there had been no break."""
+        return dict(count=self.count, high=self._high, losses=list(self._losses))

@@ -1,0 +1,66 @@
+"""What a run says of itself: in checkpoints, at the start, in summary.json."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vit_jax.train.clock import Clock
+from vit_jax.train.goodput import Goodput
+from vit_jax.train.setup import Run
+
+log = logging.getLogger(__name__)
+
+
+def describe(run: Run, source: Any, pp: Any) -> dict[str, Any]:
+    """What a checkpoint knows about itself: model, preprocessing, labels, data."""
+    return dict(
+        model=dict(name=run.config.model.name, **dataclasses.asdict(run.model_config)),
+        pp=str(pp.deterministic()),
+        labels=list(source.label_names),
+        data=dict(name=source.name, split=source.split, fingerprint=source.fingerprint()),
+        config=run.config.to_dict(),
+    )
+
+
+def announce(run: Run, source: Any, step: int) -> None:
+    """Logs what is about to be trained, from where on, and how it is laid out."""
+    start = f"going on from step {step}" if step else "from the start"
+    log.info(
+        f"{run.config.model.name}, {num_params(run):,} parameters, "
+        f"{source.size:,} images of {source.name}, "
+        f"{run.total_steps:,} steps of {run.config.batch_size} on {jax.device_count()} "
+        f"{jax.devices()[0].device_kind} devices, {start}"
+    )
+    for line in run.engine.describe(run.abstract.params):
+        log.info("%s", line)
+
+
+def write_summary(
+    run: Run, workdir: Path, last: dict[str, float], clock: Clock, goodput: Goodput, write: bool
+) -> dict[str, Any]:
+    """summary.json: where the run ended and what it took."""
+    summary = dict(
+        model=run.config.model.name,
+        params=num_params(run),
+        steps=run.total_steps,
+        metrics=last,
+        seconds={name: round(value, 3) for name, value in clock.seconds.items()},
+        wall_seconds=round(clock.total(), 3),
+        goodput=goodput.summary(),
+        devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        jax=jax.__version__,
+    )
+    if write:
+        temporary = workdir / "summary.json.tmp"
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        temporary.replace(workdir / "summary.json")
+    return summary
+
+
+def num_params(run: Run) -> int:
+    """How many parameters the model has."""
+    return sum(leaf.size for leaf in jax.tree.leaves(run.abstract.params))

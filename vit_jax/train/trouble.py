@@ -1,0 +1,81 @@
+"""What a run that meets numbers which are not finite says about them."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vit_jax.parallel.rules import path_name
+from vit_jax.train.setup import Run
+
+log = logging.getLogger(__name__)
+
+FEW = 4  # names in a line of text; the file has all
+
+
+class BadSteps:
+    """The steps in a row whose loss or gradient was not finite."""
+
+    def __init__(self, run: Run, source: Any, workdir: Path, *, write: bool):
+        self._run, self._source = run, source
+        self._file = workdir / "non_finite.json"
+        self._write = write
+        paths = jax.tree_util.tree_leaves_with_path(run.abstract.params)
+        self._names = [path_name(path) for path, _ in paths]
+        self._steps: list[dict[str, Any]] = []
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Notes and logs a bad step."""
+        finite = np.asarray(metrics["finite_gradients"])
+        entry = dict(
+            step=step,
+            loss=str(np.asarray(metrics["loss"])),
+            grad_norm=str(np.asarray(metrics["grad_norm"])),
+            parameters=[name for name, fine in zip(self._names, finite, strict=True) if not fine],
+        )
+        self._steps.append(entry)
+        log.warning("step %d: %s; update skipped", step, _what(entry))
+
+    def __bool__(self) -> bool:
+        return bool(self._steps)
+
+    def clear(self) -> None:
+        """A good step ends the row."""
+        self._steps.clear()
+
+    def report(self) -> str:
+        """Writes the report to the workdir and returns it in a line."""
+        for entry in self._steps:
+            entry["examples"] = self._examples(entry["step"])
+        first, last = self._steps[0], self._steps[-1]
+        if self._write:
+            self._file.write_text(json.dumps(dict(steps=self._steps), indent=2) + "\n")
+        return (
+            f"{len(self._steps)} steps in a row, {first['step']} to {last['step']}, were not "
+            f"finite; the last: {_what(last)}; examples {_few(last['examples'])}; all of it in "
+            f"{self._file}. Checkpoints are from before. Lower the learning rate, look at these "
+            "examples, or find the operation with --config.debug=True"
+        )
+
+    def _examples(self, step: int) -> list[str]:
+        """The batch of a step, by what the source calls its examples."""
+        config = self._run.config
+        positions = np.arange((step - 1) * config.batch_size, step * config.batch_size)
+        _, index = self._source.order(positions, seed=config.seed, shuffle=config.data.shuffle)
+        return [f"{i}: {self._source.describe(i)}" for i in map(int, index)]
+
+
+def _what(entry: dict[str, Any]) -> str:
+    if entry["parameters"]:
+        return f"loss {entry['loss']}, gradients not finite of {_few(entry['parameters'])}"
+    if np.isfinite(float(entry["loss"])) and np.isfinite(float(entry["grad_norm"])):
+        return f"loss {entry['loss']}, an update that makes parameters overflow"
+    return f"loss {entry['loss']}, norm of the gradient {entry['grad_norm']}"
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more

@@ -1,0 +1,70 @@
+"""Says where a run hangs, and ends it if asked."""
+
+import faulthandler
+import logging
+import os
+import sys
+import threading
+import time
+
+from ml_collections import ConfigDict
+
+from vit_jax.train.clock import Clock
+
+log = logging.getLogger(__name__)
+
+HUNG = 70  # exit status of a process that its watchdog ends
+
+
+class Watchdog:
+    """Prints the stacks of all threads when no `beat` came for some time.
+
+    It sleeps until the first beat and after every `pause`, so that what legitimately takes
+    long (compiling) does not alarm it.
+    """
+
+    def __init__(self, config: ConfigDict, clock: Clock):
+        """Starts watching.
+
+        Args:
+          config: `config.watchdog`.
+          clock: of the run, asked what the run is doing.
+        """
+        self._seconds, self._exit, self._clock = config.seconds, config.exit, clock
+        self._beat: float | None = None
+        self._step = 0
+        self._closed = threading.Event()
+        if self._seconds:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def beat(self, step: int | None = None) -> None:
+        """Something ended: a step, or a batch of an evaluation."""
+        self._step = self._step if step is None else step
+        self._beat = time.monotonic()
+
+    def pause(self) -> None:
+        """Sleeps until the next beat."""
+        self._beat = None
+
+    def close(self) -> None:
+        """Stops watching."""
+        self._closed.set()
+
+    def _watch(self) -> None:
+        told = None
+        while not self._closed.wait(self._seconds / 10):
+            beat = self._beat
+            if beat is None or beat == told or time.monotonic() - beat < self._seconds:
+                continue
+            told = beat  # once a hang
+            self._tell()
+
+    def _tell(self) -> None:
+        log.error(
+            "watchdog: nothing ended for %g s after step %d, in phase %r; stacks of all threads:",
+            *(self._seconds, self._step, self._clock.current),
+        )
+        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        if self._exit:
+            log.error("watchdog: ending the process with status %d", HUNG)
+            os._exit(HUNG)
