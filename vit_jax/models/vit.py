@@ -122,18 +122,21 @@ class ViT(nnx.Module):
             )
         stem = {}
         if config.resnet_stages is not None:
-            images, stem = self.stem(images)
-        patches = shard_batch(self.embedding(images))
-        embedded = self._sequence(patches, fold_in(keys, 0))
+            with jax.named_scope("stem"):
+                images, stem = self.stem(images)
+        with jax.named_scope("embedding"):
+            patches = shard_batch(self.embedding(images))
+            embedded = self._sequence(patches, fold_in(keys, 0))
         x, blocks = self._encode(embedded, fold_in(keys, 1), return_intermediates)
         encoded = x if config.pool_then_norm else self.norm(x)
-        features = self._pool(encoded)
-        if config.pool_then_norm:
-            features = self.norm(features)
-        features = features.astype(jnp.float32)
-        if config.pre_logits:
-            features = jnp.tanh(self.pre_logits(features))
-        logits = self._classify(features, encoded)
+        with jax.named_scope("head"):
+            features = self._pool(encoded)
+            if config.pool_then_norm:
+                features = self.norm(features)
+            features = features.astype(jnp.float32)
+            if config.pre_logits:
+                features = jnp.tanh(self.pre_logits(features))
+            logits = self._classify(features, encoded)
         if not return_intermediates:
             return logits
         return logits, dict(

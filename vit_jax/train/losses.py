@@ -58,8 +58,9 @@ def create_loss(config: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Arra
         )
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        targets = to_targets(labels, logits.shape[-1])
-        return LOSSES[config.name](logits, smooth(targets, config.label_smoothing))
+        with jax.named_scope("loss"):
+            targets = to_targets(labels, logits.shape[-1])
+            return LOSSES[config.name](logits, smooth(targets, config.label_smoothing))
 
     return loss
 
