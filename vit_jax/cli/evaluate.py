@@ -11,6 +11,7 @@ import argparse
 import json
 from typing import Any
 
+from vit_jax.cli.compilations import keep_compilations
 from vit_jax.errors import InputError
 
 
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates; returns the exit status."""
+    keep_compilations()
     options = dict(
         source=args.source,
         split=args.split,

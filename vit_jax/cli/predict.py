@@ -6,6 +6,8 @@ vit_jax predict --checkpoint=workdirs/fashion_mnist shoe.png --topk=3
 import argparse
 import json
 
+from vit_jax.cli.compilations import keep_compilations
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
@@ -18,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predicts; returns the exit status."""
+    keep_compilations()
     from vit_jax.evaluate.predict import predict
 
     results = predict(args.checkpoint, args.images, topk=args.topk, use_ema=args.use_ema)

@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 
+from vit_jax.cli.compilations import keep_compilations
 from vit_jax.cli.configs import add_config_argument
 from vit_jax.cli.processes import add_process_arguments, join_processes
 from vit_jax.config_files import load_config
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
     started = time.monotonic()
+    keep_compilations()
     config = load_config(args.config, args.overrides)
     join_processes(args)
     from vit_jax.train.loop import train

@@ -1,0 +1,51 @@
+"""Compiled programs on disk: found again by another process, kept as long as they are used."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+CODE = """
+import sys, time, json
+from vit_jax.cli.compilations import keep_compilations
+keep_compilations()
+import jax, jax.numpy as jnp
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+y = jax.jit(lambda x: (x @ x).sum())(jnp.ones((3, 3)))
+hits = events.count("/jax/compilation_cache/cache_hits")
+print(json.dumps(dict(directory=jax.config.jax_compilation_cache_dir, hits=hits, y=float(y))))
+"""
+
+
+def start(**variables):
+    environment = dict(os.environ, JAX_ENABLE_COMPILATION_CACHE="true", **variables)
+    result = subprocess.run(
+        [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_a_second_start_finds_what_the_first_compiled_and_old_entries_go(tmp_path):
+    first = start(HOME=str(tmp_path))
+    assert first["directory"].startswith(str(tmp_path / ".cache" / "vit_jax"))
+    assert first["hits"] == 0 and first["y"] == 27
+    old = os.path.join(first["directory"], "jit_old-1-cache")
+    with open(old, "w"):
+        os.utime(old, times=(time.time() - 40 * 24 * 3600,) * 2)
+    second = start(HOME=str(tmp_path))
+    assert second["hits"] > 0 and second["y"] == 27
+    assert not os.path.exists(old)
+
+
+def test_a_file_in_the_way_is_done_without(tmp_path):
+    (tmp_path / ".cache").write_text("")
+    assert start(HOME=str(tmp_path))["directory"] is None
+
+
+def test_the_user_chooses_another_directory(tmp_path):
+    chosen = str(tmp_path / "chosen")
+    assert start(HOME=str(tmp_path), JAX_COMPILATION_CACHE_DIR=chosen)["directory"] == chosen
+    assert not (tmp_path / ".cache").exists()
