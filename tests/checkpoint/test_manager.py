@@ -1,0 +1,375 @@
+"""A run's checkpoints: layouts, every kind of damage, what stays, what others read."""
+
+import logging
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vit_jax import config as configs
+from vit_jax.checkpoint import damage, stored
+from vit_jax.checkpoint.load import read
+from vit_jax.checkpoint.manager import Checkpoints, expendable
+from vit_jax.errors import InputError
+
+SHAPES = {"kernel": (8, 48, 64), "bias": (64,)}  # one fingerprinted on devices, one on the host
+LAYOUTS = {"one device": {}, "mesh": {"kernel": ("a", None, "b"), "bias": ("b",)}}
+
+
+def options(**changes):
+    config = configs.default().checkpoint
+    config.update(changes)
+    return config
+
+
+def abstract_items(layout):
+    specs = LAYOUTS[layout]
+    if specs:
+        mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("a", "b"))
+    else:
+        mesh = Mesh(np.array(jax.devices()[:1]), ("a",))
+
+    def leaf(name, dtype=jnp.float32):
+        sharding = NamedSharding(mesh, PartitionSpec(*specs.get(name, ())))
+        return jax.ShapeDtypeStruct(SHAPES.get(name, ()), dtype, sharding=sharding)
+
+    tree = {name: leaf(name) for name in SHAPES}
+    return dict(params=tree, train=dict(mu=dict(tree), step=leaf("step", jnp.int32)))
+
+
+def numbers(step):
+    """What the checkpoint of a step holds, as numpy arrays."""
+    rng = np.random.default_rng(step)
+    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+    mu = jax.tree.map(np.square, params)
+    return dict(params=params, train=dict(mu=mu, step=np.int32(step)))
+
+
+def on_devices(layout, step):
+    return jax.tree.map(
+        lambda leaf, array: jax.device_put(array, leaf.sharding),
+        abstract_items(layout),
+        numbers(step),
+    )
+
+
+def write(workdir, steps, layout="one device", **changes):
+    checkpoints = Checkpoints(workdir, options(keep=9, **changes))
+    for step in steps:
+        assert checkpoints.save(step, on_devices(layout, step), {"kept": "too"}, {}, wait=True)
+    checkpoints.close()
+    return checkpoints.directory
+
+
+def assert_equal(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def tree_of(directory):
+    """Every file with its content."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Checkpoints of steps 2 and 4, to be copied."""
+    return write(tmp_path_factory.mktemp("written"), [2, 4]).parent
+
+
+@pytest.fixture
+def workdir(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "run")
+
+
+def largest(checkpoint, under="params"):
+    files = [path for path in (checkpoint / under).rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip(path, at=None):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if at is None else at] ^= 4
+    path.write_bytes(data)
+
+
+def truncate(checkpoint):
+    path = largest(checkpoint)
+    os.truncate(path, path.stat().st_size // 2)
+    return f"{path} has"
+
+
+def remove(checkpoint):
+    path = checkpoint / "train" / "manifest.ocdbt"
+    path.unlink()
+    return f"{path} is missing"
+
+
+def flip_metadata(checkpoint):
+    path = checkpoint / "params" / "_METADATA"
+    flip(path)
+    return f"{path} is not what was written"
+
+
+def flip_meta(checkpoint):
+    path = checkpoint / "meta" / "metadata"
+    flip(path)
+    return f"{path} is not what was written"
+
+
+def empty(checkpoint):
+    shutil.rmtree(checkpoint)
+    checkpoint.mkdir()
+    return f"{checkpoint / '_CHECKPOINT_METADATA'} is missing"
+
+
+def empty_item(checkpoint):
+    shutil.rmtree(checkpoint / "params")
+    (checkpoint / "params").mkdir()
+    return "is missing"
+
+
+def break_list(checkpoint):
+    (checkpoint / "files.json").write_text("{")
+    return "files.json is not what was written"
+
+
+def change_array(checkpoint):
+    """What neither sizes, checksums nor TensorStore can see: other numbers, rightly written."""
+    tree = numbers(int(checkpoint.name))["params"]
+    tree["kernel"][3, 4, 5] = np.nextafter(tree["kernel"][3, 4, 5], 9)
+    shutil.rmtree(checkpoint / "params")
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(checkpoint / "params", tree)
+    (checkpoint / "files.json").unlink()
+    return "params/kernel changed since it was written"
+
+
+DAMAGES = [truncate, remove, flip_metadata, flip_meta, empty, empty_item, break_list, change_array]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("harm", DAMAGES)
+def test_damage_is_named_and_an_older_checkpoint_taken(harm, layout, workdir, caplog):
+    expected = harm(workdir / "checkpoints" / "4")
+    before = tree_of(workdir / "checkpoints" / "4")
+    checkpoints = Checkpoints(workdir, options())
+    with caplog.at_level(logging.WARNING):
+        step, items = checkpoints.restore_newest(abstract_items(layout))
+    assert step == checkpoints.latest() == 2
+    assert_equal(items, numbers(2))
+    assert f"{checkpoints.directory}/4 is damaged: " in caplog.text and expected in caplog.text
+    assert tree_of(checkpoints.directory / "damaged" / "4") == before
+    # The run comes to the step again.
+    assert checkpoints.save(4, on_devices(layout, 4), {}, {}, wait=True)
+    assert Checkpoints(workdir, options()).restore_newest(abstract_items(layout))[0] == 4
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_where_none_is_good_nothing_is_touched(layout, workdir):
+    message = truncate(workdir / "checkpoints" / "4")
+    flip_meta(workdir / "checkpoints" / "2")
+    before = tree_of(workdir)
+    for _ in range(2):  # nor does the next start begin from nothing
+        with pytest.raises(InputError, match="no other .* is good; nothing was deleted") as error:
+            Checkpoints(workdir, options()).restore_newest(abstract_items(layout))
+        assert message in str(error.value) and "\n" not in str(error.value)
+        assert tree_of(workdir) == before
+
+
+# TensorStore's callback finds Orbax's event loop closed when a read has failed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_flipped_byte_in_any_file_is_found_or_harmless(workdir, monkeypatch):
+    """Without the checksums of small files, as if all were large: fingerprints alone."""
+    checkpoint = workdir / "checkpoints" / "4"
+    for name in list(files := tree_of(checkpoint)):
+        if name == "files.json":
+            continue
+        path = checkpoint / name
+        flip(path, np.random.default_rng().integers(len(files[name])))
+        (checkpoint / "files.json").unlink()
+        checkpoints = Checkpoints(workdir, options())
+        try:
+            found = checkpoints.restore(4, abstract_items("mesh"))
+        except damage.DamagedCheckpoint:
+            pass
+        except InputError as error:  # a digit of a shape in the metadata
+            assert "does not fit" in str(error) and "META" in name.upper()
+        else:
+            assert_equal(found, numbers(4))
+        path.write_bytes(files[name])
+        (checkpoint / "files.json").write_bytes(files["files.json"])
+    assert_equal(checkpoints.restore(4, abstract_items("mesh")), numbers(4))
+
+
+def test_a_config_that_does_not_fit_is_no_damage(workdir):
+    wanted = abstract_items("one device")
+    wanted["params"]["bias"] = jax.ShapeDtypeStruct((65,), jnp.float32)
+    wanted["params"]["scale"] = wanted["train"]["step"]
+    del wanted["train"]["mu"]["bias"]
+    before = tree_of(workdir)
+    with pytest.raises(InputError) as error:
+        Checkpoints(workdir, options()).restore_newest(wanted)
+    assert not isinstance(error.value, damage.DamagedCheckpoint)
+    for problem in (
+        "4 does not fit the config",
+        "params/bias: checkpoint (64,), config (65,)",
+        "params/scale: checkpoint has none, config ()",
+        "train/mu/bias: checkpoint (64,), config has none",
+    ):
+        assert problem in str(error.value)
+    assert tree_of(workdir) == before
+
+
+@pytest.mark.parametrize("there", LAYOUTS)
+def test_layouts_and_donated_buffers(there, tmp_path):
+    """What is saved is the state at the call, though its memory is used again at once."""
+    update = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 7, tree), donate_argnums=0)
+    checkpoints = Checkpoints(tmp_path, options(keep=9))
+    other = next(layout for layout in LAYOUTS if layout != there)
+    for step in range(1, 5):
+        state = on_devices(there, step)
+        jax.block_until_ready(state)
+        checkpoints.save(step, state, {}, {})
+        for _ in range(3):
+            state = update(state)
+        jax.block_until_ready(state)
+    checkpoints.wait()
+    for step in range(1, 5):
+        assert_equal(checkpoints.restore(step, abstract_items(other)), numbers(step))
+
+
+def test_moments_in_another_type_are_converted_after_verification(workdir):
+    wanted = abstract_items("mesh")
+    for name, leaf in wanted["train"]["mu"].items():
+        wanted["train"]["mu"][name] = jax.ShapeDtypeStruct(
+            leaf.shape, jnp.bfloat16, sharding=leaf.sharding
+        )
+    _, found = Checkpoints(workdir, options()).restore_newest(wanted)
+    expected = jax.tree.map(lambda x: x.astype(jnp.bfloat16), numbers(4)["train"]["mu"])
+    assert_equal(found["train"]["mu"], expected)
+
+
+def test_checkpoints_of_older_versions_restore_unverified(tmp_path, caplog):
+    with ocp.CheckpointManager(tmp_path / "checkpoints") as manager:
+        saves = {name: ocp.args.StandardSave(tree) for name, tree in numbers(6).items()}
+        manager.save(6, args=ocp.args.Composite(meta=ocp.args.JsonSave({}), **saves))
+    checkpoints = Checkpoints(tmp_path, options())
+    step, items = checkpoints.restore_newest(abstract_items("mesh"))
+    assert step == 6
+    assert_equal(items, numbers(6))
+    assert "6 was written without fingerprints: not verified" in caplog.text
+
+
+def test_what_a_killed_save_or_deletion_leaves_is_cleared_away(workdir):
+    directory = workdir / "checkpoints"
+    shutil.copytree(directory / "4", directory / "6.orbax-checkpoint-tmp")
+    (directory / "6.orbax-checkpoint-tmp" / "_CHECKPOINT_METADATA").unlink()
+    (directory / "2").rename(directory / "2.orbax-checkpoint-tmp")
+    checkpoints = Checkpoints(workdir, options())
+    assert checkpoints.restore_newest(abstract_items("mesh"))[0] == 4
+    assert checkpoints.save(6, on_devices("mesh", 6), {}, {}, wait=True)
+    assert sorted(os.listdir(directory)) == ["4", "6"]
+
+
+def test_an_empty_workdir_has_no_checkpoint(tmp_path):
+    checkpoints = Checkpoints(tmp_path, options())
+    assert checkpoints.latest() is None
+    assert checkpoints.restore_newest(abstract_items("mesh")) is None
+
+
+@pytest.mark.parametrize("under", ["", "checkpoints", "checkpoints/4"])
+def test_readers_are_told_which_file_is_damaged_and_what_is_good(under, workdir):
+    message = truncate(workdir / "checkpoints" / "4")
+    with pytest.raises(InputError, match=f"give {workdir}/checkpoints/2$") as error:
+        read(workdir / under)
+    assert message in str(error.value)
+    assert stored.latest_checkpoint(workdir / "checkpoints" / "2").name == "2"
+
+
+def test_readers_verify_fingerprints(workdir):
+    checkpoint = workdir / "checkpoints" / "4"
+    assert_equal(stored.read_params(checkpoint), numbers(4)["params"])
+    message = change_array(checkpoint)
+    with pytest.raises(InputError, match=f"{message}; give .*/2$"):
+        stored.read_params(stored.latest_checkpoint(workdir))
+
+
+def test_meta_goes_with_the_checkpoint(written):
+    meta = stored.read_meta(stored.latest_checkpoint(written))
+    assert meta["kept"] == "too"
+
+
+def test_an_image_folder_is_no_workdir(tmp_path):
+    """Classes that are called by numbers."""
+    for name in "0123":
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="holds no complete checkpoint"):
+        stored.latest_checkpoint(tmp_path)
+
+
+def test_deletion_never_costs_the_only_good_checkpoint():
+    """Whatever is kept and whatever is damaged."""
+    rng = np.random.default_rng()
+    for _ in range(500):
+        steps = sorted(rng.choice(40, rng.integers(0, 9), replace=False).tolist())
+        sound = {step for step in steps if rng.random() < 0.6}
+        scores = {step: rng.choice([-np.inf, rng.random()]) for step in steps}
+        config = ml_collections.ConfigDict(
+            dict(keep=int(rng.integers(0, 4)), best="", keep_every=0)
+        )
+        config.keep_every, config.best = int(rng.choice([0, 10])), str(rng.choice(["", "top1"]))
+        gone = expendable(steps, config, sound.__contains__, scores.__getitem__)
+        keep = max(1, config.keep)
+        left = sound.difference(gone)
+        newest = sorted(sound)[-keep:]
+        assert left.issuperset(newest)
+        if config.best and sound:
+            assert max(scores[step] for step in left) == max(scores[step] for step in sound)
+        if config.keep_every:
+            assert not any(step % config.keep_every == 0 for step in gone)
+        if len(sound) <= keep:
+            assert not sound.intersection(gone)
+        elif not config.best and not config.keep_every:
+            assert sorted(left) == newest  # and no more than asked for stays
+
+
+def test_what_stays(tmp_path):
+    config = options(keep=1, keep_every=3, best="eval/top1")
+    checkpoints = Checkpoints(tmp_path, config)
+    top1 = {1: 0.1, 2: 0.9, 3: 0.2, 4: float("nan"), 5: 0.3}
+    for step in range(1, 8):
+        metrics = {"eval/top1": top1[step]} if step in top1 else {}
+        checkpoints.save(step, on_devices("one device", step), {}, metrics)
+    checkpoints.close()
+    assert stored.steps_in(checkpoints.directory) == [2, 3, 6, 7]
+    # The next run knows which was best.
+    checkpoints = Checkpoints(tmp_path, config)
+    checkpoints.save(8, on_devices("one device", 8), {}, {"eval/top1": 0.8}, wait=True)
+    assert stored.steps_in(checkpoints.directory) == [2, 3, 6, 8]
+
+
+def test_damage_after_the_save_keeps_the_older_checkpoint(tmp_path):
+    """keep=1: step 2 goes once 3 is complete, unless 3 is no good."""
+    checkpoints = Checkpoints(tmp_path, options(keep=1))
+    for step in (1, 2):
+        checkpoints.save(step, on_devices("one device", step), {}, {}, wait=True)
+    assert stored.steps_in(checkpoints.directory) == [2]
+    record = damage.record_files
+
+    def record_and_harm(folder):
+        record(folder)
+        truncate(folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(damage, "record_files", record_and_harm)
+        checkpoints.save(3, on_devices("one device", 3), {}, {}, wait=True)
+    assert stored.steps_in(checkpoints.directory) == [2, 3]
+    assert checkpoints.restore_newest(abstract_items("one device"))[0] == 2
