@@ -19,12 +19,13 @@ from vit_jax.errors import InputError
 from vit_jax.models.layers import shard_batch
 from vit_jax.parallel.engines import Engine, create_engine
 
-HEADS = ("head", "head_dist")  # parameters of a model that features do without
+HEADS = ("head", "head_dist", "masked")  # parameters of a model that features do without
 
 
 def headless_config(model_config: Any) -> Any:
     """The configuration of the same model without its head: it returns `pre_logits`."""
-    return dataclasses.replace(model_config, num_classes=0)
+    changes = dict(masked=False) if getattr(model_config, "masked", False) else {}
+    return dataclasses.replace(model_config, num_classes=0, **changes)
 
 
 def headless_params(params: dict[str, Any]) -> dict[str, Any]:

@@ -63,27 +63,27 @@ _DSPRITES = ("train[589824:590024]", "train[663552:]")
 _NORB = ("test[:200]", "test[50%:]")
 
 TASKS = dict(
-    caltech101=_natural("Caltech101", "caltech101:3", "train[2754:2954]", 102),
-    cifar100=_natural("CIFAR-100", "cifar100:3", "train[45000:45200]", 100),
-    dtd=_natural("DTD", "dtd:3", _VALIDATION, 47),
-    flowers=_natural("Flowers102", "oxford_flowers102:2", _VALIDATION, 102),
-    pets=_natural("Pets", "oxford_iiit_pet:3", "train[2944:3144]", 37),
-    sun397=_natural("Sun397", "sun397/tfds:4", _VALIDATION, 397),
-    svhn=_natural("SVHN", "svhn_cropped:3", "train[65931:66131]", 10),
-    camelyon=_specialized("Camelyon", "patch_camelyon:2", _VALIDATION, "test", 2),
-    eurosat=_specialized("EuroSAT", "eurosat/rgb:2", "train[16200:16400]", "train[21600:]", 10),
-    resisc45=_specialized("Resisc45", "resisc45:3", "train[18900:19100]", "train[25200:]", 45),
+    caltech101=_natural("Caltech101", "caltech101:3.*.*", "train[2754:2954]", 102),
+    cifar100=_natural("CIFAR-100", "cifar100:3.*.*", "train[45000:45200]", 100),
+    dtd=_natural("DTD", "dtd:3.*.*", _VALIDATION, 47),
+    flowers=_natural("Flowers102", "oxford_flowers102:2.*.*", _VALIDATION, 102),
+    pets=_natural("Pets", "oxford_iiit_pet:3.*.*", "train[2944:3144]", 37),
+    sun397=_natural("Sun397", "sun397/tfds:4.*.*", _VALIDATION, 397),
+    svhn=_natural("SVHN", "svhn_cropped:3.*.*", "train[65931:66131]", 10),
+    camelyon=_specialized("Camelyon", "patch_camelyon:2.*.*", _VALIDATION, "test", 2),
+    eurosat=_specialized("EuroSAT", "eurosat/rgb:2.*.*", "train[16200:16400]", "train[21600:]", 10),
+    resisc45=_specialized("Resisc45", "resisc45:3.*.*", "train[18900:19100]", "train[25200:]", 45),
     retinopathy=_specialized(
-        "Retinopathy", "diabetic_retinopathy_detection/btgraham-300:3", _VALIDATION, "test", 5
+        "Retinopathy", "diabetic_retinopathy_detection/btgraham-300:3.*.*", _VALIDATION, "test", 5
     ),
-    clevr_count=_structured("Clevr-Count", "clevr:3?label=count_all", *_CLEVR, 8, crop=False),
+    clevr_count=_structured("Clevr-Count", "clevr:3.*.*?label=count_all", *_CLEVR, 8, crop=False),
     clevr_distance=_structured(
-        "Clevr-Dist", "clevr:3?label=closest_object_distance", *_CLEVR, 6, crop=False
+        "Clevr-Dist", "clevr:3.*.*?label=closest_object_distance", *_CLEVR, 6, crop=False
     ),
     dmlab=_structured("DMLab", "dmlab:2.0.1", _VALIDATION, "test", 6, crop=False),
     dsprites_location=_structured(
         "dSpr-Loc",
-        "dsprites:2?label=label_x_position&bins=16",
+        "dsprites:2.*.*?label=label_x_position&bins=16",
         *_DSPRITES,
         16,
         flip=False,
@@ -92,7 +92,7 @@ TASKS = dict(
     ),
     dsprites_orientation=_structured(
         "dSpr-Ori",
-        "dsprites:2?label=label_orientation&bins=16",
+        "dsprites:2.*.*?label=label_orientation&bins=16",
         *_DSPRITES,
         16,
         flip=False,
@@ -103,10 +103,10 @@ TASKS = dict(
         crop=False,
     ),
     smallnorb_azimuth=_structured(
-        "sNORB-Azim", "smallnorb:2?label=label_azimuth", *_NORB, 18, flip=False
+        "sNORB-Azim", "smallnorb:2.*.*?label=label_azimuth", *_NORB, 18, flip=False
     ),
     smallnorb_elevation=_structured(
-        "sNORB-Elev", "smallnorb:2?label=label_elevation", *_NORB, 9
+        "sNORB-Elev", "smallnorb:2.*.*?label=label_elevation", *_NORB, 9
     ),
 )  # fmt: skip
 
