@@ -8,6 +8,7 @@ from vit_jax import config as configs
 from vit_jax.analyze import collectives
 from vit_jax.analyze.collectives import Collective, by_kind, find_collectives
 from vit_jax.analyze.compile import compile_step
+from vit_jax.analyze.hlo import Module
 from vit_jax.analyze.plan import minimum
 from vit_jax.train.setup import Dataset
 
@@ -27,7 +28,8 @@ ENTRY %main (a: f32[16,8]) -> f32[16,8] {{
 
 
 def parse(*body, computations=""):
-    return find_collectives(MODULE.format(body="\n".join(body), computations=computations))
+    text = MODULE.format(body="\n".join(body), computations=computations)
+    return find_collectives(Module(text))
 
 
 # `a` has 512 bytes.
@@ -142,11 +144,46 @@ def test_how_xla_spells_them_for_tpus():
         computations=computations,
     )
     assert by_kind(found) == {"all-gather": 64 * 7, "reduce-scatter": 512 * 7 // 8}
+    assert [c.overlapped for c in found] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "between, overlapped",
+    [
+        ("%x = f32[16,8] fusion(%a), kind=kLoop, calls=%f", True),
+        ("%x = f32[16,8] dot(%a, %a), lhs_contracting_dims={1}", True),
+        ("%x = f32[16,8] bitcast(%a)", False),
+        ("%x = f32[16,8] all-gather-done(%other)", False),
+    ],
+)
+def test_overlapped_is_what_starts_before_some_work_and_ends_after_it(between, overlapped):
+    (found,) = parse(
+        "  %s = (f32[16,8], f32[128,8]) all-gather-start(%a), replica_groups={}",
+        f"  {between}",
+        "  %d = f32[128,8] all-gather-done(%s)",
+        "  %y = f32[128,8] fusion(%d), kind=kLoop, calls=%f",
+    )
+    assert found.overlapped is overlapped
+
+
+def test_what_ends_a_computation_late_is_not_overlapped_by_what_follows_its_end():
+    wrapped = """
+%wrapped (q: f32[16,8]) -> f32[2,8] {
+  %q = f32[16,8] parameter(0)
+  ROOT %r = f32[2,8] reduce-scatter(%q), replica_groups={}, to_apply=%add
+}
+"""
+    start = "  %s = ((f32[16,8]), f32[2,8]) async-start(%a), calls=%wrapped"
+    work = "  %x = f32[16,8] fusion(%a), kind=kLoop, calls=%f"
+    done = "  %d = f32[2,8] async-done(%s)"
+    (early,) = parse(start, work, done, computations=wrapped)
+    (late,) = parse(start, done, work, computations=wrapped)
+    assert (early.kind, early.overlapped, late.overlapped) == ("reduce-scatter", True, False)
 
 
 def test_text_that_is_no_module_is_refused():
     with pytest.raises(ValueError, match="no HLO module"):
-        find_collectives("func.func public @main()")
+        Module("func.func public @main()")
 
 
 def test_by_kind_adds_up():

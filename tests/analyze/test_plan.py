@@ -91,7 +91,7 @@ def test_collectives_are_beside_what_the_layout_needs(tiny):
 
 
 def test_devices_without_a_known_peak_have_no_days(tiny):
-    assert tiny["days"] is None and tiny["tpu_core_days"] is None
+    assert tiny["days"] is None and tiny["tpu_core_days"] is None and tiny["roofline"] is None
     assert tiny["mfu"] == 0.5
 
 

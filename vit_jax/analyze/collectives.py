@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from vit_jax.analyze.hlo import Instruction, Module, type_bytes
 from vit_jax.parallel.rules import STACKED, path_name
 
 # Bytes sent by operands of `s` bytes in a group of `n`.
@@ -41,14 +42,8 @@ SENT = {
 FULL_PRECISION = r"(^|/)(norm\d?|query_norm|key_norm|pre_logits|head|head_dist)/"
 # The kernels through which activations enter what tensor parallelism splits.
 ENTERS_BRANCH = r"blocks/(attention/qkv|mlp/(fc1|gated))/kernel$"
-_BITS = re.compile(r"[a-z]+(\d+)")
-_SHAPE = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,]*)\]")
-_INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.-]+) = (.*)")
-_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
-_CALLED = re.compile(
-    r"(calls|to_apply|body|called_computations|\w+_computation|branch_computations)"
-    r"=(\{[^}]*\}|%?[\w.-]+)"
-)
+# What a device computes while a collective is under way.
+_WORK = ("fusion", "dot", "convolution", "custom-call", "while", "call")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +56,7 @@ class Collective:
     times: int  # executions per step
     source: str  # the operation of the program that it comes from
     pipeline: str = ""  # pieces of one pipelined collective share this name
+    overlapped: bool = False  # whether something is computed while it is under way
 
     @property
     def bytes(self) -> int:
@@ -68,25 +64,13 @@ class Collective:
         return round(self.times * SENT[self.kind](self.operand_bytes, self.group))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-    name: str
-    type: str
-    opcode: str
-    operands: tuple[str, ...]
-    attributes: str
-
-
-def find_collectives(hlo: str) -> list[Collective]:
+def find_collectives(module: Module) -> list[Collective]:
     """The collectives that one execution of a compiled module runs.
 
-    Args:
-      hlo: optimized HLO as text, `compiled.as_text()`.
-
     Raises:
-      ValueError: no module, or a loop with collectives in it whose length is not in the text.
+      ValueError: a loop with collectives in it whose length is not in the text.
     """
-    return _Module(hlo).collectives()
+    return _Finder(module).collectives()
 
 
 def by_kind(found: Iterable[Collective]) -> dict[str, int]:
@@ -145,30 +129,16 @@ def minimum(
     return {kind: round(size) for kind, size in sorted(total.items()) if size >= 1}
 
 
-class _Module:
-    """The computations of a module and who calls whom."""
+class _Finder:
+    """Walks through a module as its execution does."""
 
-    def __init__(self, hlo: str):
-        self.computations: dict[str, list[_Instruction]] = {}
-        self.entry = ""
-        self.num_devices = _header_number(hlo, "num_partitions") * _header_number(
-            hlo, "replica_count"
-        )
-        current: list[_Instruction] = []
-        for line in hlo.splitlines():
-            if match := _COMPUTATION.match(line):
-                current = self.computations[match[2]] = []
-                self.entry = match[2] if match[1] else self.entry
-            elif match := _INSTRUCTION.match(line):
-                current.append(_instruction(match))
-        if not self.entry:
-            raise ValueError("this is no HLO module: it has no ENTRY computation")
-        self.types = {i.name: i.type for body in self.computations.values() for i in body}
+    def __init__(self, module: Module):
+        self.module = module
 
     def collectives(self) -> list[Collective]:
         """What one execution of the module runs."""
         single, pipelined = [], {}
-        for found in self._inside(self.entry):
+        for found in self._inside(self.module.entry):
             if not found.pipeline:
                 single.append(found)
                 continue
@@ -181,101 +151,54 @@ class _Module:
     @functools.cache  # noqa: B019 (a module lives as long as the question about it)
     def _inside(self, computation: str) -> list[Collective]:
         """What one execution of a computation runs."""
-        return [c for i in self.computations.get(computation, ()) for c in self._of(i)]
+        body = self.module.computations.get(computation, [])
+        return [c for i, instruction in enumerate(body) for c in self._of(instruction, body[i:])]
 
-    def _of(self, instruction: _Instruction) -> Iterator[Collective]:
-        """What one execution of an instruction runs."""
+    def _of(self, instruction: Instruction, rest: list[Instruction]) -> Iterator[Collective]:
+        """What one execution of an instruction runs; `rest` is scheduled from it on."""
         kind = instruction.opcode.removesuffix("-start")
+        overlapped = instruction.opcode.endswith("-start") and _works_before_done(rest)
         if kind in SENT:
-            yield self._collective(kind, instruction)
+            yield self._collective(kind, instruction, overlapped)
             return
-        called = [
-            name
-            for _, names in _CALLED.findall(instruction.attributes)
-            for name in re.findall(r"[\w.-]+", names)
-        ]
+        called = instruction.called
         inside = [self._inside(name) for name in called]
         if instruction.opcode == "conditional":
             inside = [max(inside, key=lambda found: sum(c.bytes for c in found))]
         found = [collective for part in inside for collective in part]
         if instruction.opcode == "while" and found:
-            times = self._trip_count(instruction)
+            times = self.module.trip_count(instruction)
             found = [dataclasses.replace(c, times=c.times * times) for c in found]
         if any(name.startswith("all-reduce-scatter") for name in called):
             # How XLA:TPU spells a reduce-scatter: a fusion of all-reduce and slice.
             found = [dataclasses.replace(c, kind="reduce-scatter") for c in found]
-        yield from found
+        for c in found:
+            yield dataclasses.replace(c, overlapped=c.overlapped or overlapped)
 
-    def _collective(self, kind: str, instruction: _Instruction) -> Collective:
+    def _collective(self, kind: str, instruction: Instruction, overlapped: bool) -> Collective:
         attributes = instruction.attributes
         source = re.search(r'op_name="([^"]*)"', attributes)
         channel = re.search(r"channel_id=(\d+)", attributes)
+        pipeline = channel[1] if channel and "chain_id=" in attributes else ""
         return Collective(
             kind=kind,
-            operand_bytes=sum(_bytes(self.types[name]) for name in instruction.operands),
-            group=_group_size(attributes, self.num_devices),
+            operand_bytes=sum(type_bytes(self.module.types[name]) for name in instruction.operands),
+            group=_group_size(attributes, self.module.num_devices),
             times=1,
             source=source[1] if source else "",
-            pipeline=channel[1] if channel and "chain_id=" in attributes else "",
+            pipeline=pipeline,
+            overlapped=overlapped or bool(pipeline),
         )
 
-    def _trip_count(self, loop: _Instruction) -> int:
-        """From XLA's note, else from a counting loop: i < limit, i += stride, from 0."""
-        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
-            return int(known[1])
-        names = re.search(r"condition=%?([\w.-]+), body=%?([\w.-]+)", loop.attributes).groups()
-        condition, body = (self.computations[name] for name in names)
-        limit = _operand(condition[-1], condition, "constant")
-        counter = _operand(condition[-1], condition, "get-tuple-element")
-        place = re.search(r"index=(\d+)", counter.attributes) if counter else None
-        update = [i for i in body if place and i.name == body[-1].operands[int(place[1])]]
-        stride = _operand(update[0], body, "constant") if update else None
-        if not limit or not stride or update[0].opcode != "add":
-            raise ValueError(f"the length of the loop {loop.name} is not in the HLO")
-        return math.ceil(int(limit.operands[0]) / int(stride.operands[0]))
 
-
-def _operand(
-    instruction: _Instruction, computation: list[_Instruction], opcode: str
-) -> _Instruction | None:
-    """The operand of an instruction that has an opcode."""
-    candidates = [i for i in computation if i.opcode == opcode and i.name in instruction.operands]
-    return candidates[0] if candidates else None
-
-
-def _instruction(match: re.Match) -> _Instruction:
-    """Of a line such as `%sum.1 = f32[8]{0} add(%a, %b), metadata={...}`."""
-    text = match[2]
-    end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
-    opcode, _, call = text[end:].strip().partition("(")
-    close = _closing(f"({call}", 0) - 1
-    operands = call[:close]
-    names = (operands,) if opcode == "constant" else tuple(re.findall(r"%([\w.-]+)", operands))
-    return _Instruction(match[1], text[:end], opcode, names, call[close + 1 :])
-
-
-def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` closes."""
-    depth = 0
-    for match in re.compile(r"[()]").finditer(text, start):
-        depth += 1 if match[0] == "(" else -1
-        if not depth:
-            return match.start()
-    raise ValueError(f"unbalanced parentheses in HLO: {text[:100]}")
-
-
-def _header_number(hlo: str, name: str) -> int:
-    match = re.search(rf"\b{name}=(\d+)", hlo[: hlo.find("\n")])
-    return int(match[1]) if match else 1
-
-
-def _bytes(type_text: str) -> int:
-    """Size of an array or tuple type such as `(f32[8,4]{1,0}, bf16[3])`."""
-    total = 0
-    for dtype, sizes in _SHAPE.findall(type_text):
-        bits = 8 if dtype == "pred" else int(_BITS.match(dtype)[1]) if dtype != "token" else 0
-        total += math.ceil(math.prod(int(n) for n in sizes.split(",") if n) * bits / 8)
-    return total
+def _works_before_done(rest: list[Instruction]) -> bool:
+    """Whether anything is computed between the first instruction, a start, and its end."""
+    for instruction in rest[1:]:
+        if instruction.opcode.endswith("-done") and rest[0].name in instruction.operands:
+            return False
+        if instruction.opcode in _WORK:
+            return True
+    return False
 
 
 def _group_size(attributes: str, num_devices: int) -> int:

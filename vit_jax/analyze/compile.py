@@ -14,8 +14,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vit_jax.analyze import collectives, hardware
-from vit_jax.analyze.collectives import Collective
+from vit_jax.analyze import hardware
+from vit_jax.analyze.collectives import Collective, find_collectives
+from vit_jax.analyze.hlo import Module
+from vit_jax.analyze.traffic import memory_traffic
 from vit_jax.errors import InputError
 from vit_jax.parallel.engines import create_engine
 from vit_jax.train.setup import Dataset, Run, prepare
@@ -49,6 +51,7 @@ class Step:
     limit_bytes: int | None  # memory of the device, None where unknown
     fits: bool
     found: tuple[Collective, ...] | None  # None: not compiled, or not understood
+    traffic_bytes: int | None  # to and from main memory; None as for `found`
     compile_seconds: float
 
     @property
@@ -110,7 +113,7 @@ def compile_step(
         compiled = run.train_step.lower(state, abstract_batch(run)).compile()
     except jax.errors.JaxRuntimeError as error:
         total, limit = _what_did_not_fit(error, kept)
-        batch, fits, found = 0, False, None
+        batch, fits, found, traffic = 0, False, None, None
     else:
         memory = compiled.memory_analysis()
         arguments = memory.argument_size_in_bytes
@@ -119,7 +122,7 @@ def compile_step(
         batch = arguments - kept
         limit = memory_of(run.engine.mesh.devices.flat[0])
         fits = limit is None or total <= limit
-        found = _collectives(compiled)
+        found, traffic = _movement(compiled)
     return Step(
         run=run,
         params_bytes=params,
@@ -130,6 +133,7 @@ def compile_step(
         limit_bytes=limit,
         fits=fits,
         found=found,
+        traffic_bytes=traffic,
         compile_seconds=time.perf_counter() - start,
     )
 
@@ -162,12 +166,16 @@ def memory_of(device: jax.Device) -> int | None:
     return int(chip.memory_bytes / chip.devices) if chip else None
 
 
-def _collectives(compiled: jax.stages.Compiled) -> tuple[Collective, ...] | None:
+def _movement(
+    compiled: jax.stages.Compiled,
+) -> tuple[tuple[Collective, ...] | None, int | None]:
+    """Collectives and memory traffic, None where the compiled text is not understood."""
     try:
-        return tuple(collectives.find_collectives(compiled.as_text()))
+        module = Module(compiled.as_text())
+        return tuple(find_collectives(module)), memory_traffic(module)
     except ValueError as error:
-        log.warning("collectives are not counted: %s", error)
-        return None
+        log.warning("collectives and memory traffic are not counted: %s", error)
+        return None, None
 
 
 def _what_did_not_fit(error: jax.errors.JaxRuntimeError, kept: int) -> tuple[int, int]:

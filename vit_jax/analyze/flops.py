@@ -58,14 +58,19 @@ def encoder_macs(config: ViTConfig) -> int:
     """
     tokens, width = config.num_tokens, config.width
     rows, columns = config.grid
-    keys = (columns, rows) if config.axial else (tokens,)
+    branches = 2 if config.axial else 1
     projections = 4 * tokens * width**2
     matrices = 3 if config.mlp == "swiglu" else 2
     mlp = matrices * tokens * width * config.mlp_dim
-    attention = 2 * tokens * sum(keys) * width
     patches = rows * columns
     offsets = patches * (2 * patches - 1) * width if config.posemb == "relative" else 0
-    return config.depth * (len(keys) * (projections + mlp) + attention + offsets)
+    return config.depth * (branches * (projections + mlp) + offsets) + attention_macs(config)
+
+
+def attention_macs(config: ViTConfig) -> int:
+    """MACs of queries with keys and of weights with values, in all blocks."""
+    keys = sum(config.grid) if config.axial else config.num_tokens
+    return config.depth * 2 * config.num_tokens * keys * config.width
 
 
 def head_macs(config: ViTConfig) -> int:

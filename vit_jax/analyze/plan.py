@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vit_jax.analyze import collectives, flops, hardware
+from vit_jax.analyze import collectives, flops, hardware, roofline
 from vit_jax.analyze.compile import Step
 from vit_jax.train.setup import Run
 
@@ -59,7 +59,8 @@ def describe(step: Step, *, mfu: float) -> dict[str, Any]:
         memory_per_device=step.limit_bytes,
         fits=step.fits,
         compile_seconds=round(step.compile_seconds, 1),
-        **_network(step, chip),
+        **_network(step),
+        roofline=_roofline(step, chip),
         **run_time(run, per_image, images, chip, mfu),
     )
 
@@ -75,23 +76,42 @@ def layout(config: ConfigDict, run: Run) -> dict[str, Any]:
     return result
 
 
-def _network(step: Step, chip: hardware.Chip | None) -> dict[str, Any]:
+def _network(step: Step) -> dict[str, Any]:
     """The collectives beside the least that the layout needs."""
     least = minimum(step.run)
     numbers = dict(
         collectives=None,
         collective_bytes_per_step=None,
+        collective_bytes_overlapped=None,  # of those: what is sent while something is computed
         collectives_minimum=least,
         collective_bytes_minimum=sum(least.values()),
-        collective_seconds=None,  # at the full speed of the network
     )
     if step.found is not None:
         kinds = collectives.by_kind(step.found)
-        total = sum(kinds.values())
-        numbers.update(collectives=kinds, collective_bytes_per_step=total)
-        if chip:
-            numbers["collective_seconds"] = total / (chip.network_bandwidth / chip.devices)
+        overlapped = sum(c.bytes for c in step.found if c.overlapped)
+        numbers.update(
+            collectives=kinds,
+            collective_bytes_per_step=sum(kinds.values()),
+            collective_bytes_overlapped=overlapped,
+        )
     return numbers
+
+
+def _roofline(step: Step, chip: hardware.Chip | None) -> dict[str, Any] | None:
+    """See `roofline.predict`, with the `mfu` of that speed; None without chip or compilation."""
+    if chip is None or step.found is None:
+        return None
+    run = step.run
+    devices = run.engine.mesh.devices.size
+    images = run.config.batch_size / devices
+    found = roofline.predict(
+        step_flops=images * roofline.step_flops(run.model_config),
+        traffic=step.traffic_bytes,
+        found=step.found,
+        chip=chip,
+    )
+    useful = images * flops.train_flops(run.model_config) / (chip.bf16_flops / chip.devices)
+    return dict(**found, traffic_bytes=step.traffic_bytes, mfu=useful / found["step"])
 
 
 def minimum(run: Run) -> dict[str, int]:

@@ -73,6 +73,7 @@ def lines(plan: dict[str, Any]) -> list[str]:
         ("memory", _memory(plan)),
         ("collectives", _network(plan)),
         ("compilation", f"{plan['compile_seconds']:.0f} s"),
+        ("fastest step", _roofline(plan)),
         ("time", _time(plan)),
     ]
     if plan["tpu_core_days"] is not None or plan["paper_tpu_v3_core_days"]:
@@ -95,14 +96,29 @@ def _memory(plan: dict[str, Any]) -> str:
 
 
 def _network(plan: dict[str, Any]) -> str:
-    least = plan["collective_bytes_minimum"]
-    if plan["collectives"] is None:
+    least, total = plan["collective_bytes_minimum"], plan["collective_bytes_per_step"]
+    if total is None:
         return f"unknown, at least {_gib(least)} a step from each device"
     kinds = ", ".join(f"{kind} {_gib(size)}" for kind, size in plan["collectives"].items())
-    text = f"{kinds or 'none'} a step from each device; the layout needs {_gib(least)}"
-    if plan["collective_seconds"]:
-        text += f"; {1000 * plan['collective_seconds']:.1f} ms at the network's full speed"
-    return text
+    if not least:
+        return f"{kinds or 'none'} a step from each device"
+    hidden = plan["collective_bytes_overlapped"] / max(total, 1)
+    return (
+        f"{kinds} a step from each device, {total / least:.2f} of what the layout needs; "
+        f"{hidden:.0%} while something is computed"
+    )
+
+
+def _roofline(plan: dict[str, Any]) -> str:
+    found = plan["roofline"]
+    if found is None:
+        return "unknown"
+    terms = ("compute", "memory", "network")
+    parts = ", ".join(f"{name} {1000 * found[name]:.1f} ms" for name in terms)
+    return (
+        f"{1000 * found['step']:.1f} ms, an MFU of {found['mfu']:.0%}, bound by "
+        f"{found['bottleneck']} ({parts} at the chip's full speed)"
+    )
 
 
 def _time(plan: dict[str, Any]) -> str:

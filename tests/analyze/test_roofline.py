@@ -1,0 +1,61 @@
+"""Predicted steps against closed forms."""
+
+import pytest
+
+from vit_jax import models
+from vit_jax.analyze.collectives import Collective
+from vit_jax.analyze.flops import train_flops
+from vit_jax.analyze.hardware import Chip
+from vit_jax.analyze.roofline import predict, recomputed_macs, step_flops
+
+# Two devices a chip, each of 1 TFLOP/s, 100 GB/s of memory, 10 GB/s of network.
+CHIP = Chip("X", 2e12, 1, 200e9, 20e9, devices=2)
+
+
+def gather(seconds, overlapped):
+    """An all-gather that takes this long on one of eight devices."""
+    return Collective("all-gather", round(seconds * 10e9 / 7), 8, 1, "", overlapped=overlapped)
+
+
+@pytest.mark.parametrize(
+    "compute, memory, overlapped, exposed, step, bottleneck",
+    [
+        (5, 2, 1, 0, 5, "compute"),
+        (5, 2, 1, 3, 8, "compute"),  # what nothing overlaps comes on top
+        (2, 5, 1, 0, 5, "memory"),
+        (1, 2, 5, 0, 5, "network"),
+        (3, 2, 2, 2, 5, "network"),
+    ],
+)
+def test_the_longest_counts_and_the_exposed_on_top(
+    compute, memory, overlapped, exposed, step, bottleneck
+):
+    found = predict(
+        step_flops=compute * 1e12,
+        traffic=memory * 100e9,
+        found=[gather(overlapped, True), gather(exposed, False)],
+        chip=CHIP,
+    )
+    assert found == dict(
+        compute=pytest.approx(compute),
+        memory=pytest.approx(memory),
+        network=pytest.approx(overlapped + exposed),
+        overlapped=pytest.approx(overlapped),
+        step=pytest.approx(step),
+        bottleneck=bottleneck,
+    )
+
+
+def test_remat_computes_part_of_the_forward_pass_again():
+    def repeated(remat):
+        return recomputed_macs(models.model_config("ViT-L/16", remat=remat))
+
+    # ViT-L/16 at 224 pixels: 197 tokens of 1024, 24 layers, MLP 4096.
+    attention = 24 * 2 * 197**2 * 1024
+    products = 24 * 197 * (4 * 1024**2 + 2 * 1024 * 4096)
+    assert repeated("none") == repeated("dots") == 0
+    assert repeated("dots_no_batch") == attention
+    assert repeated("full") == attention + products
+    config = models.model_config("ViT-L/16", remat="full")
+    assert step_flops(config) == train_flops(config) + 2 * (attention + products)
+    assert recomputed_macs(models.model_config("BiT-R50x1")) == 0

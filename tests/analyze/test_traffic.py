@@ -1,0 +1,78 @@
+"""Bytes to and from main memory in HLO text, against sums done by hand."""
+
+import pytest
+
+from vit_jax.analyze.hlo import Module, type_bytes
+from vit_jax.analyze.traffic import memory_traffic
+
+# Of float32: a, r 512 bytes, w 12 layers of 512.
+COMPUTATIONS = """
+%sliced (p: f32[12,16,8], i: s32[], x: f32[16,8]) -> f32[16,8] {
+  %p = f32[12,16,8] parameter(0)
+  %i = s32[] parameter(1)
+  %x = f32[16,8] parameter(2)
+  %layer = f32[1,16,8] dynamic-slice(%p, %i), dynamic_slice_sizes={1,16,8}
+  %flat = f32[16,8] bitcast(%layer)
+  ROOT %sum = f32[16,8] add(%flat, %x)
+}
+%updated (q: f32[16,8], o: f32[12,16,8], j: s32[]) -> f32[12,16,8] {
+  %q = f32[16,8] parameter(0)
+  %o = f32[12,16,8] parameter(1)
+  %j = s32[] parameter(2)
+  %part = f32[1,16,8] bitcast(%q)
+  ROOT %new = f32[12,16,8] dynamic-update-slice(%o, %part, %j)
+}
+%body (t: (s32[], f32[16,8])) -> (s32[], f32[16,8]) {
+  %t = (s32[], f32[16,8]) parameter(0)
+  %v = f32[16,8] get-tuple-element(%t), index=1
+  %n = f32[16,8] negate(%v)
+  ROOT %next = (s32[], f32[16,8]) tuple(%k, %n)
+}
+"""
+MODULE = """HloModule m, is_scheduled=true
+{computations}
+ENTRY %main (a: f32[16,8], w: f32[12,16,8]) -> f32[16,8] {{
+  %a = f32[16,8] parameter(0)
+  %w = f32[12,16,8] parameter(1)
+  %k = s32[] parameter(2)
+  %fast = f32[16,8]{{1,0:T(8,128)S(1)}} parameter(3)
+  {line}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    "line, moved",
+    [
+        ("%r = f32[16,8] add(%a, %a)", 3 * 512),
+        ("%r = f32[16,8] add(%a, %fast)", 2 * 512),
+        ("%r = f32[16,8]{1,0:S(1)} copy(%a)", 512),
+        ("%r = f32[128] bitcast(%a)", 0),
+        ("%r = f32[1,16,8] dynamic-slice(%w, %k), dynamic_slice_sizes={1,16,8}", 2 * 512),
+        ("%r = f32[16,8] fusion(%w, %k, %a), kind=kLoop, calls=%sliced", 3 * 512 + 4),
+        ("%r = f32[12,16,8] fusion(%a, %w, %k), kind=kLoop, calls=%updated", 2 * 512 + 4),
+        (
+            "%r = (s32[], f32[16,8]) while(%a), condition=%c, body=%body, "
+            'backend_config={"known_trip_count":{"n":"12"}}',
+            12 * 2 * 512,
+        ),
+    ],
+)
+def test_what_an_instruction_moves(line, moved):
+    text = MODULE.format(computations=COMPUTATIONS, line=line)
+    assert memory_traffic(Module(text)) == moved
+
+
+def test_a_copy_under_way_reads_at_its_start_and_writes_at_its_end():
+    line = (
+        "%s = (f32[16,8]{1,0:S(1)}, f32[16,8], u32[]) copy-start(%a)\n"
+        "  %r = f32[16,8]{1,0:S(1)} copy-done(%s)"
+    )
+    text = MODULE.format(computations=COMPUTATIONS, line=line)
+    assert memory_traffic(Module(text)) == 512
+
+
+def test_sizes_of_types():
+    text = "(f32[8,4]{1,0:T(8,128)S(1)}, /*index=1*/bf16[3], pred[], s4[3])"
+    assert type_bytes(text) == 128 + 6 + 1 + 2
+    assert type_bytes(text, main_memory=True) == 6 + 1 + 2

@@ -1,0 +1,71 @@
+"""How fast a compiled step could be: what it computes and moves, at the chip's full speed.
+
+* compute: FLOPs of the model's products, counted by hand (`flops`), with those that remat
+  repeats, at the chip's bf16 peak;
+* memory: bytes to and from main memory, counted in the compiled step (`traffic`);
+* network: bytes that each device sends in collectives (`collectives`), with all links of the
+  fast network busy in one direction each.
+
+Computing, memory and those collectives under which something is computed run side by side:
+the longest counts. The other collectives come on top, nothing else runs meanwhile. Latency,
+vector units and the data's way into the machine are left out, so this is a lower bound.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from vit_jax.analyze import flops
+from vit_jax.analyze.collectives import Collective
+from vit_jax.analyze.hardware import Chip
+from vit_jax.models.vit_config import ViTConfig
+
+
+def predict(
+    *, step_flops: float, traffic: int, found: Iterable[Collective], chip: Chip
+) -> dict[str, Any]:
+    """Seconds of a step on one device, by what takes them, and what bounds it.
+
+    Args:
+      step_flops: of one device, what it computes twice included.
+      traffic: bytes between one device and its main memory.
+      found: collectives of the step.
+      chip: its peaks; a device has its share.
+
+    Returns:
+      `compute`, `memory`, `network`, of the network `overlapped`, `step`: seconds;
+      `bottleneck`: compute, memory or network.
+    """
+    network, overlapped = 0.0, 0.0
+    for collective in found:
+        seconds = collective.bytes / (chip.network_bandwidth / chip.devices)
+        network += seconds
+        overlapped += seconds if collective.overlapped else 0.0
+    compute = step_flops / (chip.bf16_flops / chip.devices)
+    memory = traffic / (chip.memory_bandwidth / chip.devices)
+    terms = dict(compute=compute, memory=memory, network=network)
+    exposed = network - overlapped
+    return dict(
+        **terms,
+        overlapped=overlapped,
+        step=max(compute, memory, overlapped) + exposed,
+        bottleneck=max(terms, key=terms.get),
+    )
+
+
+def step_flops(model_config: Any) -> int:
+    """FLOPs of one image's training step, with what remat computes a second time."""
+    return flops.train_flops(model_config) + 2 * recomputed_macs(model_config)
+
+
+def recomputed_macs(model_config: Any) -> int:
+    """MACs of one image that the backward pass repeats, by the policy of remat.
+
+    `full` repeats the blocks, `dots_no_batch` attention's two products, `dots` none.
+    """
+    if not isinstance(model_config, ViTConfig):
+        return 0
+    if model_config.remat == "full":
+        return flops.encoder_macs(model_config)
+    if model_config.remat == "dots_no_batch":
+        return flops.attention_macs(model_config)
+    return 0
