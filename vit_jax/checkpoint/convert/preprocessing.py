@@ -17,14 +17,15 @@ class Recipe:
     """Preprocessing for evaluation, whatever the image size.
 
     Attributes:
-      share: the model sees this share of the smaller side, cut from the middle; None: the
-        whole image, its aspect ratio not kept.
+      share: the model sees this share of the resized image's smaller side, from the middle.
+      squash: whether resizing gives up the aspect ratio.
       method: of resizing.
       antialias: whether it low-passes when shrinking, as Pillow does.
       mean, std: per channel, of pixels in 0..1.
     """
 
-    share: float | None = None
+    share: float = 1.0
+    squash: bool = True
     method: str = "bilinear"
     antialias: bool = True
     mean: tuple[float, ...] = HALF
@@ -32,13 +33,12 @@ class Recipe:
 
     def spec(self, size: Size) -> str:
         """In the words of vit_jax.data, for images of (height, width)."""
-        how = f", method={self.method!r}" if self.share or self.method != "bilinear" else ""
+        how = "" if self.squash and self.method == "bilinear" else f", method={self.method!r}"
         how += ", antialias=True" if self.antialias else ""
-        if self.share:
-            whole = tuple(round(side / self.share) for side in size)
-            operations = [f"resize_small({_show(whole)}{how})", f"central_crop({_show(size)})"]
-        else:
-            operations = [f"resize({_show(size)}{how})"]
+        whole = tuple(round(side / self.share) for side in size)
+        operations = [f"{'resize' if self.squash else 'resize_small'}({_show(whole)}{how})"]
+        if not self.squash or whole != tuple(size):
+            operations.append(f"central_crop({_show(size)})")
         return "|".join([*operations, _normalization(self.mean, self.std)])
 
     @classmethod
@@ -47,16 +47,21 @@ class Recipe:
         from vit_jax.data import parse
 
         preprocess = parse(spec).deterministic()
-        share, side, method, antialias = None, 1, cls.method, cls.antialias
+        recipe = cls(mean=preprocess.mean, std=preprocess.std)
+        side = None
         for op in preprocess.ops:
             if op.name in ("resize", "resize_small"):
-                side, method, antialias = min(op.shape), op.method, op.antialias
-            if op.name in ("resize_small", "central_crop"):
-                share = min(op.shape) / side
+                side = min(op.shape)
+                squash, method = op.name == "resize", op.method
+                recipe = dataclasses.replace(
+                    recipe, share=1.0, squash=squash, method=method, antialias=op.antialias
+                )
+            if op.name == "central_crop" and side:
+                recipe = dataclasses.replace(recipe, share=min(op.shape) / side)
         # "area" averages what a pixel covers: of the others, bilinear with antialias is nearest.
-        if method == "area":
-            method, antialias = "bilinear", True
-        return cls(share, method, antialias, preprocess.mean, preprocess.std)
+        if recipe.method == "area":
+            return dataclasses.replace(recipe, method="bilinear", antialias=True)
+        return recipe
 
 
 def _show(size: Size) -> str:
@@ -81,7 +86,7 @@ def recipe_of(found: Recognised, configs: Mapping[str, Any]) -> Recipe:
     if found.family.name == "Google ViT" and not any(
         "LayerNorm_2" in k for k in found.original.values()
     ):
-        return Recipe(share=7 / 8)  # big_vision's
+        return Recipe(7 / 8, squash=False)  # big_vision's
     return Recipe(antialias=False)
 
 
@@ -89,6 +94,7 @@ def _timm(config: Mapping[str, Any]) -> Recipe:
     """Files without config.json are Meta's own, of DeiT and DINOv2."""
     return Recipe(
         share=config.get("crop_pct", 224 / 256),
+        squash=config.get("crop_mode") == "squash",
         method=config.get("interpolation", "bicubic"),
         mean=tuple(config.get("mean", IMAGENET_MEAN)),
         std=tuple(config.get("std", IMAGENET_STD)),
@@ -100,21 +106,28 @@ def _huggingface(found: Recognised, config: Mapping[str, Any]) -> Recipe:
     if vit and "embeddings.distillation_token" not in found.tensors:
         habit = Recipe()
     else:
-        habit = Recipe(224 / 256, "bicubic", True, IMAGENET_MEAN, IMAGENET_STD)
+        habit = Recipe(224 / 256, False, "bicubic", True, IMAGENET_MEAN, IMAGENET_STD)
     if not config:
         return habit
     whole, cropped = (_sides(config.get(key)) for key in ("size", "crop_size"))
-    share = None
-    if config.get("do_center_crop") and whole and cropped:
-        share = min(cropped) / min(whole)
-    elif "shortest_edge" in str(config.get("size")):
-        share = 1.0
+    crops = config.get("do_center_crop") and whole and cropped
+    mean, std = config.get("image_mean", habit.mean), config.get("image_std", habit.std)
+    if config.get("do_normalize") is False:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     return Recipe(
-        share=share,
+        share=min(cropped) / min(whole) if crops else 1.0,
+        squash=not _keeps_aspect(config),
         method=PILLOW.get(config.get("resample", 2), "bilinear"),
-        mean=tuple(config.get("image_mean", habit.mean)),
-        std=tuple(config.get("image_std", habit.std)),
+        mean=tuple(mean),
+        std=tuple(std),
     )
+
+
+def _keeps_aspect(config: Mapping[str, Any]) -> bool:
+    """A number is the shorter side to some of transformers' processors, both to the others."""
+    kind = config.get("image_processor_type") or config.get("feature_extractor_type") or ""
+    size = config.get("size")
+    return kind.startswith("Bit") if isinstance(size, int) else "shortest_edge" in (size or ())
 
 
 def _sides(size: Any) -> tuple[int, ...]:
@@ -128,15 +141,15 @@ def to_timm(recipe: Recipe, size: Size) -> dict[str, Any]:
         input_size=[3, *size],
         fixed_input_size=True,
         interpolation=recipe.method,
-        crop_pct=recipe.share or 1.0,
-        crop_mode="center" if recipe.share else "squash",
+        crop_pct=recipe.share,
+        crop_mode="squash" if recipe.squash else "center",
         mean=list(recipe.mean),
         std=list(recipe.std),
     )
 
 
 def to_huggingface(recipe: Recipe, size: Size) -> dict[str, Any]:
-    """preprocessor_config.json; ViTImageProcessor resizes, BitImageProcessor crops too."""
+    """preprocessor_config.json of the processor that does the same."""
     height, width = size
     config = dict(
         do_normalize=True,
@@ -147,14 +160,13 @@ def to_huggingface(recipe: Recipe, size: Size) -> dict[str, Any]:
         resample=next(number for number, name in PILLOW.items() if name == recipe.method),
         rescale_factor=1 / 255,
     )
-    if not recipe.share:
+    if recipe.squash and recipe.share == 1.0:
         return dict(
             config, image_processor_type="ViTImageProcessor", size=dict(height=height, width=width)
         )
-    return dict(
-        config,
-        image_processor_type="BitImageProcessor",
-        do_center_crop=True,
-        crop_size=dict(height=height, width=width),
-        size=dict(shortest_edge=round(min(size) / recipe.share)),
-    )
+    config |= dict(do_center_crop=True, crop_size=dict(height=height, width=width))
+    if recipe.squash:
+        whole = dict(height=round(height / recipe.share), width=round(width / recipe.share))
+        return dict(config, image_processor_type="DeiTImageProcessor", size=whole)
+    shorter = dict(shortest_edge=round(min(size) / recipe.share))
+    return dict(config, image_processor_type="BitImageProcessor", size=shorter)
