@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vit_jax.errors import InputError, unknown
+from vit_jax.evaluate import vtab
 from vit_jax.paper.tables import Key, Table, table
 
 SCALES = ("paper", "small")
@@ -42,6 +43,40 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The weights of a finished run on the ReaL labels of ImageNet (2006.07159)."""
+
+    start: Run
+
+    @property
+    def workdir(self) -> str:
+        """Where its summary.json goes."""
+        return f"{self.start.workdir}/real"
+
+    def options(self, folder: Path) -> dict[str, str | bool]:
+        """Of `evaluate_protocol`; the labels lie in the folder of all runs."""
+        return dict(
+            protocol="real",
+            labels=str(folder / "real.json"),
+            source="tfds:imagenet2012",
+            split="validation",
+            use_ema=any(option.endswith("use_ema=True") for option in self.start.overrides),
+        )
+
+    def command(self, folder: Path) -> str:
+        """The shell command that does it."""
+        options = self.options(folder)
+        flags = ["--use-ema"] if options.pop("use_ema") else []
+        flags += [f"--{name}={value}" for name, value in options.items()]
+        checkpoint = f"--checkpoint={folder / self.start.workdir}"
+        words = shlex.join(["vit_jax", "evaluate", checkpoint, *flags, "--json"])
+        target = shlex.quote(str(folder / self.workdir))
+        return (
+            f"mkdir -p {target} && {words} >{target}/new && mv {target}/new {target}/summary.json"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """How a cell is filled: the mean of `metric` over `runs`, one a seed.
 
@@ -54,12 +89,13 @@ class Recipe:
     choices: tuple[tuple[str, Run], ...] = ()
     choice_metric: str = "eval/dev/top1"
     percent: bool = True  # the paper prints percent
+    real: bool = False  # evaluate on ReaL's labels after training
 
-    def final(self, choice: str = "") -> tuple[Run, ...]:
-        """The runs whose metric counts, given the chosen override."""
-        if not choice:
-            return self.runs
-        return tuple(dataclasses.replace(r, overrides=(*r.overrides, choice)) for r in self.runs)
+    def final(self, choice: str = "") -> tuple[Run | Evaluation, ...]:
+        """What has the metric that counts, given the chosen override."""
+        extra = (choice,) if choice else ()
+        runs = [dataclasses.replace(r, overrides=(*r.overrides, *extra)) for r in self.runs]
+        return tuple(Evaluation(run) if self.real else run for run in runs)
 
 
 def recipes(number: int, scale: str = "paper") -> dict[Key, Recipe]:
@@ -138,6 +174,14 @@ def finetuning(start: Run, model: str, dataset: str, *extra: str) -> Recipe:
     return Recipe(runs, "eval/test/top1", choices)
 
 
+def _on(dataset: str, start: Run, model: str) -> Recipe:
+    """Fine-tuning and top-1 on a data set of tables 5 and 6."""
+    if dataset == "ImageNet ReaL":
+        recipe = finetuning(start, model, "ImageNet")
+        return dataclasses.replace(recipe, metric="top1", real=True)
+    return finetuning(start, model, dataset)
+
+
 def learning_rates(dataset: str, model: str = "ViT-B/16") -> tuple[str, ...]:
     """Those that table 4 sweeps; on ImageNet .06 is for ResNets and hybrids (appendix B.1.1)."""
     row = next(row for row in table(4).rows if DATASETS.get(row) == DATASETS[dataset])
@@ -149,17 +193,23 @@ def _slug(name: str) -> str:
     return name.replace("/", "_")
 
 
+# Columns of tables 2 and 9.
+_UPSTREAM = {
+    "H/14 JFT": ("JFT", "ViT-H/14"),
+    "L/16 JFT": ("JFT", "ViT-L/16"),
+    "L/16 I21k": ("ImageNet-21k", "ViT-L/16"),
+}
+
+
 def _table_2(paper: Table) -> Iterator[tuple[Key, Recipe]]:
-    columns = {
-        "H/14 JFT": ("JFT", "ViT-H/14", 518),
-        "L/16 JFT": ("JFT", "ViT-L/16", 512),
-        "L/16 I21k": ("ImageNet-21k", "ViT-L/16", 512),
-    }
-    for column, (upstream, model, pixels) in columns.items():
-        start = pretraining(upstream, model)
+    for column, (upstream, model) in _UPSTREAM.items():
+        start, pixels = pretraining(upstream, model), 518 if model == "ViT-H/14" else 512
         for row in paper.rows:
             if row == "ImageNet":
                 yield (row, column), _averaged(start, model, pixels)
+            elif row == "ImageNet ReaL":
+                recipe = _averaged(start, model, pixels)
+                yield (row, column), dataclasses.replace(recipe, metric="top1", real=True)
             elif row in DATASETS:
                 yield (row, column), finetuning(start, model, row)
 
@@ -191,17 +241,16 @@ def _table_5(paper: Table) -> Iterator[tuple[Key, Recipe]]:
     for row, model in paper.cells:
         upstream, dataset = row.split(": ")
         # The paper does not say how H/14 was pre-trained on ImageNet-21k.
-        if dataset in DATASETS and (upstream, model) != ("ImageNet-21k", "ViT-H/14"):
-            yield (row, model), finetuning(pretraining(upstream, model), model, dataset)
+        if (upstream, model) != ("ImageNet-21k", "ViT-H/14"):
+            yield (row, model), _on(dataset, pretraining(upstream, model), model)
 
 
 def _table_6(paper: Table) -> Iterator[tuple[Key, Recipe]]:
     for row, column in paper.cells:
         model, epochs = row.removesuffix(" epochs").split(", ")
         # Table 3 has no settings for R200x3.
-        if column in DATASETS and model != "BiT-R200x3":
-            start = pretraining("JFT", model, int(epochs))
-            yield (row, column), finetuning(start, model, column)
+        if column != "exaFLOPs" and model != "BiT-R200x3":
+            yield (row, column), _on(column, pretraining("JFT", model, int(epochs)), model)
 
 
 def _table_7(paper: Table) -> Iterator[tuple[Key, Recipe]]:
@@ -211,6 +260,22 @@ def _table_7(paper: Table) -> Iterator[tuple[Key, Recipe]]:
         if row in DATASETS and optimizer == "Adam":
             model = f"BiT-{resnet}"
             yield (row, column), finetuning(pretraining("JFT", model), model, row)
+
+
+def _table_9(paper: Table) -> Iterator[tuple[Key, Recipe]]:
+    """VTAB-1k: one learning rate, three seeds."""
+    names = {task.title: name for name, task in vtab.TASKS.items()}
+    for column, (upstream, model) in _UPSTREAM.items():
+        start = pretraining(upstream, model)
+        for row in paper.rows:
+            if row in names:
+                folder = f"vtab/{start.workdir.removeprefix('pretrain/')}/{names[row]}"
+                config = f"configs/vtab.py:{model},{names[row]}"
+                runs = tuple(
+                    Run(f"{folder}/seed{seed}", config, (f"--config.seed={seed}",), start)
+                    for seed in SEEDS
+                )
+                yield (row, column), Recipe(runs, "eval/test/top1")
 
 
 # Row and column of table 8 -> model.posemb, model.posemb_where.
@@ -235,8 +300,8 @@ def _table_8(paper: Table, base: Run, metric: str, seeds: int) -> Iterator[tuple
 
 
 def _table_8_paper(paper: Table) -> Iterator[tuple[Key, Recipe]]:
-    base = Run("posemb/JFT", "configs/vit_jft.py:ViT-B/16", _FEWSHOT)
-    return _table_8(paper, base, "fewshot/imagenet/5shot", 1)
+    base = Run("posemb/JFT", "configs/vit_jft.py:ViT-B/16,fewshot")
+    return _table_8(paper, base, "eval/fewshot/imagenet/5shot", 1)
 
 
 def _table_8_small(paper: Table) -> Iterator[tuple[Key, Recipe]]:
@@ -244,7 +309,6 @@ def _table_8_small(paper: Table) -> Iterator[tuple[Key, Recipe]]:
     return _table_8(paper, base, "eval/test/top1", 3)
 
 
-_FEWSHOT = ()
 _Maker = Callable[[Table], Iterator[tuple[Key, Recipe]]]
 _PAPER: dict[int, _Maker] = {
     2: _table_2,
@@ -252,5 +316,6 @@ _PAPER: dict[int, _Maker] = {
     6: _table_6,
     7: _table_7,
     8: _table_8_paper,
+    9: _table_9,
 }
 _SMALL: dict[int, _Maker] = {8: _table_8_small}

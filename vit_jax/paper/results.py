@@ -9,7 +9,7 @@ from typing import Any
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
 from vit_jax.paper.computed import computed
-from vit_jax.paper.recipes import Recipe, Run, recipes
+from vit_jax.paper.recipes import Evaluation, Recipe, Run, recipes
 from vit_jax.paper.tables import Key, Table, table
 from vit_jax.train.workdir import open_workdir
 
@@ -24,7 +24,7 @@ class Ours:
     value: float | str | None = None
     std: float | None = None  # over runs that differ in their seed
     runs: int = 0  # how many the value comes from; 0: computed, or empty
-    missing: tuple[Run, ...] = ()  # to be done next
+    missing: tuple[Run | Evaluation, ...] = ()  # to be done next
 
 
 def our_cells(number: int, folder: Path, scale: str = "paper") -> dict[Key, Ours]:
@@ -67,8 +67,8 @@ def measured(recipe: Recipe, folder: Path) -> Ours:
     return Ours(statistics.mean(values), std, len(values), missing)
 
 
-def summary(run: Run, folder: Path) -> dict[str, Any] | None:
-    """summary.json of a finished run; None: not finished.
+def summary(run: Run | Evaluation, folder: Path) -> dict[str, Any] | None:
+    """The metrics of a finished run; None: not finished.
 
     Raises:
       InputError: its workdir belongs to a run of another config.
@@ -77,10 +77,11 @@ def summary(run: Run, folder: Path) -> dict[str, Any] | None:
     if (workdir / "config.json").exists():
         _check(run, folder)
     try:
-        return json.loads((workdir / "summary.json").read_text())
+        found = json.loads((workdir / "summary.json").read_text())
+        return found if isinstance(run, Evaluation) else found["metrics"]
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, KeyError) as error:
         raise InputError(f"{workdir}/summary.json is damaged ({error}); delete it") from error
 
 
@@ -103,13 +104,13 @@ def load_run_config(run: Run, folder: Path) -> Any:
     return load_config(first.removeprefix("--config="), overrides)
 
 
-def _metric(run: Run, folder: Path, name: str) -> float | None:
+def _metric(run: Run | Evaluation, folder: Path, name: str) -> float | None:
     found = summary(run, folder)
     if found is None:
         return None
-    if name not in found["metrics"]:
+    if name not in found:
         raise InputError(f"{folder / run.workdir}/summary.json has no {name}; delete that run")
-    return found["metrics"][name]
+    return found[name]
 
 
 def _means(paper: Table, cells: dict[Key, Ours]) -> dict[Key, Ours]:

@@ -1,14 +1,19 @@
 """Does the runs that a table still lacks: here one after another, or as arrays for Slurm."""
 
+import json
 import logging
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+import jax
+
 from vit_jax.errors import InputError, unknown
-from vit_jax.paper.recipes import Run, recipes
+from vit_jax.evaluate.labels import evaluate_protocol
+from vit_jax.paper.recipes import Evaluation, Run, recipes
 from vit_jax.paper.results import load_run_config, measured, summary
 from vit_jax.paper.tables import Key, table
+from vit_jax.train.loop import train
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +36,7 @@ def select(number: int, row: str | None, column: str | None) -> list[Key]:
     ]
 
 
-def next_runs(number: int, keys: Iterable[Key], folder: Path, scale: str) -> list[Run]:
+def next_runs(number: int, keys: Iterable[Key], folder: Path, scale: str) -> list[Run | Evaluation]:
     """Runs that can start now, in order: earlier stages first, each once.
 
     A choice of learning rates hides the runs behind it until all of them are done.
@@ -46,7 +51,7 @@ def next_runs(number: int, keys: Iterable[Key], folder: Path, scale: str) -> lis
     return list(runs.values())
 
 
-def _first_unfinished(run: Run, folder: Path) -> Run:
+def _first_unfinished(run: Run | Evaluation, folder: Path) -> Run | Evaluation:
     if run.start and summary(run.start, folder) is None:
         return _first_unfinished(run.start, folder)
     return run
@@ -61,20 +66,26 @@ def run_missing(number: int, keys: Iterable[Key], folder: Path, scale: str) -> i
     Raises:
       InputError: nothing here to run, or what a run raises (data that are not prepared).
     """
-    import jax
-
-    from vit_jax.train.loop import train
-
     keys, done = list(keys), 0
     if not any(key in recipes(number, scale) for key in keys):
         raise InputError(f"table {number}: no run fills these cells; `vit_jax tables {number}`")
     while runs := next_runs(number, keys, folder, scale):
         run = runs[0]
         log.info("table %d, %d runs ready: %s", number, len(runs), run.command(folder))
-        train(load_run_config(run, folder), str(folder / run.workdir))
-        jax.clear_caches()  # the next run has another model
+        _do(run, folder)
         done += 1
     return done
+
+
+def _do(run: Run | Evaluation, folder: Path) -> None:
+    workdir = folder / run.workdir
+    if isinstance(run, Evaluation):
+        result = evaluate_protocol(str(folder / run.start.workdir), **run.options(folder))
+        workdir.mkdir(exist_ok=True)
+        (workdir / "summary.json").write_text(json.dumps(result))
+        return
+    train(load_run_config(run, folder), str(workdir))
+    jax.clear_caches()  # the next run has another model
 
 
 def slurm_script(number: int, keys: Iterable[Key], folder: Path, scale: str) -> str:
