@@ -1,13 +1,17 @@
 """Meshes and the table that says how parameters are cut."""
 
+import dataclasses
+
 import jax
 import pytest
+from jax.experimental import topologies
 from jax.sharding import PartitionSpec as P
 
 from vit_jax import config as configs
 from vit_jax import models
+from vit_jax.analyze.compile import topology_devices
 from vit_jax.errors import InputError
-from vit_jax.parallel.mesh import check_batch_size, create_mesh, mesh_sizes
+from vit_jax.parallel.mesh import _arrange, check_batch_size, create_mesh, mesh_sizes
 from vit_jax.parallel.rules import (
     check_replication,
     describe,
@@ -32,7 +36,6 @@ def parallel(**sizes):
         ("blocks/attention/out/kernel", (24, 16, 64, 1024), P(None, "tensor", None, "fsdp")),
         ("blocks/mlp/fc1/kernel", (24, 1024, 4096), P(None, "fsdp", "tensor")),
         ("blocks/mlp/fc2/kernel", (24, 4096, 1024), P(None, "tensor", "fsdp")),
-        ("blocks/mlp/gated/kernel", (24, 1024, 2, 2736), P(None, "fsdp", None, "tensor")),
         ("blocks/mlp/fc1/bias", (24, 4096), P(None, "tensor")),
         ("blocks/mlp/gated/kernel", (24, 1024, 2, 2736), P(None, "fsdp", None, "tensor")),
         ("blocks/mlp/gated/bias", (24, 2, 2736), P(None, None, "tensor")),
@@ -77,6 +80,45 @@ def test_sizes():
 def test_meshes_that_do_not_fit(sizes, message):
     with pytest.raises(InputError, match=message):
         mesh_sizes(parallel(**sizes), 8)
+
+
+def two_slices():
+    """Two TPU slices of 4x4 that nobody owns."""
+    pytest.importorskip("libtpu")
+    topology_devices("v5e:1x1")  # tells the compiler that there are no TPUs here
+    return topologies.get_topology_desc("v5e:4x4", "tpu", num_slices=2).devices
+
+
+@pytest.mark.parametrize(
+    "sizes", [dict(replica=2), dict(replica=2, data=2, fsdp=8), dict(replica=4, data=1, fsdp=8)]
+)
+def test_replica_crosses_the_network_between_slices_and_nothing_else_does(sizes):
+    mesh = create_mesh(parallel(**sizes), two_slices())
+    inside = [{device.slice_index for device in part.flat} for part in mesh.devices]
+    half = sizes["replica"] // 2
+    assert inside == [{0}] * half + [{1}] * half
+
+
+def test_another_axis_may_not_cross_between_slices():
+    with pytest.raises(InputError, match="2 slices.*replica is 1; make it a multiple of 2"):
+        create_mesh(parallel(fsdp=16), two_slices())
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """JAX shows each host's GPUs as a slice."""
+
+    id: int
+    slice_index: int
+    platform: str = "gpu"
+    device_kind: str = "NVIDIA H100"
+
+
+def test_replica_crosses_the_network_between_hosts():
+    devices = [Gpu(i, slice_index=i % 2) for i in range(8)]  # in no helpful order
+    arranged = _arrange((2, 2, 2, 1), devices)
+    assert [{device.slice_index for device in part.flat} for part in arranged] == [{0}, {1}]
+    assert len(set(_arrange((1, 8, 1, 1), devices).flat)) == 8
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def create_mesh(parallel: ConfigDict, devices: Sequence[jax.Device] | None = Non
       devices: all devices of all processes; None: those present.
 
     Raises:
-      InputError: sizes that do not fit the devices.
+      InputError: sizes that do not fit the devices, or a `replica` that does not fit slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = mesh_sizes(parallel, len(devices))
@@ -59,12 +59,21 @@ def create_mesh(parallel: ConfigDict, devices: Sequence[jax.Device] | None = Non
 
 def _arrange(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
     """Devices in mesh order: neighbours on the fast network, `replica` on the slow one."""
-    slices = {getattr(device, "slice_index", None) for device in devices}
-    if shape[0] > 1 and len(slices) > 1 and shape[0] % len(slices) == 0:
-        inner = (shape[0] // len(slices), *shape[1:])
-        outer = (len(slices), *[1] * (len(shape) - 1))
-        return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
-    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if shape[0] % slices:
+        if devices[0].platform == "tpu":
+            raise InputError(
+                f"the TPUs are {slices} slices, with a slow network between them: "
+                f"config.parallel.replica is {shape[0]}; make it a multiple of {slices}"
+            )
+        slices = 1  # other platforms let any axis cross
+    inner = (shape[0] // slices, *shape[1:])
+    if slices == 1:
+        return mesh_utils.create_device_mesh(inner, devices, allow_split_physical_axes=True)
+    outer = (slices, *[1] * (len(shape) - 1))
+    return mesh_utils.create_hybrid_device_mesh(
+        inner, outer, devices, allow_split_physical_axes=True
+    )
 
 
 def batch_shards(sizes: dict[str, int] | Mesh) -> int:
