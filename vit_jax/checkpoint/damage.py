@@ -90,4 +90,7 @@ def delete(checkpoint: Path) -> None:
 def clean(directory: Path) -> None:
     """Deletes what killed or failed saves have left."""
     for entry in directory.glob(f"*{TEMPORARY}*"):
-        shutil.rmtree(entry, ignore_errors=True)
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)

@@ -88,7 +88,8 @@ def _run(argv: list[str]) -> int:
         return DONE
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("vit_jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is normal
+    # Orbax warns of what is normal, and its errors reach us.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     return modules[args.command].run(args)
 
 
