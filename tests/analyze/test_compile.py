@@ -44,6 +44,14 @@ def test_wrong_topologies_are_refused(name):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name, pod", [("v5e:64x64", "16x16"), ("v5p:16x20x32", "16x20x28")])
+def test_what_is_larger_than_a_pod_is_refused(name, pod):
+    """The compiler would end the process."""
+    pytest.importorskip("libtpu")
+    with pytest.raises(InputError, match=f"a whole {name[:3]} pod has {pod} chips"):
+        compiling.topology_devices(name)
+
+
 @pytest.mark.parametrize(
     "message, total, limit",
     [

@@ -73,6 +73,7 @@ def topology_devices(name: str) -> list[jax.Device]:
             "planning for TPUs wants their compiler: pip install 'vit_jax[plan]'; "
             "without --topology the devices present are planned for"
         )
+    _check_pod(name)
     for variable, value in WITHOUT_TPUS.items():
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies
@@ -88,6 +89,16 @@ def topology_devices(name: str) -> list[jax.Device]:
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
         raise InputError(f"no TPU topology {name!r}, write e.g. v5e:16x16 ({reason})") from error
+
+
+def _check_pod(name: str) -> None:
+    """Refuses what is larger than a pod, at which the compiler ends the whole process."""
+    generation, _, shape = name.partition(":")
+    pod = hardware.PODS.get(generation)
+    sides = [int(side) for side in shape.split("x") if side.isdigit()]
+    if pod and sides and (max(sides) > max(pod) or math.prod(sides) > math.prod(pod)):
+        size = "x".join(map(str, pod))
+        raise InputError(f"no TPU topology {name!r}: a whole {generation} pod has {size} chips")
 
 
 def compile_step(

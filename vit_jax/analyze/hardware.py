@@ -41,6 +41,15 @@ CHIPS = (
     Chip("NVIDIA GeForce RTX 3090", 71e12, 24 * GIB, 0.94e12, 32e9),
     Chip("NVIDIA GeForce RTX 4090", 165e12, 24 * GIB, 1.01e12, 32e9),
 )
+# Chips of a whole TPU pod, beyond which the compiler cannot be asked (Cloud TPU's documentation).
+PODS = {
+    "v2": (16, 16),
+    "v3": (32, 32),
+    "v4": (16, 16, 16),
+    "v5e": (16, 16),
+    "v5p": (16, 20, 28),
+    "v6e": (16, 16),
+}
 # What JAX calls them, where that is not how the data sheet does.
 _ALIASES = {"TPU v5": "TPU v5p", "TPU v5e": "TPU v5 lite", "TPU v6e": "TPU v6 lite"}
 
