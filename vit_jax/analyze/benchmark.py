@@ -24,14 +24,14 @@ from vit_jax.analyze.compile import abstract_batch, memory_of
 from vit_jax.config import default, duration
 from vit_jax.errors import InputError, unknown
 from vit_jax.models.layers import DTYPES, shard_batch
-from vit_jax.parallel.engines import create_engine
 from vit_jax.train.setup import Dataset, Run, prepare
 from vit_jax.train.step import Task
 
 log = logging.getLogger(__name__)
 
 MODES = ("train", "infer")
-CLASSES = 1000
+# What there is to know of ImageNet; the model says the size of images.
+DATASET = Dataset(1_281_167, 1000, None, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 WARM_UP = 2  # steps after compilation that are not timed
 IN_FLIGHT = 2  # steps dispatched ahead of the oldest unfinished one, as in training
 
@@ -40,7 +40,7 @@ class OutOfMemory(InputError):
     """A batch that the devices have no room for."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Case:
     """A step ready to run."""
 
@@ -52,13 +52,12 @@ class Case:
     batch: dict[str, jax.Array]
 
     def outputs(self, count: int) -> Iterator[Any]:
-        """Dispatches `count` steps; yields of each what tells that it has ended."""
-        carry = self.carry
+        """Dispatches `count` more steps; yields of each what tells that it has ended."""
         for _ in range(count):
             if self.mode == "train":
-                carry, output = self.compiled(carry, self.batch)
+                self.carry, output = self.compiled(self.carry, self.batch)
             else:
-                output = self.compiled(carry, self.batch)
+                output = self.compiled(self.carry, self.batch)
             yield output
 
 
@@ -105,7 +104,7 @@ def create_case(
     """Compiles the step of a config and fills the devices with what it takes.
 
     Args:
-      config: of the run; its data are not opened.
+      config: of the run; its data are not opened, images have the size of the model.
       mode: train or infer.
       compiler_options: of XLA.
 
@@ -115,13 +114,7 @@ def create_case(
     """
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
-    size = config.model.image_size
-    size = (size, size) if isinstance(size, int) else size
-    run = prepare(
-        config,
-        Dataset(1_281_167, CLASSES, size, (0.5,) * 3, (0.5,) * 3),
-        create_engine(config.parallel),
-    )
+    run = prepare(config, DATASET)
     try:
         return _create_case(run, mode, compiler_options)
     except jax.errors.JaxRuntimeError as error:
@@ -152,7 +145,7 @@ def _create_case(run: Run, mode: str, compiler_options: dict[str, Any] | None) -
     rows = len(engine.rows(batch_size))
     arrays = dict(
         image=rng.integers(0, 256, (rows, *run.model_config.image_size, 3), np.uint8),
-        label=rng.integers(0, CLASSES, (rows,), np.int32),
+        label=rng.integers(0, DATASET.num_classes, (rows,), np.int32),
     )
     return Case(run, mode, compiled, compile_seconds, carry, engine.put_batch(arrays, batch_size))
 
@@ -198,7 +191,7 @@ def benchmark(config: ConfigDict, mode: str, *, steps: int = 20) -> dict[str, An
 
 
 def time_steps(case: Case, steps: int) -> list[float]:
-    """Seconds of each of `steps` steps; the case's state is used up."""
+    """Seconds of each of `steps` steps, after WARM_UP others."""
     ends = list(step_ends(case.outputs(WARM_UP + steps)))[WARM_UP - 1 :]
     return [after - before for before, after in zip(ends, ends[1:])]
 
