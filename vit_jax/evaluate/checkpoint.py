@@ -11,7 +11,8 @@ from vit_jax.checkpoint.load import ModelInfo, read
 from vit_jax.errors import InputError
 from vit_jax.evaluate.classify import classify
 from vit_jax.parallel.engines import create_engine
-from vit_jax.train.step import Task, make_eval_step
+from vit_jax.train.step import make_eval_step
+from vit_jax.train.tasks import create_task
 
 
 def evaluate_checkpoint(
@@ -44,17 +45,16 @@ def evaluate_checkpoint(
     source, split = _which_data(info, source, split)
     config = configs.default()
     if info.config:
+        config.seed = info.config["seed"]
         config.loss.update(info.config["loss"])
         config.data.multi_label = info.config["data"]["multi_label"]
     opened = data.open_source(source, split, data_dir=data_dir, multi_label=config.data.multi_label)
     model_config = models.model_config(info.name, **info.options)
-    if opened.num_classes > model_config.num_classes:
-        raise InputError(
-            f"{source} has {opened.num_classes} classes, the model {model_config.num_classes}"
-        )
     preprocess = data.parse(pp or info.pp)
     graphdef, _ = models.abstract(functools.partial(models.build_model, model_config))
-    task = Task(graphdef, model_config.num_classes, preprocess.mean, preprocess.std, config)
+    task = create_task(graphdef, model_config, preprocess.mean, preprocess.std, config)
+    if task.num_classes is not None and opened.num_classes > task.num_classes:
+        raise InputError(f"{source} has {opened.num_classes} classes, the model {task.num_classes}")
     engine = create_engine(config.parallel)
     shards = engine.batch_shards
     batch_size = -(-batch_size // shards) * shards

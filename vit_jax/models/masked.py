@@ -56,10 +56,12 @@ class MaskedViT(ViT):
         Returns:
           Logits (B, P, COLORS) in float32.
         """
-        x = shard_batch(self.embedding(images))
-        x = jnp.take_along_axis(x, source[..., None], axis=1)
-        x = jnp.where(masked[..., None], self.masked.embedding[...].astype(x.dtype), x)
-        x = self._sequence(x, fold_in(keys, 0))
+        with jax.named_scope("embedding"):
+            x = shard_batch(self.embedding(images))
+            x = jnp.take_along_axis(x, source[..., None], axis=1)
+            x = jnp.where(masked[..., None], self.masked.embedding[...].astype(x.dtype), x)
+            x = self._sequence(x, fold_in(keys, 0))
         x, _ = self._encode(x, fold_in(keys, 1), False)
         patches = self.norm(x)[:, self.config.prefix_tokens :]
-        return self.masked.head(patches).astype(jnp.float32)
+        with jax.named_scope("head"):
+            return self.masked.head(patches).astype(jnp.float32)

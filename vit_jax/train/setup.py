@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +21,9 @@ from vit_jax.parallel.mesh import check_batch_size
 from vit_jax.train.optim import create_optimizer
 from vit_jax.train.state import TrainState, create_state, init_params
 from vit_jax.train.step import Task, make_train_step
+from vit_jax.train.tasks import create_task, model_options
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +88,7 @@ def prepare(config: ConfigDict, dataset: Dataset, engine: Engine | None = None) 
         params = init_params(create_model, config.seed)
         return create_state(params, optimizer, ema=config.optimizer.ema_decay > 0)
 
-    task = Task(graphdef, model_config.num_classes, dataset.mean, dataset.std, config)
+    task = create_task(graphdef, model_config, dataset.mean, dataset.std, config)
     abstract = engine.abstract(create)
     return Run(
         config=config,
@@ -113,13 +118,7 @@ def configure_model(config: ConfigDict, dataset: Dataset) -> Any:
     """
     options = dict(config.model)
     name = options.pop("name")
-    if options["num_classes"] is None:
-        options["num_classes"] = dataset.num_classes
-    if options["num_classes"] < dataset.num_classes:
-        raise InputError(
-            f"config.model.num_classes is {options['num_classes']}, but {config.data.source} has "
-            f"labels of {dataset.num_classes} classes; set it to at least that, or to None"
-        )
+    options |= model_options(config, dataset.num_classes)
     if options["image_size"] is None:
         options["image_size"] = dataset.image_size
     if options["image_size"] is None:
@@ -166,7 +165,7 @@ def first_state(
     """
     found = checkpoints.restore_newest(run.abstract.items())
     if found is None:
-        return 0, _new_state(run), {}
+        return 0, _new_state(run, checkpoints.directory.parent), {}
     step, items = found
     meta = read_meta(checkpoints.directory / str(step))
     since = f"step {step} of the run in {checkpoints.directory.parent}"
@@ -174,21 +173,24 @@ def first_state(
     return step, TrainState.from_items(items), meta
 
 
-def _new_state(run: Run) -> TrainState:
+def _new_state(run: Run, workdir: Path) -> TrainState:
+    """A fresh state, or one that begins with `init_from`; the workdir's init_from.txt says how."""
     state = run.engine.init(run.create)
     if not run.config.init_from:
         return state
-    loaded = pretrained(run)
+    loaded, report = pretrained(run)
+    if jax.process_index() == 0:
+        (workdir / "init_from.txt").write_text("\n".join(report) + "\n")
     params = transfer.replace(state.params, loaded)
     ema = None if state.ema is None else transfer.replace(state.ema, loaded)
     return state.replace(params=params, ema=ema)
 
 
-def pretrained(run: Run) -> dict[str, Any]:
-    """Path -> array of what `config.init_from` gives to this run's model."""
+def pretrained(run: Run) -> tuple[dict[str, Any], list[str]]:
+    """Path -> array of what `config.init_from` gives to the model, and what became of it all."""
     config = run.config
     params, info = read(config.init_from, use_ema=config.init_ema)
-    return transfer.transfer(
+    loaded, report = transfer.transfer(
         params,
         run.abstract.params,
         source_config=models.model_config(info.name, **info.options),
@@ -196,3 +198,7 @@ def pretrained(run: Run) -> dict[str, Any]:
         skip=config.init_skip,
         method=config.init_resample,
     )
+    report += transfer.other_normalization(info.pp, run.task.mean, run.task.std)
+    for line in report:
+        log.info("%s", line)
+    return loaded, [*info.report, *report]

@@ -20,9 +20,12 @@ _PLAIN = dict(
     pool_then_norm=False,
     pre_logits=0,
     posemb="learned",
+    posemb_where="stem",
     posemb_class_slot=True,
     posemb_register_slots=False,
     registers=0,
+    axial=False,
+    masked=False,
     layer_scale=None,
     qk_norm=False,
     mlp="gelu",
@@ -217,7 +220,8 @@ def timm(published: Published) -> dict[str, Any]:
 
 
 def _timm_arguments(config: ViTConfig) -> dict[str, Any]:
-    has = {field: Any for field in _PLAIN if field not in ("posemb", "head", "distillation")}
+    lacks = ("posemb", "posemb_where", "axial", "masked", "head", "distillation")
+    has = {field: Any for field in _PLAIN if field not in lacks}
     head = config.head if config.head in ("gap", "map") else "token"
     distillation = "head" if config.distillation == "head" else "none"
     _require("timm", config, head=head, distillation=distillation, **has)

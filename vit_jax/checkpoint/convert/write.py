@@ -139,6 +139,7 @@ def _beyond_google(config: Any) -> list[str]:
         qk_norm=config.qk_norm,
         pool_then_norm=config.pool_then_norm,
         token_gap=config.head == "token_gap",
+        posemb_where=config.posemb_where != "stem",
     )
     lines = [f"vision_transformer has no {name}" for name, used in features.items() if used]
     if config.gelu != "tanh":
@@ -185,6 +186,7 @@ def _program(published: Published, path: Path) -> list[str]:
 def _huggingface(published: Published, path: Path) -> list[str]:
     config = published.config
     files = {path / k: document for k, document in documents.huggingface(published).items()}
+    files[path / "vit_jax.json"] = dict(report=published.report)
     kind = documents.huggingface_kind(config)
     lines = _other_epsilon(config)
     if kind == "bit":
