@@ -61,6 +61,29 @@ def test_what_each_collective_sends(line, group, sent):
     assert found.bytes == sent
 
 
+@pytest.mark.parametrize(
+    "groups, members",
+    [
+        ("{{0,2},{1,3}}", (0, 2)),
+        ("[2,4]<=[8]", (0, 1, 2, 3)),
+        ("[4,2]<=[2,4]T(1,0)", (0, 4)),
+        ("{}", (0, 1, 2, 3, 4, 5, 6, 7)),
+        ("mesh['x'=2,'y'=4] {'y'}", (0, 1, 2, 3)),
+        ("mesh['x'=2,'y'=4] {'x'}", (0, 4)),
+        # Devices 0 2 4 6, 1 3 5 7 as x, y, z: two of x, then the four of y and z.
+        ("mesh['x'=2,'y'=2,'z'=2], device_ids=([4,2]T(1,0)) {'x'}", (0, 1)),
+        ("mesh['x'=2,'y'=2,'z'=2], device_ids=([4,2]T(1,0)) {'y','z'}", (0, 2, 4, 6)),
+        ("mesh['x'=8] {'x':(1)2}", (0, 4)),
+        ("mesh['x'=8] {'x':(2)4}", (0, 1, 2, 3)),
+    ],
+)
+def test_members_of_a_group(groups, members):
+    (found,) = parse(
+        f"  ROOT %c = f32[16,8] all-reduce(%a), replica_groups={groups}, to_apply=%add"
+    )
+    assert found.members == members and found.group == len(members)
+
+
 def test_tuples_narrow_types_and_the_operation_they_come_from():
     (found,) = parse(
         "  %b = bf16[3,5]{1,0:T(8,128)(2,1)S(1)} convert(%a)",

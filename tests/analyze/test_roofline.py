@@ -6,7 +6,7 @@ from vit_jax import models
 from vit_jax.analyze.collectives import Collective
 from vit_jax.analyze.flops import train_flops
 from vit_jax.analyze.hardware import Chip
-from vit_jax.analyze.roofline import predict, recomputed_macs, step_flops
+from vit_jax.analyze.roofline import links, predict, recomputed_macs, step_flops
 
 # Two devices a chip, each of 1 TFLOP/s, 100 GB/s of memory, 10 GB/s of network.
 CHIP = Chip("X", 2e12, 1, 200e9, 20e9, devices=2)
@@ -44,6 +44,22 @@ def test_the_longest_counts_and_the_exposed_on_top(
         step=pytest.approx(step),
         bottleneck=bottleneck,
     )
+
+
+def test_links_lead_along_the_axes_of_a_group():
+    torus = [(x, y, 0) for x in range(4) for y in range(4)]
+    assert links(range(16), torus) == 1
+    assert links(range(4), torus) == links([0, 4, 8, 12], torus) == 0.5
+    assert links([0, 1, 4, 5], torus) == 1
+    assert links([0], torus) == links(range(4), []) == 1
+    slow = predict(
+        step_flops=0,
+        traffic=0,
+        found=[Collective("all-reduce", 10**9, 4, 1, "", members=(0, 1, 2, 3))],
+        chip=Chip("Y", 1, 1, 1, 1e9),
+        coords=torus,
+    )
+    assert slow["network"] == pytest.approx(2 * 3 / 4 / 0.5)
 
 
 def test_remat_computes_part_of_the_forward_pass_again():

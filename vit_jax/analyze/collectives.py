@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from vit_jax.analyze.hlo import Instruction, Module, type_bytes
@@ -57,6 +58,7 @@ class Collective:
     source: str  # the operation of the program that it comes from
     pipeline: str = ""  # pieces of one pipelined collective share this name
     overlapped: bool = False  # whether something is computed while it is under way
+    members: tuple[int, ...] = ()  # positions in the mesh of one group's devices
 
     @property
     def bytes(self) -> int:
@@ -179,15 +181,17 @@ class _Finder:
         attributes = instruction.attributes
         source = re.search(r'op_name="([^"]*)"', attributes)
         channel = re.search(r"channel_id=(\d+)", attributes)
+        members = _members(attributes, self.module.num_devices)
         pipeline = channel[1] if channel and "chain_id=" in attributes else ""
         return Collective(
             kind=kind,
             operand_bytes=sum(type_bytes(self.module.types[name]) for name in instruction.operands),
-            group=_group_size(attributes, self.module.num_devices),
+            group=len(members),
             times=1,
             source=source[1] if source else "",
             pipeline=pipeline,
             overlapped=overlapped or bool(pipeline),
+            members=tuple(members.tolist()),
         )
 
 
@@ -201,16 +205,32 @@ def _works_before_done(rest: list[Instruction]) -> bool:
     return False
 
 
-def _group_size(attributes: str, num_devices: int) -> int:
-    """Devices per group, from any of the ways XLA writes groups."""
+def _members(attributes: str, num_devices: int) -> np.ndarray:
+    """The devices of the first group, from any of the ways XLA writes groups."""
     text = attributes.partition("replica_groups=")[2]
-    if match := re.match(r"\[(\d+),(\d+)\]<=", text):  # [groups, size]<=[...]
-        return int(match[2])
+    if match := re.match(r"\[(\d+),(\d+)\]<=(\[[\d,]*\](?:T\([\d,]*\))?)", text):
+        return _iota(match[3]).reshape(int(match[1]), int(match[2]))[0]
     if match := re.match(r"\{\{([\d,]*)\}", text):  # {{0,1},{2,3}}
-        return len(match[1].split(","))
-    if match := re.match(r"mesh\[(.*?)\][^{]*(?:\(.*?\)\))? ?\{(.*?)\}", text):
+        return np.array(_numbers(match[1]))
+    if match := re.match(r"mesh\[(.*?)\][^{]*?(?:device_ids=\((.*?\]\S*)\))? ?\{(.*?)\}", text):
         # mesh['a'=4,'b'=2] {'a'}: along axes of a mesh, 'a':(2)4 being a part of one.
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", match[1]))
-        axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", match[2])
-        return math.prod(int(part or sizes[axis]) for axis, part in axes)
-    return num_devices
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", match[1])}
+        ids = _iota(match[2]) if match[2] else np.arange(math.prod(sizes.values()))
+        ids = ids.reshape(tuple(sizes.values()))
+        taken = {name: slice(0, 1) for name in sizes}
+        for name, before, part in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", match[3]):
+            after = sizes[name] // (int(before) * int(part)) if part else 1
+            taken[name] = slice(0, int(part) * after if part else None, after)
+        return ids[tuple(taken.values())].ravel()
+    return np.arange(num_devices)
+
+
+def _iota(text: str) -> np.ndarray:
+    """ "[2,4]T(1,0)": 0, 1, ... in that shape, transposed; flat."""
+    shape, _, order = text.partition("T")
+    ids = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
+    return (ids.transpose(_numbers(order)) if order else ids).ravel()
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]

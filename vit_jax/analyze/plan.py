@@ -102,13 +102,14 @@ def _roofline(step: Step, chip: hardware.Chip | None) -> dict[str, Any] | None:
     if chip is None or step.found is None:
         return None
     run = step.run
-    devices = run.engine.mesh.devices.size
-    images = run.config.batch_size / devices
+    placed = list(run.engine.mesh.devices.flat)
+    images = run.config.batch_size / len(placed)
     found = roofline.predict(
         step_flops=images * roofline.step_flops(run.model_config),
         traffic=step.traffic_bytes,
         found=step.found,
         chip=chip,
+        coords=[device.coords for device in placed] if hasattr(placed[0], "coords") else (),
     )
     useful = images * flops.train_flops(run.model_config) / (chip.bf16_flops / chip.devices)
     return dict(**found, traffic_bytes=step.traffic_bytes, mfu=useful / found["step"])

@@ -3,15 +3,16 @@
 * compute: FLOPs of the model's products, counted by hand (`flops`), with those that remat
   repeats, at the chip's bf16 peak;
 * memory: bytes to and from main memory, counted in the compiled step (`traffic`);
-* network: bytes that each device sends in collectives (`collectives`), with all links of the
-  fast network busy in one direction each.
+* network: bytes that each device sends in collectives (`collectives`), over those links of
+  the fast network that lie within the collective's group: on a torus, a group along one
+  of two axes has half of a chip's links.
 
 Computing, memory and those collectives under which something is computed run side by side:
 the longest counts. The other collectives come on top, nothing else runs meanwhile. Latency,
 vector units and the data's way into the machine are left out, so this is a lower bound.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vit_jax.analyze import flops
@@ -21,7 +22,12 @@ from vit_jax.models.vit_config import ViTConfig
 
 
 def predict(
-    *, step_flops: float, traffic: int, found: Iterable[Collective], chip: Chip
+    *,
+    step_flops: float,
+    traffic: int,
+    found: Iterable[Collective],
+    chip: Chip,
+    coords: Sequence[tuple[int, ...]] = (),
 ) -> dict[str, Any]:
     """Seconds of a step on one device, by what takes them, and what bounds it.
 
@@ -30,6 +36,7 @@ def predict(
       traffic: bytes between one device and its main memory.
       found: collectives of the step.
       chip: its peaks; a device has its share.
+      coords: place of every device of the mesh on a torus; none: all links serve any group.
 
     Returns:
       `compute`, `memory`, `network`, of the network `overlapped`, `step`: seconds;
@@ -37,7 +44,8 @@ def predict(
     """
     network, overlapped = 0.0, 0.0
     for collective in found:
-        seconds = collective.bytes / (chip.network_bandwidth / chip.devices)
+        share = links(collective.members, coords) / chip.devices
+        seconds = collective.bytes / (chip.network_bandwidth * share)
         network += seconds
         overlapped += seconds if collective.overlapped else 0.0
     compute = step_flops / (chip.bf16_flops / chip.devices)
@@ -50,6 +58,18 @@ def predict(
         step=max(compute, memory, overlapped) + exposed,
         bottleneck=max(terms, key=terms.get),
     )
+
+
+def links(members: Iterable[int], coords: Sequence[tuple[int, ...]]) -> float:
+    """The share of a chip's links that lead to others of a group: its axes of the torus."""
+    axes = _axes(coords)
+    inside = _axes([coords[member] for member in members]) if axes else 0
+    return inside / axes if inside else 1.0  # within a chip, or no torus at all
+
+
+def _axes(coords: Sequence[tuple[int, ...]]) -> int:
+    """Along how many axes places differ."""
+    return sum(len(set(axis)) > 1 for axis in zip(*coords, strict=True))
 
 
 def step_flops(model_config: Any) -> int:
