@@ -41,6 +41,7 @@ class Training:
             os.environ,
             JAX_PLATFORMS="cpu",
             XLA_FLAGS=f"{flags} --xla_backend_optimization_level=0",
+            JAX_ENABLE_COMPILATION_CACHE="true",
             JAX_COMPILATION_CACHE_DIR=str(cache),
             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
             JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",

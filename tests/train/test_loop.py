@@ -2,8 +2,10 @@
 
 import json
 import random
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -12,8 +14,9 @@ from sklearn.datasets import load_digits
 from vit_jax import config as configs
 from vit_jax.checkpoint.load import read
 from vit_jax.checkpoint.manager import Checkpoints
+from vit_jax.data import order
 from vit_jax.errors import InputError, NonFiniteError, Preempted
-from vit_jax.train import loop, setup
+from vit_jax.train import debug, loop, setup
 from vit_jax.train.inputs import open_training_data
 from vit_jax.train.preemption import PreemptionWatch
 
@@ -139,10 +142,40 @@ def test_init_from_another_model_names_what_differs(undisturbed, tmp_path):
         loop.train(config, str(tmp_path / "new"))
 
 
-def test_non_finite_steps_are_skipped_then_end_the_run(tmp_path):
-    config = tiny_config(**{"optimizer.learning_rate": 1e30, "max_skipped_steps": 3})
-    with pytest.raises(NonFiniteError, match="not finite"):
+def test_non_finite_steps_are_skipped_then_end_the_run_with_a_report(tmp_path):
+    """The first update ruins the parameters; no checkpoint is made of what follows."""
+    ruin = {"optimizer.learning_rate": 1e30, "max_skipped_steps": 3, "checkpoint.every.steps": 1}
+    with pytest.raises(NonFiniteError, match="3 steps in a row, 2 to 4, were not finite") as raised:
+        loop.train(tiny_config(**ruin), str(tmp_path))
+    assert "gradients not finite of blocks/attention/out/bias" in str(raised.value)
+    assert [int(path.name) for path in (tmp_path / "checkpoints").iterdir()] == [1]
+    assert [line["train/skipped"] for line in lines(tmp_path)] == [1, 3]  # of steps 2 and 4
+    report = json.loads((tmp_path / "non_finite.json").read_text())["steps"]
+    assert [entry["step"] for entry in report] == [2, 3, 4]
+    assert "blocks/mlp/fc1/kernel" in report[0]["parameters"]
+    # The loss is huge but finite, and softmax minus target never overflows.
+    assert "head/bias" not in report[0]["parameters"]
+    for entry in report:
+        positions = np.arange(16) + 16 * (entry["step"] - 1)
+        index = order.permutation(positions, 0, seed=0, size=1438)
+        assert [int(name.split(":")[0]) for name in entry["examples"]] == index.tolist()
+
+
+@pytest.mark.parametrize("engine", ["pjit", "pmap"])
+def test_debug_names_the_operation_and_its_line(engine, tmp_path, monkeypatch):
+    def ill(x, **_):
+        return jnp.log(x - 100.0)  # the culprit
+
+    jax.clear_caches()  # of traces with the real one
+    monkeypatch.setattr(jax.nn, "gelu", ill)
+    monkeypatch.setattr(debug, "_PACKAGE", str(Path(__file__).parents[1]))
+    config = tiny_config(**{"debug": True, "parallel.engine": engine})
+    with pytest.raises(NonFiniteError) as raised:
         loop.train(config, str(tmp_path))
+    found = str(raised.value).splitlines()[-1]
+    assert found.startswith("log at tests/train/test_loop.py:")
+    assert "in ill (return jnp.log(x - 100.0)  # the culprit), gives" in found
+    assert "NaN" in found and not (tmp_path / "checkpoints" / "1").exists()
 
 
 def test_durations_in_epochs_and_examples_agree(undisturbed):

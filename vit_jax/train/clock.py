@@ -14,9 +14,10 @@ class Clock:
     """
 
     def __init__(self, started: float | None = None):
-        """Starts counting, or goes on from an earlier `time.monotonic()`."""
-        self.started = time.monotonic() if started is None else started
-        self.seconds: dict[str, float] = {}
+        """Starts counting; the time since an earlier `time.monotonic()` was spent to start."""
+        now = time.monotonic()
+        self.started = now if started is None else started
+        self.seconds: dict[str, float] = {"start": now - self.started}
         self.current = "other"
         self._since = self.started
 

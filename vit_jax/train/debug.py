@@ -113,5 +113,5 @@ def _bad(x: Any) -> str:
 
 
 def _finite(x: Any) -> bool:
-    is_float = jnp.issubdtype(getattr(x, "dtype", np.asarray(x).dtype), jnp.floating)
-    return not is_float or bool(jnp.isfinite(x).all())
+    dtype = x.dtype if hasattr(x, "dtype") else np.result_type(x)
+    return not jnp.issubdtype(dtype, jnp.floating) or bool(jnp.isfinite(x).all())

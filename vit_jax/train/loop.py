@@ -204,7 +204,7 @@ class Loop:
         self.save(step, state, final=True)
         self.checkpoints.close()
         raise Preempted(
-            f"stopped by {reason} after step {step} of {self.run.total_steps}, state saved; the "
+            f"preempted after step {step} of {self.run.total_steps}, state saved ({reason}); the "
             "same command goes on from there"
         )
 

@@ -29,7 +29,7 @@ class PreemptionWatch:
     """
 
     def __init__(self):
-        self.lost: Callable[[], str] = lambda: "nothing had been trained"
+        self.lost: Callable[[], str] = lambda: "nothing is lost"
         self._distributed = jax.process_count() > 1
         self._asked_by: str | None = None
         self._former: dict[signal.Signals, object] = {}
@@ -46,7 +46,7 @@ class PreemptionWatch:
     @property
     def reason(self) -> str:
         """What asked the run to stop."""
-        return self._asked_by or "a notice of preemption"
+        return self._asked_by or "a notice"
 
     def close(self) -> None:
         """Gives the signals back their former meaning."""
@@ -87,7 +87,8 @@ class PreemptionWatch:
 
 def lost_since(step: int, checkpoints: Path) -> str:
     """What is lost of a run that ends after `step`, given the directory of its checkpoints."""
-    steps = steps_in(checkpoints)
-    if not steps:
-        return f"all {step} steps are lost, there is no checkpoint"
-    return f"{step - steps[-1]} steps are lost, the newest checkpoint is of step {steps[-1]}"
+    newest = max(steps_in(checkpoints), default=0)
+    if newest >= step:
+        return "nothing is lost"
+    where = f"the newest checkpoint is of step {newest}" if newest else "there is no checkpoint"
+    return f"{step - newest} steps are lost, {where}"

@@ -1,0 +1,141 @@
+"""SIGTERM and Ctrl-C: real signals to real processes."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vit_jax.train.preemption import INTERRUPTED, lost_since
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 300
+# Holds the main thread in C for minutes, as compiling does.
+STUCK = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
+WATCH = """
+import time
+from vit_jax.train.preemption import PreemptionWatch
+watch = PreemptionWatch()
+watch.lost = lambda: "12 steps are lost"
+print("ready", flush=True)
+{body}
+"""
+
+
+def spawn(*command, **environment):
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=dict(os.environ, JAX_PLATFORMS="cpu", **environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def train(workdir, devices, *options):
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return spawn(
+        *("-m", "vit_jax", "train", f"--workdir={workdir}"),
+        *("--config=tests/soak/config.py:100000", "--config.checkpoint.every.steps=100000"),
+        *("--config.eval_every.steps=100000", *options),
+        XLA_FLAGS=flags,
+    )
+
+
+def steps(workdir):
+    path = workdir / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line)["step"] for line in text.splitlines() if line.endswith("}")]
+
+
+def wait_until_it_trains(processes, workdir):
+    deadline = time.monotonic() + PATIENCE
+    while len(steps(workdir)) < 3 and time.monotonic() < deadline:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+
+
+def stopped_after(processes, workdir, reason):
+    """The step after which all processes have stopped with status 75 and their state saved."""
+    outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+    assert [process.returncode for process in processes] == [75] * len(processes), outputs
+    said = rf"preempted after step (\d+) of 100000, state saved \({reason}\)"
+    found = {re.search(said, out)[1] for out in outputs}
+    (step,) = map(int, found)
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == [str(step)]
+    assert steps(workdir) == list(range(1, step + 1))
+    return step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["pjit", "pmap"])
+def test_sigterm_to_one_process(engine, tmp_path):
+    process = train(tmp_path, 2, f"--config.parallel.engine={engine}")
+    wait_until_it_trains([process], tmp_path)
+    process.send_signal(signal.SIGTERM)
+    stopped_after([process], tmp_path, "SIGTERM")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["pjit", "pmap"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(engine, number, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    joining = [f"--coordinator={address}", "--num-processes=2"]
+    processes = [
+        train(tmp_path, 1, f"--config.parallel.engine={engine}", *joining, f"--process-id={i}")
+        for i in (0, 1)
+    ]
+    wait_until_it_trains(processes, tmp_path)
+    processes[1].send_signal(number)
+    stopped_after(processes, tmp_path, "(Ctrl-C|a notice)")
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_stops(tmp_path):
+    process = train(tmp_path, 1)
+    wait_until_it_trains([process], tmp_path)
+    process.send_signal(signal.SIGINT)
+    stopped_after([process], tmp_path, "Ctrl-C")
+
+
+@pytest.mark.parametrize("body", ["time.sleep(100)", STUCK])
+def test_ctrl_c_twice_ends_a_process_at_once(body):
+    """Also one whose main thread does not come back to Python's interpreter."""
+    process = spawn("-c", WATCH.format(body=body))
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert "Ctrl-C again stops at once" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == INTERRUPTED
+    assert "stopped at once: 12 steps are lost" in output
+
+
+def test_signals_mean_what_they_meant_afterwards():
+    body = "watch.close()\nprint('closed', flush=True)\ntime.sleep(100)"
+    process = spawn("-c", WATCH.format(body=body))
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "closed\n"]
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_what_is_lost(tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    assert lost_since(7, checkpoints) == "7 steps are lost, there is no checkpoint"
+    assert lost_since(0, checkpoints) == "nothing is lost"
+    for step in (5, 10):
+        (checkpoints / str(step)).mkdir(parents=True)
+    (checkpoints / "15.orbax-checkpoint-tmp").mkdir()  # being written
+    assert lost_since(17, checkpoints) == "7 steps are lost, the newest checkpoint is of step 10"
+    assert lost_since(10, checkpoints) == "nothing is lost"
