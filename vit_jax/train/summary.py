@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from vit_jax import data
 from vit_jax.train.clock import Clock
 from vit_jax.train.goodput import Goodput
 from vit_jax.train.setup import Run
@@ -19,11 +20,18 @@ def describe(run: Run, source: Any, pp: Any) -> dict[str, Any]:
     """What a checkpoint knows about itself: model, preprocessing, labels, data."""
     return dict(
         model=dict(name=run.config.model.name, **dataclasses.asdict(run.model_config)),
-        pp=str(pp.deterministic()),
+        pp=_evaluation_pp(run, pp),
         labels=list(source.label_names),
         data=dict(name=source.name, split=source.split, fingerprint=source.fingerprint()),
         config=run.config.to_dict(),
     )
+
+
+def _evaluation_pp(run: Run, pp: Any) -> str:
+    """How images are prepared when training is over: as in the first evaluation, if any."""
+    evals = run.config.evals
+    own = evals[min(evals)].pp if evals else ""
+    return str(data.parse(own) if own else pp.deterministic())
 
 
 def announce(run: Run, source: Any, step: int) -> None:
