@@ -7,6 +7,7 @@ operations are all in `numpy_ops` never touch TensorFlow.
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -138,21 +139,42 @@ def load_images(paths: Sequence[str], preprocess: Preprocess) -> np.ndarray:
     Raises:
       InputError: a file is missing or unreadable, or sizes differ.
     """
+    return next(image_batches(paths, preprocess, len(paths)))
+
+
+def image_batches(
+    paths: Sequence[str], preprocess: Preprocess, batch_size: int
+) -> Iterator[np.ndarray]:
+    """`load_images` in batches, the last of which may be smaller.
+
+    While one is with the caller, threads read the next.
+    """
     from vit_jax.data import graph
 
     for path in paths:
         if not os.path.isfile(path):
             raise InputError(f"{path}: no such file")
-    source = FileSource.of_paths(paths)
-    read = graph.reader(source, preprocess.deterministic())
-    images = [read(i, np.zeros((0, 2), np.uint32))["image"] for i in range(len(paths))]
-    for path, image in zip(paths, images):
-        if image.shape != images[0].shape:
-            raise InputError(
-                f"{path} is {image.shape[0]}x{image.shape[1]} after preprocessing, {paths[0]} "
-                f"{images[0].shape[0]}x{images[0].shape[1]}; add resize(SIZE) to the operations"
-            )
-    return np.stack(images)
+    read = graph.reader(FileSource.of_paths(paths), preprocess.deterministic())
+    first = None
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def submit(start: int) -> list[Future]:
+            indices = range(start, min(start + batch_size, len(paths)))
+            return [pool.submit(read, i, np.zeros((0, 2), np.uint32)) for i in indices]
+
+        coming = submit(0)
+        for start in range(0, len(paths), batch_size):
+            ready, coming = coming, submit(start + batch_size)
+            images = [future.result()["image"] for future in ready]
+            first = images[0] if first is None else first
+            for path, image in zip(paths[start:], images):
+                if image.shape != first.shape:
+                    raise InputError(
+                        f"{path} is {image.shape[0]}x{image.shape[1]} after preprocessing, "
+                        f"{paths[0]} {first.shape[0]}x{first.shape[1]}; "
+                        "add resize(SIZE) to the operations"
+                    )
+            yield np.stack(images)
 
 
 def _rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:

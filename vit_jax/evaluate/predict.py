@@ -1,19 +1,74 @@
 """Classes and probabilities of image files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from vit_jax import data, models
-from vit_jax.checkpoint.load import load
+from vit_jax.checkpoint.load import ModelInfo, load
 from vit_jax.errors import InputError
 
-# Images are padded to a power of two up to this, so that few shapes are compiled.
 MAX_BATCH = 64
+
+
+class Predictor:
+    """Class probabilities of any number of images, in few compiled shapes.
+
+        predictor = Predictor(*vit_jax.load("workdirs/fashion_mnist"))
+        probabilities = predictor.files(paths)
+
+    Images go to the device `batch_size` at a time, the rest padded to a power of two; while it
+    computes, the next ones are read.
+    """
+
+    def __init__(self, model: nnx.Module, info: ModelInfo, *, batch_size: int = MAX_BATCH):
+        """Takes what `vit_jax.load` returns."""
+        self._pp = data.parse(info.pp)
+        self._batch_size = batch_size
+        graphdef, self._params = models.split(model)
+        mean, std = np.array(self._pp.mean, np.float32), np.array(self._pp.std, np.float32)
+
+        @jax.jit
+        def probabilities(params: Any, images: jax.Array) -> jax.Array:
+            images = (images.astype(jnp.float32) / 255.0 - mean) / std
+            return jax.nn.softmax(models.merge(graphdef, params)(images))
+
+        self._probabilities = probabilities
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (n, h, w, 3), of the size the model takes -> float32 (n, K)."""
+        size = self._batch_size
+        parts = (images[start : start + size] for start in range(0, len(images), size))
+        return np.concatenate(list(self._rows(parts)))
+
+    def files(self, paths: Sequence[str]) -> np.ndarray:
+        """Image files, preprocessed as the model's evaluation -> float32 (n, K).
+
+        Raises:
+          InputError: an image that is missing or cannot be read.
+        """
+        batches = data.image_batches(paths, self._pp, self._batch_size)
+        return np.concatenate(list(self._rows(batches)))
+
+    def _rows(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        started = None
+        for images in batches:
+            before, started = started, (self._start(images), len(images))
+            if before:
+                yield np.asarray(before[0])[: before[1]]
+        if started:
+            yield np.asarray(started[0])[: started[1]]
+
+    def _start(self, images: np.ndarray) -> jax.Array:
+        """Has the device begin with a batch; its rows of padding are zeros."""
+        rows = min(_padded_size(len(images)), self._batch_size)
+        padded = np.pad(images, ((0, rows - len(images)), (0, 0), (0, 0), (0, 0)))
+        return self._probabilities(self._params, padded)
 
 
 def predict(
@@ -32,7 +87,8 @@ def predict(
       Probabilities are the softmax over classes.
 
     Raises:
-      InputError: no such checkpoint or image, or an image that cannot be read.
+      InputError: no such checkpoint or image, an image that cannot be read, or a model
+        without classes.
     """
     if topk < 1:
         raise InputError(f"--topk is {topk}; it must be at least 1")
@@ -40,26 +96,13 @@ def predict(
     if missing:
         raise InputError(f"image {missing[0]} does not exist")
     model, info = load(checkpoint, use_ema=use_ema)
-    pp = data.parse(info.pp)
-    graphdef, params = models.split(model)
-
-    @jax.jit
-    def probabilities(params: Any, images: jax.Array) -> jax.Array:
-        images = (images.astype(jnp.float32) / 255.0 - jnp.array(pp.mean)) / jnp.array(pp.std)
-        return jax.nn.softmax(models.merge(graphdef, params)(images))
-
-    results = []
-    for start in range(0, len(paths), MAX_BATCH):
-        batch = paths[start : start + MAX_BATCH]
-        images = data.load_images(batch, pp)
-        padded = np.zeros((_padded_size(len(batch)), *images.shape[1:]), images.dtype)
-        padded[: len(batch)] = images
-        rows = np.asarray(probabilities(params, padded))[: len(batch)]
-        results += [
-            dict(path=str(path), top=_top(row, topk, info.labels))
-            for path, row in zip(batch, rows, strict=True)
-        ]
-    return results
+    if not model.config.num_classes:
+        raise InputError(f"{checkpoint} has no classes; fine-tune with it as config.init_from")
+    rows = Predictor(model, info).files(paths)
+    return [
+        dict(path=str(path), top=_top(row, topk, info.labels))
+        for path, row in zip(paths, rows, strict=True)
+    ]
 
 
 def _padded_size(count: int) -> int:

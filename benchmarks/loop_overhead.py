@@ -1,0 +1,138 @@
+"""What the training loop costs beyond its compiled step.
+
+    python benchmarks/loop_overhead.py [--rounds 5] [--steps 400]
+
+A small ViT on handwritten digits that live on the device, where a step takes milliseconds, so
+that whatever Python does between two steps shows. In one process, taking turns: the compiled
+step alone, on one batch; the compiled step on batches as they come; the steps of `vit_jax
+train`, with metrics.jsonl, TensorBoard events and everything that watches over a run.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from vit_jax.analyze.benchmark import step_ends
+from vit_jax.cli.allocator import restart_with_huge_pages
+from vit_jax.config import duration
+from vit_jax.config_files import load_config
+from vit_jax.parallel.engines import create_engine
+from vit_jax.train import loop
+from vit_jax.train.inputs import TrainingBatches, open_training_data
+from vit_jax.train.setup import prepare
+
+WARM_UP = 50  # steps of each turn that are not timed
+
+
+def quickstart(steps: int) -> Any:
+    config = load_config("configs/quickstart.py:pretrain", [])
+    config.data.resident = True
+    config.total = duration(steps=WARM_UP + steps)
+    with config.unlocked():
+        config.evals = type(config)()
+    return config
+
+
+class Timed(loop.Loop):
+    """The loop of a run, which notes when it did its last WARM_UP step and its last one."""
+
+    def step(self, step: int, state: Any, batches: Any) -> Any:
+        """As the loop does; waits for steps in flight at both ends of what is timed."""
+        state = super().step(step, state, batches)
+        if step + 1 in (WARM_UP, self.run.total_steps):
+            self.settle()
+            self.times.append(time.perf_counter())
+        return state
+
+    times: list[float] = []
+
+
+def of_train(config: Any) -> float:
+    """Milliseconds of a step of `vit_jax train`."""
+    Timed.times.clear()
+    with tempfile.TemporaryDirectory() as workdir:
+        loop.train(config, workdir)
+    first, last = Timed.times
+    return 1000 * (last - first) / (config.total.steps - WARM_UP)
+
+
+def of_bare_steps(config: Any, *, fixed: bool) -> float:
+    """Milliseconds of a compiled step, on one batch or on batches as they come."""
+    source, pp, dataset = open_training_data(config)
+    run = prepare(config, dataset, create_engine(config.parallel))
+    batches = TrainingBatches(run, source, pp, start_step=0)
+    batch = next(batches)
+    state = run.engine.init(run.create)
+
+    def steps() -> Iterator[Any]:
+        nonlocal state
+        for _ in range(config.total.steps):
+            state, metrics = run.train_step(state, batch if fixed else next(batches))
+            yield metrics
+
+    ends = list(step_ends(steps()))[WARM_UP - 1 :]
+    return 1000 * (ends[-1] - ends[0]) / (len(ends) - 1)
+
+
+def measure(rounds: int, steps: int) -> dict[str, Any]:
+    """Medians over rounds in which the three take turns, and what comes on top of the step."""
+    config = quickstart(steps)
+    loop.Loop = Timed
+    turns = {
+        "compiled step": lambda: of_bare_steps(config, fixed=True),
+        "compiled step, its batches": lambda: of_bare_steps(config, fixed=False),
+        "vit_jax train": lambda: of_train(config),
+    }
+    found: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name, turn in turns.items():
+            found[name].append(turn())
+    medians = {name: statistics.median(times) for name, times in found.items()}
+    step, fed, trained = medians.values()
+    return dict(
+        device=jax.devices()[0].device_kind,
+        jax=jax.__version__,
+        rounds=rounds,
+        steps=steps,
+        step_ms=medians,
+        all_ms=found,
+        loop_overhead=trained / fed - 1,
+        with_data_overhead=trained / step - 1,
+    )
+
+
+def report(found: dict[str, Any]) -> str:
+    """The measurement as Markdown."""
+    rows = [f"| {name} | {ms:.3f} |" for name, ms in found["step_ms"].items()]
+    return "\n".join(
+        [
+            "| | ms a step |",
+            "|---|---|",
+            *rows,
+            "",
+            f"The loop takes {found['loop_overhead']:+.1%} on top of the compiled step and its "
+            f"batches, {found['with_data_overhead']:+.1%} on top of the step alone.",
+        ]
+    )
+
+
+def main() -> None:
+    restart_with_huge_pages(sys.argv[1:], [__file__])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each")
+    parser.add_argument("--steps", type=int, default=400, help="timed in each turn")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    args = parser.parse_args()
+    found = measure(args.rounds, args.steps)
+    print(json.dumps(found) if args.json else report(found))
+
+
+if __name__ == "__main__":
+    main()
