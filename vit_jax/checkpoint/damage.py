@@ -35,28 +35,28 @@ def record_files(checkpoint: Path) -> None:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files as far as their list tells; None if nothing is.
+    """What is wrong with which file, as far as the checkpoint's list tells; None if nothing is.
 
     Of a checkpoint without a list (written by an older version) only the marker is checked.
     """
     try:
         if not (checkpoint / MARKER).is_file():
-            return f"{checkpoint / MARKER} is missing"
+            return f"{MARKER} is missing"
         if not (checkpoint / FILES).exists():
             return None
         for name, recorded in json.loads((checkpoint / FILES).read_text()).items():
             path = checkpoint / name
             if not path.is_file():
-                return f"{path} is missing"
+                return f"{name} is missing"
             size, checksum = _measure(path)
             if size != recorded[0]:
-                return f"{path} has {size:,} bytes, not {recorded[0]:,}"
+                return f"{name} has {size:,} bytes, not {recorded[0]:,}"
             if checksum != recorded[1]:
-                return f"{path} is not what was written"
+                return f"{name} is not what was written"
     except OSError as error:
         return f"{error.filename} cannot be read: {error.strerror}"
     except (ValueError, AttributeError, TypeError, LookupError) as error:
-        return f"{checkpoint / FILES} is not what was written: {error}"
+        return f"{FILES} is not what was written: {error}"
     return None
 
 
