@@ -64,10 +64,10 @@ class Training:
         found = re.search("going on from step ([0-9]+)$|from the start$", self.output(), re.M)
         return int(found[1] or 0) if found else None
 
-    def trains(self) -> bool:
-        """Whether it has logged a step of its own."""
+    def has_trained(self, steps: int) -> bool:
+        """Whether it has logged so many steps of its own."""
         first = self.first_step()
-        return first is not None and last_step(self.workdir) > first
+        return first is not None and last_step(self.workdir) >= first + steps
 
     def saving(self) -> bool:
         """Whether a checkpoint is half written."""
@@ -78,7 +78,7 @@ class Training:
         """What it has printed."""
         return self._output.read_bytes()[self._seen :].decode(errors="replace")
 
-    def wait(self, condition=None, pause: float = 0.01) -> bool:
+    def wait(self, condition=None, pause: float = 0.03) -> bool:
         """Waits until the condition holds (True) or the process ends (False)."""
         while self.status is None:
             if condition and condition():
@@ -110,7 +110,9 @@ def lines(workdir: Path) -> list[dict]:
 
 def last_step(workdir: Path) -> int:
     """The last step in metrics.jsonl, 0 without one."""
-    return max((line["step"] for line in lines(workdir)), default=0)
+    path = workdir / "metrics.jsonl"
+    end = path.read_bytes()[-4096:].decode() if path.exists() else ""
+    return max((int(step) for step in re.findall(r'"step": (\d+),', end)), default=0)
 
 
 def checkpoints(workdir: Path) -> list[Path]:

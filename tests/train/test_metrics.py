@@ -1,5 +1,6 @@
 """metrics.jsonl after kills: every step once."""
 
+import errno
 import json
 
 from vit_jax import config as configs
@@ -44,6 +45,34 @@ def test_a_last_line_without_its_end_is_not_joined_with_the_next(tmp_path):
         {"step": 1, "loss": 0.5},
         {"step": 2, "loss": 0.25},
     ]
+
+
+def test_lines_wait_for_a_full_disk(tmp_path, caplog, monkeypatch):
+    log = open_log(tmp_path, 0)
+    file = log._file._file
+
+    class Full:
+        """Takes 5 bytes of the next line, then nothing."""
+
+        left = 5
+
+        def write(self, content):
+            if not self.left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            taken, self.left = file.write(content[: self.left]), 0
+            return taken
+
+    monkeypatch.setattr(log._file, "_file", Full())
+    for step in (1, 2, 3):
+        log.add(step, {"loss": 1.0})
+        log.flush()
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path / 'metrics.jsonl'}: No space left on device; its lines wait"
+    ]
+    monkeypatch.setattr(log._file, "_file", file)  # there is space again
+    log.add(4, {"loss": 1.0})
+    log.close()
+    assert steps(tmp_path) == [1, 2, 3, 4]
 
 
 def test_numbers_that_are_not_finite_stay_json(tmp_path):

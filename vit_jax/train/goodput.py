@@ -16,7 +16,6 @@ is missing from a start that was killed, and a long run's file stays short.
 | other | what is left |
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ class Goodput:
         self._file = None
         if write:
             jsonl.replace(path, self._before)
-            self._file = path.open("a")
+            self._file = jsonl.Appender(path)
         self.record(0)
 
     def record(self, step: int) -> None:
@@ -62,8 +61,7 @@ class Goodput:
             self._write()
 
     def _write(self) -> None:
-        self._file.write(json.dumps(self._now()) + "\n")
-        self._file.flush()
+        self._file.write(self._now())
         wall = self._clock.total()
         self._next = wall + max(SECONDS, SHARE * wall)
 

@@ -1,8 +1,13 @@
 """Files of one JSON object a line that survive a kill at any moment."""
 
+import contextlib
 import json
+import logging
+import os
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -23,3 +28,34 @@ def replace(path: Path, lines: list[dict[str, Any]]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
     temporary.replace(path)
+
+
+class Appender:
+    """Appends lines to a file; what a full or absent disk refuses is kept and written later."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+        self._backlog = b""
+        self._refused = False
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Appends a line, after those that wait."""
+        self._backlog += json.dumps(line).encode() + b"\n"
+        try:
+            while self._backlog:
+                self._backlog = self._backlog[self._file.write(self._backlog) :]
+            self._refused = False
+        except OSError as error:
+            if not self._refused:
+                log.error("%s: %s; its lines wait", self._path, error.strerror)
+            self._refused = True
+
+    def sync(self) -> None:
+        """Has the operating system write what it has; it may be unable to."""
+        with contextlib.suppress(OSError):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()

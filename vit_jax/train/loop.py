@@ -235,6 +235,7 @@ class Loop:
         self.settle()
         if self.bad_steps:
             # The update was skipped: these are still the parameters that the step began with.
+            self.watchdog.pause()  # it takes its time
             inputs = on_one_device(state.params, batch)
             found = find_first(make_gradient(self.run.task), *inputs, step)
             self.checkpoints.wait()

@@ -1,7 +1,5 @@
 """What a run reports: metrics.jsonl, TensorBoard events, a progress line."""
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,7 +36,7 @@ class MetricsLog:
             self.last.update({name: np.nan if v is None else v for name, v in line.items()})
         if write:
             jsonl.replace(path, kept)
-            self._file = path.open("a")
+            self._file = jsonl.Appender(path)
             if config.tensorboard:
                 from tensorboardX import SummaryWriter
 
@@ -54,15 +52,14 @@ class MetricsLog:
             if before is None or step < before:
                 self._write(step, self._pending.pop(step))
         if sync and self._file:
-            os.fsync(self._file.fileno())
+            self._file.sync()
 
     def _write(self, step: int, metrics: dict[str, Any]) -> None:
         values = {name: float(np.asarray(value)) for name, value in metrics.items()}
         self.last.update(values, step=step)
         if self._file:
             line = {name: v if np.isfinite(v) else None for name, v in values.items()}
-            self._file.write(json.dumps(dict(step=step, **line)) + "\n")
-            self._file.flush()
+            self._file.write(dict(step=step, **line))
         if self._events:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)

@@ -52,7 +52,10 @@ class BadSteps:
             entry["examples"] = self._examples(entry["step"])
         first, last = self._steps[0], self._steps[-1]
         if self._write:
-            self._file.write_text(json.dumps(dict(steps=self._steps), indent=2) + "\n")
+            try:
+                self._file.write_text(json.dumps(dict(steps=self._steps), indent=2) + "\n")
+            except OSError as error:
+                log.error("%s: %s", self._file, error.strerror)
         return (
             f"{len(self._steps)} steps in a row, {first['step']} to {last['step']}, were not "
             f"finite; the last: {_what(last)}; examples {_few(last['examples'])}; all of it in "
