@@ -5,6 +5,7 @@ XLA turns into collectives (pjit). With a name arrays are one device's part and
 means over that axis are explicit (pmap).
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,6 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from vit_jax.models.layers import shard_batch
-from vit_jax.train.losses import create_loss, to_targets, top_k_correct
-from vit_jax.train.mixup import Mix, create_mix
 from vit_jax.train.optim import update_ema
 from vit_jax.train.state import TrainState
 
@@ -27,25 +26,45 @@ Metrics = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """What a step computes, apart from the arrays it is given."""
+class Task(abc.ABC):
+    """What a step computes, apart from the arrays it is given; see vit_jax.train.tasks."""
 
     graphdef: nnx.GraphDef
-    num_classes: int
+    num_classes: int | None  # of labels; None: labels do not count
     mean: tuple[float, float, float]  # of pixels / 255
     std: tuple[float, float, float]
     config: ConfigDict
+
+    @abc.abstractmethod
+    def inputs(self, batch: Batch, key: jax.Array, axis_name: str | None) -> tuple[Any, ...]:
+        """What `losses` takes: arrays (B, ...) or None, made once for all microbatches."""
+
+    @abc.abstractmethod
+    def losses(self, params: Any, *inputs: Any) -> jax.Array:
+        """Losses (B,)."""
+
+    @abc.abstractmethod
+    def rows(self, params: Any, batch: Batch, axis_name: str | None) -> Metrics:
+        """What an evaluation sums over examples: loss, top1 and top5, each (B,)."""
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """uint8 (B, H, W, 3) -> float32, as the model expects it."""
         scaled = images.astype(jnp.float32) / 255.0
         return (scaled - jnp.asarray(self.mean)) / jnp.asarray(self.std)
 
-    @property
-    def has_dropout(self) -> bool:
-        """Whether the model draws random numbers in training."""
+    def example_keys(self, key: jax.Array, count: int, axis_name: str | None) -> jax.Array:
+        """A key (B,) for each place in the global batch: the same under every mesh and engine."""
+        positions = jnp.arange(count)
+        if axis_name:
+            positions += lax.axis_index(axis_name) * count
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+
+    def dropout_keys(self, key: jax.Array, count: int, axis_name: str | None) -> jax.Array | None:
+        """`example_keys` where the model draws random numbers in training, else None."""
         model = self.config.model
-        return max(model.dropout, model.attention_dropout, model.stochastic_depth) > 0
+        if max(model.dropout, model.attention_dropout, model.stochastic_depth) == 0:
+            return None
+        return self.example_keys(key, count, axis_name)
 
 
 def make_train_step(
@@ -67,10 +86,11 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         loss, grads = gradient(state.params, batch, state.step)
-        squares = jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)])
-        grad_norm = jnp.sqrt(squares.sum())
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        new = _update(state, grads, finite, optimizer, config.optimizer.ema_decay)
+        with jax.named_scope("optimizer"):
+            squares = jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)])
+            grad_norm = jnp.sqrt(squares.sum())
+            finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+            new = _update(state, grads, finite, optimizer, config.optimizer.ema_decay)
         metrics = dict(
             loss=loss,
             grad_norm=grad_norm,
@@ -89,41 +109,19 @@ def make_gradient(
 ) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, Any]]:
     """(params, batch, number of the step) -> mean loss of the global batch and its gradient."""
     config = task.config
-    loss_fn = create_loss(config.loss)
-    mix = create_mix(config.mixup)
 
-    def mean_loss(params, images, targets, keys):
-        logits = nnx.merge(task.graphdef, params)(images, keys=keys)
-        return loss_fn(logits, targets).mean()
+    def mean_loss(params, *inputs):
+        return task.losses(params, *inputs).mean()
 
     def gradient(params: Any, batch: Batch, step: jax.Array) -> tuple[jax.Array, Any]:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
-        inputs = _prepare(task, mix, batch, key, axis_name)
+        inputs = task.inputs(batch, key, axis_name)
         loss_and_grads = _accumulate(
             jax.value_and_grad(mean_loss), params, inputs, config.parallel.accumulate
         )
         return lax.pmean(loss_and_grads, axis_name) if axis_name else loss_and_grads
 
     return gradient
-
-
-def _prepare(
-    task: Task, mix: Mix | None, batch: Batch, key: jax.Array, axis_name: str | None
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Images normalised and mixed, labels as rows, a dropout key per example."""
-    images = task.normalize(shard_batch(batch["image"]))
-    targets = to_targets(batch["label"], task.num_classes)
-    mix_key, dropout_key = jax.random.split(key)
-    if mix:
-        images, targets = mix(images, targets, key=mix_key, axis_name=axis_name)
-    keys = None
-    if task.has_dropout:
-        # Positions in the global batch: the same keys under every mesh and engine.
-        positions = jnp.arange(len(images))
-        if axis_name:
-            positions += lax.axis_index(axis_name) * len(images)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(dropout_key, positions)
-    return images, targets, keys
 
 
 def _accumulate(grad_fn: Callable, params: Any, inputs: Any, parts: int) -> tuple[jax.Array, Any]:
@@ -181,17 +179,10 @@ def make_eval_step(task: Task, axis_name: str | None = None) -> Callable[[Any, B
 
     Sums are of loss, top1, top5 (counts of correct examples) and examples.
     """
-    loss_fn = create_loss(task.config.loss)
 
     def step(params: Any, batch: Batch) -> Metrics:
-        images = task.normalize(shard_batch(batch["image"]))
-        logits = nnx.merge(task.graphdef, params)(images)
-        rows = dict(
-            loss=loss_fn(logits, batch["label"]),
-            top1=top_k_correct(logits, batch["label"], 1),
-            top5=top_k_correct(logits, batch["label"], 5),
-            examples=jnp.ones(len(images)),
-        )
+        rows = task.rows(params, batch, axis_name)
+        rows["examples"] = jnp.ones(len(batch["mask"]))
         sums = {name: jnp.where(batch["mask"], row, 0).sum() for name, row in rows.items()}
         return lax.psum(sums, axis_name) if axis_name else sums
 
