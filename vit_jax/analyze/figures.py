@@ -60,7 +60,6 @@ def draw(
     model, info = load(path, use_ema=use_ema)
     if info.name.startswith("BiT"):
         raise InputError(f"{path} is a {info.name}: it has neither patches nor attention to draw")
-    config = model.config
     preprocess = data.parse(info.pp)
     pixels = _pixels(images, source, split, data_dir, preprocess)
     folder = Path(output)
@@ -68,34 +67,20 @@ def draw(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}") from None
-    drawn = Drawn({}, {}, [])
-
-    def save(name: str, figure: Any) -> None:
-        drawn.figures[name] = str(folder / f"{name}.png")
-        figure.savefig(drawn.figures[name], dpi=150)
-
-    if config.resnet_stages is None:
-        kernel = np.asarray(model.embedding.kernel[...])
-        save("filters", _draw_filters(*attention.filter_components(kernel)))
-    else:
-        drawn.skipped["filters"] = "the patches of a hybrid are no pictures"
-    table = _position_table(model)
-    if table is None:
-        drawn.skipped["positions"] = "the model adds no position embedding to the patches"
-    else:
-        save("positions", _draw_positions(attention.position_similarity(table, config.grid)))
-    if pixels is None:
-        drawn.skipped |= dict.fromkeys(("distance", "rollout"), "no --image and no --source")
-        return drawn
-    looked = _look(model, pixels, preprocess)
-    if looked is None:
-        drawn.skipped |= dict.fromkeys(("distance", "rollout"), "attention is not over all patches")
-        return drawn
-    distances, maps = looked
-    drawn.distances.extend(distances.tolist())
-    save("distance", _draw_distances(distances))
-    save("rollout", _draw_rollout(pixels[:MAX_ROLLOUTS], maps[:MAX_ROLLOUTS]))
-    return drawn
+    made, skipped = _draw_weights(model)
+    distances, why = [], "no --image and no --source"
+    if pixels is not None:
+        looked, why = _look(model, pixels, preprocess), "attention is not among all patches"
+        if looked is not None:
+            why = ""
+            distances = looked[0].tolist()
+            made["distance"] = _draw_distances(looked[0])
+            made["rollout"] = _draw_rollout(pixels[:MAX_ROLLOUTS], looked[1][:MAX_ROLLOUTS])
+    if why:
+        skipped |= dict(distance=why, rollout=why)
+    for name, figure in made.items():
+        figure.savefig(folder / f"{name}.png", dpi=150)
+    return Drawn({name: str(folder / f"{name}.png") for name in made}, skipped, distances)
 
 
 def figure_class() -> Any:
@@ -177,37 +162,61 @@ def _look(model: Any, pixels: np.ndarray, preprocess: Any) -> tuple[np.ndarray, 
     return sum(far) / len(pixels), np.concatenate(maps)
 
 
-def _grid_of_pictures(rows: int, columns: int, size: float = 0.8) -> tuple[Any, np.ndarray]:
-    figure = figure_class()(figsize=(columns * size, rows * size), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    return figure, axes
+def _draw_weights(model: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Figures of the parameters by name, and why others are missing."""
+    made, skipped = {}, {}
+    if model.config.resnet_stages is None:
+        kernel = np.asarray(model.embedding.kernel[...])
+        made["filters"] = _draw_filters(*attention.filter_components(kernel))
+    else:
+        skipped["filters"] = "the patches of a hybrid are no pictures"
+    table = _position_table(model)
+    if table is not None:
+        similarity = attention.position_similarity(table, model.config.grid)
+        made["positions"] = _draw_positions(similarity)
+    else:
+        skipped["positions"] = "the model adds no position embedding to the patches"
+    return made, skipped
+
+
+def _tiled(pictures: np.ndarray, columns: int) -> np.ndarray:
+    """Pictures (n, h, w, ...) side by side in one, NaN between them."""
+    gap = max(1, pictures.shape[1] // 8)
+    missing = -len(pictures) % columns
+    margins = [(0, missing), (0, gap), (0, gap)] + [(0, 0)] * (pictures.ndim - 3)
+    framed = np.pad(pictures.astype(np.float64), margins, constant_values=np.nan)
+    rows = framed.reshape(-1, columns, *framed.shape[1:])
+    return np.concatenate(np.concatenate(list(rows), axis=1), axis=1)[:-gap, :-gap]
+
+
+def _draw_image(image: np.ndarray, title: str, **options: Any) -> tuple[Any, Any, Any]:
+    """A figure, its axes and the image in it."""
+    figure = figure_class()(figsize=(6, 6 * image.shape[0] / image.shape[1] + 0.4))
+    axis = figure.subplots()
+    axis.set_axis_off()
+    axis.set_title(title, fontsize=9)
+    return figure, axis, axis.imshow(image, **options)
 
 
 def _draw_filters(components: np.ndarray, shares: np.ndarray) -> Any:
-    figure, axes = _grid_of_pictures(-(-len(components) // 7), 7)
-    for axis, component, share in zip(axes.flat, components, shares):
-        span = np.ptp(component)
-        axis.imshow((component - component.min()) / (span if span else 1.0))
-        axis.set_title(f"{share:.1%}", fontsize=5, pad=1)
-    figure.suptitle("Principal components of the patch embedding's filters", fontsize=7)
-    return figure
+    low, high = (f(components, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
+    pictures = (components - low) / np.maximum(high - low, 1e-12)
+    tiles = np.nan_to_num(_tiled(pictures, 7), nan=1.0)
+    title = f"{len(shares)} principal components, {shares.sum():.0%} of the filters' variance"
+    return _draw_image(tiles, title)[0]
 
 
 def _draw_positions(similarity: np.ndarray) -> Any:
     rows, columns = similarity.shape[:2]
-    figure, axes = _grid_of_pictures(rows, columns, size=max(0.25, 6 / max(rows, columns)))
-    for i in range(rows):
-        for j in range(columns):
-            image = axes[i, j].imshow(similarity[i, j], vmin=-1, vmax=1, cmap="viridis")
-    figure.colorbar(image, ax=axes, label="cosine similarity")
-    figure.suptitle("Position embedding of each patch against all", fontsize=9)
+    tiles = _tiled(similarity.reshape(rows * columns, rows, columns), columns)
+    title = "Position embedding of each patch against all"
+    figure, axis, image = _draw_image(tiles, title, vmin=-1, vmax=1, cmap="viridis")
+    figure.colorbar(image, ax=axis, label="cosine similarity", shrink=0.8)
     return figure
 
 
 def _draw_distances(distances: np.ndarray) -> Any:
-    figure = figure_class()(figsize=(5, 4), layout="constrained")
+    figure = figure_class()(figsize=(5, 4))
     axis = figure.subplots()
     for head in range(distances.shape[1]):
         axis.scatter(np.arange(len(distances)), distances[:, head], s=12)
@@ -217,14 +226,13 @@ def _draw_distances(distances: np.ndarray) -> Any:
 
 
 def _draw_rollout(pixels: np.ndarray, maps: np.ndarray) -> Any:
+    """Each image beside itself, darkened where attention does not come from."""
     from PIL import Image
 
-    figure, axes = _grid_of_pictures(len(pixels), 2, size=2.0)
-    for pair, image, seen in zip(axes, pixels, maps):
+    pictures = []
+    for image, seen in zip(pixels, maps):
         scaled = Image.fromarray((seen / seen.max()).astype(np.float32))
         mask = np.asarray(scaled.resize(image.shape[1::-1], Image.BILINEAR))
-        pair[0].imshow(image)
-        pair[1].imshow((image * mask[..., None]).astype(np.uint8))
-    axes[0, 0].set_title("input", fontsize=8)
-    axes[0, 1].set_title("attention", fontsize=8)
-    return figure
+        pictures += [image / 255, image / 255 * mask[..., None]]
+    tiles = np.nan_to_num(_tiled(np.stack(pictures), 2 if len(pixels) < 4 else 4), nan=1.0)
+    return _draw_image(tiles, "Input, and where attention comes from")[0]
