@@ -15,8 +15,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vit_jax import config as configs
 from vit_jax.checkpoint import damage, stored
+from vit_jax.checkpoint.keep import expendable
 from vit_jax.checkpoint.load import read
-from vit_jax.checkpoint.manager import Checkpoints, expendable
+from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.errors import InputError
 
 SHAPES = {"kernel": (8, 48, 64), "bias": (64,)}  # one fingerprinted on devices, one on the host

@@ -14,11 +14,10 @@ conclusion is one of all of them. Call everything from the main thread, on all p
 """
 
 import contextlib
-import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,10 @@ from ml_collections import ConfigDict
 
 from vit_jax.checkpoint import damage, stored
 from vit_jax.checkpoint.damage import DamagedCheckpoint
-from vit_jax.checkpoint.stored import first_line, read_meta
+from vit_jax.checkpoint.keep import expendable
+from vit_jax.checkpoint.stored import read_meta
 from vit_jax.errors import InputError, NotSavedError
-from vit_jax.parallel.agree import anywhere, from_first
+from vit_jax.parallel.agree import attempt, from_first
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Checkpoints:
           config: `config.checkpoint`.
 
         Raises:
-          InputError: the directory cannot be created.
+          InputError: the directory cannot be created or read.
         """
         self.directory = Path(workdir).absolute() / "checkpoints"
         self.failures = 0
@@ -81,13 +81,13 @@ class Checkpoints:
           InputError: there are checkpoints but none is good (nothing is moved or deleted),
             or the newest good one's arrays are not those of `items`.
         """
-        bad: dict[int, DamagedCheckpoint] = {}
+        bad: dict[int, str] = {}
         for step in reversed(self._steps()):
             try:
                 restored = self.restore(step, items)
             except DamagedCheckpoint as error:
                 log.error("%s", error)
-                bad[step] = error
+                bad[step] = str(error)  # without the traceback, which holds the arrays
                 continue
             self._set_aside(bad)
             self._newest = step
@@ -169,9 +169,9 @@ class Checkpoints:
         Raises:
           NotSavedError: as many failed in a row as `config.checkpoint.max_failures` says.
         """
-        for attempt in range(1 + (self._config.retries if wait else 0)):
-            if attempt:
-                time.sleep(2.0 ** (attempt - 1))
+        for retry in range(1 + (self._config.retries if wait else 0)):
+            if retry:
+                time.sleep(2.0 ** (retry - 1))
             if self._start(step, items, meta, metrics) and (not wait or self.wait()):
                 return True
         return False
@@ -186,7 +186,7 @@ class Checkpoints:
             saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
             args = ocp.args.Composite(meta=ocp.args.JsonSave(dict(meta, **notes)), **saves)
             self._writing = step
-            problem = _attempt(lambda: self._checkpointer.save(self._path(step), args=args))
+            problem = attempt(lambda: self._checkpointer.save(self._path(step), args=args))
         if problem:
             self._fail(step, problem)
         return not problem
@@ -202,7 +202,7 @@ class Checkpoints:
         """
         if self._writing is None:
             return True
-        if problem := _attempt(self._checkpointer.wait_until_finished):
+        if problem := attempt(self._checkpointer.wait_until_finished):
             self._fail(self._writing, problem)
             return False
         self._newest, self._writing = self._writing, None
@@ -228,21 +228,27 @@ class Checkpoints:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             damage.clean(self.directory)
-            stored.steps_in(self.directory)
         except OSError as error:
             return f"cannot use {self.directory}: {error.strerror}"
         return None
 
     def _steps(self) -> list[int]:
-        """The steps of all checkpoints, as process 0 sees them."""
+        """The steps of all checkpoints, as process 0 sees them.
+
+        Raises:
+          InputError: the directory cannot be read, which does not mean that it is empty.
+        """
 
         def listed():
             try:
                 return stored.steps_in(self.directory)
-            except OSError:
-                return []
+            except OSError as error:
+                return f"cannot read {self.directory}: {error.strerror}"
 
-        return from_first(listed)
+        steps = from_first(listed)
+        if isinstance(steps, str):
+            raise InputError(steps)
+        return steps
 
     def _new_checkpointer(self) -> ocp.AsyncCheckpointer:
         # The prefix keeps barriers apart that processes missed in a failed save.
@@ -251,7 +257,7 @@ class Checkpoints:
             ocp.CompositeCheckpointHandler(),
             async_options=ocp.AsyncOptions(
                 timeout_secs=self._config.timeout,
-                # Called on process 0 when all files are there and the name is still temporary.
+                # Called on process 0 when all files are there, before the checkpoint appears.
                 post_finalization_callback=self._record_files,
             ),
             multiprocessing_options=ocp.options.MultiprocessingOptions(
@@ -318,51 +324,8 @@ class Checkpoints:
         return self._scores[step]
 
 
-def expendable(
-    steps: Sequence[int],
-    config: ConfigDict,
-    is_sound: Callable[[int], bool],
-    score: Callable[[int], float],
-) -> list[int]:
-    """Which checkpoints to delete; damaged ones do not count as kept.
-
-    Args:
-      steps: of all checkpoints, ascending.
-      config: `config.checkpoint`: keep, keep_every, best.
-      is_sound: whether a step's checkpoint shows no damage.
-      score: the higher the better, of sound checkpoints; asked where `config.best` is set.
-
-    Returns:
-      Steps older than the `keep` newest sound ones; none where there are not as many.
-    """
-    keep = max(1, config.keep)
-    recent = list(itertools.islice(filter(is_sound, reversed(steps)), keep))
-    if len(recent) < keep:
-        return []
-    older = [step for step in steps if step < recent[-1]]
-    if config.keep_every:
-        older = [step for step in older if step % config.keep_every]
-    if config.best and older:
-        sound = [step for step in steps if is_sound(step)]
-        best = max(sound, key=lambda step: (score(step), step))
-        older = [step for step in older if step != best]
-    return older
-
-
 def _damaged(checkpoint: Path, problem: str) -> DamagedCheckpoint:
     return DamagedCheckpoint(f"{checkpoint} is damaged: {problem}")
-
-
-def _attempt(act: Callable[[], Any], passing: tuple[type[Exception], ...] = ()) -> str | None:
-    """Does something on all processes; what went wrong on any of them, but for `passing`."""
-    try:
-        act()
-    except passing:
-        raise
-    except Exception as error:
-        log.debug("attempt failed", exc_info=True)
-        return anywhere(first_line(error))
-    return anywhere(None)
 
 
 def _together(checkpoint: Path, read: Callable[[], Any]) -> Any:
@@ -373,6 +336,6 @@ def _together(checkpoint: Path, read: Callable[[], Any]) -> Any:
     """
     results = []
     too_little = (MemoryError, jax.errors.JaxRuntimeError)
-    if problem := _attempt(lambda: results.append(read()), passing=too_little):
+    if problem := attempt(lambda: results.append(read()), passing=too_little):
         raise _damaged(checkpoint, problem)
     return results[0]

@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 from vit_jax.checkpoint.damage import MARKER, DamagedCheckpoint, find_damage
 from vit_jax.checkpoint.fingerprint import fingerprints
 from vit_jax.errors import InputError
+from vit_jax.parallel.agree import first_line
 from vit_jax.parallel.rules import path_name
 
 
@@ -186,9 +187,3 @@ def read_params(checkpoint: Path, *, use_ema: bool = False) -> Any:
     if recorded and (changed := changed_arrays({item: tree}, recorded)):
         raise damaged(checkpoint, f"{', '.join(changed[:3])} changed since it was written")
     return tree
-
-
-def first_line(error: Exception) -> str:
-    """An error in one line of bounded length; TensorStore's go on with where it looked."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:300]}"

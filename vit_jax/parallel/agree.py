@@ -1,12 +1,15 @@
 """Processes of one run come to the same conclusion before they go on."""
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+log = logging.getLogger(__name__)
 
 
 def from_first(ask: Callable[[], Any]) -> Any:
@@ -29,6 +32,32 @@ def anywhere(problem: str | None) -> str | None:
         return None
     source = int(np.argmax(troubled))
     return f"process {source}: {_spread(problem, source)}"
+
+
+def attempt(act: Callable[[], Any], passing: tuple[type[Exception], ...] = ()) -> str | None:
+    """Does something on all processes, which may fail on some.
+
+    Args:
+      act: what to do; where it waits for other processes, it must not have failed before.
+      passing: errors that end this process.
+
+    Returns:
+      What went wrong in one line, the same on all; None where all succeeded.
+    """
+    try:
+        act()
+    except passing:
+        raise
+    except Exception as error:
+        log.debug("an attempt failed", exc_info=True)
+        return anywhere(first_line(error))
+    return anywhere(None)
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line of bounded length; TensorStore's go on with where it looked."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:300]}"
 
 
 def _spread(value: Any, source: int) -> Any:
