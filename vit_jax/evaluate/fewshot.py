@@ -41,11 +41,16 @@ class RidgeRegression:
         self.mean = features.mean(0)
         self.scale = features.std(0) + EPSILON
         x = self.design(features)
-        y = 2.0 * np.eye(num_classes)[labels] - 1.0
-        dual = len(x) < x.shape[1]
-        self._eigenvalues, vectors = np.linalg.eigh(x @ x.T if dual else x.T @ x)
-        self._left = x.T @ vectors if dual else vectors
-        self._right = vectors.T @ (y if dual else x.T @ y)
+        if len(x) < x.shape[1]:
+            self._eigenvalues, vectors = np.linalg.eigh(x @ x.T)
+            self._left = x.T @ vectors
+            self._right = vectors.T @ (2.0 * np.eye(num_classes)[labels] - 1.0)
+        else:
+            self._eigenvalues, vectors = np.linalg.eigh(x.T @ x)
+            sums = np.zeros((num_classes, x.shape[1]))
+            np.add.at(sums, labels, x)
+            self._left = vectors
+            self._right = vectors.T @ (2.0 * sums - x.sum(0)).T  # x^T y without y
 
     def design(self, features: np.ndarray) -> np.ndarray:
         """(n, d) -> (n, d + 1): whitened, with the constant feature last."""
