@@ -24,6 +24,8 @@ VARIANTS = [
     *(f"augreg:{model},i21k,light1" for model in ("ViT-Ti/16", "R26+ViT-S/32", "R50+ViT-L/32")),
     *(f"vit_jft:{model}" for model in ("ViT-B/32", "ViT-H/14", "R50+ViT-L/16", "BiT-R152x2")),
     *(f"finetune:ViT-B/16,{dataset}" for dataset in FINETUNE),
+    *(f"finetune:{model},imagenet512" for model in ("ViT-L/16", "ViT-H/14", "BiT-R152x2")),
+    *(f"vtab:ViT-L/16,{task}" for task in ("pets", "clevr_count", "dsprites_orientation,select")),
     *(f"finetune:{model},pets,dev" for model in ("ViT-H/14", "R50+ViT-B/16", "BiT-R50x1")),
 ]
 
@@ -144,6 +146,13 @@ def test_table_4(dataset, steps, warmup, dev):
 def test_fourteen_pixel_patches_keep_the_grid_of_384():
     pp = parse(load("finetune:ViT-H/14,cifar10").data.pp)
     assert pp.image_size == (27 * 14, 27 * 14)
+
+
+@pytest.mark.parametrize("model, size", [("ViT-L/16", 512), ("ViT-H/14", 518)])
+def test_table_2_averages_parameters_at_a_high_resolution(model, size):
+    config = load(f"finetune:{model},imagenet512")
+    assert parse(config.data.pp).image_size == (size, size)
+    assert config.optimizer.ema_decay == 0.9999 and config.evals.test.use_ema
 
 
 @pytest.mark.parametrize(
