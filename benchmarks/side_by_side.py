@@ -11,7 +11,9 @@ channels last, torch.compile, all cores.
 
 All do the same work: uint8 pixels on the device, normalised there; forward and backward pass,
 gradients clipped by their norm, AdamW; inference gives logits. Ours and one peer at a time, each
-in a process of its own, wait for each other and take turns; figures are medians over turns.
+in a process of its own, wait for each other and take turns; figures are medians over turns. On
+CPUs images per second of processor time, over all cores, are given too: on a machine with other
+work they are the fair comparison.
 """
 
 import argparse
@@ -227,9 +229,11 @@ class Contestant:
         )
         self.batch = self._ask(dict(kind=kind, compiled=compiled, **case))["batch"]
 
-    def images_per_second(self, steps: int) -> float:
-        """A turn."""
-        return steps * self.batch / self._ask(dict(steps=steps))["seconds"]
+    def turn(self, steps: int) -> tuple[float, float]:
+        """Images per second, and per second of processor time."""
+        answer = self._ask(dict(steps=steps))
+        images = steps * self.batch
+        return images / answer["seconds"], images / answer["processor_seconds"]
 
     def close(self) -> None:
         """Ends the process."""
@@ -258,9 +262,12 @@ def be_contestant() -> None:
     print(json.dumps(dict(batch=batch)), file=answers, flush=True)
     for line in sys.stdin:
         steps = json.loads(line)["steps"]
-        start = time.perf_counter()
+        wall, processor = time.perf_counter(), time.process_time()
         contestant.run(steps)
-        print(json.dumps(dict(seconds=time.perf_counter() - start)), file=answers, flush=True)
+        answer = dict(
+            seconds=time.perf_counter() - wall, processor_seconds=time.process_time() - processor
+        )
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def best_batch(kind: type, case: dict[str, Any]) -> int:
@@ -289,13 +296,16 @@ def compare(model: str, mode: str, peer: str, rounds: int, steps: int, **case: A
     case = dict(case, model=model, mode=mode)
     ours = Contestant("ours", True, **case)
     theirs = Contestant(kind, compiled, **case)
-    speeds: dict[str, list[float]] = dict(ours=[], theirs=[])
+    turns: dict[str, list[tuple[float, float]]] = dict(ours=[], theirs=[])
     for _ in range(rounds):
-        speeds["ours"].append(ours.images_per_second(steps))
-        speeds["theirs"].append(theirs.images_per_second(steps))
+        turns["ours"].append(ours.turn(steps))
+        turns["theirs"].append(theirs.turn(steps))
     ours.close()
     theirs.close()
-    mine, other = (statistics.median(values) for values in speeds.values())
+    (mine, mine_cpu), (other, other_cpu) = (
+        [statistics.median(column) for column in zip(*values)] for values in turns.values()
+    )
+    ratios = [a[0] / b[0] for a, b in zip(*turns.values())]
     return dict(
         model=model,
         mode=mode,
@@ -303,9 +313,10 @@ def compare(model: str, mode: str, peer: str, rounds: int, steps: int, **case: A
         ours=mine,
         theirs=other,
         ratio=mine / other,
-        ratio_range=[f(a / b for a, b in zip(*speeds.values())) for f in (min, max)],
+        ratio_range=[min(ratios), max(ratios)],
+        processor_ratio=mine_cpu / other_cpu,
         batch=dict(ours=ours.batch, theirs=theirs.batch),
-        turns=speeds,
+        turns=turns,
     )
 
 
@@ -319,20 +330,29 @@ def versions() -> dict[str, str]:
 
 def report(found: dict[str, Any]) -> str:
     """The comparison as Markdown."""
+    on_cpu = "CPU" in found["device"]
+    columns = ["model", "mode", "batch", "ours, images/s", "peer", "theirs", "ours / theirs"]
+    columns += ["of each turn", *(["of processor time"] if on_cpu else [])]
     lines = [
         f"{found['device']}, {found['dtype']}, "
         + ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
         "",
-        "| model | mode | batch | ours, images/s | peer | theirs | ours / theirs | of each turn |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
     ]
     for row in found["rows"]:
-        low, high = row["ratio_range"]
-        batches = "/".join(str(size) for size in dict.fromkeys(row["batch"].values()))
-        lines.append(
-            f"| {row['model']} | {row['mode']} | {batches} | {row['ours']:,.1f} | {row['peer']} | "
-            f"{row['theirs']:,.1f} | {row['ratio']:.2f} | {low:.2f} to {high:.2f} |"
-        )
+        cells = [
+            row["model"],
+            row["mode"],
+            "/".join(str(size) for size in dict.fromkeys(row["batch"].values())),
+            f"{row['ours']:,.2f}" if on_cpu else f"{row['ours']:,.0f}",
+            row["peer"],
+            f"{row['theirs']:,.2f}" if on_cpu else f"{row['theirs']:,.0f}",
+            f"{row['ratio']:.2f}",
+            " to ".join(f"{ratio:.2f}" for ratio in row["ratio_range"]),
+            *([f"{row['processor_ratio']:.2f}"] if on_cpu else []),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -46,8 +46,12 @@ def seconds_to_first_step(folder: Path, name: str) -> float:
     """Starts a run and ends it when its first line of metrics is there."""
     workdir = folder / name
     command = ["vit_jax", "train", f"--config={folder}/config.py", f"--workdir={workdir}"]
-    environment = dict(os.environ, JAX_COMPILATION_CACHE_DIR=str(folder / "compilations"),
-                       JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")  # fmt: skip
+    environment = dict(
+        os.environ,
+        JAX_ENABLE_COMPILATION_CACHE="true",
+        JAX_COMPILATION_CACHE_DIR=str(folder / "compilations"),
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+    )
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", *command], env=environment)
     metrics = workdir / "metrics.jsonl"

@@ -1,0 +1,110 @@
+"""Speed of prediction from arrays and from image files beside the bare compiled forward pass.
+
+    python benchmarks/prediction.py [--model ViT-S/16] [--batch 16] [--batches 4] [--rounds 5]
+
+`Predictor`, which `vit_jax predict` uses, takes what `vit_jax.load` returns. It decodes, resizes
+and crops JPEGs of 500x375 while the device computes, and makes up the last batch to a shape
+that is compiled. The three take turns.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vit_jax import create_model
+from vit_jax.analyze.benchmark import create_case, default_dtype, run_config, step_ends
+from vit_jax.checkpoint.load import ModelInfo
+from vit_jax.cli.allocator import restart_with_huge_pages
+from vit_jax.evaluate.predict import Predictor
+
+PP = "decode|resize_small(256)|central_crop(224)|value_range(-1, 1)"
+
+
+def write_jpegs(folder: Path, count: int) -> list[str]:
+    """Parts of a photograph, 500x375."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    photo = load_sample_images().images[0]
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(count):
+        y, x = rng.integers(0, photo.shape[0] - 375), rng.integers(0, photo.shape[1] - 500)
+        paths.append(str(folder / f"{i}.jpg"))
+        Image.fromarray(photo[y : y + 375, x : x + 500]).save(paths[-1], quality=94)
+    return paths
+
+
+def measure(model: str, batch: int, batches: int, rounds: int) -> dict[str, Any]:
+    """Images per second of each, medians over rounds."""
+    options = dict(num_classes=1000, image_size=224, dtype=default_dtype())
+    info = ModelInfo(model, options, PP, [], "made up")
+    predictor = Predictor(create_model(model, **options), info, batch_size=batch)
+    case = create_case(run_config(model, batch_size=batch), "infer")
+    count = batch * batches
+    images = np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), np.uint8)
+
+    def steps() -> None:
+        for _ in step_ends(case.outputs(batches)):
+            pass
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_jpegs(Path(folder), count)
+        turns = {
+            "compiled step": steps,
+            "arrays": lambda: predictor(images),
+            "JPEG files": lambda: predictor.files(paths),
+        }
+        speeds: dict[str, list[float]] = {name: [] for name in turns}
+        for turn in turns.values():
+            turn()
+        for _ in range(rounds):
+            for name, turn in turns.items():
+                start = time.perf_counter()
+                turn()
+                speeds[name].append(count / (time.perf_counter() - start))
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    return dict(
+        device=jax.devices()[0].device_kind,
+        jax=jax.__version__,
+        model=model,
+        batch=batch,
+        images_per_second=medians,
+        share={name: value / medians["compiled step"] for name, value in medians.items()},
+    )
+
+
+def report(found: dict[str, Any]) -> str:
+    """The measurement as Markdown."""
+    share = found["share"]
+    rows = [
+        f"| {name} | {value:,.1f} | {share[name]:.2f} |"
+        for name, value in found["images_per_second"].items()
+    ]
+    title = f"{found['model']}, batches of {found['batch']}, {found['device']}"
+    return "\n".join([title, "", "| from | images/s | of the step |", "|---|---|---|", *rows])
+
+
+def main() -> None:
+    restart_with_huge_pages(sys.argv[1:], [__file__])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="ViT-S/16", help="default: %(default)s")
+    parser.add_argument("--batch", type=int, default=16, help="default: %(default)s")
+    parser.add_argument("--batches", type=int, default=4, help="in a turn (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    args = parser.parse_args()
+    found = measure(args.model, args.batch, args.batches, args.rounds)
+    print(json.dumps(found) if args.json else report(found))
+
+
+if __name__ == "__main__":
+    main()

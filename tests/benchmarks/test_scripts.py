@@ -1,0 +1,111 @@
+"""The scripts of benchmarks/ run, at sizes that say nothing about speed."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from vit_jax import models
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(name, *arguments):
+    environment = dict(os.environ, XLA_FLAGS="--xla_backend_optimization_level=0")
+    return subprocess.run(
+        [sys.executable, BENCHMARKS / f"{name}.py", *map(str, arguments)],
+        cwd=BENCHMARKS.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def count(name):
+    config = models.model_config(name, num_classes=1000, image_size=224)
+    _, params = models.abstract(lambda rngs: models.build_model(config, rngs))
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", ["ViT-Ti/16", "ViT-S/16"])
+def test_peers_are_the_same_network(name):
+    pytest.importorskip("torch")
+    side_by_side = load("side_by_side")
+    network = side_by_side.PlainTorch(name, "infer", 1, "float32", False)
+    assert sum(p.numel() for p in network.network.parameters()) == count(name)
+
+
+def test_the_best_batch_of_a_contestant():
+    side_by_side = load("side_by_side")
+
+    class Fake:
+        def __init__(self, batch):
+            if batch > 128:
+                raise RuntimeError("CUDA out of memory")
+
+        def run(self, steps):
+            """Takes no time at all whatever the batch: the largest is the fastest."""
+
+    side_by_side.time = type("Clock", (), dict(perf_counter=iter(range(100)).__next__))
+    assert side_by_side.best_batch(Fake, {}) == 128
+
+
+@pytest.mark.slow
+def test_side_by_side(tmp_path):
+    pytest.importorskip("torch")
+    result = run(
+        "side_by_side", "--models", "ViT-Ti/16", "--modes", "train", "--rounds", 1, "--steps", 1,
+        "--batch", 1, "--peers", "plain PyTorch", "--json", tmp_path / "found.json",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    (row,) = found["rows"]
+    assert row["ratio"] == pytest.approx(row["ours"] / row["theirs"])
+    assert "| ViT-Ti/16 | train | 1 |" in result.stdout
+
+
+@pytest.mark.slow
+def test_attention():
+    result = run("attention", "--batch", 1, "--heads", 1, "--lengths", 5, "--rounds", 1, "--json")
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads(result.stdout)["rows"]
+    assert row["found"]["xla"]["largest_difference"] < 1e-5
+    assert {"problem"} == set(row["found"]["cudnn"])  # there is no GPU here
+
+
+@pytest.mark.slow
+def test_loop_overhead():
+    result = run("loop_overhead", "--rounds", 1, "--steps", 5, "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    step, fed, trained = found["step_ms"].values()
+    assert found["loop_overhead"] == pytest.approx(trained / fed - 1)
+
+
+@pytest.mark.slow
+def test_prediction():
+    result = run(
+        "prediction", "--model", "ViT-Ti/16", "--batch", 2, "--batches", 1, "--rounds", 1, "--json"
+    )
+    assert result.returncode == 0, result.stderr
+    assert set(json.loads(result.stdout)["share"]) == {"compiled step", "arrays", "JPEG files"}
+
+
+@pytest.mark.slow
+def test_startup():
+    result = run("startup", "--model", "ViT-Ti/16", "--depths", "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)["starts"]
+    assert found["ratio"] == pytest.approx(found["second_seconds"] / found["first_seconds"])
