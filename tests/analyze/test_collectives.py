@@ -300,3 +300,6 @@ def test_minimum_counts_microbatches_and_narrow_products():
     assert least["reduce-scatter"] == 3 * 2 * KERNELS * 7 // 8
     norms_and_head = (4 * DEPTH + 2) * WIDTH + WIDTH * 10 + 10
     assert least["all-reduce"] == 2 * (2 * OTHERS + 2 * norms_and_head) * 7 // 8
+    full = collectives.minimum(params, mesh, batch_shards=8, dtype="float32")
+    rounded = collectives.minimum(params, mesh, batch_shards=8, dtype="float32", rounds=True)
+    assert rounded == full | {"all-gather": full["all-gather"] // 2}

@@ -22,6 +22,18 @@ COMPUTATIONS = """
   %part = f32[1,16,8] bitcast(%q)
   ROOT %new = f32[12,16,8] dynamic-update-slice(%o, %part, %j)
 }
+%nested (n: s32[], m: f32[12,16,8]) -> f32[16,8] {
+  %m = f32[12,16,8] parameter(1)
+  %n = s32[] parameter(0)
+  %inner = f32[16,8] fusion(%m, %n, %q), kind=kLoop, calls=%sliced
+  ROOT %neg = f32[16,8] negate(%inner)
+}
+%twice (s: s32[], z: f32[12,16,8]) -> f32[16,8] {
+  %z = f32[12,16,8] parameter(1)
+  %s = s32[] parameter(0)
+  %some = f32[1,16,8] dynamic-slice(%z, %s), dynamic_slice_sizes={1,16,8}
+  ROOT %all = f32[16,8] reduce(%z, %s), dimensions={0}
+}
 %body (t: (s32[], f32[16,8])) -> (s32[], f32[16,8]) {
   %t = (s32[], f32[16,8]) parameter(0)
   %v = f32[16,8] get-tuple-element(%t), index=1
@@ -51,6 +63,8 @@ ENTRY %main (a: f32[16,8], w: f32[12,16,8]) -> f32[16,8] {{
         ("%r = f32[1,16,8] dynamic-slice(%w, %k), dynamic_slice_sizes={1,16,8}", 2 * 512),
         ("%r = f32[16,8] fusion(%w, %k, %a), kind=kLoop, calls=%sliced", 3 * 512 + 4),
         ("%r = f32[12,16,8] fusion(%a, %w, %k), kind=kLoop, calls=%updated", 2 * 512 + 4),
+        ("%r = f32[16,8] fusion(%k, %w), kind=kLoop, calls=%nested", 2 * 512 + 4),
+        ("%r = f32[16,8] fusion(%k, %w), kind=kLoop, calls=%twice", 13 * 512 + 4),
         (
             "%r = (s32[], f32[16,8]) while(%a), condition=%c, body=%body, "
             'backend_config={"known_trip_count":{"n":"12"}}',
@@ -64,12 +78,14 @@ def test_what_an_instruction_moves(line, moved):
 
 
 def test_a_copy_under_way_reads_at_its_start_and_writes_at_its_end():
-    line = (
+    for line in (
         "%s = (f32[16,8]{1,0:S(1)}, f32[16,8], u32[]) copy-start(%a)\n"
-        "  %r = f32[16,8]{1,0:S(1)} copy-done(%s)"
-    )
-    text = MODULE.format(computations=COMPUTATIONS, line=line)
-    assert memory_traffic(Module(text)) == 512
+        "  %r = f32[16,8]{1,0:S(1)} copy-done(%s)",
+        "%s = ((f32[12,16,8]), f32[1,16,8]{2,1,0:S(1)}, s32[]) slice-start(%w), slice={[0:1]}\n"
+        "  %r = f32[1,16,8]{2,1,0:S(1)} slice-done(%s)",
+    ):
+        text = MODULE.format(computations=COMPUTATIONS, line=line)
+        assert memory_traffic(Module(text)) == 512
 
 
 def test_sizes_of_types():

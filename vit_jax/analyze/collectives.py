@@ -91,6 +91,7 @@ def minimum(
     dtype: str,
     microbatches: int = 1,
     activation_bytes: int = 0,
+    rounds: bool = False,
 ) -> dict[str, int]:
     """Bytes a device must send per step for a layout, by kind of collective.
 
@@ -111,6 +112,8 @@ def minimum(
       dtype: of matrix products, `config.model.dtype`.
       microbatches: per step, `config.parallel.accumulate`.
       activation_bytes: of one block's input on one device, over all microbatches.
+      rounds: float32 products round what they multiply to bfloat16, as TPUs do unless told
+        otherwise, so that weights are gathered so; their gradients stay float32.
     """
     total: dict[str, float] = collections.Counter()
     fsdp, tensor = mesh.shape.get("fsdp", 1), mesh.shape.get("tensor", 1)
@@ -122,7 +125,8 @@ def minimum(
             itemsize = min(itemsize, jnp.dtype(dtype).itemsize)
         size = leaf.size * itemsize / (tensor if "tensor" in spec else 1)
         gathers = microbatches * (2 if re.search(STACKED, name) else 1)
-        total["all-gather"] += gathers * SENT["all-gather"](size / parts, parts)
+        gathered = size * min(itemsize, 2) / itemsize if rounds else size
+        total["all-gather"] += gathers * SENT["all-gather"](gathered / parts, parts)
         total["reduce-scatter"] += microbatches * SENT["reduce-scatter"](size, parts)
         total["all-reduce"] += SENT["all-reduce"](size / parts, batch_shards // parts)
         if "tensor" in spec and re.search(ENTERS_BRANCH, name):

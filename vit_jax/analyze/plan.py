@@ -127,6 +127,7 @@ def minimum(run: Run) -> dict[str, int]:
         dtype=config.model.dtype,
         microbatches=config.parallel.accumulate,
         activation_bytes=values * jnp.dtype(config.model.dtype).itemsize,
+        rounds=run.engine.mesh.devices.flat[0].platform == "tpu",
     )
 
 

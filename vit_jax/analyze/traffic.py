@@ -48,11 +48,14 @@ class _Traffic:
             return max(map(self.of, instruction.called))
         if opcode in ("call", "async-start"):
             return sum(map(self.of, instruction.called))
-        if opcode.endswith("-start"):
-            return self._read(instruction)
-        if opcode == "async-done":
+        start, done = opcode.removesuffix("-start"), opcode.removesuffix("-done")
+        if start in _SLICES and start != opcode or opcode == "async-done":
             return 0
-        if opcode.endswith("-done"):
+        if done in _SLICES and done != opcode:
+            return type_bytes(instruction.type) + _size(instruction.type)
+        if start != opcode:
+            return self._read(instruction)
+        if done != opcode:
             return _size(instruction.type)
         if opcode == "custom-call" and not instruction.operands:
             return 0  # memory for what others write
@@ -69,34 +72,36 @@ class _Traffic:
         return _size(self.module.types.get(name, ""))
 
     def _fusion(self, fusion: Instruction) -> int:
-        """What enters and leaves a fusion, of sliced operands and updates only the part."""
-        body = self.module.computations[fusion.called[0]]
-        uses: dict[str, list[tuple[Instruction, int]]] = {}
-        for instruction in body:
-            for place, operand in enumerate(instruction.operands):
-                uses.setdefault(operand, []).append((instruction, place))
+        """What enters and leaves a fusion."""
         read, written = 0, _size(fusion.type)
-        for parameter in (i for i in body if i.opcode == "parameter"):
-            size = self._size_of(fusion.operands[int(parameter.operands[0])])
-            users = _users(parameter, uses)
-            if size and all(user.opcode in _SLICES and not place for user, place in users):
-                size = min(size, sum(type_bytes(user.type) for user, _ in users))
-            elif size and all(user.opcode == _UPDATE and not place for user, place in users):
-                part = sum(type_bytes(self.module.types[user.operands[1]]) for user, _ in users)
-                written -= size - part
-                size = 0
-            read += size
+        for number, operand in enumerate(fusion.operands):
+            if size := self._size_of(operand):
+                part, kept = self._part(fusion.called[0], str(number), size)
+                read += part
+                written -= kept
         return read + max(written, 0)
 
-
-def _users(
-    array: Instruction, uses: dict[str, list[tuple[Instruction, int]]]
-) -> list[tuple[Instruction, int]]:
-    """Who uses an array, by whatever name, and as which operand."""
-    result = []
-    for user, place in uses.get(array.name, ()):
-        result += _users(user, uses) if user.opcode == "bitcast" else [(user, place)]
-    return result
+    def _part(self, computation: str, number: str, size: int) -> tuple[int, int]:
+        """Of a fusion's parameter of this size: bytes read, and kept by an update in place."""
+        body = self.module.computations[computation]
+        names = {i.name for i in body if i.opcode == "parameter" and i.operands == (number,)}
+        read, kept = 0, 0
+        for user in body:
+            if not (places := [i for i, name in enumerate(user.operands) if name in names]):
+                continue
+            if user.opcode == "bitcast":
+                names.add(user.name)
+            elif user.opcode in _SLICES and places == [0]:
+                read += type_bytes(user.type)
+            elif user.opcode == _UPDATE and places == [0]:
+                kept += size - type_bytes(self.module.types[user.operands[1]])
+            elif user.opcode == "fusion":
+                for place in places:
+                    more = self._part(user.called[0], str(place), size)
+                    read, kept = read + more[0], kept + more[1]
+            else:
+                return size, 0
+        return min(read, size), kept
 
 
 def _size(type_text: str) -> int:
