@@ -1,9 +1,11 @@
 """Evaluation of stored weights, without a training run."""
 
 import functools
+import logging
 from typing import Any
 
 import jax
+import numpy as np
 
 from vit_jax import config as configs
 from vit_jax import data, models
@@ -13,6 +15,8 @@ from vit_jax.evaluate.classify import classify
 from vit_jax.parallel.engines import create_engine
 from vit_jax.train.step import make_eval_step
 from vit_jax.train.tasks import create_task
+
+log = logging.getLogger(__name__)
 
 
 def evaluate_checkpoint(
@@ -62,9 +66,27 @@ def evaluate_checkpoint(
     batches = data.eval_batches(
         opened, preprocess, batch_size=batch_size, rows=engine.rows(batch_size)
     )
+    numbers = _numbers_by_name(info, opened)
+    if numbers is not None and not config.data.multi_label:
+        batches = (dict(batch, label=numbers[batch["label"]]) for batch in batches)
     params = jax.device_put(params, engine.replicated)
     result = classify(step, engine, params, batches, batch_size)
     return dict(result, source=source, split=split)
+
+
+def _numbers_by_name(info: ModelInfo, source: data.Source) -> np.ndarray | None:
+    """The model's number for each class of the data; None where the data's own numbers count.
+
+    Class names decide if the model knows all of the data's: folders are numbered by alphabet.
+    """
+    names = list(source.label_names)
+    if not info.labels or names == list(info.labels[: len(names)]):
+        return None
+    numbers = {name: number for number, name in enumerate(info.labels)}
+    if len(numbers) < len(info.labels) or not numbers.keys() >= set(names):
+        log.info("classes of %s have other names than the model's: numbers count", source.name)
+        return None
+    return np.array([numbers[name] for name in names])
 
 
 def _which_data(info: ModelInfo, source: str | None, split: str | None) -> tuple[str, str]:
