@@ -8,6 +8,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vit_jax.checkpoint import convert
+from vit_jax.checkpoint.convert import metadata
+from vit_jax.checkpoint.convert.families import FAMILIES, Recognised
 from vit_jax.errors import InputError
 from vit_jax.models import model_config
 
@@ -275,3 +277,24 @@ def test_bfloat16_is_read_as_float32(source, tmp_path):
     bias = published.params["head"]["bias"]
     assert bias.dtype == np.float32
     np.testing.assert_array_equal(bias, half["head.bias"].astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "document, gelu",
+    [
+        (dict(architecture="vit_base_patch16_siglip_224"), "erf"),
+        (dict(architecture="vit_so400m_patch16_siglip_384"), "tanh"),
+        (dict(architecture="vit_base_patch16_224", model_args=dict(act_layer="gelu_tanh")), "tanh"),
+    ],
+)
+def test_architectures_imply_the_activation(document, gelu):
+    family = next(family for family in FAMILIES if family.name == "timm ViT")
+    found = Recognised(family, {}, {}, {}, [])
+    assert metadata.hints("x", found, {"config.json": document})["gelu"] == gelu
+
+
+def test_pooling_that_no_head_does_is_named():
+    family = next(family for family in FAMILIES if family.name == "timm ViT")
+    found = Recognised(family, {}, {}, {}, [])
+    with pytest.raises(InputError, match="global_pool avgmax is not supported"):
+        metadata.hints("x", found, {"config.json": dict(global_pool="avgmax")})

@@ -13,10 +13,10 @@ from vit_jax.models.resnet import BiTConfig
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.models.zoo import VARIANTS
 
-# (width, depth) -> heads, where tensors do not tell: table 1, then DeiT-III's M, SigLIP's So400m
-# and DINOv2's g.
-_HEADS = {(v["width"], v["depth"]): v["num_heads"] for v in VARIANTS.values()}
-_HEADS |= {(512, 12): 8, (1152, 27): 16, (1536, 40): 24}
+# (width, depth, MLP width) -> heads, where tensors do not tell: table 1, then DeiT-III's M,
+# SigLIP's So400m and DINOv2's g.
+_HEADS = {(v["width"], v["depth"], v["mlp_dim"]): v["num_heads"] for v in VARIANTS.values()}
+_HEADS |= {(512, 12, 2048): 8, (1152, 27, 4304): 16, (1536, 40, 4096): 24}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,8 @@ def _structure(path: str, seen: Survey, known: Mapping[str, Any]) -> dict[str, A
     """The fields that tell which parameters a ViT has and how wide they are."""
     sizes, rows = seen.sizes, seen.rows
     width = sizes.get("d", 0)
-    heads = sizes.get("h") or known.get("num_heads") or _HEADS.get((width, seen.depth))
+    usual = _HEADS.get((width, seen.depth, sizes.get("m", 0)))
+    heads = sizes.get("h") or known.get("num_heads") or usual
     if not heads:
         raise InputError(f"{path} does not tell how many attention heads it has; give num_heads")
     hybrid = "stem/conv_root/kernel" in rows

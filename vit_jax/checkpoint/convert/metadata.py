@@ -6,6 +6,7 @@ files are read for what tensors do not tell; where there is none, the family's h
 How images are prepared is in `preprocessing`.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,11 +38,13 @@ def hints(path: str, found: Recognised, configs: Mapping[str, Any]) -> dict[str,
     if found.family.format == "google":
         return dict(gelu="tanh", norm_eps=1e-6)
     if found.family.format == "timm":
-        return _timm_hints(found, config)
+        return _timm_hints(path, found, config)
     if found.family.name == "Hugging Face BiT":
         return _huggingface_bit_hints(path, config)
     if config.get("qkv_bias") is False:
         raise InputError(f"{path}: qkv_bias false is not supported; attention has biases here")
+    if config.get("pooler_act", "tanh") != "tanh":
+        raise InputError(f"{path}: pooler_act {config['pooler_act']} is not supported, only tanh")
     eps = 1e-6 if found.family.name == "Hugging Face DINOv2" else 1e-12
     return dict(
         num_heads=config.get("num_attention_heads"),
@@ -63,22 +66,32 @@ def _gelu(name: str) -> str:
     return GELU[name]
 
 
-def _timm_hints(found: Recognised, config: Mapping[str, Any]) -> dict[str, Any]:
+def _timm_hints(path: str, found: Recognised, config: Mapping[str, Any]) -> dict[str, Any]:
     arguments = config.get("model_args", {})
     pretrained = config.get("pretrained_cfg", {})
     pooled = any(name.endswith("fc_norm.weight") for name in found.original.values())
     size = arguments.get("img_size") or pretrained.get("input_size", [0])[1:]
-    pool = config.get("global_pool") or arguments.get("global_pool")
+    pool = config.get("global_pool") or arguments.get("global_pool") or ""
+    if pool not in ("", "token", "avg", "map"):
+        raise InputError(f"{path}: global_pool {pool} is not supported, only token, avg and map")
     return dict(
         num_heads=arguments.get("num_heads"),
         norm_eps=1e-6,
-        gelu=_gelu(arguments.get("act_layer", "gelu")),
+        gelu=_gelu(arguments.get("act_layer") or _timm_activation(config)),
         image_size=size or None,
         layer_scale=arguments.get("init_values"),
         head="gap" if pooled or pool == "avg" else None,
         pool_then_norm=pooled,
         **_TORCH_RESNET,
     )
+
+
+# timm's architectures that imply the tanh approximation: SigLIP's image towers of later date.
+_TIMM_TANH = re.compile(r"vit_(so400m_patch16_siglip|giantopt_patch16_siglip|large_.*siglip.*_512)")
+
+
+def _timm_activation(config: Mapping[str, Any]) -> str:
+    return "gelu_tanh" if _TIMM_TANH.match(config.get("architecture", "")) else "gelu"
 
 
 def _huggingface_bit_hints(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
