@@ -174,7 +174,7 @@ def test_debug_names_the_operation_and_its_line(engine, tmp_path, monkeypatch):
         loop.train(config, str(tmp_path))
     found = str(raised.value).splitlines()[-1]
     assert found.startswith("log at tests/train/test_loop.py:")
-    assert "in ill (return jnp.log(x - 100.0)  # the culprit), gives" in found
+    assert "ill (return jnp.log(x - 100.0)  # the culprit), gives" in found
     assert "NaN" in found and not (tmp_path / "checkpoints" / "1").exists()
 
 
