@@ -6,6 +6,7 @@ from PIL import Image
 
 from vit_jax.data import decode, numpy_ops, ops, order, tf_ops, vocabulary
 from vit_jax.data._tf import tf
+from vit_jax.errors import InputError
 
 
 def apply(op: vocabulary.Op, image: np.ndarray, words=(0, 0)) -> np.ndarray:
@@ -139,6 +140,21 @@ def test_batches_in_numpy_have_the_numbers_of_single_images(text, channels):
     tolerance = 1 if "resize" in text else 0  # sums of floats in another order
     assert np.abs(batch.astype(int) - np.stack(single)).max() <= tolerance
     assert batch.shape[1:3] == preprocess.output_size((28, 28))
+
+
+def test_crop_border_takes_a_frame_away(photo):
+    framed = np.pad(photo, ((2, 2), (2, 2), (0, 0)), constant_values=255)
+    np.testing.assert_array_equal(apply(vocabulary.CropBorder(2), framed), photo)
+    np.testing.assert_array_equal(apply(vocabulary.CropBorder(0), photo), photo)
+    assert vocabulary.CropBorder(2).output_size((64, 94)) == (60, 90)
+    with pytest.raises(InputError, match="nothing would be left"):
+        ops.parse("resize(4)|crop_border(2)")
+
+
+def test_multiply_stops_at_white():
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    found = apply(vocabulary.Multiply(3), image)
+    np.testing.assert_array_equal(found, np.minimum(3 * image.astype(int), 255))
 
 
 def test_operations_without_a_form_in_numpy_are_known():
