@@ -23,6 +23,7 @@ VARIANTS = [
     *(f"augreg:ViT-S/16,i1k,{level}" for level in AUGREG),
     *(f"augreg:{model},i21k,light1" for model in ("ViT-Ti/16", "R26+ViT-S/32", "R50+ViT-L/32")),
     *(f"vit_jft:{model}" for model in ("ViT-B/32", "ViT-H/14", "R50+ViT-L/16", "BiT-R152x2")),
+    *(f"masked_patch:{dataset}" for dataset in ("jft", "imagenet")),
     *(f"finetune:ViT-B/16,{dataset}" for dataset in FINETUNE),
     *(f"finetune:{model},imagenet512" for model in ("ViT-L/16", "ViT-H/14", "BiT-R152x2")),
     *(f"vtab:ViT-L/16,{task}" for task in ("pets", "clevr_count", "dsprites_orientation,select")),
@@ -125,6 +126,15 @@ def test_table_3():
     assert float(schedule(10_000)) == pytest.approx(3e-4)
 
 
+def test_masked_patch_prediction():
+    """B.1.2: 1M steps on JFT, the rate of 2e-4 reached after 10k and lowered by a cosine."""
+    total, schedule = schedule_of(load("masked_patch:jft"))
+    assert total == 1_000_000
+    assert float(schedule(10_000)) == pytest.approx(2e-4)
+    assert float(schedule(505_000)) == pytest.approx(1e-4)
+    assert schedule_of(load("masked_patch:imagenet"))[0] == 100_000
+
+
 @pytest.mark.parametrize(
     "dataset, steps, warmup, dev",
     [
@@ -165,6 +175,7 @@ def test_table_2_averages_parameters_at_a_high_resolution(model, size):
         ("augreg:ViT-B/16,i1k", "MODEL,DATA,LEVEL"),
         ("augreg:ViT-B/16,i22k,none", "did you mean 'i21k'"),
         ("augreg:ViT-B/16,i1k,medium", "did you mean 'medium"),
+        ("masked_patch:i21k", "unknown data set to pre-train on 'i21k'"),
         ("finetune:ViT-B/16", "MODEL,DATASET"),
         ("finetune:ViT-B/16,cifar", "did you mean 'cifar10'"),
         ("finetune:ViT-B/16,cifar10,test", "MODEL,DATASET,dev"),

@@ -63,7 +63,18 @@ def reference(model, images, drop=lambda site, x: x):
     x, out = embedded, {"embedding": embedded}
     for i in range(config.depth):
         block = jax.tree.map(lambda p: p[i], params["blocks"])  # noqa: B023
-        x = _block(x, block, config, drop, out, f"block{i:02}")
+        shared = params.get("posemb", {})
+        posemb = block["posemb"] if config.posemb_where == "layers" else shared
+        if config.posemb_where != "stem":
+            x = _add_positions(x, posemb, config)
+        if config.axial:
+            for axis in ("row", "column"):
+                mask = _same_line(config.grid, axis)
+                x, weights = _block(x, block[axis], config, drop, posemb, mask)
+                out[f"block{i:02}/{axis}/attention"] = weights
+        else:
+            x, out[f"block{i:02}/attention"] = _block(x, block, config, drop, posemb)
+        out[f"block{i:02}/output"] = x
     out["encoded"] = _norm(x, params["norm"], config)
     features = _pool(out["encoded"], params, config)
     if config.pre_logits:
@@ -81,37 +92,70 @@ def _embed(params, images, config):
     ]
     kernel = params["embedding"]["kernel"].reshape(-1, config.width)
     x = np.stack(patches, 1) @ kernel + params["embedding"]["bias"]
-    positions = params["posemb"]["embedding"] if "posemb" in params else 0.0
-    with_position, without = [x], []
-    if "cls" in params:
-        (with_position if config.posemb_class_slot else without).insert(0, params["cls"])
-    if "registers" in params:
-        without.append(params["registers"])
-    expand = [np.broadcast_to(t, (len(images), *t.shape[1:])) for t in with_position]
-    x = np.concatenate(expand, 1) + positions
-    without = [np.broadcast_to(t, (len(images), *t.shape[1:])) for t in without]
-    slots = len(with_position) - 1
-    return np.concatenate([x[:, :slots], *without, x[:, slots:]], 1)
+    prefix = [params[name] for name in ("cls", "registers") if name in params]
+    x = np.concatenate([*(np.broadcast_to(t, (len(x), *t.shape[1:])) for t in prefix), x], 1)
+    if config.posemb_where == "stem":
+        x = _add_positions(x, params.get("posemb", {}), config)
+    return x
 
 
-def _block(x, p, config, drop, out, name):
+def _add_positions(x, p, config):
+    """The vector of every slot and of every patch, one after the other."""
+    rows, columns = config.grid
+    x = x.copy()
+    before = x.shape[1] - rows * columns
+    if "embedding" in p:
+        slots = p["embedding"].shape[1] - rows * columns
+        x[:, :slots] += p["embedding"][0, :slots]
+        x[:, before:] += p["embedding"][0, slots:]
+    if "rows" in p:
+        if "prefix" in p:
+            x[:, : len(p["prefix"])] += p["prefix"]
+        for r in range(rows):
+            for c in range(columns):
+                position = np.concatenate([p["columns"][c], p["rows"][r]])
+                x[:, before + r * columns + c] += position
+    return x
+
+
+def _relative(q, p, config):
+    """Pair by pair: the query's product with the key of the offset p_q - p_k."""
+    patches = config.grid[0] * config.grid[1]
+    before = q.shape[2] - patches
+    bias = np.zeros((*q.shape[:2], q.shape[2], q.shape[2]))
+    for i in range(patches):
+        for j in range(patches):
+            key = p["offsets"][patches - 1 - (i - j)]
+            bias[:, :, before + i, before + j] = np.einsum("bhd,hd->bh", q[:, :, before + i], key)
+    return bias
+
+
+def _same_line(grid, axis):
+    """0 between patches of the same row or column, -inf between others."""
+    rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    line = rows if axis == "row" else columns
+    return np.where(line[:, None] == line, 0.0, -np.inf)
+
+
+def _block(x, p, config, drop, posemb, mask=0.0):
+    """Tokens after a block, and its attention weights."""
     normed = _norm(x, p["norm1"], config)
     qkv = np.einsum("bnd,dshe->sbhne", normed, p["attention"]["qkv"]["kernel"])
     q, k, v = qkv + p["attention"]["qkv"]["bias"][:, None, :, None]
     if config.qk_norm:
         q = _norm(q, p["attention"]["query_norm"], config)
         k = _norm(k, p["attention"]["key_norm"], config)
-    weights = _softmax(q @ k.swapaxes(2, 3) / np.sqrt(config.width // config.num_heads))
-    out[f"{name}/attention"] = weights
+    scores = q @ k.swapaxes(2, 3)
+    if "offsets" in posemb:
+        scores = scores + _relative(q, posemb, config)
+    weights = _softmax(scores / np.sqrt(config.width // config.num_heads) + mask)
     attended = np.einsum("bhnm,bhme->bnhe", drop("weights", weights), v)
     attended = attended.reshape(*x.shape)
     kernel = p["attention"]["out"]["kernel"].reshape(config.width, config.width)
     branch = attended @ kernel + p["attention"]["out"]["bias"]
     x = x + drop("attention", branch) * p.get("scale1", 1.0)
     hidden = drop("hidden", _gelu(_dense(_norm(x, p["norm2"], config), p["mlp"]["fc1"]), config))
-    x = x + drop("mlp", _dense(hidden, p["mlp"]["fc2"])) * p.get("scale2", 1.0)
-    out[f"{name}/output"] = x
-    return x
+    return x + drop("mlp", _dense(hidden, p["mlp"]["fc2"])) * p.get("scale2", 1.0), weights
 
 
 def _pool(x, params, config):

@@ -18,6 +18,12 @@ from vit_jax.models import create_model, merge, split
         dict(image_size=(11, 7)),  # incomplete patches are cut off
         dict(posemb_class_slot=False),
         dict(posemb="none"),
+        dict(posemb="learned2d"),
+        dict(posemb="learned2d", posemb_where="layers", registers=2),
+        dict(posemb="learned", posemb_where="layers_shared", registers=2),
+        dict(posemb="relative"),
+        dict(posemb="relative", posemb_where="layers", registers=2, qk_norm=True),
+        dict(axial=True, head="gap", image_size=(12, 4), posemb_where="layers"),
         dict(registers=3),
         dict(registers=3, posemb_class_slot=False, layer_scale=0.1),
         dict(qk_norm=True),

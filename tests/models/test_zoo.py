@@ -76,6 +76,26 @@ def test_options_add_their_parameters():
     assert plain - count("ViT-S/16", posemb="none") == 197 * width
 
 
+def test_position_embeddings_have_their_parameters():
+    width, depth = 384, 12
+    none = count("ViT-S/16", posemb="none")
+    for kind, size in [
+        ("learned", (1 + 196) * width),
+        ("learned2d", width + (14 + 14) * width // 2),
+        ("relative", (2 * 196 - 1) * width),
+    ]:
+        for where, times in [("stem", 1), ("layers_shared", 1), ("layers", depth)]:
+            assert count("ViT-S/16", posemb=kind, posemb_where=where) - none == times * size
+    assert count("ViT-S/16", posemb="sincos2d", posemb_where="layers_shared") == none
+
+
+def test_axial_blocks_count_twice():
+    # 12 D^2 + 13 D: four projections, an MLP of 4 D, two norms.
+    block = 12 * 768**2 + 13 * 768
+    assert count("Axial-ViT-B/16") == 86_566_120 + 12 * block  # B/16 with GAP
+    assert count("Axial-ViT-B/32") == 88_222_696 + 12 * block
+
+
 @pytest.mark.parametrize(
     "written, canonical",
     [
@@ -90,6 +110,8 @@ def test_options_add_their_parameters():
         ("vit_G14", "ViT-G/14"),
         ("ViT-S/7", "ViT-S/7"),
         ("vit_h014", "ViT-H/14"),
+        ("axial_vit_b32", "Axial-ViT-B/32"),
+        ("Axial-ViT-B/8", "Axial-ViT-B/8"),
     ],
 )
 def test_names_people_write(written, canonical):
@@ -158,6 +180,14 @@ def test_options_change_the_variant():
         (dict(stochastic_depth=-0.1), "model.stochastic_depth is -0.1; it must be in [0, 1)"),
         (dict(attention="cudnn"), "model.attention 'cudnn' wants model.dtype 'bfloat16'"),
         (dict(posemb="sine"), "unknown position embedding 'sine'"),
+        (dict(posemb_where="layer"), "unknown model.posemb_where 'layer' (did you mean 'layers'"),
+        (dict(posemb="none", posemb_where="layers"), "model.posemb_where 'layers' wants a model.p"),
+        (dict(posemb="sincos2d", posemb_where="layers"), "model.posemb 'sincos2d' is fixed"),
+        (dict(posemb="learned2d", width=15, num_heads=5), "posemb 'learned2d' wants an even width"),
+        (dict(axial=True), "model.axial: a class token or register stands in no row"),
+        (dict(axial=True, head="gap", posemb="relative"), "model.axial wants another model.posemb"),
+        (dict(masked=True), "masked patch prediction has no classifier"),
+        (dict(masked=True, num_classes=0, image_size=16), "masked patch prediction wants a plain"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax.config_files import load_config
 from vit_jax.config import duration
+from vit_jax.config_files import load_config
 from vit_jax.models import model_config
 from vit_jax.train.setup import Dataset, prepare
 
@@ -22,7 +22,8 @@ def test_a_step_of_every_config(name):
     full = model_config(config.model.name, **{k: config.model[k] for k in SMALL_VIT})
     patch = full.patch_size[0]
     size = (2 * patch, 2 * patch)
-    config.model.update(**SMALL_VIT, image_size=size, num_classes=5)
+    config.model.update(**SMALL_VIT, image_size=size)
+    config.model.num_classes = 5 if config.task == "classify" else None
     if config.model.pre_logits > 0:
         config.model.pre_logits = -1
     config.init_from = ""
