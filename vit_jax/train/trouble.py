@@ -56,11 +56,16 @@ class BadSteps:
                 self._file.write_text(json.dumps(dict(steps=self._steps), indent=2) + "\n")
             except OSError as error:
                 log.error("%s: %s", self._file, error.strerror)
+        index = [name.split(":")[0] for name in last["examples"]]
+        steps = f"step {last['step']} was"
+        if len(self._steps) > 1:
+            count = len(self._steps)
+            steps = f"{count} steps in a row, {first['step']} to {last['step']}, were"
         return (
-            f"{len(self._steps)} steps in a row, {first['step']} to {last['step']}, were not "
-            f"finite; the last: {_what(last)}; examples {_few(last['examples'])}; all of it in "
-            f"{self._file}. Checkpoints are from before. Lower the learning rate, look at these "
-            "examples, or find the operation with --config.debug=True"
+            f"{steps} not finite (loss or gradient); the last: {_what(last)}; examples "
+            f"{_few(index)} of {self._source.name}; all of it in {self._file}. Checkpoints are "
+            "from before. Lower the learning rate, look at these examples, or find the operation "
+            "with --config.debug=True"
         )
 
     def _examples(self, step: int) -> list[str]:
