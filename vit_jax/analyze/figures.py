@@ -79,7 +79,7 @@ def draw(
     if why:
         skipped |= dict(distance=why, rollout=why)
     for name, figure in made.items():
-        figure.savefig(folder / f"{name}.png", dpi=150)
+        figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
     return Drawn({name: str(folder / f"{name}.png") for name in made}, skipped, distances)
 
 
@@ -219,8 +219,10 @@ def _draw_distances(distances: np.ndarray) -> Any:
     figure = figure_class()(figsize=(5, 4))
     axis = figure.subplots()
     for head in range(distances.shape[1]):
-        axis.scatter(np.arange(len(distances)), distances[:, head], s=12)
-    axis.set(xlabel="layer", ylabel="mean attention distance (pixels)", ylim=(0, None))
+        axis.scatter(1 + np.arange(len(distances)), distances[:, head], s=12)
+    axis.set(xlabel="layer", ylabel="mean attention distance (pixels)")
+    axis.set_ylim(0, 1.1 * distances.max())
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_title(f"Attention distance of {distances.shape[1]} heads by depth", fontsize=9)
     return figure
 
