@@ -136,6 +136,12 @@ def compile_outputs(
     return Outputs(engine, engine.compile_eval(make_step), preprocess, batch_size, threads)
 
 
+def replicate(engine: Engine, params: Any) -> Any:
+    """Loaded parameters on every device, those of other processes included."""
+    # By way of NumPy: arrays of one device do not go to another process' devices.
+    return jax.device_put(jax.tree.map(np.asarray, params), engine.replicated)
+
+
 def protocol_pp(image_size: tuple[int, int], preprocess: Preprocess) -> Preprocess:
     """Preprocessing of the public few-shot protocol: resized to 8/7 of the size, then cropped.
 
@@ -188,7 +194,7 @@ def load_features(
         preprocess = protocol_pp(model_config.image_size, preprocess)
     engine = create_engine(configs.default().parallel)
     outputs = compile_outputs(engine, model_config, preprocess, batch_size=batch_size)
-    return FrozenModel(info, jax.device_put(headless_params(params), engine.replicated), outputs)
+    return FrozenModel(info, replicate(engine, headless_params(params)), outputs)
 
 
 def open_pair(

@@ -20,7 +20,7 @@ from vit_jax import data, models
 from vit_jax.checkpoint.load import read
 from vit_jax.data import Source
 from vit_jax.errors import InputError, unknown
-from vit_jax.evaluate.features import compile_outputs
+from vit_jax.evaluate.features import compile_outputs, replicate
 from vit_jax.parallel.engines import create_engine
 
 CLASSES = 1000
@@ -253,7 +253,7 @@ def evaluate_protocol(
         batch_size=batch_size,
         reduce=functools.partial(_best, count=5),
     )
-    top, _ = outputs(jax.device_put(params, engine.replicated), opened, counted)
+    top, _ = outputs(replicate(engine, params), opened, counted)
     result = score(top, targets[counted])
     result["left_out"] = opened.size - len(counted)
     return dict(result, protocol=protocol, source=source, split=opened.split)
