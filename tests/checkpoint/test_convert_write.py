@@ -25,6 +25,7 @@ MODELS = {
     "norm after the mean": ("ViT-B/16", dict(PLAIN, head="gap", pool_then_norm=True)),
     "gap and class token": ("ViT-B/16", dict(PLAIN, head="gap", class_token=True)),
     "map": ("ViT-B/16", dict(PLAIN, head="map")),
+    "shared positions": ("ViT-B/16", dict(PLAIN, posemb_where="layers_shared")),
     "no class position": ("ViT-B/16", dict(PLAIN, posemb_class_slot=False)),
     "registers": ("ViT-B/16", dict(PLAIN, registers=2, posemb_class_slot=False)),
     "register positions": ("ViT-B/16", dict(PLAIN, registers=2, posemb_register_slots=True)),
@@ -45,7 +46,15 @@ MODELS = {
     "bit": ("BiT-R50x1", dict(resnet_stages=(1, 2), num_classes=5)),
     "published bit": ("BiT-R50x1", dict(resnet_stages=(1, 2), num_classes=5, preact=True)),
 }
-NOT_IN_TIMM = {"dinov2", "gated", "distillation token", "hybrid", "bit", "published bit"}
+NOT_IN_TIMM = {
+    "shared positions",
+    "dinov2",
+    "gated",
+    "distillation token",
+    "hybrid",
+    "bit",
+    "published bit",
+}
 IN_HUGGINGFACE = {
     "plain",
     "patch not square",
@@ -279,6 +288,8 @@ def test_a_huggingface_directory_to_npz_and_back_bit_for_bit(case, randomise, tm
     "case,path,format,message",
     [
         ("map", "folder", "", "transformers' ViT has no model with head='map'"),
+        ("shared positions", "folder", "", "posemb_where='layers_shared'; write .npz instead"),
+        ("shared positions", "folder", "timm", "timm has no model with posemb_where="),
         ("qk norm", "folder", "", "qk_norm=True; write .npz instead"),
         ("dinov2", "folder", "timm", "timm has no model with head='token_gap'"),
         ("bit", "folder", "timm", "no post-activation BiT"),
@@ -305,5 +316,7 @@ def test_what_the_other_program_does_differently_is_said(tmp_path):
     lines = convert.write(random_weights("distillation token"), tmp_path / "x.npz")
     assert any("GELU by tanh" in line for line in lines)
     assert "vision_transformer has no distillation" in lines
+    lines = convert.write(random_weights("shared positions"), tmp_path / "y.npz")
+    assert "vision_transformer has no posemb_where" in lines
     lines = convert.write(random_weights("qk norm"), tmp_path / "x.safetensors")
     assert "timm's norm epsilon is 1e-6, not 1e-05" in lines
