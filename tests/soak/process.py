@@ -72,7 +72,7 @@ class Training:
     def saving(self) -> bool:
         """Whether a checkpoint is half written."""
         folder = self.workdir / "checkpoints"
-        return folder.is_dir() and any(not path.name.isdigit() for path in folder.iterdir())
+        return folder.is_dir() and any(folder.glob("*.orbax-checkpoint-tmp"))
 
     def output(self) -> str:
         """What it has printed."""
