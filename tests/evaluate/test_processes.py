@@ -42,7 +42,11 @@ def test_every_process_gets_all_features(workdir, tmp_path):
         )
         for i in (0, 1)
     ]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    try:
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     features, labels = load_features(str(workdir))(open_source("digits", "train[70%:]"))
     for i in (0, 1):
         found = np.load(tmp_path / f"{i}.npz")
