@@ -21,7 +21,7 @@ LAYOUTS = {
     "8 devices, tensor 2 fsdp 4": (8, ("data=1", "fsdp=4", "tensor=2")),
     "8 devices, pmap": (8, ("engine=pmap",)),
 }
-PATIENCE = 900  # seconds after which a process has failed
+PATIENCE = 3600  # seconds after which a process has failed, also on a busy machine
 TIMINGS = ("train/images_per_second", "train/data_wait", "train/mfu")
 
 
