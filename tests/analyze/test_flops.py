@@ -107,6 +107,8 @@ def products_run(jaxpr):
         ("ViT-Ti/16", dict(pre_logits=-1, num_classes=0)),
         ("ViT-Ti/16", dict(distillation="head")),
         ("ViT-Ti/16", dict(patch_size=(7, 16), image_size=(48, 90), posemb_class_slot=False)),
+        ("ViT-Ti/16", dict(posemb="relative", registers=2, patch_size=(8, 16))),
+        ("Axial-ViT-Ti/16", dict(patch_size=(8, 16))),
         ("ViT-Ti/16", dict(unroll=-1, layer_scale=0.1, qk_norm=True)),
         ("R26+ViT-S/32", dict(image_size=(70, 97))),
         ("BiT-R50x1", dict(image_size=(70, 97))),
@@ -121,6 +123,26 @@ def test_macs_equal_the_products_the_model_runs(name, options):
         params, jnp.zeros((1, *config.image_size, 3))
     )
     assert macs(config) == products_run(jaxpr.jaxpr)
+
+
+def test_macs_of_masked_patch_prediction_equal_the_products_it_runs():
+    options = dict(image_size=64, num_classes=0, masked=True)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: create_model("ViT-Ti/16", **options)))
+
+    def predict(params, images):
+        source = jnp.zeros((1, 16), jnp.int32)
+        return nnx.merge(graphdef, params).predict_colors(images, source, source > 0)
+
+    jaxpr = jax.make_jaxpr(predict)(params, jnp.zeros((1, 64, 64, 3)))
+    assert macs(model_config("ViT-Ti/16", **options)) == products_run(jaxpr.jaxpr)
+
+
+def test_macs_of_an_axial_model():
+    """Appendix D.5 for B/32 at 224: 49 patches whose queries meet the 7 keys of their line."""
+    patches, width = 49, 768
+    half = patches * (12 * width**2 + 2 * 7 * width)
+    ends = patches * 32 * 32 * 3 * width + 1000 * width
+    assert macs(model_config("Axial-ViT-B/32")) == 12 * 2 * half + ends
 
 
 def test_flops_are_multiples_of_macs():

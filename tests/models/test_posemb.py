@@ -1,14 +1,20 @@
-"""Fixed position embeddings against their formula."""
+"""Position embeddings: the fixed ones' formula, what relative ones see, what learns.
+
+Learned ones are in `vit.reference`, which test_vit.py compares with.
+"""
 
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import vit_jax
 from vit_jax.errors import InputError
-from vit_jax.models.posemb import sincos_2d
+from vit_jax.models import merge, split
+from vit_jax.models.posemb import RelativePositionEmbedding, sincos_2d
 
 
 def test_sincos_2d_is_the_formula():
@@ -36,3 +42,45 @@ def test_sincos_2d_is_added_to_patches_alone(head):
 def test_a_width_that_is_no_multiple_of_four_is_refused():
     with pytest.raises(InputError, match="divisible by 4"):
         vit_jax.create_model("ViT-Ti/8", posemb="sincos2d", width=30, num_heads=2)
+
+
+def test_attention_without_positions_does_not_see_their_order(vit):
+    """Patches in another order give the same mean; relative positions tell the difference."""
+    images = vit.images(vit.model())
+    upside_down = np.concatenate([images[:, 4:], images[:, :4]], axis=1)  # rows of patches swapped
+
+    def logits(**options):
+        model = vit.model(head="gap", **options)
+        return [vit.apply(model, batch)[0] for batch in (images, upside_down)]
+
+    np.testing.assert_allclose(*logits(posemb="none"), rtol=1e-5, atol=1e-6)
+    first, second = logits(posemb="relative")
+    assert np.abs(first - second).max() > 1e-2
+
+
+def test_relative_bias_depends_on_the_offset_alone():
+    """One query everywhere: along every diagonal the same; nothing for tokens before patches."""
+    embedding = RelativePositionEmbedding((3, 4), 2, 8, rngs=nnx.Rngs(0))
+    query = np.tile(np.random.default_rng(0).normal(size=(1, 1, 2, 4)), (1, 14, 1, 1))
+    bias = np.asarray(embedding.bias(jnp.asarray(query, jnp.float32)))
+    assert bias.shape == (1, 2, 14, 14)
+    assert not bias[:, :, :2].any() and not bias[:, :, :, :2].any()
+    patches = bias[0, :, 2:, 2:]
+    for offset in range(-11, 12):
+        diagonal = np.diagonal(patches, offset, 1, 2)
+        assert np.ptp(diagonal, axis=1).max() < 1e-7
+    assert len(np.unique(patches[0].round(7))) == 23
+
+
+def test_positions_in_layers_learn_with_and_without_recomputation(vit):
+    for options in (dict(posemb="relative"), dict(posemb="learned2d", posemb_where="layers")):
+        gradients = []
+        for remat in ("none", "full"):
+            model = vit.model(remat=remat, **options)
+            graphdef, params = split(model)
+            images = vit.images(model)
+            loss = lambda params: (merge(graphdef, params)(images) ** 2).sum()  # noqa: B023, E731
+            gradients.append(jax.jit(jax.grad(loss))(params))
+        posemb = gradients[0].get("posemb") or gradients[0]["blocks"]["posemb"]
+        assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(posemb))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), *gradients)
