@@ -121,11 +121,12 @@ class Dense(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        lead, inputs = x.shape[: -self.num_inputs], x.shape[-self.num_inputs :]
+        lead = x.shape[: -self.num_inputs]
+        # One contracted axis: XLA:TPU does not reduce-scatter the gradient of a kernel with two.
         kernel = self.kernel[...].astype(self.dtype)
-        x = x.astype(self.dtype).reshape(-1, *inputs)
-        axes = tuple(range(self.num_inputs))
-        y = lax.dot_general(x, kernel, ((tuple(a + 1 for a in axes), axes), ((), ())))
+        kernel = kernel.reshape(-1, *kernel.shape[self.num_inputs :])
+        x = x.astype(self.dtype).reshape(-1, len(kernel))
+        y = lax.dot_general(x, kernel, (((1,), (0,)), ((), ())))
         y = y + self.bias[...].astype(self.dtype)
         return shard_batch(y.reshape(*lead, *y.shape[1:]), whole=False)
 
