@@ -62,6 +62,16 @@ def test_the_home_folder_where_the_datas_cannot_be_written(tmp_path):
     assert make.calls == 1 and len(files(tmp_path / "home" / ".cache" / "vit_jax")) == 1
 
 
+def test_an_address_is_no_folder_to_write_to(tmp_path, monkeypatch):
+    make = Maker()
+    for folder in ("one", "two"):  # the key does not depend on where the run starts
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        cache.table("x", "gs://bucket/data", b"key", make)
+        assert not files(tmp_path / folder)
+    assert make.calls == 1 and len(files(tmp_path / "home" / ".cache" / "vit_jax")) == 1
+
+
 def test_a_full_disk_gives_one_clear_line(tmp_path, monkeypatch, caplog):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")

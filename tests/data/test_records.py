@@ -5,7 +5,15 @@ import pathlib
 import numpy as np
 import pytest
 
-from vit_jax.data import cache, eval_batches, open_source, parse, records, train_batches
+from vit_jax.data import (
+    cache,
+    eval_batches,
+    open_source,
+    parse,
+    record_files,
+    records,
+    train_batches,
+)
 from vit_jax.errors import InputError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -141,8 +149,10 @@ def take(source, steps, **options):
 def test_the_index_is_made_once_and_again_when_files_change(tfrecords, monkeypatch, tmp_path):
     monkeypatch.setattr(cache, "SMALL", 1)
     made = []
-    bounds = records.record_bounds
-    monkeypatch.setattr(records, "record_bounds", lambda path: made.append(path) or bounds(path))
+    bounds = record_files.record_bounds
+    monkeypatch.setattr(
+        record_files, "record_bounds", lambda path: made.append(path) or bounds(path)
+    )
 
     def opened():
         return open_source("tfds:dots", "train", data_dir=tfrecords, cache_dir=str(tmp_path))
@@ -157,14 +167,21 @@ def test_the_index_is_made_once_and_again_when_files_change(tfrecords, monkeypat
     assert len(made) == 6
 
 
-def test_bounds_are_those_tensorflow_reads(tfrecords):
+@pytest.mark.parametrize("block", [50, 2**24])
+def test_bounds_are_those_tensorflow_reads(block, tfrecords, monkeypatch):
+    monkeypatch.setattr(record_files, "BLOCK", block)
     from vit_jax.data._tf import tf
 
     path = str(shard_path(tfrecords))
     expected = [record.numpy() for record in tf.data.TFRecordDataset(path)]
-    assert records.TFRecordFile(path).read(np.arange(len(expected))) == expected
+    assert record_files.TFRecordFile(path).read(np.arange(len(expected))) == expected
     # The same over a URL, as from a bucket.
-    assert records.TFRecordFile("file://" + path).read(np.arange(len(expected))) == expected
+    assert record_files.TFRecordFile("file://" + path).read(np.arange(len(expected))) == expected
+
+
+def test_a_missing_file_under_an_address_is_named():
+    with pytest.raises(InputError, match="file:///nowhere/x: cannot be read: .*No such file"):
+        record_files.record_bounds("file:///nowhere/x")
 
 
 def test_a_truncated_file_is_named(tfrecords):
@@ -178,6 +195,25 @@ def test_a_missing_file_is_named(tfrecords):
     shard_path(tfrecords).unlink()
     with pytest.raises(InputError, match="00001: cannot be read: No such file"):
         open_source("tfds:dots", "train", data_dir=tfrecords)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"x" * 70_000])
+def test_bad_array_record_files_are_named(content, tmp_path):
+    pytest.importorskip("array_record")
+    data_dir = make(tmp_path, "array_record")
+    source = open_source("tfds:dots", "train", data_dir=data_dir)
+    path = shard_path(data_dir)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="train.*00001.*: cannot be read: ") as error:
+        take(source, 4)
+    assert "\n" not in str(error.value)
+
+
+def test_other_file_formats_are_refused():
+    with pytest.raises(InputError, match="stored as parquet; prepare it as array_record"):
+        records._opener("parquet", (), "", False, "tfds:dots")
 
 
 @pytest.mark.parametrize("sequential", [False, True])
@@ -208,7 +244,8 @@ def test_a_damaged_image_in_a_record_is_replaced(tfrecords, caplog):
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_sequential_reading_is_exact_too(tfrecords, shuffle):
+def test_sequential_reading_is_exact_too(tfrecords, shuffle, caplog):
+    caplog.set_level("INFO")
     source = open_source("tfds:dots", "train", data_dir=tfrecords, sequential=True)
     whole = take(source, 9, shuffle=shuffle)
     images, labels = read(source)
@@ -218,7 +255,9 @@ def test_sequential_reading_is_exact_too(tfrecords, shuffle):
         index = whole["index"][whole["epoch"] == epoch]
         np.testing.assert_array_equal(np.sort(index), np.arange(24))
         assert np.array_equal(index, np.arange(24)) != shuffle
+    assert "reading past" not in caplog.text
     late = take(source, 4, start_step=5, shuffle=shuffle)
+    assert "reading past the 16 of 24 records that epoch 1 had used" in caplog.text
     np.testing.assert_array_equal(late["index"], whole["index"][40:])
     part = take(source, 9, rows=np.arange(2, 6), shuffle=shuffle)
     np.testing.assert_array_equal(part["index"], whole["index"].reshape(9, 8)[:, 2:6].ravel())

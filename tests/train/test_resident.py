@@ -23,6 +23,8 @@ def engine():
     [
         "random_crop(8, padding=2)|flip_lr|value_range(-1, 1)",
         "resize(12)|flip_ud|random_crop((10, 8))",
+        "resize(12)",
+        "",
     ],
 )
 def test_batches_are_those_of_the_host(pp, start_step, engine):

@@ -19,6 +19,9 @@ FASHION = [
 ]  # fmt: skip
 
 
+MAX_CLASSES = 1_000_000  # more are no classes
+
+
 @dataclasses.dataclass(frozen=True)
 class Arrays:
     """Splits by name: (images uint8 (n, h, w, c), labels int (n,) or uint8 (n, k))."""
@@ -54,6 +57,8 @@ def load_idx(folder: str) -> Arrays:
         labels = read_idx(_find(folder, prefix, "labels", 1), ndim=1)
         if len(images) != len(labels):
             raise InputError(f"{folder}: {len(images)} {split} images but {len(labels)} labels")
+        if not images.size:
+            raise InputError(f"{folder}: the {split} files hold no pixels")
         splits[split] = images[..., None], labels.astype(np.int32)
     count = 1 + max(int(labels.max()) for _, labels in splits.values())
     fashion = "fashion" in os.path.abspath(folder).lower() and count <= len(FASHION)
@@ -83,7 +88,9 @@ def read_idx(path: str, *, ndim: int) -> np.ndarray:
     try:
         with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
             data = file.read()
-    except (OSError, EOFError, zlib.error) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     header = 4 + 4 * ndim
     if len(data) < header or data[:4] != bytes([0, 0, 8, ndim]):
@@ -104,14 +111,8 @@ def load_npz(path: str) -> Arrays:
     or `images_train` and `labels_train` for each split; `x` and `y` mean the same.
     `label_names` is optional.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            data = {key: archive[key] for key in archive.files}
-    except FileNotFoundError:
-        raise InputError(f"npz:{path}: no such file") from None
-    except (OSError, ValueError, zlib.error, zipfile.BadZipFile) as error:
-        raise InputError(f"npz:{path}: cannot be read: {error}") from None
-    names = [str(name) for name in data.pop("label_names", [])]
+    data = _read_npz(path)
+    names = [str(name) for name in np.ravel(data.pop("label_names", []))]
     fields: dict[str, dict[str, np.ndarray]] = {}
     for key, value in data.items():
         if match := _NPZ_KEY.fullmatch(key):
@@ -124,6 +125,23 @@ def load_npz(path: str) -> Arrays:
     if names and len(names) < count:
         raise InputError(f"npz:{path}: {len(names)} label_names for {count} classes")
     return Arrays(splits, names or [str(i) for i in range(count)])
+
+
+def _read_npz(path: str) -> dict[str, np.ndarray]:
+    """What an archive holds, by key."""
+    try:
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise zipfile.BadZipFile("no NumPy archive, or a truncated one")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                return {key: np.asarray(archive[key]) for key in archive.files}
+    except FileNotFoundError:
+        raise InputError(f"npz:{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"npz:{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
+        raise InputError(f"npz:{path}: cannot be read: {error}") from None
 
 
 _NPZ_KEY = re.compile(r"(?:(?P<before>\w+)_)?(?P<field>images|labels|x|y)(?:_(?P<after>\w+))?")
@@ -150,8 +168,12 @@ def _checked(path: str, split: str, found: dict[str, np.ndarray]) -> tuple:
             f"{where} labels are {labels.dtype} {labels.shape}; expected integers from 0, "
             "(n,) or (n, classes)"
         )
-    if len(images) != len(labels) or not len(images):
+    if len(images) != len(labels):
         raise InputError(f"{where} has {len(images)} images and {len(labels)} labels")
+    if not images.size:
+        raise InputError(f"{where} images are {images.shape}: there are no pixels")
+    if labels.ndim == 1 and labels.max() >= MAX_CLASSES:
+        raise InputError(f"{where} labels go up to {labels.max()}; number the classes from 0")
     return images, labels.astype(np.int32 if labels.ndim == 1 else np.uint8)
 
 

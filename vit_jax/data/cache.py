@@ -29,7 +29,7 @@ def table(
 
     Args:
       what: kind of table, part of the file's name and of messages.
-      beside: the folder of the data.
+      beside: the folder of the data, or its address.
       key: anything that changes whenever the table would.
       make: called if there is no such file.
       cache_dir: where to look and keep instead of beside the data and in the home folder.
@@ -38,12 +38,13 @@ def table(
       The table. Where it cannot be kept a warning says so, and the next run makes it again.
     """
     digest = hashlib.blake2b(key, digest_size=16).hexdigest()
-    name = hashlib.blake2b(os.path.abspath(beside).encode(), digest_size=6).hexdigest()
+    address = "://" in beside  # of a bucket, say: no folder of this machine
+    place = beside if address else os.path.abspath(beside)
+    name = hashlib.blake2b(place.encode(), digest_size=6).hexdigest()
+    folders = [os.path.join(beside, ".vit_jax")] * (not address) + ["~/.cache/vit_jax"]
     if cache_dir:
-        folders = [os.path.expanduser(cache_dir)]
-    else:
-        folders = [os.path.join(beside, ".vit_jax"), os.path.expanduser("~/.cache/vit_jax")]
-    paths = [os.path.join(folder, f"{what}-{name}.npz") for folder in folders]
+        folders = [cache_dir]
+    paths = [os.path.join(os.path.expanduser(folder), f"{what}-{name}.npz") for folder in folders]
     for path in paths:
         if (found := _read(path, digest)) is not None:
             return found

@@ -9,7 +9,7 @@ import numpy as np
 
 from vit_jax.data import numpy_ops
 from vit_jax.data.ops import Preprocess
-from vit_jax.data.plan import Plan
+from vit_jax.data.plan import Plan, TrainingPlan
 from vit_jax.data.source import ArraySource
 
 _CACHE_BYTES = 2**30  # of images kept as they are after the operations before randomness
@@ -25,7 +25,9 @@ def batches(
     prefetch: int,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches of the planned examples, made by threads ahead of their use."""
-    images, preprocess = settled(source, preprocess)
+    images = source.images
+    if isinstance(plan, TrainingPlan):  # each image is used many times
+        images, preprocess = settled(source, preprocess)
 
     def make(step: int) -> dict[str, np.ndarray]:
         epoch, index, words = plan(step)
@@ -43,9 +45,9 @@ def batches(
 def settled(source: ArraySource, preprocess: Preprocess) -> tuple[np.ndarray, Preprocess]:
     """Images after the operations that come before any randomness, and what is left.
 
-    Only in training, where each image is used many times, and if they stay small.
+    If they would not stay small, they are left as they are.
     """
-    fixed = next((i for i, op in enumerate(preprocess.ops) if op.random), 0)
+    fixed = next((i for i, op in enumerate(preprocess.ops) if op.random), len(preprocess.ops))
     first = dataclasses.replace(preprocess, ops=preprocess.ops[:fixed])
     height, width = first.output_size(source.image_size)
     channels = source.images.shape[-1]

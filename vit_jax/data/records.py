@@ -1,8 +1,6 @@
 """Data sets prepared by tfds: ArrayRecord or TFRecord files.
 
-ArrayRecord files know where each record starts. For TFRecord files an index of the starts
-is made once, by reading the length in front of each record, and kept (see `cache`).
-
+Their records are read at random (see `record_files`), which TFRecord files need an index for.
 Where no index can be made, e.g. on storage that is slow at random access, the files are
 read *sequentially*: each epoch takes the files in a new order and shuffles records within
 a buffer. That order is a pure function of (seed, epoch) too, but every process reads all
@@ -10,23 +8,18 @@ records, and a run that resumes within an epoch first reads up to the place wher
 stopped, without decoding.
 """
 
-import contextlib
 import dataclasses
 import functools
 import os
 import re
-import struct
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from vit_jax.data import cache, splits
+from vit_jax.data import record_files, splits
 from vit_jax.data.source import Source
 from vit_jax.errors import InputError, unknown
-
-_REMOTE_READS = 16  # at once, from storage that is reached over a network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,116 +78,8 @@ class RecordSource(Source):
 
     def _identity(self):
         for shard in self.shards:
-            size = _file_facts(shard.path)[0]
+            size = record_files.facts(shard.path)[0]
             yield repr((os.path.basename(shard.path), shard.skip, shard.take, size)).encode()
-
-
-class TFRecordFile:
-    """Random access to a TFRecord file: each record is its length in 8 bytes, a checksum
-    in 4, the data, and a checksum in 4."""
-
-    def __init__(self, path: str, bounds: np.ndarray | None = None):
-        self.path = path
-        self._bounds = record_bounds(path) if bounds is None else bounds
-
-    def read(self, records: np.ndarray) -> list[bytes]:
-        with _reading(self.path) as read_at:
-            if _is_remote(self.path):
-                with ThreadPoolExecutor(_REMOTE_READS) as pool:
-                    return list(pool.map(functools.partial(self._one, read_at), records))
-            return [self._one(read_at, record) for record in records]
-
-    def _one(self, read_at, record: int) -> bytes:
-        start, stop = (int(bound) for bound in self._bounds[record : record + 2])
-        frame = read_at(stop - start, start)
-        if len(frame) != stop - start or struct.unpack("<Q", frame[:8])[0] != stop - start - 16:
-            raise InputError(f"{self.path}: record {record} is not where the index says; "
-                             "the file has changed")  # fmt: skip
-        return frame[12:-4]
-
-
-def record_bounds(path: str) -> np.ndarray:
-    """Offsets in bytes of the records of a TFRecord file and of its end: int64 (n + 1,).
-
-    Raises:
-      InputError: the last record is cut off.
-    """
-    size, bounds, position = _file_facts(path)[0], [0], 0
-    with _reading(path) as read_at:
-        while position < size:
-            header = read_at(8, position)
-            if len(header) == 8:
-                position += 16 + struct.unpack("<Q", header)[0]
-            if len(header) < 8 or position > size:
-                raise InputError(f"{path}: truncated in record {len(bounds) - 1}")
-            bounds.append(position)
-    return np.array(bounds, np.int64)
-
-
-def _is_remote(path: str) -> bool:
-    return "://" in path
-
-
-@contextlib.contextmanager
-def _reading(path: str) -> Iterator[Callable[[int, int], bytes]]:
-    """Opens a file; gives (bytes, offset) -> what is there."""
-    if not _is_remote(path):
-        with open(path, "rb", buffering=0) as file:
-            yield functools.partial(os.pread, file.fileno())
-        return
-    from vit_jax.data._tf import tf
-
-    def read_at(length: int, offset: int) -> bytes:
-        with tf.io.gfile.GFile(path, "rb") as file:  # one each: reads go on in parallel
-            file.seek(offset)
-            return file.read(length)
-
-    yield read_at
-
-
-def _file_facts(path: str) -> tuple[int, int]:
-    """Size in bytes and time of the last change of a file."""
-    if not _is_remote(path):
-        found = os.stat(path)
-        return found.st_size, found.st_mtime_ns
-    from vit_jax.data._tf import tf
-
-    found = tf.io.gfile.stat(path)
-    return found.length, found.mtime_nsec
-
-
-def _tfrecord_opener(paths: list[str], cache_dir: str) -> Callable[[str], TFRecordFile]:
-    """Opens TFRecord files with the index of all of them, made once."""
-
-    def made() -> cache.Table:
-        with ThreadPoolExecutor(_REMOTE_READS) as pool:
-            bounds = list(pool.map(record_bounds, paths))
-        return dict(bounds=np.concatenate(bounds), counts=np.array([len(b) for b in bounds]))
-
-    try:
-        facts = [(os.path.basename(path), *_file_facts(path)) for path in paths]
-        found = cache.table(
-            "records", os.path.dirname(paths[0]), repr(facts).encode(), made, cache_dir
-        )
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
-    tables = np.split(found["bounds"], np.cumsum(found["counts"])[:-1])
-    files = {path: TFRecordFile(path, bounds) for path, bounds in zip(paths, tables)}
-    return files.__getitem__
-
-
-class ArrayRecordFile:
-    """Random access to an ArrayRecord file."""
-
-    def __init__(self, path: str):
-        try:
-            from array_record.python.array_record_module import ArrayRecordReader
-        except ImportError:
-            raise InputError(f"{path} needs array_record: pip install array_record") from None
-        self._reader = ArrayRecordReader(path)
-
-    def read(self, records: np.ndarray) -> list[bytes]:
-        return self._reader.read([int(record) for record in records])
 
 
 def open_tfds(
@@ -250,10 +135,11 @@ def _opener(
     if file_format == "array_record":
         if sequential:
             raise InputError(f"{name} is stored as array_record; set data.sequential=False")
-        return functools.lru_cache(maxsize=None)(ArrayRecordFile)
+        return functools.lru_cache(maxsize=None)(record_files.ArrayRecordFile)
     if sequential:
-        return functools.lru_cache(maxsize=None)(TFRecordFile)
-    return _tfrecord_opener(list(dict.fromkeys(shard.path for shard in shards)), cache_dir)
+        return functools.lru_cache(maxsize=None)(record_files.TFRecordFile)
+    paths = list(dict.fromkeys(shard.path for shard in shards))
+    return record_files.indexed(paths, cache_dir).__getitem__
 
 
 def _builder(dataset: str, data_dir: str) -> Any:
@@ -274,7 +160,8 @@ def _builder(dataset: str, data_dir: str) -> Any:
     except (ValueError, RuntimeError, OSError, AttributeError) as error:
         raise InputError(f"tfds:{dataset}: {_line(error)}") from None
     name = re.split("[/:]", dataset)[0]
-    if name not in (known := tfds.list_builders()):
+    known = tfds.list_builders(with_community_datasets=False)  # the others' list is downloaded
+    if name not in known:
         raise unknown("tfds data set", dataset, known)
     raise InputError(
         f"tfds:{dataset} is not prepared in {where or tfds.core.constants.DATA_DIR}; set "

@@ -1,6 +1,7 @@
 """Training batches from TFRecord files read front to back; `records` says when and why."""
 
 import itertools
+import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,8 @@ from vit_jax.data._tf import tf
 from vit_jax.data.plan import Planned, TrainingPlan
 from vit_jax.data.records import RecordSource
 from vit_jax.errors import InputError
+
+log = logging.getLogger(__name__)
 
 SHUFFLE_BUFFER = 8192  # records; of 110 kB, as ImageNet's, that is 0.9 GB
 _SHARDS_AT_ONCE = 16
@@ -25,6 +28,12 @@ def batches(
       InputError: a file went away or is damaged.
     """
     first, done = divmod(start_step * plan.batch_size, source.size)
+    if done:
+        log.info(
+            "%s: reading past the %s of %s records that epoch %d had used; ArrayRecord files or "
+            "data.sequential=False need not",
+            source.name, f"{done:,}", f"{source.size:,}", first,
+        )  # fmt: skip
     records = itertools.chain.from_iterable(
         _epoch(source, plan, epoch, done if epoch == first else 0)
         for epoch in itertools.count(first)
