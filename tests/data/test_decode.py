@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -41,6 +43,8 @@ def test_jpeg_is_as_pillow_reads_it(mode, photo, encode):
 def test_cmyk_jpeg_becomes_rgb(photo, encode):
     encoded = encode(Image.fromarray(photo).convert("CMYK"), "JPEG", quality=95)
     assert difference(read(encoded), photo) < 3
+    box = decode.decode_box(tf.constant(encoded), lambda shape: tf.constant([3, 5, 20, 30]))
+    assert difference(box.numpy(), photo[3:23, 5:35]) < 3
 
 
 @pytest.mark.parametrize("value", range(1, 9))
@@ -59,10 +63,11 @@ def test_damaged_exif_is_ignored(photo, encode):
     assert read(encoded).shape == photo.shape
 
 
-def test_orientation_of_other_formats(photo, encode):
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_orientation_of_other_formats(format, photo, encode):
     exif = Image.Exif()
     exif[decode.ORIENTATION] = 6
-    encoded = encode(photo, "WEBP", exif=exif, lossless=True)
+    encoded = encode(photo, format, exif=exif, **(dict(lossless=True) if format == "WEBP" else {}))
     np.testing.assert_array_equal(read(encoded), np.rot90(photo, -1))
 
 
@@ -72,9 +77,25 @@ def test_sixteen_bits_keep_the_upper_eight(encode):
     np.testing.assert_allclose(found, np.repeat(values[..., None], 3, 2) / 257, atol=1)
 
 
-def test_palette_png(photo, encode):
+def test_sixteen_bit_colours():
+    values = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype(">u2")
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + checksum
+
+    header = struct.pack(">IIBBBBB", 7, 5, 16, 2, 0, 0, 0)  # 7x5, 16 bits, RGB
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    encoded = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    encoded += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    np.testing.assert_allclose(read(encoded), values / 257, atol=1)
+
+
+@pytest.mark.parametrize("options", [{}, dict(transparency=3)])
+def test_palette_png(options, photo, encode):
     image = Image.fromarray(photo).quantize(32)
-    np.testing.assert_array_equal(read(encode(image, "PNG")), np.asarray(image.convert("RGB")))
+    encoded = encode(image, "PNG", **options)
+    np.testing.assert_array_equal(read(encoded), np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])

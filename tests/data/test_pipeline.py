@@ -1,5 +1,6 @@
 import itertools
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -148,10 +149,15 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:300])
 
 
-def test_a_truncated_image_in_training_is_replaced_counted_and_named_once(folder, caplog):
+def overwrite(path):
+    path.write_text("<html>404 Not Found</html>")
+
+
+@pytest.mark.parametrize("damage", [truncate, overwrite])
+def test_a_bad_image_in_training_is_replaced_counted_and_named_once(damage, folder, caplog):
     source = open_source(f"folder:{folder}", "train")
     good = take(source, "resize(16)|flip_lr", 6, batch_size=10)
-    truncate(folder / "cat" / "3.jpg")
+    damage(folder / "cat" / "3.jpg")
     batches = train_batches(source, parse("resize(16)|flip_lr"), batch_size=10, seed=5)
     found = [next(batches) for _ in range(6)]
     assert batches.skipped >= 3  # three epochs, and it may come up as a replacement
@@ -164,6 +170,26 @@ def test_a_truncated_image_in_training_is_replaced_counted_and_named_once(folder
     np.testing.assert_array_equal(found["label"], source.labels(found["index"]))
     late = take(source, "resize(16)|flip_lr", 3, batch_size=10, start_step=3)
     same({name: value[30:] for name, value in found.items()}, late)
+    parts = [
+        take(source, "resize(16)|flip_lr", 6, batch_size=10, rows=rows)
+        for rows in (np.arange(5), np.arange(5, 10))
+    ]
+    for name in found:
+        halves = [part[name].reshape(6, 5, *part[name].shape[1:]) for part in parts]
+        joined = np.concatenate(halves, axis=1)
+        np.testing.assert_array_equal(joined.reshape(found[name].shape), found[name])
+
+
+def test_every_step_of_an_unreadable_stretch_is_filled(folder):
+    """Whole batches without a readable example, between others."""
+    source = open_source(f"folder:{folder}", "train")
+    index = take(source, "resize(8)", 5, batch_size=4)["index"]  # one epoch
+    for bad in index[4:12]:
+        truncate(pathlib.Path(source.describe(bad)))
+    found = take(source, "resize(8)", 5, batch_size=4, max_unreadable=1)
+    np.testing.assert_array_equal(found["index"][:4], index[:4])
+    np.testing.assert_array_equal(found["index"][12:], index[12:])
+    assert not set(found["index"]) & set(index[4:12])
 
 
 def test_too_many_damaged_images_end_training(folder):
@@ -181,6 +207,15 @@ def test_a_damaged_image_ends_evaluation_by_name(folder):
     truncate(folder / "cat" / "3.jpg")
     with pytest.raises(InputError, match="cat/3.jpg: cannot be read as an image"):
         list(eval_batches(source, parse("resize(16)"), batch_size=10))
+
+
+def test_an_image_of_one_pixel_is_cropped_or_refused_by_name(folder):
+    source = open_source(f"folder:{folder}", "train")
+    Image.new("L", (1, 1), 9).save(folder / "cat" / "3.jpg")
+    found = take(source, "inception_crop(16)|flip_lr", 2, batch_size=10)
+    assert np.all(found["image"][found["index"] == 3] == 9)
+    with pytest.raises(InputError, match="cat/3.jpg: the image is smaller than central_crop"):
+        list(eval_batches(source, parse("central_crop(16)"), batch_size=10))
 
 
 def test_a_file_that_went_away_is_named(folder):

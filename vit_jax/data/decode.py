@@ -7,6 +7,7 @@ dropped; the EXIF orientation is applied.
 
 import io
 import struct
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,8 +16,14 @@ from vit_jax.errors import InputError
 
 ORIENTATION = 0x0112  # EXIF tag
 _DCT = "INTEGER_ACCURATE"  # bit for bit what Pillow, and so PyTorch, reads; as fast
-# EXIF data stand near the beginning; \C is any byte.
-_EXIF = r"\C*Exif\x00\x00\C*"
+# EXIF data of JPEG or PNG stand near the beginning; \C is any byte.
+_HEAD = 1024
+_EXIF = r"\C*(Exif\x00\x00|eXIf)\C*"
+
+
+def _apart(function: Callable) -> Callable:
+    """Keeps what is rarely run out of the graph around it, where each operation costs time."""
+    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
@@ -31,19 +38,14 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     Raises (at run time):
       tf.errors.OpError: not an image, or a damaged one.
     """
-    kind = tf.where(is_jpeg(encoded), 0, tf.where(_is_png(encoded), 1, 2))
-    image = tf.switch_case(
-        kind,
-        [
-            lambda: orient(
-                tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT), orientation(encoded)
-            ),
-            lambda: tf.io.decode_png(encoded, channels=3),
-            lambda: _pillow(encoded),
-        ],
-    )
+    image = tf.cond(_is_plain(encoded), lambda: _jpeg(encoded), lambda: _other(encoded))
     image.set_shape([None, None, 3])
     return image
+
+
+def _is_plain(encoded: tf.Tensor) -> tf.Tensor:
+    """Whether this is a JPEG without EXIF data, as nearly all are in a large data set."""
+    return is_jpeg(encoded) & ~_has_exif(encoded)
 
 
 def is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
@@ -52,6 +54,25 @@ def is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
 
 def _is_png(encoded: tf.Tensor) -> tf.Tensor:
     return tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n"
+
+
+def _jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    """The pixels of a JPEG as they are stored."""
+    return tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT)
+
+
+@_apart
+def _other(encoded: tf.Tensor) -> tf.Tensor:
+    """Any image, turned upright."""
+    kind = tf.where(is_jpeg(encoded), 0, tf.where(_is_png(encoded), 1, 2))
+    return tf.switch_case(
+        kind,
+        [
+            lambda: orient(_jpeg(encoded), orientation(encoded)),
+            lambda: orient(tf.io.decode_png(encoded, channels=3), orientation(encoded)),
+            lambda: _pillow(encoded),
+        ],
+    )
 
 
 def _pillow(encoded: tf.Tensor) -> tf.Tensor:
@@ -78,13 +99,16 @@ def read_with_pillow(encoded: bytes) -> np.ndarray:
 
 
 def orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """The EXIF orientation of a JPEG: int32 scalar, 1 to 8, 1 where it has none."""
-    start = tf.strings.substr(encoded, 0, 1024)
+    """The EXIF orientation of a JPEG or PNG: int32 scalar, 1 to 8, 1 where it has none."""
     return tf.cond(
-        tf.strings.regex_full_match(start, _EXIF),
+        _has_exif(encoded),
         lambda: tf.ensure_shape(_call(_read_orientation, encoded, tf.int32), []),
         lambda: 1,
     )
+
+
+def _has_exif(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.strings.regex_full_match(tf.strings.substr(encoded, 0, _HEAD), _EXIF)
 
 
 def _read_orientation(encoded: bytes) -> np.int32:
@@ -128,11 +152,15 @@ def decode_box(encoded: tf.Tensor, choose) -> tf.Tensor:
         return tf.io.decode_and_crop_jpeg(encoded, box, channels=3, dct_method=_DCT)
 
     def separate() -> tf.Tensor:
-        image = decode(encoded)
+        image = _other(encoded)
         y, x, h, w = tf.unstack(choose(tf.shape(image)))
         return image[y : y + h, x : x + w]
 
-    upright = tf.cond(is_jpeg(encoded), lambda: orientation(encoded) == 1, lambda: False)
-    image = tf.cond(upright, fused, separate)
+    @_apart
+    def other() -> tf.Tensor:
+        upright = tf.cond(is_jpeg(encoded), lambda: orientation(encoded) == 1, lambda: False)
+        return tf.cond(upright, fused, separate)
+
+    image = tf.cond(_is_plain(encoded), fused, other)
     image.set_shape([None, None, 3])
     return image

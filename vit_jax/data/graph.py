@@ -110,7 +110,7 @@ def reader(source: Source, preprocess: Preprocess) -> Callable[[int, np.ndarray]
     """
     payload = tf.TensorSpec([], tf.string)
     words = tf.TensorSpec([preprocess.num_random, 2], tf.uint32)
-    compute = tf.function(functools.partial(example, source, preprocess))
+    compute = tf.function(functools.partial(example, source, preprocess), autograph=False)
     compute = compute.get_concrete_function(payload, words)
 
     def read(index: int, words: np.ndarray) -> dict[str, Any]:
@@ -219,9 +219,11 @@ def _decoded(
         words = tf.pad(words, [[0, 0], [0, 1], [0, 0]])  # unbatching empty rows crashes
         return tf.fill(tf.shape(slot), step), slot, words, tf.ensure_shape(payload, [None])
 
+    @tf.autograph.experimental.do_not_convert  # there is nothing to, and it takes seconds
     def one(step, slot, words, payload) -> dict[str, tf.Tensor]:
         found = example(source, preprocess, payload, words)
-        found["image"] = tf.ensure_shape(found["image"], [*size, 3])
+        if not found["image"].shape.is_fully_defined():
+            found["image"] = tf.ensure_shape(found["image"], [*size, 3])
         return dict(found, step=step, slot=slot)
 
     data = payloads.map(numbered).unbatch()

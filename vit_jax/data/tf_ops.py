@@ -19,26 +19,32 @@ def preprocess_encoded(preprocess: Preprocess, encoded: tf.Tensor, words: tf.Ten
       uint8 (h, w, 3).
     """
     first = preprocess.ops[0] if preprocess.ops else None
+    pairs = _pairs(words)
     if isinstance(first, vocabulary.InceptionCrop):
-        box = functools.partial(inception_box, first, words=words[0])
+        box = functools.partial(inception_box, first, words=pairs[0])
         image = resize(decode.decode_box(encoded, box), first)
-        return _apply_all(preprocess.ops[1:], image, words[1:])
-    return _apply_all(preprocess.ops, decode.decode(encoded), words)
+        return _apply_all(preprocess.ops[1:], image, pairs[1:])
+    return _apply_all(preprocess.ops, decode.decode(encoded), pairs)
+
+
+def _pairs(words: tf.Tensor) -> list[tf.Tensor]:
+    """The pairs of words one by one, in a single operation."""
+    return tf.unstack(words) if words.shape[0] else []
 
 
 def preprocess_pixels(preprocess: Preprocess, image: tf.Tensor, words: tf.Tensor) -> tf.Tensor:
     """Preprocesses a decoded image, uint8 (h, w, 1 or 3)."""
     if image.shape[-1] == 1:
         image = tf.image.grayscale_to_rgb(image)
-    return _apply_all(preprocess.ops, image, words)
+    return _apply_all(preprocess.ops, image, _pairs(words))
 
 
 def _apply_all(
-    operations: tuple[vocabulary.Op, ...], image: tf.Tensor, words: tf.Tensor
+    operations: tuple[vocabulary.Op, ...], image: tf.Tensor, pairs: list[tf.Tensor]
 ) -> tf.Tensor:
     used = 0
     for op in operations:
-        image = apply(op, image, words[used] if op.random else None)
+        image = apply(op, image, pairs[used] if op.random else None)
         used += op.random
     return image
 
