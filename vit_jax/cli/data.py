@@ -21,12 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the summary; returns the exit status."""
     config = load_config(args.config, args.overrides)
-    from vit_jax.data import inspect
+    from vit_jax.data import inspect, open_configured
     from vit_jax.train.inputs import open_training_data
     from vit_jax.train.setup import steps_of
 
     source, pp, dataset = open_training_data(config)
     summary = inspect.describe(source, pp)
+    summary["evals"] = {
+        name: inspect.sizes(open_configured(config.data, source=entry.source, split=entry.split))
+        for name, entry in sorted(config.evals.items())
+    }
     if args.sheet:
         inspect.contact_sheet(source, pp, args.sheet, seed=config.seed)
         summary["sheet"] = args.sheet
@@ -50,7 +54,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(summary: dict) -> None:
-    for name, value in summary.items():
+    rows = dict(summary)
+    for name, found in rows.pop("evals").items():
+        rows[f"evaluation {name}"] = found
+    for name, value in rows.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {part}" for key, part in value.items())
         elif isinstance(value, list):

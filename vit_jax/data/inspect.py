@@ -15,6 +15,13 @@ _CELL = 128  # pixels of a picture in the contact sheet
 _CAPTION = 16
 
 
+def sizes(source: Source) -> dict[str, Any]:
+    """What a source is and how much it holds, without reading an image."""
+    return dict(
+        source=source.name, split=source.split, examples=source.size, classes=source.num_classes
+    )
+
+
 def describe(source: Source, preprocess: Preprocess, *, samples: int = 100) -> dict[str, Any]:
     """A summary of a source, sizes and bytes from a few examples spread over it.
 
@@ -29,10 +36,7 @@ def describe(source: Source, preprocess: Preprocess, *, samples: int = 100) -> d
     shapes = sorted((example["image"].shape[:2] for example in examples), key=np.prod)
     labels = source.labels(np.arange(source.size))
     summary = dict(
-        source=source.name,
-        split=source.split,
-        examples=source.size,
-        classes=source.num_classes,
+        **sizes(source),
         label_names=list(source.label_names[:10]),
         image_sizes=dict(
             smallest=list(shapes[0]),

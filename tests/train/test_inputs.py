@@ -1,0 +1,49 @@
+"""What a run says about its data."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from vit_jax import config as configs
+from vit_jax.train import clock, loop
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Six steps of a small model on an archive of 40 pictures."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
+    np.savez(tmp_path / "pictures.npz", images=images, labels=np.arange(40) % 4)
+    config = configs.default()
+    config.model.update(name="ViT-Ti/4", width=16, depth=1, mlp_dim=16, num_heads=1)
+    config.data.update(source=f"npz:{tmp_path}/pictures.npz", pp="flip_lr|value_range(-1, 1)")
+    config.batch_size = 8
+    config.total.steps = 6
+    config.log.update(every=2, tensorboard=False)
+    return config
+
+
+def delayed(function, now, seconds):
+    """The function, with a clock that moves on by so much at each call."""
+
+    def call(*args, **options):
+        now[0] += seconds
+        return function(*args, **options)
+
+    return call
+
+
+def test_waiting_for_data_is_its_share_of_the_training_time(config, tmp_path, monkeypatch):
+    """By a clock that only batches (3 s each) and steps (1 s) move."""
+    now = [0.0]
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    slow = delayed(loop.TrainingBatches.__next__, now, 3)
+    monkeypatch.setattr(loop.TrainingBatches, "__next__", slow)
+    monkeypatch.setattr(loop.Loop, "_land", delayed(loop.Loop._land, now, 1))
+    loop.train(config, str(tmp_path / "run"))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    middle = json.loads(lines[1])
+    assert middle["step"] == 4
+    assert middle["train/data_wait"] == pytest.approx(0.75)
+    assert middle["train/images_per_second"] == pytest.approx(2 * 8 / 8)
