@@ -21,6 +21,7 @@ COMMANDS = {
     "convert": "turn weights of one program into those of another",
     "data": "show what a config would read and how fast",
     "plan": "what a run will need: memory, network, time",
+    "tables": "the paper's tables with our numbers beside them",
     "benchmark": "speed of a model's step, and where its time goes",
     "models": "list the models, their parameters and cost",
 }
