@@ -9,8 +9,7 @@ are made on 200 held-out images after training on the other 800:
   vit_jax train --config=configs/vtab.py:ViT-L/16,pets,select --workdir=workdirs/vtab_dev/pets
 
 384 pixels, learning rate .01, 2500 steps (AugReg, 2106.10270, also chooses among four rates
-and 500 steps). With each run in a folder of its task's name, `vit_jax tables 9` shows the
-accuracies and their means. Published top-1 (table 9):
+and 500 steps). `vit_jax tables 9 --run` does all of it. Published top-1 (table 9):
 
                         H/14 JFT   L/16 JFT   L/16 I21k
   caltech101                95.3       95.4        90.8

@@ -1,6 +1,5 @@
 """VTAB's table against the paper, the sizes of its data sets, and a data set of that form."""
 
-import json
 import math
 
 import numpy as np
@@ -98,18 +97,6 @@ def test_the_config_runs_the_protocol():
     for arg, hint in {"ViT-B/16": "MODEL,TASK", "ViT-B/16,pet": "'pets'"}.items():
         with pytest.raises(InputError, match=hint):
             load_config(f"configs/vtab.py:{arg}", [])
-
-
-def test_finished_runs_of_a_folder(tmp_path):
-    for name, top1 in dict(pets=0.5, dtd=0.25).items():
-        (tmp_path / name).mkdir()
-        summary = dict(metrics={"eval/test/top1": top1})
-        (tmp_path / name / "summary.json").write_text(json.dumps(summary))
-    (tmp_path / "svhn").mkdir()  # still running
-    assert vtab.read_runs(tmp_path) == dict(dtd=0.25, pets=0.5)
-    (tmp_path / "svhn" / "summary.json").write_text("{")
-    with pytest.raises(InputError, match="svhn/summary.json is damaged"):
-        vtab.read_runs(tmp_path)
 
 
 def test_a_task_on_prepared_files(tmp_path):

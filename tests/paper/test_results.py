@@ -38,9 +38,9 @@ def test_every_cell_of_the_paper_that_can_be_run_has_runs_that_load(tmp_path):
 
 
 def test_learning_rates_of_table_4():
-    assert learning_rates("ImageNet") == (".003", ".01", ".03")
-    assert learning_rates("ImageNet", "BiT-R50x1") == (".003", ".01", ".03", ".06")
-    assert learning_rates("Pets") == (".001", ".003", ".01", ".03")
+    assert learning_rates("imagenet") == (".003", ".01", ".03")
+    assert learning_rates("imagenet512", "BiT-R50x1") == (".003", ".01", ".03", ".06")
+    assert learning_rates("pets") == (".001", ".003", ".01", ".03")
 
 
 def test_the_best_learning_rate_of_the_dev_split_is_run_with_three_seeds(tmp_path):

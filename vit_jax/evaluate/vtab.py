@@ -5,11 +5,9 @@ Splits are slices of what tfds prepares; labels that it does not store have a ru
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
-from vit_jax.errors import InputError, unknown
+from vit_jax.errors import unknown
 
 GROUPS = ("natural", "specialized", "structured")
 
@@ -152,25 +150,3 @@ def group_means(accuracies: Mapping[str, float]) -> dict[str, float]:
         for group, names in members.items()
         if all(name in accuracies for name in names)
     }
-
-
-def read_runs(folder: str | Path) -> dict[str, float]:
-    """Test accuracies of the finished runs in FOLDER/TASK, as configs/vtab.py makes them.
-
-    Raises:
-      InputError: no such folder, or a summary that cannot be read.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder of VTAB runs")
-    found = {}
-    for name in TASKS:
-        path = folder / name / "summary.json"
-        if path.is_file():
-            try:
-                metrics = json.loads(path.read_text())["metrics"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{path} is damaged ({error}); run the task again") from None
-            if "eval/test/top1" in metrics:
-                found[name] = metrics["eval/test/top1"]
-    return found

@@ -60,7 +60,7 @@ class Evaluation:
             labels=str(folder / "real.json"),
             source="tfds:imagenet2012",
             split="validation",
-            use_ema=any(option.endswith("use_ema=True") for option in self.start.overrides),
+            use_ema="imagenet512" in self.start.config,  # its parameters are averaged
         )
 
     def command(self, folder: Path) -> str:
@@ -142,51 +142,50 @@ def pretraining(upstream: str, model: str, epochs: int | None = None) -> Run:
     return Run(workdir, f"configs/{file}:{model}", overrides)
 
 
-def finetuning(start: Run, model: str, dataset: str, *extra: str) -> Recipe:
+def finetuning(start: Run, model: str, name: str) -> Recipe:
     """Table 4: the learning rate chosen on a part of the training set, then three seeds.
 
     Args:
       start: the pre-training run.
       model: its name.
-      dataset: a row of table 4.
-      *extra: overrides of all its runs.
+      name: of the data set in configs/finetune.py.
     """
-    name = DATASETS[dataset]
     folder = f"finetune/{start.workdir.removeprefix('pretrain/')}/{name}"
-    rates = learning_rates(dataset, model)
-    choices = tuple(
-        (
-            f"--config.optimizer.learning_rate={rate}",
-            Run(
-                f"{folder}/dev_lr{rate}",
-                f"configs/finetune.py:{model},{name},dev",
-                (*extra, f"--config.optimizer.learning_rate={rate}"),
-                start,
-            ),
-        )
-        for rate in rates
-    )
     config = f"configs/finetune.py:{model},{name}"
+    rates = {
+        rate: f"--config.optimizer.learning_rate={rate}" for rate in learning_rates(name, model)
+    }
+    choices = tuple(
+        (option, Run(f"{folder}/dev_lr{rate}", f"{config},dev", (option,), start))
+        for rate, option in rates.items()
+    )
     runs = tuple(
-        Run(f"{folder}/seed{seed}", config, (*extra, f"--config.seed={seed}"), start)
-        for seed in SEEDS
+        Run(f"{folder}/seed{seed}", config, (f"--config.seed={seed}",), start) for seed in SEEDS
     )
     return Recipe(runs, "eval/test/top1", choices)
 
 
-def _on(dataset: str, start: Run, model: str) -> Recipe:
-    """Fine-tuning and top-1 on a data set of tables 5 and 6."""
+def _on(dataset: str, start: Run, model: str, imagenet: str = "imagenet") -> Recipe:
+    """Fine-tuning and top-1 on a data set as the tables call it.
+
+    Args:
+      dataset: a row or column.
+      start: the pre-training run.
+      model: its name.
+      imagenet: how configs/finetune.py calls ImageNet here: table 2 has its own way.
+    """
     if dataset == "ImageNet ReaL":
-        recipe = finetuning(start, model, "ImageNet")
+        recipe = finetuning(start, model, imagenet)
         return dataclasses.replace(recipe, metric="top1", real=True)
-    return finetuning(start, model, dataset)
+    name = imagenet if dataset == "ImageNet" else DATASETS[dataset]
+    return finetuning(start, model, name)
 
 
-def learning_rates(dataset: str, model: str = "ViT-B/16") -> tuple[str, ...]:
+def learning_rates(name: str, model: str = "ViT-B/16") -> tuple[str, ...]:
     """Those that table 4 sweeps; on ImageNet .06 is for ResNets and hybrids (appendix B.1.1)."""
-    row = next(row for row in table(4).rows if DATASETS.get(row) == DATASETS[dataset])
-    rates = tuple(str(table(4).cells[row, "Base LR"].value).split())
-    return tuple(r for r in rates if r != ".06" or not model.startswith("ViT-"))
+    row = next(row for row in table(4).rows if DATASETS.get(row) == name.removesuffix("512"))
+    rates = str(table(4).cells[row, "Base LR"].value).split()
+    return tuple(rate for rate in rates if rate != ".06" or not model.startswith("ViT-"))
 
 
 def _slug(name: str) -> str:
@@ -203,38 +202,10 @@ _UPSTREAM = {
 
 def _table_2(paper: Table) -> Iterator[tuple[Key, Recipe]]:
     for column, (upstream, model) in _UPSTREAM.items():
-        start, pixels = pretraining(upstream, model), 518 if model == "ViT-H/14" else 512
+        start = pretraining(upstream, model)
         for row in paper.rows:
-            if row == "ImageNet":
-                yield (row, column), _averaged(start, model, pixels)
-            elif row == "ImageNet ReaL":
-                recipe = _averaged(start, model, pixels)
-                yield (row, column), dataclasses.replace(recipe, metric="top1", real=True)
-            elif row in DATASETS:
-                yield (row, column), finetuning(start, model, row)
-
-
-def _averaged(start: Run, model: str, pixels: int) -> Recipe:
-    """Section 4.2: ImageNet at a higher resolution, with averaged parameters."""
-    recipe = finetuning(
-        start,
-        model,
-        "ImageNet",
-        f"--config.data.pp=decode|inception_crop({pixels})|flip_lr|value_range(-1, 1)",
-        "--config.optimizer.ema_decay=0.9999",
-    )
-
-    def ready(run: Run, split: str) -> Run:
-        pp = f"--config.evals.{split}.pp=decode|resize({pixels})|value_range(-1, 1)"
-        own = (pp, f"--config.evals.{split}.use_ema=True")
-        workdir = run.workdir.replace("/imagenet/", f"/imagenet_{pixels}/")
-        return dataclasses.replace(run, workdir=workdir, overrides=(*run.overrides, *own))
-
-    return dataclasses.replace(
-        recipe,
-        runs=tuple(ready(run, "test") for run in recipe.runs),
-        choices=tuple((override, ready(run, "dev")) for override, run in recipe.choices),
-    )
+            if row in (*DATASETS, "ImageNet ReaL"):
+                yield (row, column), _on(row, start, model, imagenet="imagenet512")
 
 
 def _table_5(paper: Table) -> Iterator[tuple[Key, Recipe]]:
@@ -259,7 +230,7 @@ def _table_7(paper: Table) -> Iterator[tuple[Key, Recipe]]:
         resnet, optimizer = column.split()
         if row in DATASETS and optimizer == "Adam":
             model = f"BiT-{resnet}"
-            yield (row, column), finetuning(pretraining("JFT", model), model, row)
+            yield (row, column), _on(row, pretraining("JFT", model), model)
 
 
 def _table_9(paper: Table) -> Iterator[tuple[Key, Recipe]]:
