@@ -98,10 +98,16 @@ class StdConv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, C) -> (B, H/stride, W/stride, C')."""
+        x, kernel = x.astype(self.dtype), self._standardised().astype(self.dtype)
         half = self.kernel.shape[0] // 2
+        if not half:
+            # A matrix product of rank 2, whose gradients XLA:CPU runs at several times the speed.
+            x = x[:, :: self.stride, :: self.stride]
+            y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+            return y.reshape(*x.shape[:3], -1)
         return lax.conv_general_dilated(
-            x.astype(self.dtype),
-            self._standardised().astype(self.dtype),
+            x,
+            kernel,
             (self.stride, self.stride),
             [(half, half)] * 2 if self.preact else "SAME",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
