@@ -26,6 +26,7 @@ EXTRAS = {
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         "huggingface_hub>=1.0",
+        "matplotlib>=3.9",
         "scikit-image>=0.25",  # photographs
         "scipy>=1.14",
         "ruff==0.17.*",  # formatting changes between versions
