@@ -110,6 +110,29 @@ def test_every_layout_gives_the_run_of_one_device(layout, capfd):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(posemb="relative", posemb_where="layers"),
+        dict(posemb="learned2d", axial=True, head="gap"),
+    ],
+    ids=str,
+)
+def test_heads_and_kernels_are_cut_under_other_attention_too(options, capfd):
+    def losses(devices=None, **parallel):
+        config = make_config(**parallel)
+        config.model.update(options)
+        config.parallel.replicated_tolerance = 0.1  # offsets between 16 patches are few
+        engine = PjitEngine(config.parallel, devices)
+        return train(prepare(config, DATASET, engine), steps=4)[0]
+
+    expected = losses(jax.devices()[:1])
+    np.testing.assert_allclose(losses(**LAYOUTS["tensor=2 fsdp=4"]), expected, rtol=1e-5)
+    assert expected[0] != expected[-1]
+    assert "full rematerialization" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
 def test_pmap_gives_the_run_of_one_device():
     assert_same(train(make_run(engine="pmap")), reference())
 
