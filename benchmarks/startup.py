@@ -1,10 +1,11 @@
 """Seconds from starting a process to its first training steps, when it starts first and again.
 
-    python benchmarks/startup.py [--model ViT-S/16] [--batch 1] [--rounds 1] [--depths 8 16 32]
+    python benchmarks/startup.py [--model ViT-Ti/16] [--batch 1] [--rounds 1] [--depths 8 16 32]
 
 `vit_jax train` starts twice on random images with the same directory of compiled programs (see
 vit_jax/cli/compilations.py), which is empty at first, each time in a new workdir. A start ends
-with the line of its first step in metrics.jsonl, written when the second step has ended.
+with the line of its first step in metrics.jsonl, written when the second step has ended; so the
+default is a model whose steps take little time, though as long to compile as those of a larger one.
 
 Also: `import vit_jax`, and how long the training step of ViT-H/14 takes to trace and compile with
 more and more blocks, which are a loop in it. Nothing is run for that.
@@ -142,7 +143,7 @@ def report(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="ViT-S/16", help="trained (%(default)s)")
+    parser.add_argument("--model", default="ViT-Ti/16", help="trained (%(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="its batch (%(default)s)")
     parser.add_argument("--rounds", type=int, default=1, help="pairs of starts")
     parser.add_argument("--depths", type=int, nargs="*", default=[8, 16, 32], help="of ViT-H/14")

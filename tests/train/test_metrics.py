@@ -2,6 +2,9 @@
 
 import errno
 import json
+import struct
+
+import pytest
 
 from vit_jax import config as configs
 from vit_jax.train.metrics import MetricsLog
@@ -92,3 +95,41 @@ def test_other_processes_know_the_metrics_and_write_nothing(tmp_path):
     other.add(6, {"loss": 1.0})
     other.close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def events(workdir):
+    """(step, tag, value) of every scalar in the event files, read by their framing."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in workdir.glob("events.out.tfevents.*"):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            data = data[16 + length :]
+    return found
+
+
+def test_event_files_have_every_value(tmp_path):
+    config = configs.default().log
+    metrics = MetricsLog(tmp_path, config, step=0)
+    assert not list(tmp_path.glob("events.*"))  # nothing is imported before there is a value
+    for step in (1, 2):
+        metrics.add(step, {"train/loss": 0.5 * step})
+    metrics.close()
+    assert events(tmp_path) == [(1, "train/loss", 0.5), (2, "train/loss", 1.0)]
+
+
+def test_what_goes_wrong_with_event_files_is_raised(tmp_path, monkeypatch):
+    import tensorboardX
+
+    def fail(**_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(tensorboardX, "SummaryWriter", fail)
+    metrics = MetricsLog(tmp_path, configs.default().log, step=0)
+    metrics.add(1, {"train/loss": 0.5})
+    with pytest.raises(OSError, match="no space left"):
+        metrics.close()

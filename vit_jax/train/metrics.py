@@ -1,6 +1,7 @@
 """What a run reports: metrics.jsonl, TensorBoard events, a progress line."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,7 @@ class MetricsLog:
             jsonl.replace(path, kept)
             self._file = jsonl.Appender(path)
             if config.tensorboard:
-                from tensorboardX import SummaryWriter
-
-                self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+                self._events = Events(workdir, purge_step=step + 1 if step else None)
 
     def add(self, step: int, metrics: dict[str, Any]) -> None:
         """Adds to the line of `step`."""
@@ -61,8 +60,7 @@ class MetricsLog:
             line = {name: v if np.isfinite(v) else None for name, v in values.items()}
             self._file.write(dict(step=step, **line))
         if self._events:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+            self._events.add(step, values)
 
     def close(self) -> None:
         """Writes what is pending and closes the files."""
@@ -71,6 +69,42 @@ class MetricsLog:
             if output:
                 output.close()
         self._file = self._events = None
+
+
+class Events:
+    """TensorBoard's event files, written in a thread.
+
+    Importing what writes them takes seconds; it happens when there is something to write,
+    beside the device's work, and delays neither the first step nor any other.
+    """
+
+    def __init__(self, workdir: Path, *, purge_step: int | None):
+        """Opens nothing yet; TensorBoard is to forget what it has from `purge_step` on."""
+        self._options = dict(logdir=str(workdir), purge_step=purge_step)
+        self._writer: Any = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
+        self._last = self._thread.submit(bool)
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Hands the values of a step over; raises what went wrong with earlier ones."""
+        if self._last.done():
+            self._last.result()
+        self._last = self._thread.submit(self._write, step, values)
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        if self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(**self._options)
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self._thread.shutdown()
+        if self._writer is not None:
+            self._writer.close()
+        self._last.result()
 
 
 class Progress:
