@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vit_jax.config import default
 from vit_jax.errors import InputError
 
 # What may change between two starts of the same run: where and how it runs and what it
@@ -69,7 +70,9 @@ def _json(config: ConfigDict) -> str:
 
 
 def _compare(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    old, new = _flatten(old), _flatten(new)
+    # Options that came after the run was begun had then the effect of their defaults.
+    old = _flatten(json.loads(_json(default()))) | _flatten(old)
+    new = _flatten(new)
     differing = [
         name
         for name in sorted(old.keys() | new.keys())

@@ -1,0 +1,36 @@
+"""Which configs a workdir takes back."""
+
+import json
+
+import pytest
+
+from vit_jax import InputError
+from vit_jax.config import default
+from vit_jax.train.workdir import open_workdir
+
+
+def stored(workdir):
+    return json.loads((workdir / "config.json").read_text())
+
+
+def test_a_run_begun_before_an_option_existed_goes_on(tmp_path):
+    open_workdir(str(tmp_path), default(), write=True)
+    older = stored(tmp_path)
+    del older["model"]["posemb"], older["optimizer"]["b2"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    open_workdir(str(tmp_path), default(), write=False)
+    other = default()
+    other.model.posemb = "none"
+    with pytest.raises(InputError, match=r"another config: model\.posemb \('learned' there\)"):
+        open_workdir(str(tmp_path), other, write=True)
+    assert stored(tmp_path) == older
+
+
+def test_where_and_how_a_run_runs_may_change(tmp_path):
+    open_workdir(str(tmp_path), default(), write=True)
+    other = default()
+    other.parallel.fsdp = 8
+    other.model.remat = "full"
+    other.total.steps = 7
+    open_workdir(str(tmp_path), other, write=True)
+    assert stored(tmp_path)["parallel"]["fsdp"] == 8
