@@ -44,7 +44,7 @@ def test_cmyk_jpeg_becomes_rgb(photo, encode):
     encoded = encode(Image.fromarray(photo).convert("CMYK"), "JPEG", quality=95)
     assert difference(read(encoded), photo) < 3
     box = decode.decode_box(tf.constant(encoded), lambda shape: tf.constant([3, 5, 20, 30]))
-    assert difference(box.numpy(), photo[3:23, 5:35]) < 3
+    assert difference(box.numpy(), photo[3:23, 5:35]) < 4
 
 
 @pytest.mark.parametrize("value", range(1, 9))
@@ -55,7 +55,8 @@ def test_exif_orientation_is_applied(value, photo, encode):
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))))
     np.testing.assert_array_equal(read(encoded), upright)
     box = decode.decode_box(tf.constant(encoded), lambda shape: tf.constant([3, 5, 20, 30]))
-    assert difference(box.numpy(), upright[3:23, 5:35]) < 1  # chroma at the edges
+    # Chroma at the edges, and the faster transform.
+    assert difference(box.numpy(), upright[3:23, 5:35]) < 2
 
 
 def test_damaged_exif_is_ignored(photo, encode):

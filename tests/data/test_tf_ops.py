@@ -105,13 +105,13 @@ def test_inception_crop_is_a_resized_box(photo):
 
 
 def test_decoding_fused_with_the_crop_gives_the_same(photo, encode):
-    # A crop inside the decoder differs at most by chroma interpolation at its edges.
+    # A crop inside the decoder differs by chroma at its edges and a faster transform.
     preprocess, encoded = ops.parse("inception_crop(24)"), tf.constant(encode(photo, "JPEG"))
     pixels = decode.decode(encoded)
     for words in many_words(10)[:, None]:
         fused = tf_ops.preprocess_encoded(preprocess, encoded, tf.constant(words))
         apart = tf_ops.preprocess_pixels(preprocess, pixels, tf.constant(words))
-        assert np.abs(fused.numpy().astype(int) - apart.numpy()).mean() < 1
+        assert np.abs(fused.numpy().astype(int) - apart.numpy()).mean() < 2
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from vit_jax.data._tf import tf
 from vit_jax.errors import InputError
 
 ORIENTATION = 0x0112  # EXIF tag
-_DCT = "INTEGER_ACCURATE"  # bit for bit what Pillow, and so PyTorch, reads; as fast
+_DCT = "INTEGER_ACCURATE"  # bit for bit what Pillow, and so PyTorch, reads
+_DCT_OF_BOXES = "INTEGER_FAST"  # TensorFlow's default, 7% faster, about one level of 255 darker
 # EXIF data of JPEG or PNG stand near the beginning; \C is any byte.
 _HEAD = 1024
 _EXIF = r"\C*(Exif\x00\x00|eXIf)\C*"
@@ -137,7 +138,7 @@ def orient(image: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
 
 
 def decode_box(encoded: tf.Tensor, choose) -> tf.Tensor:
-    """Decodes a part of an image; of an upright JPEG nothing else is decoded.
+    """Decodes a random part of an image; of an upright JPEG nothing else is decoded.
 
     Args:
       encoded: string scalar.
@@ -149,7 +150,7 @@ def decode_box(encoded: tf.Tensor, choose) -> tf.Tensor:
 
     def fused() -> tf.Tensor:
         box = choose(tf.io.extract_jpeg_shape(encoded))
-        return tf.io.decode_and_crop_jpeg(encoded, box, channels=3, dct_method=_DCT)
+        return tf.io.decode_and_crop_jpeg(encoded, box, channels=3, dct_method=_DCT_OF_BOXES)
 
     def separate() -> tf.Tensor:
         image = _other(encoded)
