@@ -94,6 +94,7 @@ def test_data_shows_what_a_config_reads(photographs, tmp_path, capfd):
     assert status == 0
     assert (summary["examples"], summary["classes"]) == (29, 3)  # train[:80%] of 36
     assert summary["label_names"] == ["china", "coffee", "flower"]
+    assert summary["evals"]["test"]["examples"] == 7  # the rest
     assert summary["images_per_second"] > 0 and summary["images"] == 45 * 29 // 8 * 8 + 8
     assert Image.open(sheet).size == (8 * 130, 16 + 4 * 130)
 
