@@ -36,6 +36,7 @@ def quickstart(steps: int) -> Any:
     config = load_config("configs/quickstart.py:pretrain", [])
     config.data.resident = True
     config.total = duration(steps=WARM_UP + steps)
+    config.optimizer.warmup = duration(steps=0)
     with config.unlocked():
         config.evals = type(config)()
     return config
