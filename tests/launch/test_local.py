@@ -119,6 +119,7 @@ def test_variables_of_slurm_suffice(tmp_path):
         ({"SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "n[1-2]"}, True),
         ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"}, True),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "WARNING: could not determine hostnames, set them"}, False),
     ],
 )
 def test_who_is_one_of_several(monkeypatch, environment, several):

@@ -87,7 +87,9 @@ def _found_by_jax() -> bool:
     for count, also in _COUNTS.items():
         if int(os.environ.get(count) or 1) > 1 and also in os.environ:
             return True
-    return bool(os.environ.get("TPU_WORKER_HOSTNAMES")) or _is_tpu_host()
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    # The TPU compiler, used where there are no TPUs, leaves a sentence there.
+    return ("," in hosts and " " not in hosts) or _is_tpu_host()
 
 
 def _is_tpu_host() -> bool:
