@@ -45,8 +45,9 @@ class FakeStep:
         saved = {"none": 1, "dots_no_batch": 2, "full": 4}[config.model.remat]
         if config.parallel.accumulate > 8:
             raise InputError("too many microbatches")
-        self.total_bytes = config.batch_size * 8 // saved // config.parallel.accumulate
-        self.total_bytes += 100 // config.parallel.fsdp
+        self.temporary_bytes = config.batch_size * 8 // saved // config.parallel.accumulate
+        self.total_bytes = self.temporary_bytes + 100 // config.parallel.fsdp
+        self.limit_bytes = limit
         self.fits = self.total_bytes <= limit
         self.run = type("Run", (), {})()
         self.run.model_config = config.model
@@ -92,13 +93,17 @@ def test_remedies_are_joined_where_none_alone_suffices():
         ([REMAT("dots_no_batch")], False),
         ([REMAT("full")], False),
         (FSDP, False),
-        ([ACCUMULATE(2)], False),
-        ([ACCUMULATE(4)], False),
-        ([ACCUMULATE(8)], False),  # 16 is refused, 32 leaves no row
+        # accumulate=8 leaves 128 + 100 bytes, 16 is refused, 32 leaves no row
         ([*FSDP, REMAT("dots_no_batch")], False),
         ([*FSDP, REMAT("full")], False),
         ([*FSDP, REMAT("full"), ACCUMULATE(2)], True),
     ]
+
+
+def test_microbatches_that_cannot_suffice_are_not_compiled():
+    planner = FakePlanner(limit=300)
+    assert planner.suggestions()[-1] == ([ACCUMULATE(8)], True)
+    assert [c.parallel.accumulate for c in planner.compiled if c.parallel.accumulate > 1] == [8]
 
 
 def test_what_is_in_use_is_not_suggested():

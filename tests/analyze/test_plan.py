@@ -126,7 +126,9 @@ def test_out_of_memory_is_an_answer_with_suggestions(config_file, monkeypatch):
     tried = {" ".join(attempt["flags"]): attempt for attempt in result["suggestions"]}
     assert any("remat" in flags and attempt["fits"] for flags, attempt in tried.items())
     assert all(a["fits"] == (a["total_bytes"] <= int(0.9 * needed)) for a in tried.values())
-    assert "suggestion" in "\n".join(lines(result))
+    text = plan(*args[:-1], "--fit-batch")[1]
+    assert "does not fit\ncollectives" in text and "\nsuggestion     --config.model.remat" in text
+    assert "\nlargest batch  4" in text  # 400 and more of 512
 
 
 def make_run(name, devices, steps, batch_size):

@@ -40,32 +40,31 @@ class Planner:
         log.info("compiling %s", " ".join(as_flags(options)) or "the step")
         return compile_step(config, self.dataset, self.devices)
 
-    def suggest(self, step: Step) -> list[dict[str, Any]]:
+    def suggest(self, step: Step) -> Iterator[dict[str, Any]]:
         """Tries what saves memory, one by one, then together; compiles each.
 
         Args:
           step: one that does not fit.
 
-        Returns:
-          What was tried: its flags, whether it fits, bytes per device.
+        Yields:
+          What was tried, as soon as it is known: its flags, whether it fits, bytes per device.
         """
-        tried: list[dict[str, Any]] = []
+        found = False
         for family in self._single_remedies(step):
-            self._first_that_fits(family, tried)
-        if not any(attempt["fits"] for attempt in tried):
-            self._first_that_fits(self._joint_remedies(step), tried)
-        return tried
+            for attempt in self._first_that_fits(family):
+                found |= attempt["fits"]
+                yield attempt
+        if not found:
+            yield from self._first_that_fits(self._joint_remedies(step))
 
-    def _first_that_fits(self, variants: Iterator[dict], tried: list[dict[str, Any]]) -> None:
+    def _first_that_fits(self, variants: Iterator[dict]) -> Iterator[dict[str, Any]]:
         """Compiles variants until one fits; one that the config does not allow is left out."""
         for options in variants:
             try:
                 step = self.compile(**options)
             except InputError:
                 continue
-            tried.append(
-                dict(flags=as_flags(options), fits=step.fits, total_bytes=step.total_bytes)
-            )
+            yield dict(flags=as_flags(options), fits=step.fits, total_bytes=step.total_bytes)
             if step.fits:
                 return
 
@@ -73,7 +72,13 @@ class Planner:
         """Families of remedies, each from the cheapest to the one that saves most."""
         yield ({"model.remat": remat} for remat in self._more_remat(step))
         yield iter([fsdp] if (fsdp := self._fsdp(step)) else [])
-        yield ({"parallel.accumulate": parts} for parts in self._more_parts(step))
+        # Microbatches make nothing smaller but temporaries, and those in proportion at best.
+        kept, share = step.total_bytes - step.temporary_bytes, self.config.parallel.accumulate
+        yield (
+            {"parallel.accumulate": parts}
+            for parts in self._more_parts(step)
+            if kept + step.temporary_bytes * share / parts <= step.limit_bytes
+        )
 
     def _joint_remedies(self, step: Step) -> Iterator[dict[str, Any]]:
         fsdp = self._fsdp(step)

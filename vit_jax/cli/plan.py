@@ -52,11 +52,20 @@ def run(args: argparse.Namespace) -> int:
     planner = Planner(config, dataset_of(config), devices)
     step = planner.compile()
     result = dict(topology=args.topology, **describe(step, mfu=args.mfu))
-    if not step.fits:
-        result["suggestions"] = planner.suggest(step)
+    suggestions = iter(()) if step.fits else planner.suggest(step)
+    if args.json:
+        if not step.fits:
+            result["suggestions"] = list(suggestions)
+        if args.fit_batch:
+            result["fit_batch"] = planner.fit_batch(step)
+        print(json.dumps(result, indent=2))
+        return 0
+    print("\n".join(lines(result)), flush=True)
+    for attempt in suggestions:  # each may take minutes
+        print(_row(*_suggestion(attempt)), flush=True)
     if args.fit_batch:
-        result["fit_batch"] = planner.fit_batch(step)
-    print(json.dumps(result, indent=2) if args.json else "\n".join(lines(result)))
+        batch = planner.fit_batch(step)
+        print(_row("largest batch", f"{batch:,}" if batch else "none"))
     return 0
 
 
@@ -78,13 +87,17 @@ def lines(plan: dict[str, Any]) -> list[str]:
     ]
     if plan["tpu_core_days"] is not None or plan["paper_tpu_v3_core_days"]:
         rows.append(("TPU-core-days", _core_days(plan)))
-    if "fit_batch" in plan:
-        rows.append(("largest batch", f"{plan['fit_batch']:,}" if plan["fit_batch"] else "none"))
-    for attempt in plan.get("suggestions", ()):
-        verdict = "fits" if attempt["fits"] else "does not fit"
-        text = f"{' '.join(attempt['flags'])}: {_gib(attempt['total_bytes'])}, {verdict}"
-        rows.append(("suggestion" if attempt["fits"] else "tried", text))
-    return [f"{name:14} {text}" for name, text in rows]
+    return [_row(*row) for row in rows]
+
+
+def _row(name: str, text: str) -> str:
+    return f"{name:14} {text}"
+
+
+def _suggestion(attempt: dict[str, Any]) -> tuple[str, str]:
+    verdict = "fits" if attempt["fits"] else "does not fit"
+    text = f"{' '.join(attempt['flags'])}: {_gib(attempt['total_bytes'])}, {verdict}"
+    return "suggestion" if attempt["fits"] else "tried", text
 
 
 def _memory(plan: dict[str, Any]) -> str:
