@@ -40,6 +40,7 @@ ON_CPU = ("ViT-Ti/16", "ViT-S/16", "ViT-B/16")
 ON_GPU = ("ViT-S/16", "ViT-B/16", "ViT-L/16")
 FIRST_BATCH, CPU_BATCH = 32, 16
 WARM_UP = 2  # steps before the first turn
+CPU_DEVICES = "SIDE_BY_SIDE_CPU_DEVICES"  # tells the processes of our contestants
 
 
 class Ours:
@@ -47,7 +48,9 @@ class Ours:
 
     def __init__(self, model: str, mode: str, batch: int, dtype: str, compiled: bool):
         from vit_jax.analyze import benchmark
+        from vit_jax.parallel.distributed import make_cpu_devices
 
+        make_cpu_devices(int(os.environ.get(CPU_DEVICES, 0)))
         config = benchmark.run_config(model, batch_size=batch, image_size=SIZE, dtype=dtype)
         self.case = benchmark.create_case(config, mode)
 
@@ -376,14 +379,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each (%(default)s)")
     parser.add_argument("--steps", type=int, help="of a turn; default: 2, on GPUs 50")
     parser.add_argument("--batch", type=int, help="default: 16, on GPUs each one's best")
+    parser.add_argument(
+        "--cpu-devices", type=int, default=0, help="that ours makes of the processor (default: one)"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write everything to FILE")
     args = parser.parse_args()
+    os.environ[CPU_DEVICES] = str(args.cpu_devices)
     gpu = gpu_name()
     dtype = "bfloat16" if gpu else "float32"
     case = dict(batch=args.batch or (None if gpu else CPU_BATCH), dtype=dtype)
     steps = args.steps or (50 if gpu else 2)
     cores = len(os.sched_getaffinity(0))
-    found = dict(device=gpu or f"{cores} CPU cores", dtype=dtype, versions=versions(), rows=[])
+    device = gpu or f"{cores} CPU cores, {max(1, args.cpu_devices)} devices of ours"
+    found = dict(device=device, dtype=dtype, versions=versions(), rows=[])
     for model in args.models or (ON_GPU if gpu else ON_CPU):
         for mode in args.modes:
             for peer in args.peers or peers():

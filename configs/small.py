@@ -2,8 +2,10 @@
 
   vit_jax train --config=configs/small.py:ViT --workdir=workdirs/small_vit
 
-The argument names the family: ViT, BiT or hybrid. `vit_jax tables N --scale=small --run`
-starts from here and changes what it compares; docs/results has what came of it.
+The argument names the family: ViT, BiT or hybrid, of about as many products each. Images
+are halved to 16x16 pixels, of which the transformers make 4x4 tokens.
+`vit_jax tables N --scale=small --run` and benchmarks/small_scale.py start from here and
+change what they compare; docs/results has what came of it.
 configs/small.py:FAMILY,DIR reads the IDX files of another folder.
 """
 
@@ -14,18 +16,26 @@ from vit_jax.errors import unknown
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 
+# 1.83, 1.86 and 1.78 million multiply-accumulates an image.
+FAMILIES = {
+    "ViT": ("ViT-Ti/4", dict(width=64, depth=3, mlp_dim=128, num_heads=4)),
+    "hybrid": ("R+ViT-Ti/2", dict(width=64, depth=2, mlp_dim=128, num_heads=4)),
+    "BiT": ("BiT-R50x1", dict(resnet_stages=(1,))),
+}
+
 
 def get_config(arg: str = "ViT") -> ConfigDict:
     """The config of "FAMILY" or "FAMILY,DIR"."""
     family, _, folder = arg.partition(",")
+    if family not in FAMILIES:
+        raise unknown("family", family, FAMILIES)
     config = default()
-    if family == "ViT":
-        config.model.name = "ViT-Ti/7"  # 4x4 patches
-        config.model.update(width=64, depth=4, mlp_dim=128, num_heads=4)
-    else:
-        raise unknown("family", family, ("ViT",))
+    config.model.name, options = FAMILIES[family]
+    config.model.update(**options)
     config.data.source = f"idx:{folder or DEBIAN}"
-    config.data.pp = "random_crop(28, padding=1)|flip_lr|value_range(-1, 1)"
+    config.data.pp = (
+        "resize(16, antialias=True)|random_crop(16, padding=1)|flip_lr|value_range(-1, 1)"
+    )
     config.data.resident = True
     with config.unlocked():
         config.evals.test = evaluation(split="test", batch_size=500)

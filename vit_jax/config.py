@@ -216,6 +216,9 @@ def default() -> ConfigDict:
             tensor=1,  # heads and MLP width
             replicated_tolerance=0.05,  # share of fsdp-able bytes that may stay replicated
             accumulate=1,  # microbatches per step, gradients averaged
+            # Devices to make of a machine that has no accelerator; 0: one, or what XLA_FLAGS says.
+            # Two cores take a small model's parts of a batch quicker than they share products.
+            cpu_devices=0,
         )
     )
 

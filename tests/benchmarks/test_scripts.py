@@ -11,6 +11,8 @@ import jax
 import pytest
 
 from vit_jax import models
+from vit_jax.data import parse
+from vit_jax.paper.results import load_run_config
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -109,3 +111,58 @@ def test_startup():
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)["starts"]
     assert found["ratio"] == pytest.approx(found["second_seconds"] / found["first_seconds"])
+
+
+def small_studies():
+    return load("small_scale").STUDIES
+
+
+@pytest.mark.parametrize(
+    "study", ["positions", "resolution", "subsets", "compute", "pooling", "masked"]
+)
+def test_the_runs_of_small_studies_are_what_train_takes(study):
+    for recipe in small_studies()[study]().cells.values():
+        runs = [*recipe.runs, *(run for _, run in recipe.choices)]
+        assert len(recipe.runs) == 3 and len({run.workdir for run in runs}) == len(runs)
+        assert [config.seed for config in map(loaded, recipe.runs)] == [0, 1, 2]
+        for run in runs:
+            config = loaded(run)
+            options = {key: value for key, value in config.model.items() if key != "name"}
+            options |= dict(image_size=parse(config.data.pp).image_size, num_classes=10)
+            models.model_config(config.model.name, **options)
+            if run.start:
+                assert config.init_from == f"runs/{run.start.workdir}" and loaded(run.start)
+
+
+def loaded(run):
+    return load_run_config(run, Path("runs"))
+
+
+def test_a_small_study_is_what_its_runs_say(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    small_scale = load("small_scale")
+    best, done = {"token": "1e-3", "gap": "1e-2"}, []
+
+    def execute(run, folder, cores):
+        config = loaded(run)
+        rate = f"{config.optimizer.learning_rate:g}"
+        top1 = 0.9 if rate == f"{float(best[config.model.head]):g}" else 0.8
+        top1 += 0.01 * config.seed
+        workdir = folder / run.workdir
+        workdir.mkdir(parents=True)
+        (workdir / "summary.json").write_text(json.dumps(dict(metrics={"eval/test/top1": top1})))
+        done.append(run.workdir)
+
+    monkeypatch.setattr(small_scale, "execute", execute)
+    arguments = [f"--workdir={tmp_path}/runs", f"--output={tmp_path}/results"]
+    monkeypatch.setattr(sys, "argv", ["small_scale.py", "pooling", *arguments])
+    small_scale.main()
+    assert len(done) == len(set(done)) == 12
+    found = json.loads((tmp_path / "results/pooling.json").read_text())
+    for point in found["points"]:
+        assert point["values"] == pytest.approx([90, 91, 92]) and point["runs"] == 3
+        assert (point["mean"], point["std"]) == pytest.approx((91, 1))
+        assert point["chosen"].endswith(f"learning_rate={best[point['point']]}")
+        assert all(point["chosen"] in command for command in point["commands"])
+    assert "| token | 91.00 ± 1.00 (learning_rate=1e-3) |" in capsys.readouterr().out
+    assert (tmp_path / "results/pooling.png").stat().st_size > 1000

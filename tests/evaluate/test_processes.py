@@ -1,5 +1,6 @@
-"""Features on two processes of two devices each: those of one process, complete on both."""
+"""Two processes of two devices each find what one process does."""
 
+import json
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from vit_jax.data import open_source
+from vit_jax.evaluate.checkpoint import evaluate_checkpoint
 from vit_jax.evaluate.features import load_features
 
 SCRIPT = """
@@ -32,27 +34,50 @@ np.savez(output, features=features, labels=labels)
 PP = "resize(16, method='nearest')|value_range(-1, 1)"  # pixels that nothing rounds
 
 
-@pytest.mark.slow
-def test_every_process_gets_all_features(workdir, tmp_path):
+def two_processes(*words, numbered=()):
+    """Runs Python twice with the address of the first; `numbered` differs between them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, workdir, PP, tmp_path / f"{i}.npz", address, str(i)],
+            [sys.executable, *map(str, words), *(text.format(address, i) for text in numbered)],
             cwd=Path(__file__).parents[2],
             env=dict(os.environ, XLA_FLAGS=flags, JAX_PLATFORMS="cpu"),
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for i in (0, 1)
     ]
     try:
-        assert [process.wait(timeout=300) for process in processes] == [0, 0]
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
+    assert [process.returncode for process in processes] == [0, 0]
+    return outputs
+
+
+@pytest.mark.slow
+def test_every_process_gets_all_features(workdir, tmp_path):
+    where = f"{tmp_path}/{{1}}.npz"
+    two_processes("-c", SCRIPT, workdir, PP, numbered=(where, "{0}", "{1}"))
     features, labels = load_features(str(workdir), pp=PP)(open_source("digits", "train[70%:]"))
     for i in (0, 1):
         found = np.load(tmp_path / f"{i}.npz")
         np.testing.assert_allclose(found["features"], features, atol=2e-5)
         np.testing.assert_array_equal(found["labels"], labels)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_every_example_once_and_one_says_so(workdir):
+    common = ("-m", "vit_jax", "evaluate", f"--checkpoint={workdir}", "--json", "--num-processes=2")
+    first, second = two_processes(
+        *common, "--batch-size=100", numbered=("--coordinator={0}", "--process-id={1}")
+    )
+    assert second == ""
+    alone, found = evaluate_checkpoint(str(workdir)), json.loads(first)
+    assert found["examples"] == alone["examples"] == open_source("digits", "train[70%:]").size
+    assert found["top1"] == alone["top1"]
+    assert found["loss"] == pytest.approx(alone["loss"], rel=1e-5)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from vit_jax.parallel import chips
+
 ROOT = Path(__file__).parents[2]
 TRAIN = [
     "--config=configs/quickstart.py:pretrain",
@@ -138,13 +140,26 @@ def test_who_is_one_of_several(monkeypatch, environment, several):
 
 @pytest.mark.parametrize("device", ["/dev/accel0", "/dev/vfio/0"])
 def test_a_tpu_host_asks_for_the_others(monkeypatch, device):
-    from vit_jax.parallel import distributed
+    machine(monkeypatch, device)
+    assert chips.has_tpus()
+    monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
+    assert not chips.has_tpus()
 
+
+def machine(monkeypatch, device):
+    """One with such a device, and libtpu installed."""
     there = device.rstrip("0")
-    monkeypatch.setattr(
-        distributed.glob, "glob", lambda pattern: [device] if pattern.startswith(there) else []
-    )
-    monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: name)
-    assert distributed._is_tpu_host()
-    monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: None)
-    assert not distributed._is_tpu_host()
+    found = lambda pattern: [device] if pattern.startswith(there) else []  # noqa: E731
+    monkeypatch.setattr(chips.glob, "glob", found)
+    monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+
+
+@pytest.mark.parametrize("device", ["/dev/accel0", "/dev/nvidia0", "/dev/kfd", "/dev/null0"])
+def test_tpus_are_not_looked_for_where_there_is_no_accelerator(monkeypatch, device):
+    machine(monkeypatch, device)
+    chips.ignore_absent_tpus()
+    assert os.environ.pop("JAX_PLATFORMS", None) == ("cpu" if device == "/dev/null0" else None)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    chips.ignore_absent_tpus()
+    assert os.environ["JAX_PLATFORMS"] == "tpu"

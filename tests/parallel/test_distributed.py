@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from vit_jax.checkpoint.load import read
+from vit_jax.errors import InputError
+from vit_jax.parallel.distributed import make_cpu_devices
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = [
@@ -69,6 +71,26 @@ def losses(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     return [line["train/loss"] for line in lines], lines[-1]
+
+
+@pytest.mark.slow
+def test_a_processor_is_made_into_devices_by_the_config(tmp_path):
+    found = []
+    for count in (1, 2):
+        workdir = tmp_path / str(count)
+        own = f"--config.parallel.cpu_devices={count}"
+        # What the flag says counts for less.
+        codes, outputs = finish([start(4, f"--workdir={workdir}", own)])
+        assert codes == [0] and f"on {count} cpu device" in outputs[0], outputs
+        found.append(losses(workdir)[0])
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
+def test_devices_cannot_be_made_once_jax_runs():
+    present = jax.local_device_count("cpu")
+    make_cpu_devices(present)
+    with pytest.raises(InputError, match=f"cpu_devices is {present + 1}.* has {present};"):
+        make_cpu_devices(present + 1)
 
 
 @pytest.mark.slow

@@ -27,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=int, default=224, help="pixels (%(default)s)")
     parser.add_argument("--dtype", help="default: bfloat16, on CPUs float32")
     parser.add_argument("--steps", type=int, default=20, help="steps to time (%(default)s)")
+    parser.add_argument(
+        "--cpu-devices",
+        type=int,
+        default=0,
+        metavar="N",
+        help="make N devices of a processor (default: one)",
+    )
     parser.add_argument("--sweep", action="store_true", help="find the best batch from --batch on")
     parser.add_argument("--profile", metavar="DIR", help="trace some steps into DIR")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -39,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
     import jax
 
     from vit_jax.analyze import benchmark, profile
+    from vit_jax.parallel.distributed import make_cpu_devices
 
+    make_cpu_devices(args.cpu_devices, name="--cpu-devices")
     config = benchmark.run_config(
         args.model,
         batch_size=16 * jax.device_count() if args.batch is None else args.batch,

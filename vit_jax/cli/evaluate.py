@@ -12,6 +12,7 @@ import json
 from typing import Any
 
 from vit_jax.cli.compilations import keep_compilations
+from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.errors import InputError
 
 
@@ -30,11 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=128, help="over all devices")
     parser.add_argument("--use-ema", action="store_true", help="averaged parameters")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_process_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates; returns the exit status."""
     keep_compilations()
+    join_processes(args)
     options = dict(
         source=args.source,
         split=args.split,
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         from vit_jax.evaluate.checkpoint import evaluate_checkpoint
 
         result = evaluate_checkpoint(args.checkpoint, **options)
-    print(json.dumps(result) if args.json else _line(result))
+    print_once(json.dumps(result) if args.json else _line(result))
     return 0
 
 

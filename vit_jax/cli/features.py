@@ -2,6 +2,7 @@
 
 import argparse
 
+from vit_jax.cli.processes import add_process_arguments, join_processes
 from vit_jax.errors import InputError
 
 
@@ -18,10 +19,12 @@ def add_feature_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=128, help="over all devices")
     parser.add_argument("--use-ema", action="store_true", help="averaged parameters")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_process_arguments(parser)
 
 
 def open_features(args: argparse.Namespace):
     """The frozen model, training and test examples that the arguments name."""
+    join_processes(args)
     from vit_jax.evaluate.features import load_features, open_pair
 
     if args.batch_size < 1:

@@ -11,6 +11,7 @@ import argparse
 import json
 
 from vit_jax.cli.features import add_feature_arguments, numbers, open_features
+from vit_jax.cli.processes import print_once
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,10 +48,11 @@ def run(args: argparse.Namespace) -> int:
             classes=train.num_classes,
             shots={str(shots): found for shots, found in results.items()},
         )
-        print(json.dumps(document))
+        print_once(json.dumps(document))
         return 0
-    print(f"{train.name}, {test.size:,} test images, {train.num_classes} classes")
+    lines = [f"{train.name}, {test.size:,} test images, {train.num_classes} classes"]
     for shots, found in results.items():
         penalty = f", l2 {found['l2']:g}" if len(l2) > 1 else ""
-        print(f"{shots:>3}-shot {found['top1']:.2%} +- {found['std']:.2%}{penalty}")
+        lines.append(f"{shots:>3}-shot {found['top1']:.2%} +- {found['std']:.2%}{penalty}")
+    print_once("\n".join(lines))
     return 0

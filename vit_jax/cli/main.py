@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from vit_jax import __version__
 from vit_jax.cli.allocator import restart_with_huge_pages
 from vit_jax.errors import InputError, NonFiniteError, NotSavedError, Preempted, nearest, unknown
+from vit_jax.parallel.chips import ignore_absent_tpus
 
 COMMANDS = {
     "train": "pre-train or fine-tune a model",
@@ -36,6 +37,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    ignore_absent_tpus()
     if argv is None:
         argv = sys.argv[1:]
         restart_with_huge_pages(argv)

@@ -11,6 +11,7 @@ import argparse
 import json
 
 from vit_jax.cli.features import add_feature_arguments, numbers, open_features
+from vit_jax.cli.processes import print_once
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
         result = dict(top1=float((found == truth).mean()), **how)
     if args.json:
         data = dict(source=train.name, train=train.split, test=test.split)
-        print(json.dumps(dict(result, method=args.method, examples=test.size, **data)))
+        text = json.dumps(dict(result, method=args.method, examples=test.size, **data))
     else:
-        print(f"{args.method}: top-1 {result['top1']:.2%} on {test.size:,} images of {test.name} "
-              f"({test.split})")  # fmt: skip
+        of = f"{test.size:,} images of {test.name} ({test.split})"
+        text = f"{args.method}: top-1 {result['top1']:.2%} on {of}"
+    print_once(text)
     return 0

@@ -23,3 +23,11 @@ def join_processes(args: argparse.Namespace) -> None:
     from vit_jax.parallel.distributed import initialize
 
     initialize(args.coordinator, args.num_processes, args.process_id, args.process_timeout)
+
+
+def print_once(text: str) -> None:
+    """Prints what all processes know, in the first of them."""
+    import jax
+
+    if jax.process_index() == 0:
+        print(text)

@@ -4,7 +4,6 @@ import functools
 import logging
 from typing import Any
 
-import jax
 import numpy as np
 
 from vit_jax import config as configs
@@ -12,6 +11,7 @@ from vit_jax import data, models
 from vit_jax.checkpoint.load import ModelInfo, read
 from vit_jax.errors import InputError
 from vit_jax.evaluate.classify import classify
+from vit_jax.evaluate.features import replicate
 from vit_jax.parallel.engines import create_engine
 from vit_jax.train.step import make_eval_step
 from vit_jax.train.tasks import create_task
@@ -29,7 +29,7 @@ def evaluate_checkpoint(
     batch_size: int = 128,
     use_ema: bool = False,
 ) -> dict[str, Any]:
-    """Accuracy and loss of a checkpoint on all devices.
+    """Accuracy and loss of a checkpoint on all devices of all processes.
 
     Args:
       path: workdir, checkpoint or weight file.
@@ -69,8 +69,7 @@ def evaluate_checkpoint(
     numbers = _numbers_by_name(info, opened)
     if numbers is not None and not config.data.multi_label:
         batches = (dict(batch, label=numbers[batch["label"]]) for batch in batches)
-    params = jax.device_put(params, engine.replicated)
-    result = classify(step, engine, params, batches, batch_size)
+    result = classify(step, engine, replicate(engine, params), batches, batch_size)
     return dict(result, source=source, split=split)
 
 

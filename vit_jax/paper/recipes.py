@@ -277,7 +277,7 @@ def _table_8_paper(paper: Table) -> Iterator[tuple[Key, Recipe]]:
 
 def _table_8_small(paper: Table) -> Iterator[tuple[Key, Recipe]]:
     base = Run("small/posemb", "configs/small.py:ViT")
-    return _table_8(paper, base, "eval/test/top1", 3)
+    return _table_8(paper, base, "eval/test/top1", len(SEEDS))
 
 
 _Maker = Callable[[Table], Iterator[tuple[Key, Recipe]]]

@@ -1,13 +1,12 @@
 """One run on many processes: who they are and how they find each other."""
 
-import glob
-import importlib.util
 import logging
 import os
 
 import jax
 
 from vit_jax.errors import InputError
+from vit_jax.parallel.chips import has_tpus
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +71,31 @@ def initialize(
         ) from error
 
 
+def make_cpu_devices(count: int, name: str = "config.parallel.cpu_devices") -> None:
+    """Makes `count` devices of this machine's processor; 0: leaves it at what there is.
+
+    Args:
+      count: how many.
+      name: of what says so, for the error.
+
+    Raises:
+      InputError: JAX runs already, with another number.
+    """
+    if not count:
+        return
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except ValueError as error:
+        raise InputError(f"{name} is {count}: {error}") from error
+    except RuntimeError as error:
+        present = jax.local_device_count("cpu")
+        if present != count:
+            raise InputError(
+                f"{name} is {count}, but JAX was used before and has {present}; use it after "
+                "the run has begun, or leave that at 0"
+            ) from error
+
+
 def _number(given: int | None, variable: str) -> int | None:
     text = os.environ.get(variable)
     if given is not None or text is None:
@@ -89,14 +113,7 @@ def _found_by_jax() -> bool:
             return True
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
     # The TPU compiler, used where there are no TPUs, leaves a sentence there.
-    return ("," in hosts and " " not in hosts) or _is_tpu_host()
-
-
-def _is_tpu_host() -> bool:
-    """Whether there are TPU chips here, whose hosts ask their metadata server for the others."""
-    # The newer TPUs are vfio devices, which passed-through GPUs are too.
-    chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
-    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+    return ("," in hosts and " " not in hosts) or has_tpus()
 
 
 def _first_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from vit_jax.analyze import flops, hardware
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.errors import NonFiniteError, NotSavedError, Preempted
+from vit_jax.parallel.distributed import make_cpu_devices
 from vit_jax.parallel.engines import create_engine
 from vit_jax.train.clock import Clock
 from vit_jax.train.debug import find_first, on_one_device
@@ -64,6 +65,7 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
         def opened(thing):
             return stack.enter_context(contextlib.closing(thing))
 
+        make_cpu_devices(config.parallel.cpu_devices)
         preemption = opened(PreemptionWatch())
         with clock.phase("start"):
             first_process = jax.process_index() == 0
