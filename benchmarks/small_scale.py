@@ -250,10 +250,7 @@ def document(name: str, study: Study, folder: Path) -> dict[str, Any]:
         study=name,
         title=study.title,
         metric=f"{METRIC} in percent",
-        date=datetime.date.today().isoformat(),
-        hardware=f"{processor()}, {len(os.sched_getaffinity(0))} cores",
-        versions={name: version(name) for name in ("jax", "flax", "optax", "vit_jax")}
-        | dict(python=platform.python_version()),
+        **machine(),
         points=points,
     )
 
@@ -267,11 +264,16 @@ def chosen_option(recipe: Recipe, folder: Path) -> str:
     return max(scores, key=scores.get) if scores else ""
 
 
-def processor() -> str:
-    """What /proc/cpuinfo calls it."""
+def machine() -> dict[str, Any]:
+    """When, where and with what something was measured."""
     with open("/proc/cpuinfo") as file:
         names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    versions = {name: version(name) for name in ("jax", "flax", "optax", "vit_jax")}
+    return dict(
+        date=datetime.date.today().isoformat(),
+        hardware=f"{[*names, platform.machine()][0]}, {len(os.sched_getaffinity(0))} cores",
+        versions=versions | dict(python=platform.python_version()),
+    )
 
 
 def report(found: dict[str, Any]) -> str:

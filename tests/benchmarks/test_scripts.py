@@ -12,6 +12,7 @@ import pytest
 
 from vit_jax import models
 from vit_jax.data import parse
+from vit_jax.errors import InputError
 from vit_jax.paper.results import load_run_config
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -166,3 +167,27 @@ def test_a_small_study_is_what_its_runs_say(tmp_path, monkeypatch, capsys):
         assert all(point["chosen"] in command for command in point["commands"])
     assert "| token | 91.00 ± 1.00 (learning_rate=1e-3) |" in capsys.readouterr().out
     assert (tmp_path / "results/pooling.png").stat().st_size > 1000
+
+
+def test_a_learning_curve_is_that_of_the_metrics(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    learning_curve = load("learning_curve")
+    workdir = tmp_path / "run"
+    arguments = ["learning_curve.py", str(workdir), "curve", "--command=vit_jax train"]
+    monkeypatch.setattr(sys, "argv", [*arguments, f"--output={tmp_path}"])
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(dict(batch_size=10)))
+    with pytest.raises(InputError, match="summary.json: no such file; the run is not finished"):
+        learning_curve.main()
+    (workdir / "summary.json").write_text(
+        json.dumps(dict(wall_seconds=6.0, seconds=dict(step=5.0)))
+    )
+    lines = [{"step": 10, "train/loss": 2.0, "train/grad_norm": 1.0}]
+    lines.append({"step": 20, "train/loss": 1.0, "eval/test/top1": 0.9})
+    (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    learning_curve.main()
+    found = json.loads((tmp_path / "curve.json").read_text())
+    assert found["curve"] == [{"step": 10, "train/loss": 2.0}, lines[1]]
+    assert (found["seconds"], found["command"]) == ({"step": 5.0}, "vit_jax train")
+    assert (tmp_path / "curve.png").stat().st_size > 1000
