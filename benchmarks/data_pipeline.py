@@ -4,8 +4,9 @@
 
 Three measurements on this machine's cores:
 1. JPEGs of ImageNet's size (500x375, cut from the photographs that come with scikit-learn
-   and scikit-image): the training pipeline (shuffled order, inception crop, flip, uint8
-   batches) beside a tf.data loop that only decodes, crops and resizes the same files.
+   and scikit-image): the training pipeline (shuffled order, inception crop, uint8 batches and
+   which of them the accelerator flips) beside a tf.data loop that only decodes, crops and
+   resizes the same files; also with flips on the host, as where there is no accelerator.
 2. Small images in memory (60,000 of 28x28, random crop with padding and flip).
 3. Resident memory while either runs for many steps.
 
@@ -32,7 +33,7 @@ from vit_jax.data.source import ArraySource
 
 BATCH = 128
 JPEG = "decode|inception_crop(224)|flip_lr|value_range(-1, 1)"
-BARE, OURS = "bare tf.data loop", "training pipeline"
+BARE, OURS, FLIPS = "bare tf.data loop", "training pipeline", "flips on the host too"
 Rate = tuple[float, float]  # images per second of wall-clock and of processor time
 AUGMENTED = JPEG.replace("flip_lr", "flip_lr|randaug(2, 10)")
 SMALL = "random_crop(28, padding=4)|flip_lr|value_range(-1, 1)"
@@ -165,14 +166,19 @@ def measure(threads: int, rounds: int, steps: int) -> dict:
         paths = write_jpegs(folder, 300)
         photos = data.open_source(f"folder:{folder}", "train")
 
-        def training(source, pp, batch_size=BATCH):
+        def training(source, pp, batch_size=BATCH, leave_flip=False):
             return functools.partial(
                 data.train_batches, source, data.parse(pp),
-                batch_size=batch_size, seed=0, threads=threads,
+                batch_size=batch_size, seed=0, threads=threads, leave_flip=leave_flip,
             )  # fmt: skip
 
         bare = functools.partial(bare_loop, paths, threads)
-        rates = side_by_side({BARE: bare, OURS: training(photos, JPEG)}, rounds, 20)
+        loops = {
+            BARE: bare,
+            OURS: training(photos, JPEG, leave_flip=True),
+            FLIPS: training(photos, JPEG),
+        }
+        rates = side_by_side(loops, rounds, 20)
         augmented = {"with RandAugment(2, 10)": training(photos, AUGMENTED)}
         rates |= side_by_side(augmented, 1, 20)
         rates |= side_by_side({"28x28 in memory": training(small, SMALL)}, 3, 1000)
@@ -190,9 +196,10 @@ def measure(threads: int, rounds: int, steps: int) -> dict:
 def report(found: dict) -> str:
     """The measurements as Markdown."""
     rates = found["images_per_second"]
-    ratios = [[a / b for a, b in zip(*pair)] for pair in zip(rates[OURS], rates[BARE])]
     rows = {name: [f"{rate:,.0f}" for rate in medians(of)] for name, of in rates.items()}
-    rows["pipeline / bare loop"] = [f"{ratio:.3f}" for ratio in medians(ratios)]
+    for name in (OURS, FLIPS):
+        ratios = [[a / b for a, b in zip(*pair)] for pair in zip(rates[name], rates[BARE])]
+        rows[f"{name} / bare loop"] = [f"{ratio:.3f}" for ratio in medians(ratios)]
     lines = [
         f"{found['threads']} threads, batches of {BATCH}, "
         f"JPEGs of {found['kilobytes_per_jpeg']} kB",

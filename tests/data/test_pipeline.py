@@ -180,6 +180,29 @@ def test_a_bad_image_in_training_is_replaced_counted_and_named_once(damage, fold
         np.testing.assert_array_equal(joined.reshape(found[name].shape), found[name])
 
 
+@pytest.mark.parametrize("opened", ["digits", "photographs"])
+def test_flips_that_are_left_are_those_of_the_host(opened, digits, folder):
+    if opened == "digits":
+        source, pp = digits, "random_crop(8, padding=1)|flip_lr|value_range(-1, 1)"
+    else:
+        truncate(folder / "cat" / "3.jpg")  # another takes its place, with flips of its own
+        source, pp = open_source(f"folder:{folder}", "train"), "inception_crop(16)|flip_lr"
+    wanted, left = (
+        take(source, pp, 12, leave_flip=leave, max_unreadable=1) for leave in (False, True)
+    )
+    flip = left.pop("flip")
+    assert flip.dtype == bool and 0.2 < flip.mean() < 0.8 and "flip" not in wanted
+    images = left["image"]
+    left["image"] = np.where(flip[:, None, None, None], images[:, :, ::-1], images)
+    same(left, wanted)
+
+
+def test_only_flips_that_stand_last_are_left(digits):
+    """Later operations have to see them."""
+    for pp in ("flip_lr|random_crop(8, padding=1)", "flip_ud", "resize(8)"):
+        same(*(take(digits, pp, 1, leave_flip=leave) for leave in (False, True)))
+
+
 def test_every_step_of_an_unreadable_stretch_is_filled(folder):
     """Whole batches without a readable example, between others."""
     source = open_source(f"folder:{folder}", "train")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from vit_jax import config as configs
-from vit_jax.train import clock, loop
+from vit_jax.parallel.engines import create_engine
+from vit_jax.train import clock, inputs, loop
 
 
 @pytest.fixture
@@ -47,3 +48,26 @@ def test_waiting_for_data_is_its_share_of_the_training_time(config, tmp_path, mo
     assert middle["step"] == 4
     assert middle["train/data_wait"] == pytest.approx(0.75)
     assert middle["train/images_per_second"] == pytest.approx(2 * 8 / 8)
+
+
+@pytest.mark.parametrize("engine", ["pjit", "pmap"])
+@pytest.mark.parametrize("task", ["classify", "masked"])
+def test_flips_on_an_accelerator_are_those_of_the_host(config, task, engine, tmp_path, monkeypatch):
+    config.parallel.engine, config.task = engine, task
+    config.data.pp = "random_crop(8, padding=2)|flip_lr|value_range(-1, 1)"
+    loop.train(config, str(tmp_path / "host"))
+    put, seen = create_engine(config.parallel).put_batch, []
+
+    def put_batch(self, batch, batch_size):
+        seen.append(sorted(batch))
+        return put.__func__(self, batch, batch_size)
+
+    monkeypatch.setattr(type(put.__self__), "put_batch", put_batch)
+    monkeypatch.setattr(inputs.jax, "default_backend", lambda: "tpu")
+    loop.train(config, str(tmp_path / "device"))
+    assert seen and set(map(tuple, seen)) == {("flip", "image", "label")}
+    found, wanted = (
+        [json.loads(line)["train/loss"] for line in (tmp_path / name / "metrics.jsonl").open()]
+        for name in ("device", "host")
+    )
+    assert found == pytest.approx(wanted, rel=1e-5)

@@ -8,7 +8,14 @@ import ast
 import dataclasses
 import inspect
 
-from vit_jax.data.vocabulary import VOCABULARY, Decode, Normalization, Op, Size
+from vit_jax.data.vocabulary import (
+    VOCABULARY,
+    Decode,
+    FlipLeftRight,
+    Normalization,
+    Op,
+    Size,
+)
 from vit_jax.errors import InputError, nearest, unknown
 
 
@@ -53,6 +60,11 @@ class Preprocess:
         for op in self.ops:
             size = op.output_size(size)
         return size
+
+    @property
+    def ends_with_flip(self) -> bool:
+        """Whether the last operation on the host is a random flip, which a device can do."""
+        return bool(self.ops) and isinstance(self.ops[-1], FlipLeftRight)
 
     def deterministic(self) -> "Preprocess":
         """The same for evaluation: random operations replaced by what stands for them."""

@@ -5,13 +5,15 @@ Global batch k has positions [k * batch_size, (k + 1) * batch_size) of the strea
 operations are all in `numpy_ops` never touch TensorFlow.
 """
 
+import dataclasses
+import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from vit_jax.data import memory, numpy_ops
+from vit_jax.data import memory, numpy_ops, order
 from vit_jax.data.ops import Preprocess, Size
 from vit_jax.data.plan import EvaluationPlan, Plan, TrainingPlan
 from vit_jax.data.source import ArraySource, FileSource, Source
@@ -30,12 +32,19 @@ class Batches(Iterator[Batch]):
       skipped: how many unreadable examples were replaced so far.
     """
 
-    def __init__(self, batches: Iterator[Batch], replacements: Replacements):
+    def __init__(
+        self,
+        batches: Iterator[Batch],
+        replacements: Replacements,
+        flips: Callable[[Batch], np.ndarray] | None,
+    ):
         self._batches = batches
         self._replacements = replacements
+        self._flips = flips
 
     def __next__(self) -> Batch:
-        return next(self._batches)
+        batch = next(self._batches)
+        return dict(batch, flip=self._flips(batch)) if self._flips else batch
 
     @property
     def skipped(self) -> int:
@@ -58,6 +67,7 @@ def train_batches(
     threads: int = 0,
     prefetch: int = 2,
     max_unreadable: float = 0.01,
+    leave_flip: bool = False,
 ) -> Batches:
     """Endless training batches from `start_step` on.
 
@@ -76,23 +86,36 @@ def train_batches(
       threads: that decode; 0 for as many as there are cores.
       prefetch: batches kept ready.
       max_unreadable: share of unreadable examples that is an error.
+      leave_flip: do not do a `flip_lr` that stands last but say which images are to be
+        flipped; on an accelerator that costs nothing, here a twentieth of the time.
 
     Returns:
       An iterator of {"image": uint8 (b, h, w, 3), "label": int32 (b,) or uint8
-      (b, classes), "index": int64 (b,), "epoch": int64 (b,)}.
+      (b, classes), "index": int64 (b,), "epoch": int64 (b,)}, and "flip": bool (b,) where
+      flips are left.
 
     Raises:
       InputError: images have no common size; when iterated: too many unreadable examples.
     """
     rows = _rows(batch_size, rows)
     size = _image_size(source, preprocess)
+    flips = None
+    if leave_flip and preprocess.ends_with_flip:
+        flips = functools.partial(_last_coins, seed, preprocess.num_random)
+        preprocess = dataclasses.replace(preprocess, ops=preprocess.ops[:-1])
     plan = TrainingPlan(source, batch_size, rows, preprocess.num_random, seed, shuffle)
     replacements = Replacements(source, preprocess, plan, max_unreadable)
     batches = _batches(
         source, preprocess, plan, range(start_step, _FOREVER), size, threads,
         prefetch, replacements,
     )  # fmt: skip
-    return Batches(batches, replacements)
+    return Batches(batches, replacements, flips)
+
+
+def _last_coins(seed: int, num_random: int, batch: Batch) -> np.ndarray:
+    """What the last random operation of each example would toss: bool (b,)."""
+    words = order.words(batch["epoch"], batch["index"], seed=seed, count=num_random)
+    return numpy_ops.chance(words[:, -1])
 
 
 def eval_batches(

@@ -71,10 +71,11 @@ class TrainingBatches(Iterator[dict[str, jax.Array]]):
             threads=config.data.threads,
             prefetch=config.data.prefetch,
             max_unreadable=config.data.max_unreadable,
+            leave_flip=jax.default_backend() != "cpu",
         )
 
         def place(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-            arrays = {name: batch[name] for name in ("image", "label")}
+            arrays = {name: batch[name] for name in ("image", "label", "flip") if name in batch}
             return engine.put_batch(arrays, config.batch_size)
 
         self._batches = prefetch(self._host, place, depth=config.data.prefetch)

@@ -77,7 +77,7 @@ class MaskedPatches(Task):
 
     def inputs(self, batch: Batch, key: jax.Array, axis_name: str | None) -> tuple[Any, ...]:
         """Images normalised, colours, what is corrupted and how, a dropout key per example."""
-        images = shard_batch(batch["image"])
+        images = self.images(batch)
         colors = mean_colors(images, self.patch, self.grid)
         corrupt_key, dropout_key = jax.random.split(key)
         corruption = self._corrupt(corrupt_key, len(images), axis_name)

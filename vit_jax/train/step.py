@@ -47,6 +47,13 @@ class Task(abc.ABC):
     def rows(self, params: Any, batch: Batch, axis_name: str | None) -> Metrics:
         """What an evaluation sums over examples: loss, top1 and top5, each (B,)."""
 
+    def images(self, batch: Batch) -> jax.Array:
+        """uint8 (B, H, W, 3) of a training batch, flipped where the host left that to do."""
+        images = shard_batch(batch["image"])
+        if "flip" not in batch:
+            return images
+        return jnp.where(batch["flip"][:, None, None, None], images[:, :, ::-1], images)
+
     def normalize(self, images: jax.Array) -> jax.Array:
         """uint8 (B, H, W, 3) -> float32, as the model expects it."""
         scaled = images.astype(jnp.float32) / 255.0
@@ -75,7 +82,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """(state, batch) -> (state, metrics).
 
-    The batch holds `image` uint8 (B, H, W, 3) and `label` (B,) or (B, K).
+    The batch holds `image` uint8 (B, H, W, 3), `label` (B,) or (B, K), and `flip` bool (B,)
+    where images are still to be flipped.
     Metrics are scalars of the global batch: loss, grad_norm, learning_rate, and counts of
     skipped steps; and `finite_gradients`, bool (leaves of params,).
     A step whose loss or gradient is not finite, or whose update would make a parameter

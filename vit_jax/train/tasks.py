@@ -27,7 +27,7 @@ class Classification(Task):
 
     def inputs(self, batch: Batch, key: jax.Array, axis_name: str | None) -> tuple[Any, ...]:
         """Images normalised and mixed, labels as rows, a dropout key per example."""
-        images = self.normalize(shard_batch(batch["image"]))
+        images = self.normalize(self.images(batch))
         targets = to_targets(batch["label"], self.num_classes)
         mix_key, dropout_key = jax.random.split(key)
         if self.mix:
