@@ -71,9 +71,11 @@ class Planner:
     def _single_remedies(self, step: Step) -> Iterator[Iterator[dict[str, Any]]]:
         """Families of remedies, each from the cheapest to the one that saves most."""
         yield ({"model.remat": remat} for remat in self._more_remat(step))
-        yield iter([fsdp] if (fsdp := self._fsdp(step)) else [])
-        # Microbatches make nothing smaller but temporaries, and those in proportion at best.
         kept, share = step.total_bytes - step.temporary_bytes, self.config.parallel.accumulate
+        # Sharding spares the state at most, and as much of gradients and updates.
+        if (fsdp := self._fsdp(step)) and step.total_bytes - 2 * kept <= step.limit_bytes:
+            yield iter([fsdp])
+        # Microbatches make nothing smaller but temporaries, and those in proportion at best.
         yield (
             {"parallel.accumulate": parts}
             for parts in self._more_parts(step)
