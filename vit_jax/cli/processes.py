@@ -1,6 +1,8 @@
 """The arguments of commands that run on many processes."""
 
 import argparse
+import os
+import sys
 
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +22,23 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
 
 def join_processes(args: argparse.Namespace) -> None:
     """Joins the other processes, if there are any."""
+    import jax
+
     from vit_jax.parallel.distributed import initialize
 
     initialize(args.coordinator, args.num_processes, args.process_id, args.process_timeout)
+    if jax.distributed.is_initialized():
+        _keep_output_clean()
+
+
+def _keep_output_clean() -> None:
+    """Leaves standard output to Python: what Gloo prints there when processes meet goes to errors.
+
+    Else --json would print other things than JSON.
+    """
+    output = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    sys.stdout = output
 
 
 def print_once(text: str) -> None:

@@ -14,7 +14,7 @@ import time
 
 from vit_jax.cli.compilations import keep_compilations
 from vit_jax.cli.configs import add_config_argument
-from vit_jax.cli.processes import add_process_arguments, join_processes
+from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.config_files import load_config
 
 
@@ -36,5 +36,5 @@ def run(args: argparse.Namespace) -> int:
 
     summary = train(config, args.workdir, started=started)
     if args.json:
-        print(json.dumps(summary))
+        print_once(json.dumps(summary))
     return 0
