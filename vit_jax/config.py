@@ -9,6 +9,7 @@ are small dicts with exactly one of `steps`, `epochs` or `examples` set;
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -158,7 +159,8 @@ def default() -> ConfigDict:
             threads=0,  # parallel decoding threads; 0: as many as cores
             prefetch=2,  # batches kept ready
             resident=False,  # small sets: images live on the devices, augmentation happens there
-            max_unreadable=0.01,  # share of training images that may be damaged; more is an error
+            # Share of training images that may be damaged, and the first ten; more is an error.
+            max_unreadable=0.01,
         )
     )
     config.evals = ConfigDict()  # name -> evaluation(...)
@@ -229,7 +231,8 @@ def default() -> ConfigDict:
             # saving takes at most a hundredth of the time; 0: only at the end (and on preemption)
             keep=2,  # how many of the last ones stay
             keep_every=0,  # steps: those that this divides stay for good; 0: none
-            best="",  # metric whose best checkpoint stays too, e.g. "eval/test/top1"
+            # Metric whose best checkpoint stays too, e.g. "eval/test/top1"; of losses the lowest.
+            best="",
             # The disk may be full or gone: a save that fails is logged, the next is on time.
             retries=3,  # further attempts at one that the run waits for: the last, on preemption
             max_failures=0,  # failed attempts in a row that end the run; 0: it always goes on
@@ -240,7 +243,8 @@ def default() -> ConfigDict:
         dict(
             every=50,  # steps between lines of metrics.jsonl
             tensorboard=True,  # event files in the workdir
-            spike=3.0,  # a loss this many times the median of the last 64 is reported; 0: off
+            # A loss this many times what nine of ten of the last 64 stay below is reported; 0: off.
+            spike=3.0,
         )
     )
     config.watchdog = ConfigDict(
@@ -250,6 +254,51 @@ def default() -> ConfigDict:
         )
     )
     return config.lock()
+
+
+# The lowest value of numbers that whoever uses them does not check.
+LEAST = {
+    "seed": 0,
+    "max_skipped_steps": 1,
+    "data.threads": 0,
+    "data.prefetch": 1,
+    "data.max_unreadable": 0,
+    "parallel.cpu_devices": 0,
+    "parallel.replicated_tolerance": 0,
+    "parallel.accumulate": 1,
+    "checkpoint.minutes": 0,
+    "checkpoint.keep": 1,
+    "checkpoint.keep_every": 0,
+    "checkpoint.retries": 0,
+    "checkpoint.max_failures": 0,
+    "checkpoint.timeout": 1,
+    "log.every": 1,
+    "log.spike": 0,
+    "watchdog.seconds": 0,
+}
+MAX_INTEGER = 2**63 - 1
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses numbers that no run can use: not finite, too large, or below LEAST.
+
+    Raises:
+      InputError: names the option.
+    """
+    for name, value in _numbers(config):
+        if not math.isfinite(value) or isinstance(value, int) and abs(value) > MAX_INTEGER:
+            raise InputError(f"config.{name} is {value}; it must be a finite number")
+        if value < LEAST.get(name, -math.inf):
+            raise InputError(f"config.{name} is {value}; it must be at least {LEAST[name]}")
+
+
+def _numbers(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, int | float]]:
+    """All options that are numbers, by their full names."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, (int, float)):
+            yield prefix + name, value
 
 
 def in_steps(

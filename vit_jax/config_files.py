@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vit_jax.config import check
 from vit_jax.errors import InputError, nearest, unknown
 
 PREFIX = "--config."
@@ -22,7 +23,7 @@ def load_config(spec: str, overrides: list[str]) -> ConfigDict:
 
     Raises:
       InputError: a file that is missing or fails, an option that does not exist, a
-        value of the wrong type.
+        value of the wrong type or out of all bounds.
     """
     path, _, arg = spec.partition(":")
     get_config = _load_file(Path(path))
@@ -32,6 +33,7 @@ def load_config(spec: str, overrides: list[str]) -> ConfigDict:
         if not equals:
             raise InputError(f"{override}: write {override}=VALUE")
         set_option(config, name, text)
+    check(config)
     return config
 
 

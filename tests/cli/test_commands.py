@@ -121,6 +121,20 @@ WRONG = {
     "init_from": (["--config.init_from=/nowhere"], "/nowhere"),
     "bucket": (["--workdir=gs://bucket/run"], "mount the bucket"),
     "optimizer": (["--config.optimizer.name=adamm"], "adam"),
+    "batch below one": (["--config.batch_size=-1"], "the nearest that does is 8"),
+    "no microbatch": (["--config.parallel.accumulate=0"], "accumulate is 0; it must be at least 1"),
+    "seed": (["--config.seed=-1"], "config.seed is -1; it must be at least 0"),
+    "size": (["--config.total.examples=1e99"], "total.examples"),
+    "threads": (["--config.data.threads=-1"], "config.data.threads is -1"),
+    "endless": (["--config.optimizer.learning_rate=1e999"], "learning_rate is inf"),
+    "stages": (["--config.model.name=R50+ViT-B/16", "--config.model.resnet_stages=3"],
+               "model.resnet_stages is 3; give the units of each stage"),
+    "multipliers": (["--config.optimizer.multipliers=3"], "3 is no (pattern, factor above 0)"),
+    "no share of heads": (["--config.parallel.tensor=4", "--config.batch_size=16"], "tensor=4"),
+    "best": (["--config.checkpoint.best=eval/tset/top1"], "did you mean 'eval/test/top1'"),
+    "sheet": (["data", "--config=configs/quickstart.py:pretrain", "--sheet=/nowhere/x.png"],
+              "/nowhere/x.png: cannot be written: No such file"),
+    "seconds": (["data", "--config=configs/quickstart.py:pretrain", "--seconds=0"], "--seconds=0"),
 }  # fmt: skip
 
 

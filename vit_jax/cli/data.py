@@ -8,6 +8,7 @@ import json
 
 from vit_jax.cli.configs import add_config_argument
 from vit_jax.config_files import load_config
+from vit_jax.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the summary; returns the exit status."""
     config = load_config(args.config, args.overrides)
+    if not args.seconds > 0:
+        raise InputError(f"--seconds={args.seconds:g}: the speed takes some time to measure")
     from vit_jax.data import inspect, open_configured
     from vit_jax.train.inputs import open_training_data
     from vit_jax.train.setup import steps_of

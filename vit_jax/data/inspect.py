@@ -10,6 +10,7 @@ from vit_jax.data import order
 from vit_jax.data.ops import Preprocess, parse
 from vit_jax.data.pipeline import train_batches
 from vit_jax.data.source import Source
+from vit_jax.errors import InputError
 
 _CELL = 128  # pixels of a picture in the contact sheet
 _CAPTION = 16
@@ -91,6 +92,9 @@ def contact_sheet(
       path: of the picture; a column an example, a row before and one for each epoch.
       examples, epochs: how many.
       seed: of the run.
+
+    Raises:
+      InputError: the picture cannot be written.
     """
     from PIL import Image, ImageDraw
 
@@ -110,7 +114,10 @@ def contact_sheet(
         for column, example in enumerate(found):
             corner = column * (_CELL + 2), _CAPTION + row * (_CELL + 2)
             sheet.paste(_fitted(example["image"]), corner)
-    sheet.save(path, "PNG")
+    try:
+        sheet.save(path, "PNG")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _name(names: Sequence[str], label: np.ndarray) -> str:

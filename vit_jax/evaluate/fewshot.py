@@ -152,6 +152,10 @@ class FewShot:
         return results
 
 
+def _positive(values: Sequence[Any], kinds: tuple[type, ...]) -> bool:
+    return bool(values) and all(isinstance(value, kinds) and value > 0 for value in values)
+
+
 def few_shot(
     train: Source,
     test: Source,
@@ -165,12 +169,13 @@ def few_shot(
     Raises:
       InputError: a class with too few examples, or numbers that make no sense.
     """
-    shots = tuple(sorted(set(shots)))
-    if not shots or shots[0] < 1 or seeds < 1 or not l2 or min(l2) <= 0:
+    whole, real = (int,), (int, float)
+    if not (_positive(shots, whole) and _positive((seeds,), whole) and _positive(l2, real)):
         raise InputError(
-            f"few-shot evaluation with shots {shots}, {seeds} seeds and l2 {tuple(l2)}: give at "
-            "least one positive number of each"
+            f"few-shot evaluation with shots {tuple(shots)}, {seeds} seeds and l2 {tuple(l2)}: "
+            "give at least one positive number of each"
         )
+    shots = tuple(sorted(set(shots)))
     labels = data.read_labels(train)
     if labels.ndim > 1:
         raise InputError(f"few-shot evaluation wants one class an image; {train.name} holds sets")

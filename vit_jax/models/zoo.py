@@ -148,7 +148,7 @@ def model_config(name: str, **options: Any) -> ViTConfig | BiTConfig:
         if option in fields:
             fields[option] = _pair(option, fields[option])
     if fields.get("resnet_stages") is not None:
-        fields["resnet_stages"] = tuple(fields["resnet_stages"])
+        fields["resnet_stages"] = _stages(fields["resnet_stages"])
     if fields.get("pre_logits") == -1:
         fields["pre_logits"] = fields["width"]
     return kinds[0](**fields)
@@ -203,6 +203,14 @@ def _pair(option: str, value: Any) -> tuple[int, int]:
     if len(pair) != 2 or not all(isinstance(size, int) and size > 0 for size in pair):
         raise InputError(f"model.{option} is {value!r}; give pixels or (height, width)")
     return pair
+
+
+def _stages(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, (tuple, list)) or not all(isinstance(units, int) for units in value):
+        raise InputError(
+            f"model.resnet_stages is {value!r}; give the units of each stage, as (3, 4, 9)"
+        )
+    return tuple(value)
 
 
 def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> nnx.Module:

@@ -88,12 +88,13 @@ def check_batch_size(batch_size: int, shards: int, *, accumulate: int = 1, name:
     Raises:
       InputError: see above.
     """
+    if accumulate < 1:
+        raise InputError(f"config.parallel.accumulate is {accumulate}; it must be at least 1")
     parts = shards * accumulate
     if batch_size > 0 and batch_size % parts == 0:
         return
-    below = batch_size // parts * parts
-    candidates = [size for size in (below, below + parts) if size > 0]
-    nearest = min(candidates, key=lambda size: abs(size - batch_size))
+    below = max(batch_size // parts, 1) * parts
+    nearest = min(below, below + parts, key=lambda size: abs(size - batch_size))
     microbatches = f" of {accumulate} microbatches" if accumulate > 1 else ""
     raise InputError(
         f"{name} {batch_size} does not divide over {shards} batch shards{microbatches}; "

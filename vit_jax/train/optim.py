@@ -205,7 +205,12 @@ def multiplier_tree(pairs: Sequence[tuple[str, float]], params: Any) -> Any:
     """
     where = "optimizer.multipliers"
     for pair in pairs:
-        if len(pair) != 2 or not isinstance(pair[1], (int, float)) or not pair[1] > 0:
+        if (
+            not isinstance(pair, Sequence)
+            or len(pair) != 2
+            or not isinstance(pair[1], (int, float))
+            or not pair[1] > 0
+        ):
             raise InputError(
                 f"config.{where}: {pair!r} is no (pattern, factor above 0); "
                 "config.optimizer.freeze keeps parameters as they are"
