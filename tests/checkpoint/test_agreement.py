@@ -17,6 +17,7 @@ from vit_jax.checkpoint import stored
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.config import default
 from vit_jax.errors import InputError
+from vit_jax.parallel.agree import total
 
 ROOT = Path(__file__).parents[2]
 SHAPE = (8, 48, 64)
@@ -57,6 +58,7 @@ def scenes(workdir):
 
     first = jax.process_index() == 0
     checkpoints = Checkpoints(workdir, options())
+    yield "counted", int(total(2 if first else 5))
     for step in (1, 2, 3):
         yield f"save {step}", checkpoints.save(step, items(step), {}, {}, wait=True)
     yield "restore", checkpoints.restore_newest(abstract_items())[0]
@@ -100,6 +102,7 @@ def scenes(workdir):
 
 
 SEEN = {
+    "counted": 7,
     "save 1": True,
     "save 2": True,
     "save 3": True,

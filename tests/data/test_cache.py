@@ -28,28 +28,36 @@ def files(path) -> list[str]:
 def test_a_table_is_made_once(tmp_path):
     make = Maker()
     for _ in range(2):
-        found = cache.table("x", str(tmp_path), b"key", make)
+        found = cache.table("x", str(tmp_path), "", b"key", make)
         np.testing.assert_array_equal(found["rows"], np.arange(5) + 1)
     assert make.calls == 1 and len(files(tmp_path / ".vit_jax")) == 1
 
 
 def test_another_key_makes_it_again(tmp_path):
     make = Maker()
-    cache.table("x", str(tmp_path), b"key", make)
-    found = cache.table("x", str(tmp_path), b"other", make)
+    cache.table("x", str(tmp_path), "", b"key", make)
+    found = cache.table("x", str(tmp_path), "", b"other", make)
     assert make.calls == 2 and found["rows"][0] == 2
     assert len(files(tmp_path)) == 1  # in the place of the old one
 
 
+def test_tables_of_other_names_stay(tmp_path):
+    """Those of training and evaluation files in one folder, say."""
+    make = Maker()
+    for name in ("train", "validation", "train", "validation"):
+        cache.table("x", str(tmp_path), name, b"key", make)
+    assert make.calls == 2
+
+
 def test_small_tables_are_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "SMALL", 100)
-    cache.table("x", str(tmp_path), b"key", Maker())
+    cache.table("x", str(tmp_path), "", b"key", Maker())
     assert not files(tmp_path)
 
 
 def test_a_chosen_folder(tmp_path):
     chosen = tmp_path / "deep" / "cache"
-    cache.table("x", str(tmp_path / "data"), b"key", Maker(), str(chosen))
+    cache.table("x", str(tmp_path / "data"), "", b"key", Maker(), str(chosen))
     assert len(files(chosen)) == 1 and not (tmp_path / "data").exists()
 
 
@@ -58,7 +66,7 @@ def test_the_home_folder_where_the_datas_cannot_be_written(tmp_path):
     blocked.write_text("")  # a file is no folder to write to
     make = Maker()
     for _ in range(2):
-        cache.table("x", str(blocked), b"key", make)
+        cache.table("x", str(blocked), "", b"key", make)
     assert make.calls == 1 and len(files(tmp_path / "home" / ".cache" / "vit_jax")) == 1
 
 
@@ -67,7 +75,7 @@ def test_an_address_is_no_folder_to_write_to(tmp_path, monkeypatch):
     for folder in ("one", "two"):  # the key does not depend on where the run starts
         (tmp_path / folder).mkdir()
         monkeypatch.chdir(tmp_path / folder)
-        cache.table("x", "gs://bucket/data", b"key", make)
+        cache.table("x", "gs://bucket/data", "", b"key", make)
         assert not files(tmp_path / folder)
     assert make.calls == 1 and len(files(tmp_path / "home" / ".cache" / "vit_jax")) == 1
 
@@ -77,7 +85,7 @@ def test_a_full_disk_gives_one_clear_line(tmp_path, monkeypatch, caplog):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    found = cache.table("index", str(tmp_path), b"key", Maker(), str(tmp_path / "full"))
+    found = cache.table("index", str(tmp_path), "", b"key", Maker(), str(tmp_path / "full"))
     np.testing.assert_array_equal(found["rows"], np.arange(5) + 1)
     (record,) = caplog.records
     assert "No space left on device" in record.message and "data.cache_dir" in record.message
@@ -88,10 +96,10 @@ def test_a_full_disk_gives_one_clear_line(tmp_path, monkeypatch, caplog):
 @pytest.mark.parametrize("rubbish", [b"", b"PK\x03\x04 rubbish", b"x" * 100])
 def test_a_damaged_file_is_made_again(tmp_path, rubbish):
     make = Maker()
-    cache.table("x", str(tmp_path), b"key", make)
+    cache.table("x", str(tmp_path), "", b"key", make)
     (path,) = (tmp_path / ".vit_jax").iterdir()
     path.write_bytes(rubbish)
-    cache.table("x", str(tmp_path), b"key", make)
+    cache.table("x", str(tmp_path), "", b"key", make)
     assert make.calls == 2
 
 

@@ -72,6 +72,22 @@ def test_orientation_of_other_formats(format, photo, encode):
     np.testing.assert_array_equal(read(encoded), np.rot90(photo, -1))
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_orientation_behind_a_large_colour_profile(format, photo, encode):
+    exif = Image.Exif()
+    exif[decode.ORIENTATION] = 6
+    profile = np.random.default_rng(0).bytes(200_000)
+    plain = encode(photo, format, icc_profile=profile)
+    turned = encode(photo, format, icc_profile=profile, exif=exif)
+    if format == "JPEG":  # Pillow writes EXIF data first
+        start = turned.index(b"Exif") - 4
+        length = int.from_bytes(turned[start + 2 : start + 4], "big") + 2
+        tables = plain.index(b"\xff\xdb\x00\x43\x00", plain.rindex(b"ICC_PROFILE"))
+        turned = plain[:tables] + turned[start : start + length] + plain[tables:]
+    assert turned.index(b"eXIf" if format == "PNG" else b"Exif") > 10_000
+    np.testing.assert_array_equal(read(turned), np.rot90(read(plain), -1))
+
+
 def test_sixteen_bits_keep_the_upper_eight(encode):
     values = np.linspace(0, 65535, 300).astype(np.uint16).reshape(15, 20)
     found = read(encode(Image.fromarray(values), "PNG"))

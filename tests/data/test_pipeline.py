@@ -225,6 +225,15 @@ def test_too_many_damaged_images_end_training(folder):
             next(batches)
 
 
+def test_without_any_allowed_the_first_damaged_image_ends_training(folder):
+    source = open_source(f"folder:{folder}", "train")
+    truncate(folder / "dog" / "3.jpg")
+    batches = train_batches(source, parse("resize(16)"), batch_size=10, seed=0, max_unreadable=0.0)
+    with pytest.raises(InputError, match="more than data.max_unreadable = 0;.*dog/3.jpg"):
+        for _ in range(10):
+            next(batches)
+
+
 def test_a_damaged_image_ends_evaluation_by_name(folder):
     source = open_source(f"folder:{folder}", "train")
     truncate(folder / "cat" / "3.jpg")

@@ -10,6 +10,7 @@ from vit_jax.data import (
     eval_batches,
     open_source,
     parse,
+    planned_examples,
     record_files,
     records,
     train_batches,
@@ -259,6 +260,8 @@ def test_sequential_reading_is_exact_too(tfrecords, shuffle, caplog):
     late = take(source, 4, start_step=5, shuffle=shuffle)
     assert "reading past the 16 of 24 records that epoch 1 had used" in caplog.text
     np.testing.assert_array_equal(late["index"], whole["index"][40:])
+    planned = planned_examples(source, batch_size=8, seed=0, step=7, shuffle=shuffle)
+    np.testing.assert_array_equal(planned, whole["index"][56:64])
     part = take(source, 9, rows=np.arange(2, 6), shuffle=shuffle)
     np.testing.assert_array_equal(part["index"], whole["index"].reshape(9, 8)[:, 2:6].ravel())
 

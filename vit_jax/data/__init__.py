@@ -5,7 +5,13 @@ The only place that imports TensorFlow, and only where a source or an operation 
 
 from vit_jax.data.listing import file_names, read_labels
 from vit_jax.data.ops import Preprocess, parse
-from vit_jax.data.pipeline import eval_batches, image_batches, load_images, train_batches
+from vit_jax.data.pipeline import (
+    eval_batches,
+    image_batches,
+    load_images,
+    planned_examples,
+    train_batches,
+)
 from vit_jax.data.source import Source, check_unchanged
 from vit_jax.data.sources import open_configured, open_source
 
@@ -20,6 +26,7 @@ __all__ = [
     "open_configured",
     "open_source",
     "parse",
+    "planned_examples",
     "read_labels",
     "train_batches",
 ]

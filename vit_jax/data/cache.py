@@ -23,13 +23,14 @@ _KEY = "key"
 
 
 def table(
-    what: str, beside: str, key: bytes, make: Callable[[], Table], cache_dir: str = ""
+    what: str, beside: str, name: str, key: bytes, make: Callable[[], Table], cache_dir: str = ""
 ) -> Table:
     """The table that `make` makes, from a file if one holds it for the same key.
 
     Args:
       what: kind of table, part of the file's name and of messages.
       beside: the folder of the data, or its address.
+      name: which of the tables of this kind beside the data.
       key: anything that changes whenever the table would.
       make: called if there is no such file.
       cache_dir: where to look and keep instead of beside the data and in the home folder.
@@ -40,7 +41,7 @@ def table(
     digest = hashlib.blake2b(key, digest_size=16).hexdigest()
     address = "://" in beside  # of a bucket, say: no folder of this machine
     place = beside if address else os.path.abspath(beside)
-    name = hashlib.blake2b(place.encode(), digest_size=6).hexdigest()
+    name = hashlib.blake2b(f"{place}\0{name}".encode(), digest_size=6).hexdigest()
     folders = [os.path.join(beside, ".vit_jax")] * (not address) + ["~/.cache/vit_jax"]
     if cache_dir:
         folders = [cache_dir]

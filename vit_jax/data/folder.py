@@ -71,7 +71,7 @@ def scan(root: str, cache_dir: str = "") -> Folder:
     folders = [os.path.join(split or "", name) for split in tree for name in tree[split]]
     changed = [os.stat(os.path.join(root, folder)).st_mtime_ns for folder in folders]
     key = repr(list(zip(folders, changed))).encode()
-    found = cache.table("files", root, key, lambda: _listed(root, folders), cache_dir)
+    found = cache.table("files", root, "", key, lambda: _listed(root, folders), cache_dir)
 
     number = {name: i for i, name in enumerate(label_names)}
     classes = np.array([number[name] for names in tree.values() for name in names], np.int32)

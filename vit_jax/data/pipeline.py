@@ -85,14 +85,15 @@ def train_batches(
       shuffle: a new order every epoch; else that of the source.
       threads: that decode; 0 for as many as there are cores.
       prefetch: batches kept ready.
-      max_unreadable: share of unreadable examples that is an error.
+      max_unreadable: share of unreadable examples above which, and above ten, it is an
+        error; 0: any is.
       leave_flip: do not do a `flip_lr` that stands last but say which images are to be
-        flipped; on an accelerator that costs nothing, here a twentieth of the time.
+        flipped: here that takes a twentieth of the time.
 
     Returns:
       An iterator of {"image": uint8 (b, h, w, 3), "label": int32 (b,) or uint8
       (b, classes), "index": int64 (b,), "epoch": int64 (b,)}, and "flip": bool (b,) where
-      flips are left.
+      flips are left. Its `skipped` counts up to the batch that it gave last.
 
     Raises:
       InputError: images have no common size; when iterated: too many unreadable examples.
@@ -110,6 +111,27 @@ def train_batches(
         prefetch, replacements,
     )  # fmt: skip
     return Batches(batches, replacements, flips)
+
+
+def planned_examples(
+    source: Source, *, batch_size: int, seed: int, step: int, shuffle: bool = True
+) -> np.ndarray:
+    """The numbers of the examples of global batch `step`, unreadable ones included.
+
+    Args:
+      source, batch_size, seed, shuffle: as in `train_batches`.
+      step: number of the batch, from 0.
+
+    Returns:
+      int64 (batch_size,).
+    """
+    plan = TrainingPlan(source, batch_size, np.arange(batch_size), 0, seed, shuffle)
+    if getattr(source, "sequential", False):
+        from vit_jax.data import sequential
+
+        planned, _ = next(sequential.batches(source, plan, step))
+        return planned.index
+    return plan(step).index
 
 
 def _last_coins(seed: int, num_random: int, batch: Batch) -> np.ndarray:

@@ -139,7 +139,8 @@ def indexed(paths: Sequence[str], cache_dir: str) -> dict[str, TFRecordFile]:
 
     try:
         key = repr([(os.path.basename(path), *facts(path)) for path in paths]).encode()
-        found = cache.table("records", os.path.dirname(paths[0]), key, made, cache_dir)
+        names = " ".join(os.path.basename(path) for path in paths)
+        found = cache.table("records", os.path.dirname(paths[0]), names, key, made, cache_dir)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
     tables = np.split(found["bounds"], np.cumsum(found["counts"])[:-1])

@@ -14,7 +14,7 @@ from vit_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_FEW = 10  # unreadable examples that are never too many
+_FEW = 10  # unreadable examples that are not too many yet, where any are allowed
 _ATTEMPTS = 100
 
 Example = dict[str, Any]
@@ -79,7 +79,8 @@ class Replacements:
         if index not in self._named:
             self._named.add(index)
             log.warning("%s; another example takes its place", reason)
-        if self.skipped > max(_FEW, self.max_unreadable * self.seen):
+        few = _FEW if self.max_unreadable else 0
+        if self.skipped > max(few, self.max_unreadable * self.seen):
             raise InputError(
                 f"{self.skipped} of {self.seen} examples of {self.source.name} are unreadable, "
                 f"more than data.max_unreadable = {self.max_unreadable:g}; the last: {reason}"

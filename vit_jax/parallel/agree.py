@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,18 @@ def anywhere(problem: str | None) -> str | None:
         return None
     source = int(np.argmax(troubled))
     return f"process {source}: {_spread(problem, source)}"
+
+
+def total(count: int) -> jax.Array | int:
+    """The sum of all processes' counts; on several it may still be on its way."""
+    if jax.process_count() == 1:
+        return count
+    mesh = Mesh(np.array(jax.devices()), ("all",), axis_types=(AxisType.Auto,))
+    counts = np.zeros(jax.local_device_count(), np.int32)
+    counts[0] = count
+    everywhere = NamedSharding(mesh, PartitionSpec("all"))
+    shared = jax.make_array_from_process_local_data(everywhere, counts, (jax.device_count(),))
+    return jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))(shared)
 
 
 def attempt(act: Callable[[], Any], passing: tuple[type[Exception], ...] = ()) -> str | None:

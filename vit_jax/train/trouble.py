@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vit_jax import data
 from vit_jax.parallel.rules import path_name
 from vit_jax.train.setup import Run
 
@@ -71,8 +72,13 @@ class BadSteps:
     def _examples(self, step: int) -> list[str]:
         """The batch of a step, by what the source calls its examples."""
         config = self._run.config
-        positions = np.arange((step - 1) * config.batch_size, step * config.batch_size)
-        _, index = self._source.order(positions, seed=config.seed, shuffle=config.data.shuffle)
+        index = data.planned_examples(
+            self._source,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            step=step - 1,
+            shuffle=config.data.shuffle,
+        )
         return [f"{i}: {self._source.describe(i)}" for i in map(int, index)]
 
 
