@@ -88,7 +88,13 @@ def test_memory_of_devices():
     assert compiling.memory_of(device("tpu", "TPU v3")) == 16 * GIB  # half a chip
     assert compiling.memory_of(device("tpu", "TPU v5 lite")) == 16 * GIB
     assert compiling.memory_of(device("gpu", "NVIDIA H100 80GB HBM3")) == 80 * GIB
+    assert compiling.memory_of(device("gpu", "NVIDIA A100-PCIE-40GB")) == 40 * GIB
+    assert compiling.memory_of(device("gpu", "Tesla V100-SXM2-16GB")) == 16 * GIB
+    assert compiling.memory_of(device("gpu", "NVIDIA L40S")) == 48 * GIB
     assert compiling.memory_of(device("gpu", "unheard of")) is None
+    present = device("gpu", "unheard of")
+    present.memory_stats = lambda: dict(bytes_limit=7)
+    assert compiling.memory_of(present) == 7
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert compiling.memory_of(jax.devices()[0]) == machine // 8
 

@@ -1,5 +1,7 @@
 import copy
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from vit_jax import config as configs
@@ -23,6 +25,15 @@ def test_largest_is_found_to_a_sixteenth_with_few_questions(true, start):
 
 def test_nothing_fits():
     assert largest(lambda n: False, 8) == 0
+
+
+def test_without_a_limit_there_is_no_largest_batch():
+    planner = FakePlanner(limit=10**9, batch_size=8)
+    step = planner.compile()
+    step.limit_bytes = None
+    step.run.engine.mesh.devices = np.array([SimpleNamespace(device_kind="odd card")])
+    with pytest.raises(InputError, match="memory of odd card is not known"):
+        planner.fit_batch(step)
 
 
 def test_flags_are_arguments():

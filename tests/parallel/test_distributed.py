@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from vit_jax.checkpoint.load import read
 from vit_jax.errors import InputError
-from vit_jax.parallel.distributed import make_cpu_devices
+from vit_jax.parallel.distributed import initialize, make_cpu_devices
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = [
@@ -86,6 +87,15 @@ def test_a_processor_is_made_into_devices_by_the_config(tmp_path):
     np.testing.assert_allclose(*found, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "given", [dict(num_processes=2), dict(process_id=0), dict(coordinator="127.0.0.1:1")]
+)
+def test_processes_want_all_three_arguments(given):
+    """Else each would train alone, all in one workdir."""
+    with pytest.raises(InputError, match="all three"):
+        initialize(**given)
+
+
 def test_devices_cannot_be_made_once_jax_runs():
     present = jax.local_device_count("cpu")
     make_cpu_devices(present)
@@ -95,18 +105,34 @@ def test_devices_cannot_be_made_once_jax_runs():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
-def test_two_processes_equal_one(engine, tmp_path):
+def test_two_processes_equal_one_and_each_goes_on_with_the_others_run(engine, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    codes, outputs = finish([start(8, f"--workdir={one}", *ENGINES[engine])])
+    options = [*ENGINES[engine], "--config.checkpoint.every.steps=3"]
+    codes, outputs = finish([start(8, f"--workdir={one}", *options)])
     assert codes == [0], outputs
-    codes, outputs = finish(two_processes(f"--workdir={two}", *ENGINES[engine]))
+    codes, outputs = finish(two_processes(f"--workdir={two}", *options))
     assert codes == [0, 0], outputs
-    (expected, expected_end), (found, end) = losses(one), losses(two)
+    expected, end = losses(one)
+    assert end["eval/test/examples"] == 359
+    params = read(one)[0]
+    same_run(two, expected, end, params)
+    for workdir in (one, two):
+        shutil.rmtree(workdir / "checkpoints" / "6")
+    codes, outputs = finish(two_processes(f"--workdir={one}", *options))
+    assert codes == [0, 0] and "from step 3" in outputs[0], outputs
+    same_run(one, expected, end, params)
+    codes, outputs = finish([start(8, f"--workdir={two}", *options)])
+    assert codes == [0] and "from step 3" in outputs[0], outputs
+    same_run(two, expected, end, params)
+
+
+def same_run(workdir, expected, expected_end, expected_params):
+    found, end = losses(workdir)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert end["eval/test/examples"] == expected_end["eval/test/examples"] == 359
+    assert end["eval/test/examples"] == expected_end["eval/test/examples"]
     assert end["eval/test/loss"] == pytest.approx(expected_end["eval/test/loss"], rel=1e-5)
     for leaf, wanted in zip(
-        jax.tree.leaves(read(two)[0]), jax.tree.leaves(read(one)[0]), strict=True
+        jax.tree.leaves(read(workdir)[0]), jax.tree.leaves(expected_params), strict=True
     ):
         np.testing.assert_allclose(leaf, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max() + 1e-9)
 

@@ -122,7 +122,8 @@ def test_replica_crosses_the_network_between_hosts():
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "accumulate", "nearest"), [(13, 1, 16), (11, 1, 8), (3, 1, 8), (40, 2, 32)]
+    ("batch_size", "accumulate", "nearest"),
+    [(13, 1, 16), (11, 1, 8), (3, 1, 8), (40, 2, 32), (0, 1, 8), (-1, 1, 8)],
 )
 def test_a_batch_that_does_not_divide_names_the_nearest_that_does(batch_size, accumulate, nearest):
     with pytest.raises(InputError, match=f"nearest that does is {nearest}"):
@@ -141,6 +142,22 @@ def test_a_share_that_stays_replicated_is_refused_by_name():
     odd = abstract_params(num_classes=0, width=190, mlp_dim=700, num_heads=5)
     with pytest.raises(InputError, match=r"largest is blocks/mlp/fc[12]/kernel"):
         check_replication(odd, create_mesh(parallel(data=1, fsdp=8)), 0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ViT-Ti/16", r"tensor=2 leaves 3\d% .*attention/.*kernel"),
+        ("BiT-R50x1", "nothing to split"),
+    ],
+)
+def test_heads_that_tensor_parallelism_cannot_split_are_refused(name, message):
+    """Ti has three heads."""
+    config = models.model_config(name, num_classes=10)
+    params = models.abstract(lambda rngs: models.build_model(config, rngs))[1]
+    with pytest.raises(InputError, match=message):
+        check_replication(params, create_mesh(parallel(data=4, tensor=2)), 0.05)
+    check_replication(abstract_params(num_heads=4), create_mesh(parallel(data=4, tensor=2)), 0.05)
 
 
 def test_moments_are_laid_out_like_their_parameters():

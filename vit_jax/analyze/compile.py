@@ -173,8 +173,12 @@ def memory_of(device: jax.Device) -> int | None:
     if device.platform == "cpu":
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return machine // jax.local_device_count("cpu")
-    chip = hardware.find_chip(device.device_kind)
-    return int(chip.memory_bytes / chip.devices) if chip else None
+    if chip := hardware.find_chip(device.device_kind):
+        return int(chip.memory_bytes / chip.devices)
+    try:
+        return device.memory_stats()["bytes_limit"]  # of one that is present
+    except (jax.errors.JaxRuntimeError, AttributeError, TypeError, KeyError):
+        return None
 
 
 def _movement(

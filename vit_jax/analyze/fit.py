@@ -123,7 +123,13 @@ class Planner:
 
         Args:
           step: of the config's own batch size.
+
+        Raises:
+          InputError: nobody knows the memory of the devices.
         """
+        if step.limit_bytes is None:
+            kind = step.run.engine.mesh.devices.flat[0].device_kind
+            raise InputError(f"--fit-batch: the memory of {kind} is not known, so all would fit")
         unit = step.run.engine.batch_shards * self.config.parallel.accumulate
         start = self.config.batch_size // unit
         # The length stays in steps, so that a warm-up fits whatever the batch.

@@ -30,14 +30,20 @@ CHIPS = (
     Chip("TPU7x", 2307e12, 192 * GIB, 7.38e12, 600e9, devices=2, cores=2),
     # GPUs: NVIDIA's data sheets, without sparsity, SXM modules where nothing else is said.
     Chip("Tesla T4", 65e12, 16 * GIB, 0.32e12, 16e9),  # fp16: it has no bf16
-    Chip("Tesla V100", 125e12, 32 * GIB, 0.9e12, 150e9),  # likewise
-    Chip("NVIDIA A100", 312e12, 80 * GIB, 2.04e12, 300e9),
+    Chip("Tesla V100-SXM2-16GB", 125e12, 16 * GIB, 0.9e12, 150e9),  # likewise
+    Chip("Tesla V100-SXM2-32GB", 125e12, 32 * GIB, 0.9e12, 150e9),
+    Chip("Tesla V100-PCIE-16GB", 112e12, 16 * GIB, 0.9e12, 16e9),
+    Chip("Tesla V100-PCIE-32GB", 112e12, 32 * GIB, 0.9e12, 16e9),
     Chip("NVIDIA A100-SXM4-40GB", 312e12, 40 * GIB, 1.56e12, 300e9),
-    Chip("NVIDIA H100", 989e12, 80 * GIB, 3.35e12, 450e9),
+    Chip("NVIDIA A100-PCIE-40GB", 312e12, 40 * GIB, 1.56e12, 300e9),
+    Chip("NVIDIA A100-SXM4-80GB", 312e12, 80 * GIB, 2.04e12, 300e9),
+    Chip("NVIDIA A100 80GB PCIe", 312e12, 80 * GIB, 1.94e12, 300e9),
+    Chip("NVIDIA H100 80GB HBM3", 989e12, 80 * GIB, 3.35e12, 450e9),
     Chip("NVIDIA H100 PCIe", 756e12, 80 * GIB, 2.0e12, 300e9),
     Chip("NVIDIA H200", 989e12, 141 * GIB, 4.8e12, 450e9),
     Chip("NVIDIA B200", 2250e12, 180 * GIB, 8.0e12, 900e9),
     Chip("NVIDIA L4", 121e12, 24 * GIB, 0.3e12, 32e9),
+    Chip("NVIDIA L40S", 362e12, 48 * GIB, 0.864e12, 32e9),
     Chip("NVIDIA GeForce RTX 3090", 71e12, 24 * GIB, 0.94e12, 32e9),
     Chip("NVIDIA GeForce RTX 4090", 165e12, 24 * GIB, 1.01e12, 32e9),
 )
@@ -57,8 +63,8 @@ _ALIASES = {"TPU v5": "TPU v5p", "TPU v5e": "TPU v5 lite", "TPU v6e": "TPU v6 li
 def find_chip(device_kind: str) -> Chip | None:
     """The chip of a `jax.Device.device_kind`, None where it is not in the table."""
     kind = _ALIASES.get(device_kind, device_kind)
-    matches = [chip for chip in CHIPS if kind.startswith(chip.name)]
-    return max(matches, key=lambda chip: len(chip.name), default=None)
+    # The whole name: cards of another memory or another bus differ in their ends alone.
+    return next((chip for chip in CHIPS if chip.name == kind), None)
 
 
 def peak_flops(device: jax.Device) -> float | None:

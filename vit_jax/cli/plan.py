@@ -47,7 +47,10 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.analyze.dataset import dataset_of
     from vit_jax.analyze.fit import Planner
     from vit_jax.analyze.plan import describe
+    from vit_jax.parallel.distributed import make_cpu_devices
 
+    if not args.topology:
+        make_cpu_devices(config.parallel.cpu_devices)
     devices = topology_devices(args.topology) if args.topology else None
     planner = Planner(config, dataset_of(config), devices)
     step = planner.compile()

@@ -38,11 +38,11 @@ def initialize(
       InputError: incomplete arguments, or the others do not arrive in time.
     """
     given = [
-        coordinator or os.environ.get(ADDRESS),
+        coordinator or os.environ.get(ADDRESS) or None,
         _number(num_processes, COUNT),
         _number(process_id, INDEX),
     ]
-    explicit = given[0] is not None
+    explicit = any(value is not None for value in given)
     if explicit and None in given:
         raise InputError(
             "a run on several processes wants --coordinator, --num-processes and --process-id "

@@ -28,6 +28,9 @@ class Engine(Protocol):
     def abstract(self, create: Callable[[], Any]) -> Any:
         """The result of `create` as ShapeDtypeStructs with shardings."""
 
+    def parameter_sharding(self, path: str, shape: tuple[int, ...]) -> NamedSharding:
+        """The layout of one parameter, whether this run's model has it or not."""
+
     def init(self, create: Callable[[], Any]) -> Any:
         """Runs `create` so that its result is born in the layout of `abstract`."""
 

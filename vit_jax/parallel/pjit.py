@@ -10,7 +10,12 @@ from ml_collections import ConfigDict
 
 from vit_jax.models.layers import BATCH_AXES
 from vit_jax.parallel.mesh import batch_shards, create_mesh
-from vit_jax.parallel.rules import check_replication, describe, state_shardings
+from vit_jax.parallel.rules import (
+    check_replication,
+    describe,
+    partition_spec,
+    state_shardings,
+)
 
 
 class PjitEngine:
@@ -41,6 +46,10 @@ class PjitEngine:
             shapes,
             shardings,
         )
+
+    def parameter_sharding(self, path: str, shape: tuple[int, ...]) -> NamedSharding:
+        """The layout of one parameter, whether this run's model has it or not."""
+        return NamedSharding(self.mesh, partition_spec(path, shape, self.mesh.shape))
 
     def init(self, create: Callable[[], Any]) -> Any:
         """Runs `create` with its result born in its layout: no full copy anywhere."""

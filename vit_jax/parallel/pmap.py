@@ -46,6 +46,10 @@ class PmapEngine:
             jax.eval_shape(create),
         )
 
+    def parameter_sharding(self, path: str, shape: tuple[int, ...]) -> NamedSharding:
+        """The layout of every parameter: a full copy on every device."""
+        return self.replicated
+
     def init(self, create: Callable[[], Any]) -> Any:
         """Runs `create` on every device."""
         return jax.jit(create, out_shardings=self.replicated)()

@@ -100,33 +100,47 @@ def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
 
 
 def check_replication(params: Any, mesh: Mesh, tolerance: float) -> None:
-    """Refuses a layout in which too much of what fsdp should shard stays replicated.
+    """Refuses a layout in which too much of what an axis should shard stays whole.
+
+    fsdp should shard all parameters, tensor those that the table names.
 
     Args:
       params: a pytree of arrays or ShapeDtypeStructs.
       mesh: of the run.
-      tolerance: highest share of all parameters that fsdp or tensor may leave whole.
+      tolerance: highest share of all parameters that an axis may leave whole.
 
     Raises:
       InputError: names the largest parameter that is not sharded.
     """
     sizes = mesh.shape
-    if sizes["fsdp"] == 1:
-        return
     leaves = [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
-    whole = [
-        (leaf.size, path, leaf.shape)
-        for path, leaf in leaves
-        if "fsdp" not in partition_spec(path, leaf.shape, sizes)
-    ]
-    share = sum(size for size, _, _ in whole) / max(1, sum(leaf.size for _, leaf in leaves))
-    if share > tolerance:
-        _, path, shape = max(whole)
-        raise InputError(
-            f"fsdp={sizes['fsdp']} leaves {share:.0%} of the parameters replicated, more than "
-            f"config.parallel.replicated_tolerance={tolerance:g}; the largest is {path} "
-            f"{tuple(shape)}: choose an fsdp size that divides it, or raise the tolerance"
-        )
+    total = sum(leaf.size for _, leaf in leaves)
+    for axis in ("fsdp", "tensor"):
+        meant = [(path, leaf) for path, leaf in leaves if axis == "fsdp" or _is_split(path)]
+        if sizes[axis] == 1:
+            continue
+        if not meant:
+            raise InputError(
+                f"{axis}={sizes[axis]}: the model has nothing to split so; set it to 1"
+            )
+        whole = [
+            (leaf.size, path, leaf.shape)
+            for path, leaf in meant
+            if axis not in partition_spec(path, leaf.shape, sizes)
+        ]
+        share = sum(size for size, _, _ in whole) / max(1, total)
+        if share > tolerance:
+            _, path, shape = max(whole)
+            raise InputError(
+                f"{axis}={sizes[axis]} leaves {share:.0%} of the parameters replicated, more than "
+                f"config.parallel.replicated_tolerance={tolerance:g}; the largest is {path} "
+                f"{tuple(shape)}: choose {axis} so that it divides it, or raise the tolerance"
+            )
+
+
+def _is_split(path: str) -> bool:
+    """Whether a parameter is for tensor parallelism to split."""
+    return any(re.search(pattern, path) for pattern, _ in TENSOR_AXES)
 
 
 def describe(params: Any, mesh: Mesh) -> list[str]:
