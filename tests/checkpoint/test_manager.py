@@ -355,6 +355,14 @@ def test_what_stays(tmp_path):
     assert stored.steps_in(checkpoints.directory) == [2, 3, 6, 8]
 
 
+def test_of_losses_the_lowest_is_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path, options(keep=1, best="eval/loss"))
+    for step, loss in enumerate((0.5, 0.2, 0.9, float("nan"), 0.3), 1):
+        checkpoints.save(step, on_devices("one device", step), {}, {"eval/loss": loss})
+    checkpoints.close()
+    assert stored.steps_in(checkpoints.directory) == [2, 5]
+
+
 def test_damage_after_the_save_keeps_the_older_checkpoint(tmp_path):
     """keep=1: step 2 goes once 3 is complete, unless 3 is no good."""
     checkpoints = Checkpoints(tmp_path, options(keep=1))

@@ -5,10 +5,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from vit_jax import config as configs
+from vit_jax.errors import Preempted
+from vit_jax.evaluate.checkpoint import evaluate_checkpoint
 from vit_jax.parallel.engines import create_engine
 from vit_jax.train import clock, inputs, loop
+from vit_jax.train.preemption import PreemptionWatch
 
 
 @pytest.fixture
@@ -71,3 +76,59 @@ def test_flips_on_an_accelerator_are_those_of_the_host(config, task, engine, tmp
         for name in ("device", "host")
     )
     assert found == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_set_that_lacks_classes_is_evaluated_by_their_names(tmp_path):
+    """Without zeros the folders of the others are numbered from 0: numbers would be off by one."""
+    digits = load_digits()
+    for i in range(300):
+        for name in ("all", "no_zeros"):
+            folder = tmp_path / name / str(digits.target[i])
+            if name == "all" or digits.target[i]:
+                folder.mkdir(parents=True, exist_ok=True)
+                pixels = (digits.images[i] * 255 / 16).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    config = configs.default()
+    config.model.update(name="ViT-Ti/4", width=32, depth=1, mlp_dim=64, num_heads=2)
+    config.data.update(source=f"folder:{tmp_path}/all", pp="resize(8)|value_range(-1, 1)")
+    config.batch_size = 64
+    config.total.steps = 100
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.ema_decay = 0.9
+    config.log.tensorboard = False
+    with config.unlocked():
+        config.evals.few = configs.evaluation(
+            source=f"folder:{tmp_path}/no_zeros", split="train", use_ema=True
+        )
+    metrics = loop.train(config, str(tmp_path / "run"))["metrics"]
+    assert metrics["eval/few/top1"] > 0.8
+    # Alone it finds the same by itself: the set, and that averages are to be used.
+    alone = evaluate_checkpoint(str(tmp_path / "run"))
+    assert alone["top1"] == pytest.approx(metrics["eval/few/top1"], abs=1e-6)
+    assert alone["loss"] == pytest.approx(metrics["eval/few/loss"], rel=1e-5)
+    plain = evaluate_checkpoint(str(tmp_path / "run"), use_ema=False)
+    assert abs(plain["loss"] - alone["loss"]) > 1e-4
+
+
+def test_unreadable_examples_are_counted_over_all_starts(config, tmp_path, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+    for i, image in enumerate(images):
+        (tmp_path / "pictures" / str(i % 4)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "pictures" / str(i % 4) / f"{i}.png")
+    (tmp_path / "pictures" / "0" / "0.png").write_bytes(b"rubbish")
+    config.data.update(source=f"folder:{tmp_path}/pictures", max_unreadable=0.5)
+    config.data.pp = "random_crop(8, padding=1)|flip_lr|value_range(-1, 1)"
+    config.log.every = 1
+
+    def counts(name):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["train/unreadable"] for line in lines]
+
+    loop.train(config, str(tmp_path / "whole"))
+    assert counts("whole") == sorted(counts("whole")) and counts("whole")[-1] >= 2
+    monkeypatch.setattr(PreemptionWatch, "reached", lambda self, step: step == 4)
+    with pytest.raises(Preempted):
+        loop.train(config, str(tmp_path / "parts"))
+    monkeypatch.undo()
+    loop.train(config, str(tmp_path / "parts"))
+    assert counts("parts") == counts("whole")

@@ -16,6 +16,7 @@ from vit_jax.checkpoint.load import read
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.data import order
 from vit_jax.errors import InputError, NonFiniteError, Preempted
+from vit_jax.parallel.rules import MIN_SHARD_ELEMENTS
 from vit_jax.train import debug, loop, setup
 from vit_jax.train.inputs import open_training_data
 from vit_jax.train.preemption import PreemptionWatch
@@ -140,6 +141,79 @@ def test_init_from_another_model_names_what_differs(undisturbed, tmp_path):
     config = tiny_config(**{"init_from": str(undisturbed), "model.mlp_dim": 32})
     with pytest.raises(InputError, match=r"blocks/mlp/fc1/kernel: checkpoint \(2, 32, 64\), model"):
         loop.train(config, str(tmp_path / "new"))
+
+
+def test_a_refused_start_leaves_the_workdir_free(undisturbed, tmp_path):
+    for wrong in ("/nowhere", str(undisturbed)):  # no such thing; another head's size
+        config = tiny_config(init_from=wrong, init_skip=())
+        if wrong != "/nowhere":
+            config.model.num_classes = 12
+        with pytest.raises(InputError):
+            loop.train(config, str(tmp_path))
+    loop.train(tiny_config(**{"total.steps": 1}), str(tmp_path))
+
+
+@pytest.mark.parametrize("pattern", ["head/*(", 3])
+def test_a_pattern_that_is_none_is_refused(pattern, undisturbed, tmp_path):
+    config = tiny_config(init_from=str(undisturbed), init_skip=(pattern,))
+    with pytest.raises(InputError, match="config.init_skip"):
+        loop.train(config, str(tmp_path))
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(undisturbed, tmp_path, monkeypatch):
+    params, info = read(undisturbed)
+    params["blocks"]["mlp"]["fc1"]["bias"] = np.full((2, 64), np.nan, np.float32)
+    monkeypatch.setattr(setup, "read", lambda *_, **__: (params, info))
+    config = tiny_config(init_from=str(undisturbed))
+    with pytest.raises(InputError, match="not finite in blocks/mlp/fc1/bias; take another"):
+        loop.train(config, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "layout", [{"parallel.data": 1, "parallel.fsdp": 8}, {"parallel.engine": "pmap"}]
+)
+def test_no_device_ever_holds_a_full_copy_of_what_a_run_begins_with(layout, tmp_path, monkeypatch):
+    """Every array of the checkpoint that is large enough is read in parts."""
+    wide = {"model.width": 128, "model.mlp_dim": 256, "total.steps": 1}
+    loop.train(tiny_config(**wide), str(tmp_path / "first"))
+    read_arrays = []
+
+    def read_and_note(*args, **options):
+        params, info = read(*args, **options)
+        read_arrays.extend(jax.tree.leaves(params))
+        return params, info
+
+    monkeypatch.setattr(setup, "read", read_and_note)
+    config = tiny_config(init_from=str(tmp_path / "first"), **wide, **layout)
+    source, _, dataset = open_training_data(config)
+    run = setup.prepare(config, dataset)
+    state = setup.first_state(run, Checkpoints(tmp_path / "second", config.checkpoint), source)[1]
+    large = [leaf for leaf in read_arrays if leaf.size >= MIN_SHARD_ELEMENTS]
+    assert len(large) == 4  # qkv, out, fc1, fc2
+    parts = 8 if "parallel.fsdp" in layout else 1
+    assert {leaf.size // leaf.addressable_shards[0].data.size for leaf in large} == {parts}
+    params, averages = state.params["blocks"], state.ema["blocks"]
+    wanted = read(tmp_path / "first")[0]["blocks"]
+    assert_equal_params(params, wanted)
+    assert_equal_params(averages, wanted)
+    # The step gives up the memory of both.
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in _first_shards(state)]
+    assert len(buffers) == len(set(buffers))
+
+
+def _first_shards(state):
+    return [leaf.addressable_shards[0].data for leaf in jax.tree.leaves((state.params, state.ema))]
+
+
+def test_numbers_that_are_not_finite_are_null_in_json(tmp_path):
+    """The only update ruins the parameters, so that the evaluation is not finite."""
+    ruin = {"optimizer.learning_rate": 3e37, "total.steps": 1, "optimizer.ema_decay": 0.0}
+    config = tiny_config(**ruin)
+    config.evals.test.use_ema = False
+    summary = loop.train(config, str(tmp_path))
+    text = (tmp_path / "summary.json").read_text()
+    assert summary["metrics"]["eval/test/loss"] is None and "NaN" not in text
+    assert json.loads(text)["metrics"]["eval/test/loss"] is None
 
 
 def test_non_finite_steps_are_skipped_then_end_the_run_with_a_report(tmp_path):

@@ -9,7 +9,7 @@ from vit_jax.train.spikes import ENOUGH, SpikeWatch
 def losses(steps=200):
     rng = np.random.default_rng(0)
     falling = 2.3 * np.exp(-np.arange(steps) / 100) * rng.uniform(0.8, 1.25, steps)
-    falling[[60, 61, 62, 120]] *= 5  # two spikes, one of three steps
+    falling[[60, 61, 62, 120]] *= 8  # two spikes, one of three steps
     return falling.tolist()
 
 

@@ -6,31 +6,35 @@ import pytest
 
 from vit_jax import InputError
 from vit_jax.config import default
-from vit_jax.train.workdir import open_workdir
+from vit_jax.train.workdir import claim_workdir, open_workdir
 
 
 def stored(workdir):
     return json.loads((workdir / "config.json").read_text())
 
 
+def begin(workdir, config):
+    claim_workdir(open_workdir(str(workdir), config), config)
+
+
 def test_a_run_begun_before_an_option_existed_goes_on(tmp_path):
-    open_workdir(str(tmp_path), default(), write=True)
+    begin(tmp_path, default())
     older = stored(tmp_path)
     del older["model"]["posemb"], older["optimizer"]["b2"]
     (tmp_path / "config.json").write_text(json.dumps(older))
-    open_workdir(str(tmp_path), default(), write=False)
+    open_workdir(str(tmp_path), default())
     other = default()
     other.model.posemb = "none"
     with pytest.raises(InputError, match=r"another config: model\.posemb \('learned' there\)"):
-        open_workdir(str(tmp_path), other, write=True)
+        open_workdir(str(tmp_path), other)
     assert stored(tmp_path) == older
 
 
 def test_where_and_how_a_run_runs_may_change(tmp_path):
-    open_workdir(str(tmp_path), default(), write=True)
+    begin(tmp_path, default())
     other = default()
     other.parallel.fsdp = 8
     other.model.remat = "full"
     other.total.steps = 7
-    open_workdir(str(tmp_path), other, write=True)
+    begin(tmp_path, other)
     assert stored(tmp_path)["parallel"]["fsdp"] == 8

@@ -12,7 +12,7 @@ from flax import nnx
 
 from vit_jax.checkpoint import convert
 from vit_jax.checkpoint.damage import DamagedCheckpoint
-from vit_jax.checkpoint.stored import latest_checkpoint, read_meta, read_params
+from vit_jax.checkpoint.stored import Layout, latest_checkpoint, read_meta, read_params
 from vit_jax.errors import InputError
 from vit_jax.models import create_model, merge, split
 
@@ -62,28 +62,40 @@ def load(
     return merge(graphdef, jax.tree.map(jnp.asarray, params)), info
 
 
-def read(path: str | Path, *, use_ema: bool = False, **options: Any) -> tuple[Any, ModelInfo]:
-    """Parameters as a nested dict and what is known about them; see `load`."""
-    weights = read_weights(path, use_ema=use_ema, **options)
+def read(
+    path: str | Path, *, use_ema: bool = False, layout: Layout | None = None, **options: Any
+) -> tuple[Any, ModelInfo]:
+    """Parameters as a nested dict and what is known about them; see `load`.
+
+    With a `layout` no device and no host holds the whole of a checkpoint of ours; a published
+    file is read by each process as a whole.
+    """
+    weights = read_weights(path, use_ema=use_ema, layout=layout, **options)
     for line in weights.report:
         logging.getLogger("vit_jax").info("%s", line)
-    own = _own_checkpoint(path)
     info = ModelInfo(
         name=weights.name,
         options=weights.options,
         pp=weights.pp,
         labels=weights.labels,
-        source=str(own or path),
-        config=read_meta(own)["config"] if own else {},
+        source=str(_own_checkpoint(path) or path),
+        config=run_config(path),
         report=weights.report,
     )
     return weights.params, info
+
+
+def run_config(path: str | Path) -> dict[str, Any]:
+    """The config of the run that a path of ours belongs to; {} for published weights."""
+    own = _own_checkpoint(path)
+    return read_meta(own)["config"] if own else {}
 
 
 def read_weights(
     path: str | Path,
     *,
     use_ema: bool = False,
+    layout: Layout | None = None,
     resample: str = "bilinear_align_corners",
     leave_out: Sequence[str] = (),
     **options: Any,
@@ -91,7 +103,7 @@ def read_weights(
     """Weights of ours or others in one form, ready to be written again; see `load`."""
     own = _own_checkpoint(path)
     if own is not None:
-        return convert.change(_read_own(own, use_ema), resample=resample, **options)
+        return convert.change(_read_own(own, use_ema, layout), resample=resample, **options)
     if use_ema:
         raise InputError(f"{path} is no run of vit_jax: it keeps no averaged parameters")
     return convert.read(path, resample=resample, leave_out=leave_out, **options)
@@ -114,13 +126,13 @@ def _own_checkpoint(path: str | Path) -> Path | None:
         return None
 
 
-def _read_own(checkpoint: Path, use_ema: bool) -> convert.Published:
+def _read_own(checkpoint: Path, use_ema: bool, layout: Layout | None) -> convert.Published:
     meta = read_meta(checkpoint)
     name = meta["model"]["name"]
     return convert.Published(
         name=name,
         options={key: value for key, value in meta["model"].items() if key != "name"},
-        params=read_params(checkpoint, use_ema=use_ema),
+        params=read_params(checkpoint, use_ema=use_ema, layout=layout),
         pp=meta["pp"],
         labels=meta["labels"],
         family="vit_jax",

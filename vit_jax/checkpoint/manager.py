@@ -319,7 +319,9 @@ class Checkpoints:
                 metrics = read_meta(self._path(step)).get("metrics", {})
             except DamagedCheckpoint:
                 metrics = {}
-            score = metrics.get(self._config.best, -math.inf)
+            score = metrics.get(self._config.best, math.nan)
+            if self._config.best.endswith("loss"):
+                score = -score
             self._scores[step] = -math.inf if math.isnan(score) else score
         return self._scores[step]
 

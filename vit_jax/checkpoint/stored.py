@@ -1,6 +1,7 @@
 """What a finished checkpoint holds and how it is read; see vit_jax.checkpoint.manager."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -161,21 +162,33 @@ def fingerprints_of(items: dict[str, Any]) -> dict[str, dict[str, int]]:
     return {item: fingerprints(tree) for item, tree in items.items()}
 
 
-def read_params(checkpoint: Path, *, use_ema: bool = False) -> Any:
-    """The parameters of a checkpoint (or their averages) on this process's first device.
+# The layout of a parameter by its path and shape.
+Layout = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+
+
+def read_params(checkpoint: Path, *, use_ema: bool = False, layout: Layout | None = None) -> Any:
+    """The parameters of a checkpoint, or their averages.
+
+    Args:
+      checkpoint: a directory `checkpoints/<step>`.
+      use_ema: the averages.
+      layout: in which they are read; None: whole, onto this process's first device.
 
     Raises:
       DamagedCheckpoint: they cannot be read or are not what was written.
       InputError: the averages are asked for and the checkpoint has none.
     """
     item = "ema" if use_ema else "params"
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if not (checkpoint / item).is_dir():
         raise InputError(f"{checkpoint} holds no {item}; train with config.optimizer.ema_decay")
     handler = ocp.StandardCheckpointHandler()
+    whole = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    layout = layout or (lambda path, shape: whole)
     try:
-        wanted = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        wanted = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=layout(path_name(path), tuple(leaf.shape))
+            ),
             handler.metadata(checkpoint / item).tree,
         )
         tree = handler.restore(checkpoint / item, args=ocp.args.StandardRestore(wanted))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -105,6 +106,29 @@ def _check_meaning(source_config: Any, target_config: Any) -> None:
             )
 
 
+def check_finite(params: dict[str, Any], source: str) -> None:
+    """Refuses weights with which no training can begin.
+
+    Args:
+      params: path -> array.
+      source: where they are from.
+
+    Raises:
+      InputError: names a parameter with NaNs or infinities.
+    """
+
+    def is_finite(array):  # where the array is
+        return (jnp if isinstance(array, jax.Array) else np).isfinite(array).all()
+
+    finite = jax.device_get({path: is_finite(array) for path, array in params.items()})
+    if bad := [path for path, fine in finite.items() if not fine]:
+        more = f" and {len(bad) - 1} more parameters" if len(bad) > 1 else ""
+        raise InputError(
+            f"init_from: {source} has values that are not finite in {bad[0]}{more}; "
+            "take another checkpoint"
+        )
+
+
 def replace(params: Any, loaded: dict[str, Any]) -> Any:
     """`params` with the arrays of `loaded`, in the layout that `params` has."""
 
@@ -112,6 +136,9 @@ def replace(params: Any, loaded: dict[str, Any]) -> Any:
         array = loaded.get("/".join(key.key for key in path))
         if array is None:
             return leaf
+        if isinstance(array, jax.Array) and array.sharding == leaf.sharding:
+            # Averages begin as a copy: the step reuses the memory of both.
+            return jax.device_put(array.astype(leaf.dtype), leaf.sharding, may_alias=False)
         array = np.asarray(array, leaf.dtype)
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index])
 
@@ -120,9 +147,13 @@ def replace(params: Any, loaded: dict[str, Any]) -> Any:
 
 def _split(tree: Any, skip: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Path -> leaf of what `skip` does not match, and of what it does."""
+    try:
+        patterns = [re.compile(pattern) for pattern in skip]
+    except (re.error, TypeError) as error:
+        raise InputError(f"config.init_skip {tuple(skip)!r}: {error}") from error
     kept, skipped = {}, {}
     for path, leaf in traverse_util.flatten_dict(tree, sep="/").items():
-        matches = any(re.fullmatch(pattern, path) for pattern in skip)
+        matches = any(pattern.fullmatch(path) for pattern in patterns)
         (skipped if matches else kept)[path] = leaf
     return kept, skipped
 

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Sequence
 
 # XLA on CPUs takes its scratch memory anew at every step. Huge pages, kept instead of given
 # back, spare most page faults: the gradient of a small ViT takes about 0.6 of the time.
@@ -14,17 +13,14 @@ TUNABLES = {
 }
 
 
-def restart_with_huge_pages(argv: list[str], program: Sequence[str] = ("-m", "vit_jax")) -> None:
+def restart_with_huge_pages() -> None:
     """Starts this process again, under the same id, with TUNABLES in its environment.
 
     Only on Linux, and not where the environment already has such settings.
-
-    Args:
-      argv: arguments of the program.
-      program: what Python runs.
     """
     if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
         return
     settings = ":".join(f"{name}={value}" for name, value in TUNABLES.items())
     environment = dict(os.environ, GLIBC_TUNABLES=settings)
-    os.execve(sys.executable, [sys.executable, *program, *argv], environment)
+    # As it was started: where `-m` was not said, the working directory holds no modules.
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

@@ -14,6 +14,7 @@ from typing import Any
 from vit_jax.cli.compilations import keep_compilations
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.errors import InputError
+from vit_jax.train.jsonl import finite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels", help="real: real.json; objectnet: its folder mappings")
     parser.add_argument("--pp", help="preprocessing; default: the checkpoint's")
-    parser.add_argument("--data-dir", default="", help="where tfds looks")
+    parser.add_argument("--data-dir", default="", help="where tfds looks; default: as the run did")
     parser.add_argument("--batch-size", type=int, default=128, help="over all devices")
-    parser.add_argument("--use-ema", action="store_true", help="averaged parameters")
+    parser.add_argument(
+        "--use-ema",
+        action=argparse.BooleanOptionalAction,
+        help="averaged parameters; default: as the run's own evaluation, without one: no",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_process_arguments(parser)
 
@@ -56,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         from vit_jax.evaluate.checkpoint import evaluate_checkpoint
 
         result = evaluate_checkpoint(args.checkpoint, **options)
-    print_once(json.dumps(result) if args.json else _line(result))
+    print_once(json.dumps(finite(result)) if args.json else _line(result))
     return 0
 
 

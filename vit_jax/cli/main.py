@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ignore_absent_tpus()
     if argv is None:
         argv = sys.argv[1:]
-        restart_with_huge_pages(argv)
+        restart_with_huge_pages()
     argv = list(argv)
     try:
         return _run(argv)

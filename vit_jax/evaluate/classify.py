@@ -1,12 +1,16 @@
 """Accuracy and loss over a data set, every example counted once."""
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from vit_jax.data import Source
 from vit_jax.parallel.engines import Engine
+
+log = logging.getLogger(__name__)
 
 
 def classify(
@@ -36,6 +40,46 @@ def classify(
     examples = totals.pop("examples")
     means = {name: total / max(examples, 1) for name, total in totals.items()}
     return dict(means, examples=int(examples))
+
+
+def renumbered(batches: Iterable[dict], source: Source, labels: Sequence[str]) -> Iterable[dict]:
+    """Batches with the model's class numbers in place of the data's.
+
+    Class names decide if the model knows all of the data's: folders are numbered by alphabet,
+    and one that lacks classes numbers the rest otherwise.
+
+    Args:
+      batches: of `source`.
+      source: where they come from.
+      labels: the model's class names by number; [] where unknown.
+    """
+    numbers = _numbers_by_name(source, list(labels))
+    if numbers is None:
+        return batches
+    return (dict(batch, label=numbers(batch["label"])) for batch in batches)
+
+
+def _numbers_by_name(
+    source: Source, labels: list[str]
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    """From the data's labels to the model's; None where the data's own numbers count."""
+    names = list(source.label_names)
+    if not labels or names == labels[: len(names)]:
+        return None
+    numbers = {name: number for number, name in enumerate(labels)}
+    if len(numbers) < len(labels) or not numbers.keys() >= set(names):
+        log.info("classes of %s have other names than the model's: numbers count", source.name)
+        return None
+    places = np.array([numbers[name] for name in names], np.int32)
+    if not source.multi_label:
+        return lambda label: places[label]
+
+    def spread(sets: np.ndarray) -> np.ndarray:
+        wide = np.zeros((len(sets), len(labels)), sets.dtype)
+        wide[:, places] = sets
+        return wide
+
+    return spread
 
 
 def _add(totals: dict[str, float], sums: dict[str, jax.Array] | None) -> None:

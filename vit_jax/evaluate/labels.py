@@ -205,7 +205,7 @@ def evaluate_protocol(
     pp: str | None = None,
     data_dir: str = "",
     batch_size: int = 128,
-    use_ema: bool = False,
+    use_ema: bool | None = None,
 ) -> dict[str, Any]:
     """A checkpoint's accuracy by one of PROTOCOLS, on all devices.
 
@@ -232,7 +232,7 @@ def evaluate_protocol(
         raise InputError(f"protocol {protocol} needs {how.labels}: give its path with --labels")
     if not source:
         raise InputError(f"protocol {protocol} needs --source, where its images are")
-    params, info = read(path, use_ema=use_ema)
+    params, info = read(path, use_ema=bool(use_ema))
     model_config = models.model_config(info.name, **info.options)
     if model_config.num_classes != CLASSES:
         raise InputError(

@@ -89,7 +89,7 @@ def _check(run: Run, folder: Path) -> None:
     """The stored config is the recipe's, its length included."""
     workdir = folder / run.workdir
     config = load_run_config(run, folder)
-    open_workdir(str(workdir), config, write=False)
+    open_workdir(str(workdir), config)
     stored = json.loads((workdir / "config.json").read_text())["total"]
     if stored != config.total.to_dict():
         raise InputError(
@@ -110,6 +110,8 @@ def _metric(run: Run | Evaluation, folder: Path, name: str) -> float | None:
         return None
     if name not in found:
         raise InputError(f"{folder / run.workdir}/summary.json has no {name}; delete that run")
+    if found[name] is None:
+        raise InputError(f"{folder / run.workdir}/summary.json: {name} is not finite")
     return found[name]
 
 

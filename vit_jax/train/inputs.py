@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vit_jax import data
-from vit_jax.errors import InputError
-from vit_jax.evaluate.classify import classify
+from vit_jax.errors import InputError, unknown
+from vit_jax.evaluate.classify import classify, renumbered
 from vit_jax.evaluate.features import (
     compile_outputs,
     headless_config,
@@ -19,6 +19,7 @@ from vit_jax.evaluate.features import (
     protocol_pp,
 )
 from vit_jax.evaluate.fewshot import few_shot
+from vit_jax.parallel.agree import total
 from vit_jax.parallel.mesh import check_batch_size
 from vit_jax.train.prefetch import prefetch
 from vit_jax.train.resident import resident_batches
@@ -49,9 +50,17 @@ def open_training_data(config: ConfigDict) -> tuple[Any, Any, Dataset]:
 
 
 class TrainingBatches(Iterator[dict[str, jax.Array]]):
-    """Global batches on the devices, from `start_step` on."""
+    """Global batches on the devices."""
 
-    def __init__(self, run: Run, source: Any, pp: Any, *, start_step: int):
+    def __init__(self, run: Run, source: Any, pp: Any, *, start_step: int, unreadable: int = 0):
+        """Starts reading ahead.
+
+        Args:
+          run: the run.
+          source, pp: its training data and their preprocessing.
+          start_step: of the first batch.
+          unreadable: examples that earlier starts could not read.
+        """
         config, engine = run.config, run.engine
         order = dict(
             batch_size=config.batch_size,
@@ -59,11 +68,12 @@ class TrainingBatches(Iterator[dict[str, jax.Array]]):
             start_step=start_step,
             shuffle=config.data.shuffle,
         )
-        self._host = None
+        self._unreadable_before, self._unreadable = unreadable, 0
         if config.data.resident:
-            self._batches = resident_batches(source, pp, engine, **order)
+            batches = resident_batches(source, pp, engine, **order)
+            self._batches = ((batch, 0) for batch in batches)
             return
-        self._host = data.train_batches(
+        host = data.train_batches(
             source,
             pp,
             **order,
@@ -74,19 +84,23 @@ class TrainingBatches(Iterator[dict[str, jax.Array]]):
             leave_flip=jax.default_backend() != "cpu",
         )
 
-        def place(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        def place(batch: dict[str, np.ndarray]) -> tuple[dict[str, jax.Array], int]:
             arrays = {name: batch[name] for name in ("image", "label", "flip") if name in batch}
-            return engine.put_batch(arrays, config.batch_size)
+            return engine.put_batch(arrays, config.batch_size), host.skipped
 
-        self._batches = prefetch(self._host, place, depth=config.data.prefetch)
+        self._batches = prefetch(host, place, depth=config.data.prefetch)
 
     def __next__(self) -> dict[str, jax.Array]:
-        return next(self._batches)
+        batch, self._unreadable = next(self._batches)
+        return batch
 
     @property
-    def unreadable(self) -> int:
-        """How many examples this process could not read so far; others took their places."""
-        return self._host.skipped if self._host else 0
+    def unreadable(self) -> jax.Array | int:
+        """How many examples could not be read up to the last batch; others took their places.
+
+        Those of all processes and of all starts of the run; ask on all at the same step.
+        """
+        return self._unreadable_before + total(self._unreadable)
 
     def close(self) -> None:
         """Stops reading ahead."""
@@ -98,30 +112,46 @@ class Evaluation:
     """One entry of config.evals or config.fewshot, ready to be evaluated."""
 
     name: str
+    metrics: tuple[str, ...]  # what `run` gives that can be compared
     use_ema: bool
     # Of the parameters; the second argument is called after each batch.
     run: Callable[[Any, Callable[[], None]], dict[str, float]]
 
 
-def open_evaluations(run: Run, train_pp: Any) -> list[Evaluation]:
+def open_evaluations(run: Run, source: Any, train_pp: Any) -> list[Evaluation]:
     """The entries of config.evals and config.fewshot; wrong ones are refused before training.
+
+    Args:
+      run: the run.
+      source: its training data.
+      train_pp: their preprocessing.
 
     Raises:
       InputError: as for training data, or EMA is asked for and not kept.
     """
     step = run.engine.compile_eval(functools.partial(make_eval_step, run.task))
     evaluations = [
-        _open_evaluation(run, step, train_pp, name, entry)
+        _open_evaluation(run, step, source.label_names, train_pp, name, entry)
         for name, entry in sorted(run.config.evals.items())
     ]
-    return evaluations + [
+    evaluations += [
         _open_fewshot(run, train_pp, name, entry)
         for name, entry in sorted(run.config.fewshot.items())
     ]
+    best = run.config.checkpoint.best
+    known = [f"eval/{found.name}/{metric}" for found in evaluations for metric in found.metrics]
+    if best and best not in known:
+        raise unknown("config.checkpoint.best", best, known or ["nothing: config.evals is empty"])
+    return evaluations
 
 
 def _open_evaluation(
-    run: Run, step: Callable, train_pp: Any, name: str, entry: ConfigDict
+    run: Run,
+    step: Callable,
+    labels: Sequence[str],
+    train_pp: Any,
+    name: str,
+    entry: ConfigDict,
 ) -> Evaluation:
     config, engine = run.config, run.engine
     batch_size = _check_evaluation(run, f"config.evals.{name}", entry)
@@ -138,6 +168,8 @@ def _open_evaluation(
             f"config.evals.{name}: {source.name} has labels of {source.num_classes} classes, "
             f"the model has {classes}"
         )
+    if classes is None:
+        labels = ()
     pp = data.parse(entry.pp) if entry.pp else train_pp.deterministic()
     _check_normalization(f"config.evals.{name}", pp, train_pp)
     size = pp.output_size(source.image_size)
@@ -155,10 +187,10 @@ def _open_evaluation(
             rows=engine.rows(batch_size),
             threads=config.data.threads,
         )
-        watched = _watched(batches, after_batch)
+        watched = _watched(renumbered(batches, source, labels), after_batch)
         return classify(step, engine, params, watched, batch_size)
 
-    return Evaluation(name, entry.use_ema, evaluate)
+    return Evaluation(name, ("top1", "top5", "loss"), entry.use_ema, evaluate)
 
 
 def _watched(batches: Iterator[Any], after_batch: Callable[[], None]) -> Iterator[Any]:
@@ -210,4 +242,5 @@ def _open_fewshot(run: Run, train_pp: Any, name: str, entry: ConfigDict) -> Eval
         results = chosen.run(features)
         return {f"{shots}shot": found["top1"] for shots, found in results.items()}
 
-    return Evaluation(f"fewshot/{name}", entry.use_ema, evaluate)
+    metrics = tuple(f"{shots}shot" for shots in chosen.shots)
+    return Evaluation(f"fewshot/{name}", metrics, entry.use_ema, evaluate)

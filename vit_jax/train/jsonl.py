@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,14 @@ def read(path: Path) -> list[dict[str, Any]]:
         if isinstance(value, dict):
             lines.append(value)
     return lines
+
+
+def finite(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with null for numbers that JSON does not have: NaN and infinities."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
 
 
 def replace(path: Path, lines: list[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.analyze import flops, hardware
 from vit_jax.checkpoint.manager import Checkpoints
+from vit_jax.config import check
 from vit_jax.errors import NonFiniteError, NotSavedError, Preempted
 from vit_jax.parallel.distributed import make_cpu_devices
 from vit_jax.parallel.engines import create_engine
@@ -33,7 +34,7 @@ from vit_jax.train.step import make_gradient
 from vit_jax.train.summary import announce, describe, write_summary
 from vit_jax.train.trouble import BadSteps
 from vit_jax.train.watchdog import Watchdog
-from vit_jax.train.workdir import open_workdir
+from vit_jax.train.workdir import claim_workdir, open_workdir
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
       NotSavedError: stopped early, state not saved.
       NonFiniteError: see config.max_skipped_steps.
     """
+    check(config)
     clock = Clock(started)
     with contextlib.ExitStack() as stack:
 
@@ -72,19 +74,24 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
             engine = create_engine(config.parallel)
             source, pp, dataset = open_training_data(config)
             run = prepare(config, dataset, engine)
-            evals = open_evaluations(run, pp)
+            evals = open_evaluations(run, source, pp)
             eval_every = steps_of(config.eval_every, "eval_every", config, dataset)
             save_every = steps_of(config.checkpoint.every, "checkpoint.every", config, dataset)
-            workdir = open_workdir(workdir, config, write=first_process)
-            goodput = opened(Goodput(workdir, clock, write=first_process))
+            workdir = open_workdir(workdir, config)
             checkpoints = Checkpoints(workdir, config.checkpoint)
             step, state, meta = first_state(run, checkpoints, source)
+            if first_process:
+                claim_workdir(workdir, config)
+            goodput = opened(Goodput(workdir, clock, write=first_process))
             preemption.lost = lambda: lost_since(step, checkpoints.directory)
-            batches = opened(TrainingBatches(run, source, pp, start_step=step))
+            unreadable = meta.get("unreadable", 0)
             loop = Loop(
                 run,
                 clock,
                 goodput,
+                batches=opened(
+                    TrainingBatches(run, source, pp, start_step=step, unreadable=unreadable)
+                ),
                 metrics=opened(MetricsLog(workdir, config.log, step=step, write=first_process)),
                 progress=Progress(run.total_steps, active=first_process),
                 checkpoints=checkpoints,
@@ -98,7 +105,7 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
         while step < run.total_steps:
             if preemption.reached(step):
                 loop.stop(step, state, preemption.reason)
-            state = loop.step(step, state, batches)
+            state = loop.step(step, state)
             step += 1
             last = step == run.total_steps
             if last or due(step, eval_every):
@@ -119,6 +126,7 @@ class Loop:
     run: Run
     clock: Clock
     goodput: Goodput
+    batches: TrainingBatches
     metrics: MetricsLog
     progress: Progress
     checkpoints: Checkpoints
@@ -137,10 +145,10 @@ class Loop:
         self._flops = flops.train_flops(self.run.model_config)
         self._peak = hardware.peak_flops(jax.devices()[0])
 
-    def step(self, step: int, state: TrainState, batches: TrainingBatches) -> TrainState:
+    def step(self, step: int, state: TrainState) -> TrainState:
         """Runs one step and, some steps later, looks at what came of it."""
         with self.clock.phase("data"):
-            batch = next(batches)
+            batch = next(self.batches)
         # The first call compiles.
         training = self._training(step + 1)
         with self.clock.phase(training if self._compiled else "compile"):
@@ -154,7 +162,7 @@ class Loop:
             self._debug(step, state, batch)
         self._images_since += self.run.config.batch_size
         if self._logs(step + 1):
-            self._log(step + 1, metrics, batches.unreadable)
+            self._log(step + 1, metrics)
         self.metrics.flush(before=step + 1 - STEPS_IN_FLIGHT)
         return state
 
@@ -191,9 +199,9 @@ class Loop:
         with self.clock.phase("checkpoint"):
             self.metrics.flush(sync=True)
             state = self.run.engine.globalize(state)
-            meta = dict(self.meta, spikes=self.spikes.memory())
+            seen = dict(spikes=self.spikes.memory(), unreadable=int(self.batches.unreadable))
             last = self.metrics.last
-            saved = self.checkpoints.save(step, state.items(), meta, last, wait=final)
+            saved = self.checkpoints.save(step, state.items(), self.meta | seen, last, wait=final)
         if final and not saved:
             raise NotSavedError(
                 f"the state after step {step} could not be saved: "
@@ -243,14 +251,14 @@ class Loop:
             self.checkpoints.wait()
             raise NonFiniteError(f"{self.bad_steps.report()}\n{found}")
 
-    def _log(self, step: int, metrics: dict[str, jax.Array], unreadable: int) -> None:
+    def _log(self, step: int, metrics: dict[str, jax.Array]) -> None:
         busy = self._busy()
         seconds = max(busy - self._busy_since, 1e-9)
         speed = self._images_since / seconds
         waited = self.clock.seconds.get("data", 0.0)
         values = {f"train/{name}": value for name, value in metrics.items() if not value.ndim}
         values["train/images_per_second"] = speed
-        values["train/unreadable"] = unreadable
+        values["train/unreadable"] = self.batches.unreadable
         values["checkpoint/failed"] = self.checkpoints.failures
         values["train/data_wait"] = (waited - self._data_since) / seconds
         if self._peak:

@@ -57,8 +57,7 @@ class MetricsLog:
         values = {name: float(np.asarray(value)) for name, value in metrics.items()}
         self.last.update(values, step=step)
         if self._file:
-            line = {name: v if np.isfinite(v) else None for name, v in values.items()}
-            self._file.write(dict(step=step, **line))
+            self._file.write(dict(step=step, **jsonl.finite(values)))
         if self._events:
             self._events.add(step, values)
 

@@ -189,7 +189,14 @@ def _new_state(run: Run, workdir: Path) -> TrainState:
 def pretrained(run: Run) -> tuple[dict[str, Any], list[str]]:
     """Path -> array of what `config.init_from` gives to the model, and what became of it all."""
     config = run.config
-    params, info = read(config.init_from, use_ema=config.init_ema)
+    engine = run.engine
+
+    def layout(path: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:
+        # Position embeddings may have to be resized, which happens on every host.
+        whole = "posemb" in path.split("/")
+        return engine.replicated if whole else engine.parameter_sharding(path, shape)
+
+    params, info = read(config.init_from, use_ema=config.init_ema, layout=layout)
     loaded, report = transfer.transfer(
         params,
         run.abstract.params,
@@ -198,6 +205,7 @@ def pretrained(run: Run) -> tuple[dict[str, Any], list[str]]:
         skip=config.init_skip,
         method=config.init_resample,
     )
+    transfer.check_finite(loaded, config.init_from)
     report += transfer.other_normalization(info.pp, run.task.mean, run.task.std)
     for line in report:
         log.info("%s", line)

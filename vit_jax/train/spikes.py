@@ -8,11 +8,11 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-WINDOW, ENOUGH = 64, 16  # losses that the median is of, at most and at least
+WINDOW, ENOUGH = 64, 16  # losses to compare with, at most and at least
 
 
 class SpikeWatch:
-    """Compares each loss with the median of those before.
+    """Compares each loss with what nine of ten before stayed below.
 
     Attributes:
       count: spikes so far; one lasts until the loss is below the limit again.
@@ -22,7 +22,7 @@ class SpikeWatch:
         """Starts watching.
 
         Args:
-          factor: over the median, above which a loss is a spike; 0: none is.
+          factor: over that, above which a loss is a spike; 0: none is.
           memory: of the run's checkpoint, as `memory` gave it.
         """
         memory = memory or {}
@@ -36,11 +36,12 @@ class SpikeWatch:
         if not self._factor or not math.isfinite(loss):
             return
         if len(self._losses) >= ENOUGH:
-            usual = statistics.median(self._losses)
+            # Small losses scatter so widely that a median would raise false alarms.
+            usual = statistics.quantiles(self._losses, n=10)[-1]
             high = loss > self._factor * usual > 0
             if high and not self._high:
                 self.count += 1
-                log.warning("step %d: loss %.4g, usually %.4g: a spike", step, loss, usual)
+                log.warning("step %d: loss %.4g, usually at most %.4g: a spike", step, loss, usual)
             self._high = high
         self._losses.append(loss)
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from vit_jax import data
+from vit_jax.train import jsonl
 from vit_jax.train.clock import Clock
 from vit_jax.train.goodput import Goodput
 from vit_jax.train.setup import Run
@@ -55,7 +56,7 @@ def write_summary(
         model=run.config.model.name,
         params=num_params(run),
         steps=run.total_steps,
-        metrics=last,
+        metrics=jsonl.finite(last),
         seconds={name: round(value, 3) for name, value in clock.seconds.items()},
         wall_seconds=round(clock.total(), 3),
         goodput=goodput.summary(),

@@ -33,13 +33,8 @@ FREE = (
 )
 
 
-def open_workdir(workdir: str, config: ConfigDict, *, write: bool) -> Path:
-    """Creates the workdir, or checks that it belongs to this config.
-
-    Args:
-      workdir: a path.
-      config: of the run.
-      write: whether this process writes config.json.
+def open_workdir(workdir: str, config: ConfigDict) -> Path:
+    """Creates the workdir, or checks that it belongs to this config; see `claim_workdir`.
 
     Raises:
       InputError: it cannot be created, or holds a run of another config.
@@ -54,15 +49,27 @@ def open_workdir(workdir: str, config: ConfigDict, *, write: bool) -> Path:
         stored = path / "config.json"
         if stored.exists():
             _compare(path, json.loads(stored.read_text()), json.loads(_json(config)))
-        if write:
-            temporary = stored.with_name("config.json.tmp")
-            temporary.write_text(_json(config) + "\n")
-            temporary.replace(stored)
     except OSError as error:
         raise InputError(f"cannot use {path} as workdir: {error.strerror}") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{stored} is damaged ({error}); restore or delete it") from error
     return path
+
+
+def claim_workdir(path: Path, config: ConfigDict) -> None:
+    """Writes config.json: from now on the workdir belongs to this config.
+
+    For when nothing is left that may be refused: a corrected command finds the workdir free.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    temporary = path / "config.json.tmp"
+    try:
+        temporary.write_text(_json(config) + "\n")
+        temporary.replace(path / "config.json")
+    except OSError as error:
+        raise InputError(f"cannot use {path} as workdir: {error.strerror}") from error
 
 
 def _json(config: ConfigDict) -> str:
