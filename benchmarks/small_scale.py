@@ -295,20 +295,20 @@ def report(found: dict[str, Any]) -> str:
 
 
 def plot(found: dict[str, Any], study: Study, file: Path) -> None:
-    """Curves, or bars where the points have no order; error bars are standard deviations."""
-    figure = figure_class()(figsize=(6, 4), layout="constrained")
+    """Curves, or a panel each where the points have no order; bars are standard deviations."""
     curves: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
     for point in found["points"]:
         curves[point["curve"]].append(point)
-    panels = figure.subplots(1, 1 if study.x else len(curves), squeeze=False)[0]
+    names = list(dict.fromkeys(point["point"] for point in found["points"]))
+    panels = 1 if study.x else len(curves)
+    figure = figure_class()(figsize=(max(6, 2.5 * panels), 4), layout="constrained")
+    every_axes = figure.subplots(1, panels, squeeze=False)[0]
     for i, (curve, points) in enumerate(curves.items()):
-        axes = panels[0 if study.x else i]
-        names = [point["point"] for point in points]
-        x = [float(name) for name in names] if study.x else range(len(names))
+        axes = every_axes[0 if study.x else i]
         axes.errorbar(
-            x,
-            [point["mean"] for point in points],
-            [point["std"] for point in points],
+            [float(p["point"]) if study.x else names.index(p["point"]) for p in points],
+            [p["mean"] for p in points],
+            [p["std"] for p in points],
             marker="o",
             linestyle="-" if study.x else "",
             capsize=3,
@@ -317,12 +317,13 @@ def plot(found: dict[str, Any], study: Study, file: Path) -> None:
         axes.set_ylabel("top-1 [%]")
         if study.x:
             axes.set(xscale="log", xlabel=study.x)
-            axes.set_xticks(x, names)
+            axes.set_xticks([float(name) for name in names], names)
             axes.minorticks_off()
             axes.legend(fontsize=8)
         else:
-            axes.set_xticks(x, names, rotation=30, ha="right", fontsize=8)
-            axes.set_title(curve, fontsize=9)
+            axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
+            axes.set_xlim(-0.5, len(names) - 0.5)
+            axes.set_title(curve.replace(": ", "\n"), fontsize=9)
     figure.suptitle(found["title"], fontsize=10)
     figure.savefig(file, dpi=120)
 
