@@ -1,7 +1,7 @@
 """The paper's claims on small models and real images, each over three seeds.
 
     python benchmarks/small_scale.py STUDY [--workdir=workdirs/tables] [--output=docs/results]
-    python benchmarks/small_scale.py --list
+    python benchmarks/small_scale.py --list [STUDY]
 
 Does the runs that a study still lacks, one on each core at a time (--jobs), then writes
 STUDY.json and STUDY.png and prints a table. Started again it goes on where it was stopped.
@@ -337,13 +337,17 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=cores, help="runs at a time (%(default)s)")
     parser.add_argument("--list", action="store_true", help="print the commands of the runs")
     args = parser.parse_args()
-    if args.study not in STUDIES:
+    folder = Path(args.workdir)
+    if args.study not in STUDIES and not (args.list and args.study is None):
         raise unknown("study", str(args.study), STUDIES)
-    study, folder = STUDIES[args.study](), Path(args.workdir)
     if args.list:
-        for run in next_runs(study, folder):
-            print(run.command(folder))
+        for name in [args.study] if args.study else STUDIES:
+            for run in next_runs(STUDIES[name](), folder):
+                print(run.command(folder))
         return
+    if args.jobs < 1:
+        raise InputError(f"--jobs={args.jobs}: at least one run at a time")
+    study = STUDIES[args.study]()
     figure_class()  # says at once where matplotlib is missing
     do_missing(study, folder, args.jobs)
     found = document(args.study, study, folder)
@@ -358,4 +362,5 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        sys.exit(f"small_scale.py: {error}")
+        print(f"small_scale.py: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -72,6 +72,12 @@ def test_the_protocol_resizes_to_256_for_224():
     assert str(pp) == "decode|resize(256)|central_crop(224)|value_range(-1, 1)"
 
 
+def test_the_protocol_keeps_what_makes_images_of_stored_values():
+    """dSprites stores pixels of 0 and 1."""
+    pp = protocol_pp((224, 224), parse("multiply(255)|resize(224)|value_range(-1, 1)"))
+    assert str(pp) == "decode|multiply(255)|resize(256)|central_crop(224)|value_range(-1, 1)"
+
+
 def test_preprocessing_of_another_size_is_refused(workdir):
     with pytest.raises(InputError, match="takes"):
         load_features(str(workdir), pp="resize(20)|value_range(-1, 1)")

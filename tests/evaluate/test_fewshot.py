@@ -102,6 +102,8 @@ def test_as_an_evaluation_during_training(workdir):
         (dict(shots=(0,)), "at least one positive"),
         (dict(seeds=0), "at least one positive"),
         (dict(l2=(0.0,)), "at least one positive"),
+        (dict(l2=(np.inf,)), "at least one positive"),
+        (dict(l2=("a",)), "at least one positive"),
     ],
 )
 def test_numbers_that_make_no_sense(options, message):

@@ -45,7 +45,17 @@ def test_the_penalty_is_chosen_on_training_examples():
     assert result["c"] == 0.01  # the other is hardly more than a constant
 
 
-@pytest.mark.parametrize("options", [dict(k=0), dict(k=501), dict(temperature=0.0)])
+@pytest.mark.parametrize(
+    "count, c, message", [(50, (np.nan,), "give positive"), (1, (1.0,), "1 training examples of 1")]
+)
+def test_what_no_probe_can_be_fitted_to(count, c, message):
+    with pytest.raises(InputError, match=message):
+        probe.linear_probe(X[:count], Y[:count], X[TEST], Y[TEST], c=c)
+
+
+@pytest.mark.parametrize(
+    "options", [dict(k=0), dict(k=501), dict(temperature=0.0), dict(temperature=np.nan)]
+)
 def test_knn_numbers_that_make_no_sense(options):
     with pytest.raises(InputError, match="k-NN with"):
         probe.knn_predict(X[TRAIN], Y[TRAIN], X[TEST], num_classes=10, **options)

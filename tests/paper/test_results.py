@@ -8,6 +8,7 @@ import pytest
 
 from vit_jax import InputError
 from vit_jax.cli.main import main
+from vit_jax.errors import NonFiniteError
 from vit_jax.paper import recipes as recipes_module
 from vit_jax.paper import render, results, runner
 from vit_jax.paper.recipes import Recipe, Run, learning_rates, recipes
@@ -108,7 +109,7 @@ def test_a_run_of_another_config_is_named_and_stays(tmp_path):
     run = recipes(8, "small")["None", "Stem"].runs[0]
     finish(run, tmp_path, **{"eval/test/top1": 0.5})
     file = tmp_path / run.workdir / "config.json"
-    for option, other in (("batch_size", 77), ("total", {"steps": 3})):
+    for option, other in (("batch_size", 77), ("total", {"steps": 3}), ("evals", {})):
         config = results.load_run_config(run, tmp_path).to_dict()
         file.write_text(json.dumps(dict(config, **{option: other}), default=str))
         before = file.read_bytes()
@@ -120,7 +121,7 @@ def test_a_run_of_another_config_is_named_and_stays(tmp_path):
 def test_markdown_shows_both_and_what_fills_the_rest(tmp_path):
     text = render.markdown(results.document(8, tmp_path, "small"))
     assert "| 2-D | .64001 : - | .64046 : - | .64022 : - |" in text
-    assert "vit_jax tables 8 --run --row='None' --column='Stem'" in text
+    assert "vit_jax tables 8 --run --row=None --column=Stem" in text
 
 
 def test_plots_have_the_papers_points(tmp_path):
@@ -135,24 +136,92 @@ def test_plots_have_the_papers_points(tmp_path):
         render.plot(results.document(8, tmp_path), tmp_path / "8.png")
 
 
+def run_script(script, folder, task, vit_jax):
+    """Status and output of a task of an array, with stand-ins for Slurm's commands."""
+    programs = dict(srun='shift; exec "$@"', vit_jax=vit_jax, scontrol='echo "scontrol $@"')
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    variables = dict(SLURM_ARRAY_TASK_ID=str(task), SLURM_JOB_ID="77")
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env=dict(variables, PATH=f"{folder}:/usr/bin:/bin"),
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout
+
+
 def test_the_array_for_slurm_runs_the_commands(tmp_path):
     keys = runner.select(5, "ImageNet: CIFAR-10", None)
     script = runner.slurm_script(5, keys, tmp_path, "paper")
     assert "#SBATCH --array=0-3" in script
-    for name, text in (("srun", 'shift; exec "$@"'), ("vit_jax", 'echo "$@"')):
-        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    output = subprocess.run(
-        ["bash", "-c", script],
-        env=dict(PATH=f"{tmp_path}:/usr/bin:/bin", SLURM_ARRAY_TASK_ID="2"),
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert (
-        output.split()
-        == runner.next_runs(5, keys, tmp_path, "paper")[2].command(tmp_path).split()[1:]
-    )
+    wanted = runner.next_runs(5, keys, tmp_path, "paper")[2].command(tmp_path).split()[1:]
+    status, output = run_script(script, tmp_path, 2, 'echo "$@"')
+    assert status == 0 and output.split() == wanted
+    # One that was stopped in time goes back into the queue.
+    status, output = run_script(script, tmp_path, 2, "exit 75")
+    assert status == 75 and output == "scontrol requeue 77\n"
+
+
+def test_the_array_for_slurm_evaluates_too(tmp_path):
+    recipe = recipes(2)["ImageNet ReaL", "L/16 JFT"]
+    for _, run in recipe.choices:
+        finish(run, tmp_path, **{"eval/dev/top1": 0.5})
+    for run in recipe.final(recipe.choices[0][0]):
+        finish(run.start, tmp_path, **{"eval/test/top1": 0.8})
+    keys = [("ImageNet ReaL", "L/16 JFT")]
+    evaluation = runner.next_runs(2, keys, tmp_path, "paper")[1]
+    script = runner.slurm_script(2, keys, tmp_path, "paper")
+    status, _ = run_script(script, tmp_path, 1, """echo '{"top1": 0.7}'""")
+    assert status == 0
+    assert results.summary(evaluation, tmp_path) == dict(top1=0.7)
+
+
+def test_a_choice_that_diverged_is_the_last_one(tmp_path):
+    recipe = recipes(5)[CELL]
+    for (_, run), top1 in zip(recipe.choices, (0.7, None, 0.8, 0.6)):
+        if top1:
+            finish(run, tmp_path, **{"eval/dev/top1": top1})
+        else:
+            (tmp_path / run.workdir).mkdir(parents=True)
+            (tmp_path / run.workdir / "non_finite.json").write_text("{}")
+    missing = results.measured(recipe, tmp_path).missing
+    assert [run.overrides[-1] for run in missing] == [recipe.choices[2][0]] * 3
+
+
+def test_runs_go_on_behind_one_that_diverges(tmp_path, monkeypatch):
+    done = []
+
+    def do(run, folder):
+        if run.overrides[-1].endswith("seed=1"):
+            raise NonFiniteError("step 3")
+        done.append(run.workdir)
+        finish(run, folder, **{"eval/test/top1": 0.5})
+
+    monkeypatch.setattr(runner, "_do", do)
+    with pytest.raises(NonFiniteError, match="table 8: diverged.*none_stem/seed1$"):
+        runner.run_missing(8, runner.select(8, "None", "Stem"), tmp_path, "small")
+    assert [path.rpartition("/")[2] for path in done] == ["seed0", "seed2"]
+
+
+def test_means_say_what_fills_the_rows_behind_them(tmp_path):
+    def commands(number):
+        cells = results.document(number, tmp_path)["cells"]
+        return {(cell["row"], cell["column"]): cell["command"] for cell in cells}
+
+    folder = f"--workdir={tmp_path}"
+    mean = commands(9)["Mean", "L/16 JFT"]
+    assert mean == f"vit_jax tables 9 --run '--column=L/16 JFT' {folder}"
+    assert commands(2)["VTAB (19 tasks)", "L/16 JFT"] == mean
+
+
+def test_a_folder_that_was_moved_is_still_known(tmp_path):
+    recipe = recipes(5)[CELL]
+    _, run = recipe.choices[0]
+    finish(run, tmp_path / "before", **{"eval/dev/top1": 0.5})
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert results.summary(run, tmp_path / "after") == {"eval/dev/top1": 0.5}
 
 
 @pytest.mark.slow
@@ -174,7 +243,7 @@ def test_missing_runs_are_done_once_and_in_order(tmp_path, monkeypatch, capfd):
         for seed in (0, 1)
     )
     recipe = Recipe(runs, "eval/test/top1", percent=False)
-    monkeypatch.setitem(recipes_module._SMALL, 8, lambda paper: [(("1-D", "Stem"), recipe)])
+    monkeypatch.setitem(recipes_module.SMALL, 8, lambda paper: [(("1-D", "Stem"), recipe)])
     arguments = ["tables", "8", "--scale=small", f"--workdir={tmp_path}", "--json"]
     assert main([*arguments, "--run", "--row=1-D"]) == 0
     cells = json.loads(capfd.readouterr().out)["cells"]
@@ -197,6 +266,7 @@ def test_missing_runs_are_done_once_and_in_order(tmp_path, monkeypatch, capfd):
         (["8", "--run", "--row=3-D"], "unknown row of table 8 '3-D'"),
         (["8", "--run", "--column=stem"], "did you mean 'Stem'"),
         (["8", "--scale=tiny"], "unknown --scale 'tiny'"),
+        (["8", "--run", "--plot=8.png"], "table 8 has no plot"),
         (["5", "--scale=small"], "table 5 has no small version"),
         (["1", "--run"], "no run fills"),
         (["--run"], "wants the number of a table"),

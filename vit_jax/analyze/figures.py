@@ -79,7 +79,10 @@ def draw(
     if why:
         skipped |= dict(distance=why, rollout=why)
     for name, figure in made.items():
-        figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+        try:
+            figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+        except OSError as error:
+            raise InputError(f"cannot write to {folder}: {error.strerror}") from None
     return Drawn({name: str(folder / f"{name}.png") for name in made}, skipped, distances)
 
 

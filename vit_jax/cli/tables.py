@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints or fills tables; returns the exit status."""
     from vit_jax.paper import render, results, runner
+    from vit_jax.paper.recipes import SMALL
     from vit_jax.paper.tables import TABLES, table
 
     numbers = [args.number] if args.number is not None else list(TABLES)
@@ -43,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
     for flag in ("slurm", "row", "column"):
         if getattr(args, flag) and not args.run:
             raise InputError(f"--{flag} wants --run")
+    if args.plot:
+        render.check_plot(args.number)
+    if args.scale == "small" and args.number is None:
+        numbers = list(SMALL)
     folder = Path(args.workdir)
     if args.run:
         table(args.number)

@@ -15,6 +15,7 @@ from vit_jax import config as configs
 from vit_jax import data, models
 from vit_jax.checkpoint.load import ModelInfo, read
 from vit_jax.data import Preprocess, Source
+from vit_jax.data.vocabulary import CropBorder, Multiply
 from vit_jax.errors import InputError
 from vit_jax.models.layers import shard_batch
 from vit_jax.parallel.engines import Engine, create_engine
@@ -145,11 +146,15 @@ def replicate(engine: Engine, params: Any) -> Any:
 def protocol_pp(image_size: tuple[int, int], preprocess: Preprocess) -> Preprocess:
     """Preprocessing of the public few-shot protocol: resized to 8/7 of the size, then cropped.
 
-    For 224 pixels that is 256; pixels are normalised as in `preprocess`.
+    For 224 pixels that is 256. Pixels are normalised as in `preprocess`, and what makes an
+    image of the data's stored values comes first as there.
     """
     larger = tuple(round(side * 8 / 7) for side in image_size)
     resized = data.parse(f"resize({larger})|central_crop({tuple(image_size)})")
-    return dataclasses.replace(resized, normalization=preprocess.normalization)
+    first = tuple(op for op in preprocess.ops if isinstance(op, (Multiply, CropBorder)))
+    return dataclasses.replace(
+        resized, ops=(*first, *resized.ops), normalization=preprocess.normalization
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ constant feature takes the place of an intercept, targets are -1 and 1.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -153,7 +154,7 @@ class FewShot:
 
 
 def _positive(values: Sequence[Any], kinds: tuple[type, ...]) -> bool:
-    return bool(values) and all(isinstance(value, kinds) and value > 0 for value in values)
+    return bool(values) and all(isinstance(v, kinds) and 0 < v < math.inf for v in values)
 
 
 def few_shot(

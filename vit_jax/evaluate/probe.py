@@ -1,5 +1,6 @@
 """A linear probe and nearest neighbours: what frozen features are worth with all labels."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,10 +37,15 @@ def linear_probe(
       {"top1", "c", "iterations"}.
 
     Raises:
-      InputError: nothing to choose from, or a c that is not positive.
+      InputError: nothing to choose from, a c that is not positive, or a single class.
     """
-    if not c or min(c) <= 0:
+    if not c or not all(0 < value < math.inf for value in c):
         raise InputError(f"linear probe: c is {tuple(c)}; give positive numbers")
+    if len(np.unique(labels)) < 2 or (len(c) > 1 and len(labels) < 10):
+        raise InputError(
+            f"linear probe: {len(labels)} training examples of {len(np.unique(labels))} classes; "
+            "give two classes or more, and ten examples where c is to be chosen"
+        )
     best = c[0] if len(c) == 1 else _choose(features, labels, c, max_iterations)
     model = _fit(features, labels, best, max_iterations)
     top1 = float(model.score(test_features, test_labels))
@@ -92,7 +98,7 @@ def knn_predict(
     Raises:
       InputError: k or temperature make no sense.
     """
-    if not 1 <= k <= len(features) or temperature <= 0:
+    if not 1 <= k <= len(features) or not 0 < temperature < math.inf:
         raise InputError(
             f"k-NN with k={k} and temperature {temperature:g}: k must be from 1 to "
             f"{len(features)}, the number of training examples, the temperature positive"

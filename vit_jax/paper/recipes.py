@@ -112,7 +112,7 @@ def recipes(number: int, scale: str = "paper") -> dict[Key, Recipe]:
     if scale not in SCALES:
         raise unknown("--scale", scale, SCALES)
     small = scale == "small"
-    makers = _SMALL if small else _PAPER
+    makers = SMALL if small else _PAPER
     if number not in makers:
         if small:
             known = ", ".join(map(str, sorted(makers)))
@@ -289,4 +289,4 @@ _PAPER: dict[int, _Maker] = {
     8: _table_8_paper,
     9: _table_9,
 }
-_SMALL: dict[int, _Maker] = {8: _table_8_small}
+SMALL: dict[int, _Maker] = {8: _table_8_small}

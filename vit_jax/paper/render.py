@@ -63,14 +63,19 @@ def _unique(items: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(items))
 
 
+def check_plot(number: int) -> None:
+    """Raises InputError where a table has no plot."""
+    if number not in (5, 6):
+        raise InputError(f"table {number} has no plot; 5 (figure 3) and 6 (5) have")
+
+
 def plot(document: dict[str, Any], file: Path) -> None:
     """Figure 3 (table 5) or figure 5 (table 6) as PNG: the paper's points and ours.
 
     Raises:
       InputError: another table, matplotlib is missing, or the file cannot be written.
     """
-    if document["table"] not in (5, 6):
-        raise InputError(f"table {document['table']} has no plot; 5 (figure 3) and 6 (5) have")
+    check_plot(document["table"])
     try:
         import matplotlib
     except ImportError as error:
@@ -91,8 +96,8 @@ def plot(document: dict[str, Any], file: Path) -> None:
     axes.legend(fontsize=8)
     try:
         figure.savefig(file, dpi=120)
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write {file}: {getattr(error, 'strerror', error)}") from error
     finally:
         pyplot.close(figure)
 

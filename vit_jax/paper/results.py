@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import shlex
 import statistics
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from vit_jax.train.workdir import open_workdir
 
 # Rows that are means of the column's other cells, by table.
 _MEANS = {7: "Average", 9: "Mean"}
+_VTAB = "VTAB (19 tasks)"  # of table 2: the mean of table 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,7 @@ def our_cells(number: int, folder: Path, scale: str = "paper") -> dict[Key, Ours
         cells[key] = measured(recipe, folder)
     if number == 2:
         vtab = our_cells(9, folder, scale)
-        cells |= {("VTAB (19 tasks)", column): vtab["Mean", column] for column in table(9).columns}
+        cells |= {(_VTAB, column): vtab["Mean", column] for column in table(9).columns}
     if number in _MEANS:
         cells |= _means(table(number), cells)
     return cells
@@ -52,7 +55,8 @@ def our_cells(number: int, folder: Path, scale: str = "paper") -> dict[Key, Ours
 def measured(recipe: Recipe, folder: Path) -> Ours:
     """What the finished runs of a recipe say, or the runs that come next."""
     scores = {
-        override: _metric(run, folder, recipe.choice_metric) for override, run in recipe.choices
+        override: _choice_score(run, folder, recipe.choice_metric)
+        for override, run in recipe.choices
     }
     missing = tuple(run for override, run in recipe.choices if scores[override] is None)
     if missing:
@@ -65,6 +69,13 @@ def measured(recipe: Recipe, folder: Path) -> Ours:
         return Ours(missing=missing)
     std = statistics.stdev(values) if len(values) > 1 else None
     return Ours(statistics.mean(values), std, len(values), missing)
+
+
+def _choice_score(run: Run, folder: Path, name: str) -> float | None:
+    """A metric of a run to choose by; one that diverged is the last choice."""
+    if (folder / run.workdir / "non_finite.json").exists() and summary(run, folder) is None:
+        return -math.inf
+    return _metric(run, folder, name)
 
 
 def summary(run: Run | Evaluation, folder: Path) -> dict[str, Any] | None:
@@ -86,16 +97,21 @@ def summary(run: Run | Evaluation, folder: Path) -> dict[str, Any] | None:
 
 
 def _check(run: Run, folder: Path) -> None:
-    """The stored config is the recipe's, its length included."""
+    """The stored config is the recipe's, with its length and what it is measured on."""
     workdir = folder / run.workdir
     config = load_run_config(run, folder)
+    stored = json.loads((workdir / "config.json").read_text())
+    # The folder of all runs may have been moved, or is called by another path.
+    if run.start and Path(stored["init_from"]).match(run.start.workdir):
+        config.init_from = stored["init_from"]
     open_workdir(str(workdir), config)
-    stored = json.loads((workdir / "config.json").read_text())["total"]
-    if stored != config.total.to_dict():
-        raise InputError(
-            f"{workdir} belongs to a run of another length: {stored}, not "
-            f"{config.total.to_dict()}; give another --workdir"
-        )
+    wanted = json.loads(config.to_json_best_effort())
+    for option in ("total", "evals", "fewshot"):
+        if stored[option] != wanted[option]:
+            raise InputError(
+                f"{workdir} belongs to a run with another config.{option}: {stored[option]}, not "
+                f"{wanted[option]}; give another --workdir"
+            )
 
 
 def load_run_config(run: Run, folder: Path) -> Any:
@@ -158,7 +174,10 @@ def document(number: int, folder: Path, scale: str = "paper") -> dict[str, Any]:
 
 
 def _command(number: int, row: str, column: str, folder: Path, scale: str) -> str:
-    small = " --scale=small" if scale == "small" else ""
-    return (
-        f"vit_jax tables {number} --run --row='{row}' --column='{column}' --workdir={folder}{small}"
-    )
+    words = ["vit_jax", "tables", number, "--run", f"--row={row}", f"--column={column}"]
+    if (number, row) == (2, _VTAB):
+        words = ["vit_jax", "tables", 9, "--run", f"--column={column}"]
+    elif _MEANS.get(number) == row:
+        words.remove(f"--row={row}")
+    words += [f"--workdir={folder}"] + ["--scale=small"] * (scale == "small")
+    return shlex.join(map(str, words))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from vit_jax.errors import InputError, unknown
+from vit_jax.errors import InputError, NonFiniteError, unknown
 from vit_jax.evaluate.labels import evaluate_protocol
 from vit_jax.paper.recipes import Evaluation, Run, recipes
 from vit_jax.paper.results import load_run_config, measured, summary
@@ -65,15 +65,24 @@ def run_missing(number: int, keys: Iterable[Key], folder: Path, scale: str) -> i
 
     Raises:
       InputError: nothing here to run, or what a run raises (data that are not prepared).
+      NonFiniteError: runs that diverged, after the others; one among a choice only loses it.
     """
-    keys, done = list(keys), 0
+    keys, done, diverged = list(keys), 0, set()
     if not any(key in recipes(number, scale) for key in keys):
         raise InputError(f"table {number}: no run fills these cells; `vit_jax tables {number}`")
     while runs := next_runs(number, keys, folder, scale):
+        runs = [run for run in runs if run.workdir not in diverged]
+        if not runs:
+            names = ", ".join(sorted(diverged))
+            raise NonFiniteError(f"table {number}: diverged, while all others are done: {names}")
         run = runs[0]
         log.info("table %d, %d runs ready: %s", number, len(runs), run.command(folder))
-        _do(run, folder)
-        done += 1
+        try:
+            _do(run, folder)
+            done += 1
+        except NonFiniteError as error:
+            log.error("%s", error)
+            diverged.add(run.workdir)
     return done
 
 
@@ -82,7 +91,8 @@ def _do(run: Run | Evaluation, folder: Path) -> None:
     if isinstance(run, Evaluation):
         result = evaluate_protocol(str(folder / run.start.workdir), **run.options(folder))
         workdir.mkdir(exist_ok=True)
-        (workdir / "summary.json").write_text(json.dumps(result))
+        (workdir / "new").write_text(json.dumps(result))
+        (workdir / "new").replace(workdir / "summary.json")
         return
     train(load_run_config(run, folder), str(workdir))
     jax.clear_caches()  # the next run has another model
@@ -96,15 +106,25 @@ def slurm_script(number: int, keys: Iterable[Key], folder: Path, scale: str) -> 
     runs = next_runs(number, keys, folder, scale)
     if not runs:
         raise InputError(f"table {number}: no run can start; `vit_jax tables {number}` shows why")
-    commands = "\n".join(f"  {shlex.quote(run.command(folder))}" for run in runs)
+    commands = "\n".join(f"  {shlex.quote(_task(run, folder))}" for run in runs)
     return f"""#!/usr/bin/env bash
 #SBATCH --job-name=table{number}
 #SBATCH --array=0-{len(runs) - 1}
 #SBATCH --requeue
 #SBATCH --signal=TERM@120
-set -euo pipefail
+set -uo pipefail
 commands=(
 {commands}
 )
-exec srun --ntasks=1 bash -c "exec ${{commands[$SLURM_ARRAY_TASK_ID]}}"
+srun --ntasks=1 bash -c "${{commands[$SLURM_ARRAY_TASK_ID]}}"
+status=$?
+if ((status == 75)); then  # stopped with the state saved
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit $status
 """
+
+
+def _task(run: Run | Evaluation, folder: Path) -> str:
+    """The command for a shell that a run replaces, so that signals reach it."""
+    return ("exec " if isinstance(run, Run) else "") + run.command(folder)
