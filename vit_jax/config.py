@@ -232,6 +232,7 @@ def default() -> ConfigDict:
             keep=2,  # how many of the last ones stay
             keep_every=0,  # steps: those that this divides stay for good; 0: none
             # Metric whose best checkpoint stays too, e.g. "eval/test/top1"; of losses the lowest.
+            # Every evaluated state is saved then.
             best="",
             # The disk may be full or gone: a save that fails is logged, the next is on time.
             retries=3,  # further attempts at one that the run waits for: the last, on preemption

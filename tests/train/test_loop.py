@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from vit_jax import config as configs
 from vit_jax.checkpoint.load import read
-from vit_jax.checkpoint.manager import Checkpoints
+from vit_jax.checkpoint.manager import Checkpoints, read_meta
 from vit_jax.data import order
 from vit_jax.errors import InputError, NonFiniteError, Preempted
 from vit_jax.parallel.rules import MIN_SHARD_ELEMENTS
@@ -141,6 +141,19 @@ def test_init_from_another_model_names_what_differs(undisturbed, tmp_path):
     config = tiny_config(**{"init_from": str(undisturbed), "model.mlp_dim": 32})
     with pytest.raises(InputError, match=r"blocks/mlp/fc1/kernel: checkpoint \(2, 32, 64\), model"):
         loop.train(config, str(tmp_path / "new"))
+
+
+def test_the_best_is_a_state_that_was_evaluated(tmp_path):
+    config = tiny_config(**{"checkpoint.every.steps": 4, "checkpoint.best": "eval/test/top1"})
+    config.checkpoint.keep = 1
+    config.eval_every.steps = 3
+    loop.train(config, str(tmp_path))
+    top1 = {line["step"]: line.get("eval/test/top1") for line in lines(tmp_path)}
+    evaluated = {step: top1[step] for step in (3, 6, 9)}
+    best = max(evaluated, key=lambda step: (evaluated[step], step))
+    saved = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+    assert saved == {best, 9}
+    assert read_meta(tmp_path / "checkpoints" / "9")["metrics"]["eval/test/top1"] == top1[9]
 
 
 def test_a_refused_start_leaves_the_workdir_free(undisturbed, tmp_path):

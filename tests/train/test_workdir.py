@@ -6,7 +6,7 @@ import pytest
 
 from vit_jax import InputError
 from vit_jax.config import default
-from vit_jax.train.workdir import claim_workdir, open_workdir
+from vit_jax.train.workdir import claim_workdir, only_run_in, open_workdir
 
 
 def stored(workdir):
@@ -38,3 +38,17 @@ def test_where_and_how_a_run_runs_may_change(tmp_path):
     other.total.steps = 7
     begin(tmp_path, other)
     assert stored(tmp_path)["parallel"]["fsdp"] == 8
+
+
+def test_one_run_at_a_time(tmp_path):
+    for _ in range(2):  # the first gives it free again
+        with only_run_in(tmp_path):
+            second = only_run_in(tmp_path)
+            with pytest.raises(InputError, match="another process trains there"):
+                second.__enter__()
+
+
+def test_a_summary_goes_with_the_end_it_was_of(tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    begin(tmp_path, default())
+    assert not (tmp_path / "summary.json").exists()

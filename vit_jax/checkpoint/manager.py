@@ -5,7 +5,7 @@ A checkpoint is a directory `checkpoints/<step>/` with the items
 * `params`: the parameters; `ema`: their averages, where the run keeps them;
 * `train`: everything else of the train state (step counters, optimizer);
 * `meta`: JSON; model, preprocessing, labels, data: enough to use it alone; with the
-  fingerprints of all arrays and the metrics of the last evaluation.
+  fingerprints of all arrays and, where it was evaluated, the metrics.
 
 Orbax's AsyncCheckpointer writes them; what its CheckpointManager would add is here, because
 a disk may fail: which checkpoints stay is decided once a new one is complete, damaged ones
@@ -159,7 +159,8 @@ class Checkpoints:
           step: how many steps led to it.
           items: name -> pytree of arrays, which may be donated right afterwards.
           meta: see the module.
-          metrics: of the last evaluation; `config.checkpoint.best` is looked up in them.
+          metrics: of this state, {} where it was not evaluated; `config.checkpoint.best` is
+            looked up in them.
           wait: return when it is complete, having tried again `config.checkpoint.retries` times
             with growing pauses if need be.
 

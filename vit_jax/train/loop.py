@@ -34,7 +34,7 @@ from vit_jax.train.step import make_gradient
 from vit_jax.train.summary import announce, describe, write_summary
 from vit_jax.train.trouble import BadSteps
 from vit_jax.train.watchdog import Watchdog
-from vit_jax.train.workdir import claim_workdir, open_workdir
+from vit_jax.train.workdir import claim_workdir, only_run_in, open_workdir
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
             eval_every = steps_of(config.eval_every, "eval_every", config, dataset)
             save_every = steps_of(config.checkpoint.every, "checkpoint.every", config, dataset)
             workdir = open_workdir(workdir, config)
+            stack.enter_context(only_run_in(workdir))
             checkpoints = Checkpoints(workdir, config.checkpoint)
             step, state, meta = first_state(run, checkpoints, source)
             if first_process:
@@ -108,9 +109,11 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
             state = loop.step(step, state)
             step += 1
             last = step == run.total_steps
-            if last or due(step, eval_every):
+            evaluated = last or due(step, eval_every)
+            if evaluated:
                 loop.evaluate(step, state, evals)
-            if last or loop.interval.due(step):
+            # The best can only be kept if what was evaluated is saved.
+            if last or loop.interval.due(step) or (evaluated and config.checkpoint.best):
                 loop.save(step, state, final=last)
         checkpoints.close()
         loop.metrics.close()
@@ -139,6 +142,7 @@ class Loop:
     def __post_init__(self):
         self._in_flight: collections.deque = collections.deque()
         self._compiled = False
+        self._evaluated = -1  # the last step with an evaluation
         self._images_since = 0
         self._busy_since = self._busy()
         self._data_since = 0.0
@@ -179,6 +183,7 @@ class Loop:
                 shown = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
                 log.info("step %d: %s %s", step, evaluation.name, shown)
             self.metrics.flush()
+        self._evaluated = step
         self.watchdog.beat()
 
     def save(self, step: int, state: TrainState, *, final: bool = False) -> None:
@@ -200,8 +205,9 @@ class Loop:
             self.metrics.flush(sync=True)
             state = self.run.engine.globalize(state)
             seen = dict(spikes=self.spikes.memory(), unreadable=int(self.batches.unreadable))
-            last = self.metrics.last
-            saved = self.checkpoints.save(step, state.items(), self.meta | seen, last, wait=final)
+            # Metrics of an earlier step's evaluation are not this state's.
+            own = self.metrics.last if self._evaluated == step else {}
+            saved = self.checkpoints.save(step, state.items(), self.meta | seen, own, wait=final)
         if final and not saved:
             raise NotSavedError(
                 f"the state after step {step} could not be saved: "

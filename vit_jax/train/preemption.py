@@ -77,8 +77,10 @@ class PreemptionWatch:
 
     def _interrupt(self) -> None:
         if self._asked_by == "Ctrl-C":
-            log.error("stopped at once: %s", self.lost())
-            os._exit(INTERRUPTED)
+            try:
+                log.error("stopped at once: %s", self.lost())
+            finally:  # also where the disk with the checkpoints is gone
+                os._exit(INTERRUPTED)
         self._asked_by = "Ctrl-C"
         log.warning("saving the state, then stopping; Ctrl-C again stops at once")
         if self._distributed:

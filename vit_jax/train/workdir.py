@@ -1,6 +1,10 @@
 """A workdir belongs to one config: written at the start, compared at every resume."""
 
+import contextlib
+import fcntl
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +12,9 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import default
 from vit_jax.errors import InputError
+from vit_jax.parallel.agree import from_first
+
+log = logging.getLogger(__name__)
 
 # What may change between two starts of the same run: where and how it runs and what it
 # reports, not what is computed.
@@ -56,10 +63,37 @@ def open_workdir(workdir: str, config: ConfigDict) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def only_run_in(path: Path) -> Iterator[None]:
+    """Keeps other runs out of a workdir as long as this one is under way, or alive.
+
+    Raises:
+      InputError: another is.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def lock() -> bool:
+            try:
+                file = stack.enter_context(open(path / "lock", "w"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            except OSError:
+                log.warning("%s: the file system knows no locks; start one run at a time", path)
+            return True
+
+        if not from_first(lock):
+            raise InputError(
+                f"{path}: another process trains there; wait for it or give another --workdir"
+            )
+        yield
+
+
 def claim_workdir(path: Path, config: ConfigDict) -> None:
     """Writes config.json: from now on the workdir belongs to this config.
 
     For when nothing is left that may be refused: a corrected command finds the workdir free.
+    The summary of an earlier end goes, until there is a new one.
 
     Raises:
       InputError: it cannot be written.
@@ -68,6 +102,7 @@ def claim_workdir(path: Path, config: ConfigDict) -> None:
     try:
         temporary.write_text(_json(config) + "\n")
         temporary.replace(path / "config.json")
+        (path / "summary.json").unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot use {path} as workdir: {error.strerror}") from error
 
