@@ -6,6 +6,7 @@ import pytest
 
 from vit_jax import InputError
 from vit_jax.config import default
+from vit_jax.train import workdir
 from vit_jax.train.workdir import claim_workdir, only_run_in, open_workdir
 
 
@@ -40,7 +41,8 @@ def test_where_and_how_a_run_runs_may_change(tmp_path):
     assert stored(tmp_path)["parallel"]["fsdp"] == 8
 
 
-def test_one_run_at_a_time(tmp_path):
+def test_one_run_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir, "PATIENCE", 0.1)
     for _ in range(2):  # the first gives it free again
         with only_run_in(tmp_path):
             second = only_run_in(tmp_path)

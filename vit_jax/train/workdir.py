@@ -4,9 +4,10 @@ import contextlib
 import fcntl
 import json
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ml_collections import ConfigDict
 
@@ -38,6 +39,8 @@ FREE = (
     "data.prefetch",
     "data.resident",
 )
+# Seconds for another process to end. A file server may hold the lock of a dead one that long.
+PATIENCE = 100
 
 
 def open_workdir(workdir: str, config: ConfigDict) -> Path:
@@ -65,28 +68,40 @@ def open_workdir(workdir: str, config: ConfigDict) -> Path:
 
 @contextlib.contextmanager
 def only_run_in(path: Path) -> Iterator[None]:
-    """Keeps other runs out of a workdir as long as this one is under way, or alive.
+    """Keeps other runs out of a workdir as long as this one is under way.
 
     Raises:
-      InputError: another is.
+      InputError: another is, and did not end within PATIENCE.
     """
     with contextlib.ExitStack() as stack:
 
         def lock() -> bool:
             try:
                 file = stack.enter_context(open(path / "lock", "w"))
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
+                return _lock(file, path)
             except OSError:
                 log.warning("%s: the file system knows no locks; start one run at a time", path)
-            return True
+                return True
 
         if not from_first(lock):
             raise InputError(
                 f"{path}: another process trains there; wait for it or give another --workdir"
             )
         yield
+
+
+def _lock(file: IO[str], path: Path) -> bool:
+    """Whether it could be locked, after some patience."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            log.info("another process trains in %s; waiting up to %d s for its end", path, PATIENCE)
+            time.sleep(min(PATIENCE, 10))
 
 
 def claim_workdir(path: Path, config: ConfigDict) -> None:
