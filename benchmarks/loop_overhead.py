@@ -128,7 +128,7 @@ def report(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    restart_with_huge_pages(sys.argv[1:], [__file__])
+    restart_with_huge_pages()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="turns of each")
     parser.add_argument("--steps", type=int, default=400, help="timed in each turn")

@@ -94,7 +94,7 @@ def report(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    restart_with_huge_pages(sys.argv[1:], [__file__])
+    restart_with_huge_pages()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="ViT-S/16", help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=16, help="default: %(default)s")

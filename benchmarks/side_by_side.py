@@ -367,7 +367,7 @@ def gpu_name() -> str | None:
 
 
 def main() -> None:
-    restart_with_huge_pages(sys.argv[1:], [__file__])  # for all who take part
+    restart_with_huge_pages()  # for all who take part
     if "--contestant" in sys.argv:
         return be_contestant()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
