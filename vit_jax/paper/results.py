@@ -102,12 +102,12 @@ def _check(run: Run, folder: Path) -> None:
     config = load_run_config(run, folder)
     stored = json.loads((workdir / "config.json").read_text())
     # The folder of all runs may have been moved, or is called by another path.
-    if run.start and Path(stored["init_from"]).match(run.start.workdir):
+    if run.start and Path(stored.get("init_from", "")).match(run.start.workdir):
         config.init_from = stored["init_from"]
     open_workdir(str(workdir), config)
     wanted = json.loads(config.to_json_best_effort())
     for option in ("total", "evals", "fewshot"):
-        if stored[option] != wanted[option]:
+        if stored.get(option, wanted[option]) != wanted[option]:
             raise InputError(
                 f"{workdir} belongs to a run with another config.{option}: {stored[option]}, not "
                 f"{wanted[option]}; give another --workdir"
