@@ -50,9 +50,9 @@ def now() -> np.ndarray:
 class Timed(loop.Loop):
     """The loop of a run, which notes when it did its last WARM_UP step and its last one."""
 
-    def step(self, step: int, state: Any, batches: Any) -> Any:
+    def step(self, step: int, state: Any) -> Any:
         """As the loop does; waits for steps in flight at both ends of what is timed."""
-        state = super().step(step, state, batches)
+        state = super().step(step, state)
         if step + 1 in (WARM_UP, self.run.total_steps):
             self.settle()
             self.times.append(now())
