@@ -11,7 +11,6 @@ time, of all threads, is the fair comparison on a machine with other work.
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator

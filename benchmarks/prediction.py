@@ -10,7 +10,6 @@ that is compiled. The three take turns.
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
