@@ -9,7 +9,8 @@ are small dicts with exactly one of `steps`, `epochs` or `examples` set;
 """
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -300,6 +301,22 @@ def _numbers(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, int | 
             yield from _numbers(value, f"{prefix}{name}.")
         elif isinstance(value, (int, float)):
             yield prefix + name, value
+
+
+def name_patterns(patterns: Sequence[str], name: str) -> list[re.Pattern]:
+    """Regular expressions for whole names of parameters, as "head/.*", ready to `fullmatch`.
+
+    Args:
+      patterns: of an option.
+      name: what the message calls it.
+
+    Raises:
+      InputError: one is no regular expression.
+    """
+    try:
+        return [re.compile(pattern) for pattern in patterns]
+    except (re.error, TypeError) as error:
+        raise InputError(f"{name} {tuple(patterns)!r}: {error}") from error
 
 
 def in_steps(

@@ -1,6 +1,10 @@
 """The commands on real images, and what they say to wrong input."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,3 +158,30 @@ def test_predict_refuses_what_is_no_image_and_no_checkpoint(tmp_path, capfd):
     assert status == 2 and "/nowhere does not exist" in last
     status, _, last = run(capfd, "evaluate", f"--checkpoint={tmp_path}")
     assert status == 2 and "holds no" in last
+
+
+def test_a_folder_of_the_same_name_is_not_what_runs(tmp_path):
+    """In a checkout of something else, say; the command starts itself again for huge pages."""
+    (tmp_path / "vit_jax").mkdir()
+    (tmp_path / "vit_jax" / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    done = subprocess.run(
+        [Path(sys.executable).parent / "vit_jax", "models", "ViT-B/16"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "86,567,656" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_a_plan_is_for_the_devices_of_the_config():
+    done = subprocess.run(
+        [sys.executable, "-m", "vit_jax", "plan", "--config=configs/quickstart.py:pretrain",
+         "--config.parallel.cpu_devices=2", "--json"],
+        env=dict(os.environ, XLA_FLAGS="--xla_backend_optimization_level=0"),
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["devices"] == 2

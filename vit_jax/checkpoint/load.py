@@ -73,13 +73,14 @@ def read(
     weights = read_weights(path, use_ema=use_ema, layout=layout, **options)
     for line in weights.report:
         logging.getLogger("vit_jax").info("%s", line)
+    own = _own_checkpoint(path)
     info = ModelInfo(
         name=weights.name,
         options=weights.options,
         pp=weights.pp,
         labels=weights.labels,
-        source=str(_own_checkpoint(path) or path),
-        config=run_config(path),
+        source=str(own or path),
+        config=_run_config(own),
         report=weights.report,
     )
     return weights.params, info
@@ -87,7 +88,10 @@ def read(
 
 def run_config(path: str | Path) -> dict[str, Any]:
     """The config of the run that a path of ours belongs to; {} for published weights."""
-    own = _own_checkpoint(path)
+    return _run_config(_own_checkpoint(path))
+
+
+def _run_config(own: Path | None) -> dict[str, Any]:
     return read_meta(own)["config"] if own else {}
 
 

@@ -1,6 +1,5 @@
 """Fine-tuning: pre-trained parameters fitted to a model of another size and task."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from vit_jax.checkpoint.resample import resample_positions
+from vit_jax.config import name_patterns
 from vit_jax.errors import InputError
 
 # Options that change what the same parameters compute: where programs differ, points get lost.
@@ -147,10 +147,7 @@ def replace(params: Any, loaded: dict[str, Any]) -> Any:
 
 def _split(tree: Any, skip: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Path -> leaf of what `skip` does not match, and of what it does."""
-    try:
-        patterns = [re.compile(pattern) for pattern in skip]
-    except (re.error, TypeError) as error:
-        raise InputError(f"config.init_skip {tuple(skip)!r}: {error}") from error
+    patterns = name_patterns(skip, "config.init_skip")
     kept, skipped = {}, {}
     for path, leaf in traverse_util.flatten_dict(tree, sep="/").items():
         matches = any(pattern.fullmatch(path) for pattern in patterns)

@@ -88,8 +88,6 @@ def check_batch_size(batch_size: int, shards: int, *, accumulate: int = 1, name:
     Raises:
       InputError: see above.
     """
-    if accumulate < 1:
-        raise InputError(f"config.parallel.accumulate is {accumulate}; it must be at least 1")
     parts = shards * accumulate
     if batch_size > 0 and batch_size % parts == 0:
         return

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from vit_jax.config import in_steps
+from vit_jax.config import in_steps, name_patterns
 from vit_jax.errors import InputError, nearest, unknown
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
@@ -215,7 +215,7 @@ def multiplier_tree(pairs: Sequence[tuple[str, float]], params: Any) -> Any:
                 f"config.{where}: {pair!r} is no (pattern, factor above 0); "
                 "config.optimizer.freeze keeps parameters as they are"
             )
-    patterns = _compile([pattern for pattern, _ in pairs], where)
+    patterns = name_patterns([pattern for pattern, _ in pairs], f"config.{where}")
     first = _map_paths(
         lambda path: next((i for i, p in enumerate(patterns) if p.fullmatch(path)), -1), params
     )
@@ -231,7 +231,7 @@ def frozen_tree(patterns: Sequence[str], params: Any) -> Any:
         patterns that leave nothing to train.
     """
     where = "optimizer.freeze"
-    compiled = _compile(patterns, where)
+    compiled = name_patterns(patterns, f"config.{where}")
     matches = _map_paths(
         lambda path: frozenset(i for i, p in enumerate(compiled) if p.fullmatch(path)), params
     )
@@ -288,13 +288,6 @@ def _map_paths(function: Callable[[str], Any], params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: function(jax.tree_util.keystr(path, simple=True, separator="/")), params
     )
-
-
-def _compile(patterns: Sequence[str], where: str) -> list[re.Pattern]:
-    try:
-        return [re.compile(pattern) for pattern in patterns]
-    except (re.error, TypeError) as error:
-        raise InputError(f"config.{where} {patterns!r}: {error}") from error
 
 
 def _check_used(patterns: list[re.Pattern], used: set[int], where: str, params: Any) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from vit_jax.checkpoint.convert import tables
 from vit_jax.checkpoint.convert.layout import Table
+from vit_jax.config import name_patterns
 from vit_jax.errors import InputError
 
 QKV = {"t": ("query", "key", "value"), "u": ("key", "value")}
@@ -183,10 +184,10 @@ def recognise(
 
 def _left_out(path: str, names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     left_out = set()
-    for pattern in patterns:
-        matches = {name for name in names if re.fullmatch(pattern, name)}
+    for pattern in name_patterns(patterns, "leave_out"):
+        matches = {name for name in names if pattern.fullmatch(name)}
         if not matches:
-            raise InputError(f"{path}: nothing to leave out is named {pattern!r}")
+            raise InputError(f"{path}: nothing to leave out is named {pattern.pattern!r}")
         left_out |= matches
     return sorted(left_out)
 
