@@ -42,7 +42,7 @@ def test_where_and_how_a_run_runs_may_change(tmp_path):
 
 
 def test_one_run_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(workdir, "PATIENCE", 0.1)
+    monkeypatch.setattr(workdir, "PAUSE", 0.01)
     for _ in range(2):  # the first gives it free again
         with only_run_in(tmp_path):
             second = only_run_in(tmp_path)

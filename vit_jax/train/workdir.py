@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -39,8 +39,8 @@ FREE = (
     "data.prefetch",
     "data.resident",
 )
-# Seconds for another process to end. A file server may hold the lock of a dead one that long.
-PATIENCE = 100
+# For another process to end. A file server may hold the lock of a dead one that long.
+ATTEMPTS, PAUSE = 10, 10.0  # seconds in between
 
 
 def open_workdir(workdir: str, config: ConfigDict) -> Path:
@@ -71,37 +71,30 @@ def only_run_in(path: Path) -> Iterator[None]:
     """Keeps other runs out of a workdir as long as this one is under way.
 
     Raises:
-      InputError: another is, and did not end within PATIENCE.
+      InputError: another is, and did not end within ATTEMPTS.
     """
     with contextlib.ExitStack() as stack:
 
         def lock() -> bool:
             try:
                 file = stack.enter_context(open(path / "lock", "w"))
-                return _lock(file, path)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
             except OSError:
                 log.warning("%s: the file system knows no locks; start one run at a time", path)
-                return True
+            return True
 
-        if not from_first(lock):
+        for _ in range(ATTEMPTS):
+            if from_first(lock):
+                break
+            log.info("another process trains in %s; waiting for its end", path)
+            time.sleep(PAUSE)
+        else:
             raise InputError(
                 f"{path}: another process trains there; wait for it or give another --workdir"
             )
         yield
-
-
-def _lock(file: IO[str], path: Path) -> bool:
-    """Whether it could be locked, after some patience."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return False
-            log.info("another process trains in %s; waiting up to %d s for its end", path, PATIENCE)
-            time.sleep(min(PATIENCE, 10))
 
 
 def claim_workdir(path: Path, config: ConfigDict) -> None:
