@@ -59,6 +59,24 @@ def test_exif_orientation_is_applied(value, photo, encode):
     assert difference(box.numpy(), upright[3:23, 5:35]) < 2
 
 
+@pytest.mark.parametrize(
+    "plain, options",
+    [
+        (True, {}),
+        (True, dict(quality=95, subsampling=0)),
+        (True, dict(progressive=True)),
+        (False, dict(exif=b"Exif\x00\x00")),
+        (False, dict(icc_profile=b"profile")),
+        (False, dict(comment=b"any")),
+    ],
+)
+def test_jpegs_without_metadata_take_the_quick_way(plain, options, photo, encode):
+    """Only they: behind other segments there may be EXIF data."""
+    for image in (Image.fromarray(photo), Image.fromarray(photo).convert("L")):
+        encoded = encode(image, "JPEG", **options)
+        assert bool(decode._is_plain(tf.constant(encoded))) == plain
+
+
 def test_damaged_exif_is_ignored(photo, encode):
     encoded = encode(photo, "JPEG", exif=b"Exif\x00\x00rubbish")
     assert read(encoded).shape == photo.shape
