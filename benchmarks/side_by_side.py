@@ -7,7 +7,8 @@ each contestant at its own best batch. The peers are timm's models, eager and co
 timm cannot be imported, the same network written out in plain PyTorch as timm does it (one
 projection for query, key and value, F.scaled_dot_product_attention, nn.GELU), which is not timm,
 and transformers' ViTForImageClassification. PyTorch has what it likes: fused AdamW, images with
-channels last, torch.compile, all cores.
+channels last, torch.compile, all cores. So has ours: on CPUs a device for each core, and blocks
+that are not a loop in training (--cpu-devices, --unroll).
 
 All do the same work: uint8 pixels on the device, normalised there; forward and backward pass,
 gradients clipped by their norm, AdamW; inference gives logits. Ours and one peer at a time, each
@@ -40,7 +41,7 @@ ON_CPU = ("ViT-Ti/16", "ViT-S/16", "ViT-B/16")
 ON_GPU = ("ViT-S/16", "ViT-B/16", "ViT-L/16")
 FIRST_BATCH, CPU_BATCH = 32, 16
 WARM_UP = 2  # steps before the first turn
-CPU_DEVICES = "SIDE_BY_SIDE_CPU_DEVICES"  # tells the processes of our contestants
+OURS = "SIDE_BY_SIDE_OURS"  # options of our contestants, for their processes
 
 
 class Ours:
@@ -50,8 +51,12 @@ class Ours:
         from vit_jax.analyze import benchmark
         from vit_jax.parallel.distributed import make_cpu_devices
 
-        make_cpu_devices(int(os.environ.get(CPU_DEVICES, 0)))
-        config = benchmark.run_config(model, batch_size=batch, image_size=SIZE, dtype=dtype)
+        options = json.loads(os.environ.get(OURS, "{}"))
+        make_cpu_devices(options.get("cpu_devices", 0))
+        unroll = options.get("unroll", 1) if mode == "train" else 1
+        config = benchmark.run_config(
+            model, batch_size=batch, image_size=SIZE, dtype=dtype, unroll=unroll
+        )
         self.case = benchmark.create_case(config, mode)
 
     def run(self, steps: int) -> None:
@@ -337,7 +342,7 @@ def report(found: dict[str, Any]) -> str:
     columns = ["model", "mode", "batch", "ours, images/s", "peer", "theirs", "ours / theirs"]
     columns += ["of each turn", *(["of processor time"] if on_cpu else [])]
     lines = [
-        f"{found['device']}, {found['dtype']}, "
+        f"{found['device']}, {found['dtype']}, ours with {found['ours']}, "
         + ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
         "",
         f"| {' | '.join(columns)} |",
@@ -380,18 +385,25 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of a turn; default: 2, on GPUs 50")
     parser.add_argument("--batch", type=int, help="default: 16, on GPUs each one's best")
     parser.add_argument(
-        "--cpu-devices", type=int, default=0, help="that ours makes of the processor (default: one)"
+        "--cpu-devices",
+        type=int,
+        help="that ours makes of the processor (default: one for each core)",
+    )
+    parser.add_argument(
+        "--unroll", type=int, help="config.model.unroll of ours in training; default: -1, on GPUs 1"
     )
     parser.add_argument("--json", metavar="FILE", help="also write everything to FILE")
     args = parser.parse_args()
-    os.environ[CPU_DEVICES] = str(args.cpu_devices)
     gpu = gpu_name()
     dtype = "bfloat16" if gpu else "float32"
     case = dict(batch=args.batch or (None if gpu else CPU_BATCH), dtype=dtype)
     steps = args.steps or (50 if gpu else 2)
     cores = len(os.sched_getaffinity(0))
-    device = gpu or f"{cores} CPU cores, {max(1, args.cpu_devices)} devices of ours"
-    found = dict(device=device, dtype=dtype, versions=versions(), rows=[])
+    ours = dict(cpu_devices=0, unroll=1) if gpu else dict(cpu_devices=cores, unroll=-1)
+    ours |= {name: getattr(args, name) for name in ours if getattr(args, name) is not None}
+    os.environ[OURS] = json.dumps(ours)
+    device = gpu or f"{cores} CPU cores"
+    found = dict(device=device, dtype=dtype, versions=versions(), ours=ours, rows=[])
     for model in args.models or (ON_GPU if gpu else ON_CPU):
         for mode in args.modes:
             for peer in args.peers or peers():

@@ -180,23 +180,35 @@ STUDIES: dict[str, Callable[[], Study]] = {
 
 
 def do_missing(study: Study, folder: Path, jobs: int) -> None:
-    """Runs what is missing, stage by stage, `jobs` at a time with a share of the cores each."""
+    """Runs what is missing, stage by stage, `jobs` at a time with a share of the cores each.
+
+    Raises:
+      InputError: runs that failed, after all others; a choice that diverged is no failure.
+    """
     cores = sorted(os.sched_getaffinity(0))
     shares: queue.Queue = queue.Queue()
     for i in range(jobs):
         shares.put(cores[i::jobs] or cores)
 
+    failed: set[str] = set()
+
     def do(run: Run) -> None:
         share = shares.get()
         try:
             execute(run, folder, share)
+        except InputError as error:
+            print(error, file=sys.stderr, flush=True)
+            failed.add(run.workdir)
         finally:
             shares.put(share)
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        while runs := next_runs(study, folder):
+        while runs := [run for run in next_runs(study, folder) if run.workdir not in failed]:
             print(f"{len(runs)} runs can start", file=sys.stderr, flush=True)
             list(pool.map(do, runs))
+    if left := next_runs(study, folder):
+        names = ", ".join(run.workdir for run in left)
+        raise InputError(f"all is done but for {names}, which failed; see log.txt there")
 
 
 def next_runs(study: Study, folder: Path) -> list[Run]:

@@ -169,6 +169,27 @@ def test_a_small_study_is_what_its_runs_say(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "results/pooling.png").stat().st_size > 1000
 
 
+def test_small_runs_go_on_behind_one_that_fails(tmp_path, monkeypatch):
+    small_scale = load("small_scale")
+    done = []
+
+    def execute(run, folder, cores):
+        if run.workdir.endswith("gap/seed1"):
+            raise InputError("status 1")
+        workdir = folder / run.workdir
+        workdir.mkdir(parents=True)
+        if run.workdir.endswith("token/dev_1e-2"):  # diverged: this choice is not taken
+            (workdir / "non_finite.json").write_text("{}")
+            raise InputError("status 1")
+        (workdir / "summary.json").write_text(json.dumps(dict(metrics={"eval/test/top1": 0.5})))
+        done.append(run.workdir)
+
+    monkeypatch.setattr(small_scale, "execute", execute)
+    with pytest.raises(InputError, match="all is done but for small/pooling/gap/seed1, which"):
+        small_scale.do_missing(small_scale.STUDIES["pooling"](), tmp_path, 2)
+    assert len(done) == len(set(done)) == 12 - 2
+
+
 def test_a_learning_curve_is_that_of_the_metrics(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.syspath_prepend(BENCHMARKS)

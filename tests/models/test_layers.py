@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from vit_jax.models.layers import (
     drop_path,
     dropout,
     fold_in,
+    project,
     shard_batch,
     unstack,
 )
@@ -81,6 +84,35 @@ def test_dense_contracts_the_trailing_axes(inputs, outputs, equation):
     x = draw(4, 3, *inputs)
     expected = np.einsum(equation, x, dense.kernel[...]) + dense.bias[...]
     np.testing.assert_allclose(dense(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("outputs", [(8,), (48,), (3, 4, 8)], ids=["narrow", "wide", "cut"])
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)])
+def test_the_gradient_of_a_product_is_the_derivative(outputs, dtype, tolerance):
+    x, kernel, grad = draw(50, 32), draw(32, *outputs), draw(50, *outputs)
+    given = [jnp.asarray(array, dtype) for array in (x, kernel, grad)]
+    y, pull = jax.vjp(project, *given[:2])
+    dx, dkernel = pull(given[2])
+    x, kernel, grad = (np.asarray(array, np.float64) for array in given)
+    flat = grad.reshape(50, -1)
+    expected = (
+        np.tensordot(x, kernel, 1),
+        flat @ kernel.reshape(32, -1).T,
+        (x.T @ flat).reshape(kernel.shape),
+    )
+    for found, wanted in zip((y, dx, dkernel), expected):
+        assert found.dtype == dtype and found.shape == wanted.shape
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("outputs", [8, 128])
+def test_on_cpus_gradients_of_kernels_are_computed_wide(outputs):
+    """XLA would turn the product around again."""
+    x, kernel = jnp.ones((50, 32)), jnp.ones((32, outputs))
+    gradient = jax.jit(jax.grad(lambda x, kernel: project(x, kernel).sum() ** 2, 1))
+    text = gradient.lower(x, kernel).compile().as_text()
+    assert re.search(rf"= f32\[{min(outputs, 32)},{max(outputs, 32)}\]\S* dot\(", text)
 
 
 def test_xavier_bounds_treat_query_key_and_value_one_by_one():

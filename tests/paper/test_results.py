@@ -205,15 +205,25 @@ def test_runs_go_on_behind_one_that_diverges(tmp_path, monkeypatch):
     assert [path.rpartition("/")[2] for path in done] == ["seed0", "seed2"]
 
 
-def test_means_say_what_fills_the_rows_behind_them(tmp_path):
-    def commands(number):
-        cells = results.document(number, tmp_path)["cells"]
-        return {(cell["row"], cell["column"]): cell["command"] for cell in cells}
+def test_the_runs_behind_a_mean_are_those_of_its_cells(tmp_path):
+    def runs(number, row, column):
+        keys = runner.select(number, row, column)
+        return [run.workdir for run in runner.next_runs(number, keys, tmp_path, "paper")]
 
-    folder = f"--workdir={tmp_path}"
-    mean = commands(9)["Mean", "L/16 JFT"]
-    assert mean == f"vit_jax tables 9 --run '--column=L/16 JFT' {folder}"
-    assert commands(2)["VTAB (19 tasks)", "L/16 JFT"] == mean
+    column = "L/16 JFT"
+    finish(recipes(9)["Caltech101", column].runs[0].start, tmp_path)
+    wanted = runs(9, None, column)
+    assert len(wanted) == 19 * 3
+    assert runs(9, "Mean", column) == runs(2, "VTAB (19 tasks)", column) == wanted
+    assert set(wanted) < set(runs(2, None, column))
+    assert runs(7, "Average", "ResNet50 Adam") == ["pretrain/JFT/BiT-ResNet50"]
+    commands = {
+        (cell["row"], cell["column"]): cell["command"]
+        for cell in results.document(2, tmp_path)["cells"]
+    }
+    assert commands["VTAB (19 tasks)", column] == (
+        f"vit_jax tables 2 --run '--row=VTAB (19 tasks)' '--column={column}' --workdir={tmp_path}"
+    )
 
 
 def test_a_folder_that_was_moved_is_still_known(tmp_path):

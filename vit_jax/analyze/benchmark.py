@@ -62,7 +62,12 @@ class Case:
 
 
 def run_config(
-    model: str, *, batch_size: int, image_size: int | None = None, dtype: str | None = None
+    model: str,
+    *,
+    batch_size: int,
+    image_size: int | None = None,
+    dtype: str | None = None,
+    unroll: int = 1,
 ) -> ConfigDict:
     """The config of a run as benchmarked: AdamW with weight decay, warm-up and clipping.
 
@@ -71,6 +76,7 @@ def run_config(
       batch_size: over all devices.
       image_size: pixels; None: 224.
       dtype: of matrix products; None: bfloat16, on CPUs float32.
+      unroll: config.model.unroll.
 
     Raises:
       InputError: no such dtype, or a size below 1.
@@ -87,6 +93,7 @@ def run_config(
     config.model.name = model
     config.model.image_size = image_size or 224
     config.model.dtype = dtype
+    config.model.unroll = unroll
     config.optimizer.weight_decay = 0.1
     config.optimizer.warmup = duration(steps=10_000)
     config.optimizer.clip_norm = 1.0

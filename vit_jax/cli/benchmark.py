@@ -34,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="make N devices of a processor (default: one)",
     )
+    parser.add_argument(
+        "--unroll",
+        type=int,
+        default=1,
+        metavar="N",
+        help="config.model.unroll: blocks in one turn of the loop, -1: all (%(default)s)",
+    )
     parser.add_argument("--sweep", action="store_true", help="find the best batch from --batch on")
     parser.add_argument("--profile", metavar="DIR", help="trace some steps into DIR")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -54,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=16 * jax.device_count() if args.batch is None else args.batch,
         image_size=args.image_size,
         dtype=args.dtype,
+        unroll=args.unroll,
     )
     measure = benchmark.sweep if args.sweep else benchmark.benchmark
     result = measure(config, args.mode, steps=args.steps)

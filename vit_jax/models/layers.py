@@ -126,9 +126,49 @@ class Dense(nnx.Module):
         kernel = self.kernel[...].astype(self.dtype)
         kernel = kernel.reshape(-1, *kernel.shape[self.num_inputs :])
         x = x.astype(self.dtype).reshape(-1, len(kernel))
-        y = lax.dot_general(x, kernel, (((1,), (0,)), ((), ())))
-        y = y + self.bias[...].astype(self.dtype)
+        y = project(x, kernel) + self.bias[...].astype(self.dtype)
         return shard_batch(y.reshape(*lead, *y.shape[1:]), whole=False)
+
+
+@jax.custom_vjp
+def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x W; (N, I), (I, *O) -> (N, *O).
+
+    The derivative is written out for the sake of CPUs, see `_cpu_kernel_gradient`.
+    """
+    return lax.dot_general(x, kernel, (((1,), (0,)), ((), ())))
+
+
+def _project_forward(x, kernel):
+    return project(x, kernel), (x, kernel)
+
+
+def _project_backward(saved, grad):
+    x, kernel = saved
+    outputs = tuple(range(1, grad.ndim))
+    return (
+        lax.dot_general(grad, kernel, ((outputs, outputs), ((), ()))),
+        lax.platform_dependent(x, grad, cpu=_cpu_kernel_gradient, default=_kernel_gradient),
+    )
+
+
+project.defvjp(_project_forward, _project_backward)
+
+
+def _kernel_gradient(x: jax.Array, grad: jax.Array) -> jax.Array:
+    """x^T g; (N, I), (N, *O) -> (I, *O)."""
+    return lax.dot_general(x, grad, (((0,), (0,)), ((), ())))
+
+
+def _cpu_kernel_gradient(x: jax.Array, grad: jax.Array) -> jax.Array:
+    """`_kernel_gradient` by the quicker of its two products.
+
+    On CPUs a product of tall matrices takes 1.3 times as long where its result is taller
+    than wide. Behind the barrier XLA leaves the order of the two as it is.
+    """
+    if x[0].size <= grad[0].size:
+        return lax.optimization_barrier(_kernel_gradient(x, grad))
+    return jnp.moveaxis(lax.optimization_barrier(_kernel_gradient(grad, x)), -1, 0)
 
 
 def xavier_uniform(num_inputs: int = 1, groups: int = 0) -> nnx.Initializer:

@@ -52,6 +52,17 @@ def our_cells(number: int, folder: Path, scale: str = "paper") -> dict[Key, Ours
     return cells
 
 
+def recipes_behind(number: int, key: Key, scale: str = "paper") -> list[Recipe]:
+    """The recipes whose runs fill a cell: its own, or those of the cells that it is the mean of."""
+    row, column = key
+    if (number, row) == (2, _VTAB):
+        number, row = 9, _MEANS[9]
+    known = recipes(number, scale)
+    if _MEANS.get(number) == row:
+        return [recipe for (_, other), recipe in known.items() if other == column]
+    return [known[key]] if key in known else []
+
+
 def measured(recipe: Recipe, folder: Path) -> Ours:
     """What the finished runs of a recipe say, or the runs that come next."""
     scores = {
@@ -174,10 +185,6 @@ def document(number: int, folder: Path, scale: str = "paper") -> dict[str, Any]:
 
 
 def _command(number: int, row: str, column: str, folder: Path, scale: str) -> str:
-    words = ["vit_jax", "tables", number, "--run", f"--row={row}", f"--column={column}"]
-    if (number, row) == (2, _VTAB):
-        words = ["vit_jax", "tables", 9, "--run", f"--column={column}"]
-    elif _MEANS.get(number) == row:
-        words.remove(f"--row={row}")
+    words = ["vit_jax", "tables", str(number), "--run", f"--row={row}", f"--column={column}"]
     words += [f"--workdir={folder}"] + ["--scale=small"] * (scale == "small")
-    return shlex.join(map(str, words))
+    return shlex.join(words)

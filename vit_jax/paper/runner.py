@@ -10,8 +10,8 @@ import jax
 
 from vit_jax.errors import InputError, NonFiniteError, unknown
 from vit_jax.evaluate.labels import evaluate_protocol
-from vit_jax.paper.recipes import Evaluation, Run, recipes
-from vit_jax.paper.results import load_run_config, measured, summary
+from vit_jax.paper.recipes import Evaluation, Run
+from vit_jax.paper.results import load_run_config, measured, recipes_behind, summary
 from vit_jax.paper.tables import Key, table
 from vit_jax.train.loop import train
 
@@ -41,11 +41,10 @@ def next_runs(number: int, keys: Iterable[Key], folder: Path, scale: str) -> lis
 
     A choice of learning rates hides the runs behind it until all of them are done.
     """
-    known = recipes(number, scale)
     runs = {}
     for key in keys:
-        if key in known:
-            for run in measured(known[key], folder).missing:
+        for recipe in recipes_behind(number, key, scale):
+            for run in measured(recipe, folder).missing:
                 run = _first_unfinished(run, folder)
                 runs[run.workdir] = run
     return list(runs.values())
@@ -68,7 +67,7 @@ def run_missing(number: int, keys: Iterable[Key], folder: Path, scale: str) -> i
       NonFiniteError: runs that diverged, after the others; one among a choice only loses it.
     """
     keys, done, diverged = list(keys), 0, set()
-    if not any(key in recipes(number, scale) for key in keys):
+    if not any(recipes_behind(number, key, scale) for key in keys):
         raise InputError(f"table {number}: no run fills these cells; `vit_jax tables {number}`")
     while runs := next_runs(number, keys, folder, scale):
         runs = [run for run in runs if run.workdir not in diverged]
