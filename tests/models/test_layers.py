@@ -115,6 +115,17 @@ def test_on_cpus_gradients_of_kernels_are_computed_wide(outputs):
     assert re.search(rf"= f32\[{min(outputs, 32)},{max(outputs, 32)}\]\S* dot\(", text)
 
 
+@pytest.mark.parametrize("remat, products", [("dots_no_batch", 6), ("full", 7)])
+def test_policies_of_rematerialisation_keep_products(remat, products):
+    def two(x, first, second):
+        return project(jnp.sin(project(x, first)), second).sum()
+
+    two = jax.checkpoint(two, policy=layers.REMAT_POLICIES[remat])
+    arguments = jnp.ones((50, 32)), jnp.ones((32, 8)), jnp.ones((8, 4))
+    text = jax.jit(jax.value_and_grad(two, (0, 1, 2))).lower(*arguments).as_text()
+    assert text.count("dot_general") == products
+
+
 def test_xavier_bounds_treat_query_key_and_value_one_by_one():
     kernels = {
         "dense": Dense((48,), (192,), rngs=nnx.Rngs(0)).kernel[...],

@@ -136,11 +136,12 @@ def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     The derivative is written out for the sake of CPUs, see `_cpu_kernel_gradient`.
     """
-    return lax.dot_general(x, kernel, (((1,), (0,)), ((), ())))
+    return _project_forward(x, kernel)[0]
 
 
 def _project_forward(x, kernel):
-    return project(x, kernel), (x, kernel)
+    # Not by `project`: policies of rematerialisation would not see the product.
+    return lax.dot_general(x, kernel, (((1,), (0,)), ((), ()))), (x, kernel)
 
 
 def _project_backward(saved, grad):
