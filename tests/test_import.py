@@ -33,3 +33,24 @@ def test_an_unknown_name_is_an_attribute_error():
         "AttributeError: module 'vit_jax' has no attribute"
         in run("import vit_jax; vit_jax.create_modle").stderr
     )
+
+
+def test_a_quick_import_collects_no_garbage_and_leaves_the_collector_as_it_was():
+    code = """
+import gc, sys
+from vit_jax.cli.imports import import_quickly
+seen = []
+gc.callbacks.append(lambda phase, info: seen.append(phase))
+module = import_quickly("flax.nnx")
+assert module is sys.modules["flax.nnx"] and not seen and gc.isenabled()
+assert gc.get_freeze_count() > 10_000
+try:
+    import_quickly("vit_jax.absent")
+except ModuleNotFoundError:
+    assert gc.isenabled()
+gc.disable()
+import_quickly("optax")
+assert not gc.isenabled()
+"""
+    result = run(code)
+    assert result.returncode == 0, result.stderr

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from vit_jax.checkpoint import damage, stored
@@ -62,7 +61,7 @@ class Checkpoints:
         if problem := from_first(self._open_directory):
             raise InputError(problem)
         self._newest = max(self._steps(), default=None)
-        self._checkpointer = self._new_checkpointer()
+        self._checkpointer: Any = None  # made by the first save
 
     def latest(self) -> int | None:
         """The newest complete checkpoint's step."""
@@ -183,6 +182,10 @@ class Checkpoints:
             return True
         problem = from_first(lambda: self._obstacle(step))
         if not problem:
+            import orbax.checkpoint as ocp  # a new run starts without: it takes long to import
+
+            if self._checkpointer is None:
+                self._checkpointer = self._new_checkpointer()
             notes = dict(metrics=metrics, fingerprints=stored.fingerprints_of(items))
             saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
             args = ocp.args.Composite(meta=ocp.args.JsonSave(dict(meta, **notes)), **saves)
@@ -220,7 +223,8 @@ class Checkpoints:
           NotSavedError: see `save`.
         """
         self.wait()
-        self._checkpointer.close()
+        if self._checkpointer is not None:
+            self._checkpointer.close()
 
     def _path(self, step: int) -> Path:
         return self.directory / str(step)
@@ -251,7 +255,9 @@ class Checkpoints:
             raise InputError(steps)
         return steps
 
-    def _new_checkpointer(self) -> ocp.AsyncCheckpointer:
+    def _new_checkpointer(self) -> Any:
+        import orbax.checkpoint as ocp
+
         # The prefix keeps barriers apart that processes missed in a failed save.
         prefix = f"after{self.failures}" if self.failures else None
         return ocp.AsyncCheckpointer(
@@ -287,9 +293,10 @@ class Checkpoints:
         self.failures += 1
         self._failed_in_a_row += 1
         log.error("the checkpoint of step %d was not written: %s", step, problem)
-        with contextlib.suppress(Exception):
-            self._checkpointer.close()
-        self._checkpointer = self._new_checkpointer()
+        if self._checkpointer is not None:
+            with contextlib.suppress(Exception):
+                self._checkpointer.close()
+            self._checkpointer = None
         if jax.process_index() == 0:
             with contextlib.suppress(OSError):
                 damage.clean(self.directory)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 
 from vit_jax.checkpoint.damage import MARKER, DamagedCheckpoint, find_damage
 from vit_jax.checkpoint.fingerprint import fingerprints
@@ -82,7 +81,7 @@ def stored_arrays(checkpoint: Path, item: str) -> dict[str, jax.ShapeDtypeStruct
     """
     if not (checkpoint / item).is_dir():
         return {}
-    tree = ocp.StandardCheckpointHandler().metadata(checkpoint / item).tree
+    tree = _handler().metadata(checkpoint / item).tree
     return {
         path_name(path): jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
         for path, leaf in jax.tree_util.tree_leaves_with_path(
@@ -138,8 +137,19 @@ def read_item(checkpoint: Path, item: str, stored: dict[str, Any], tree: Any) ->
         ),
         tree,
     )
-    handler = ocp.StandardCheckpointHandler()
-    return handler.restore(checkpoint / item, args=ocp.args.StandardRestore(as_written))
+    return _restore(checkpoint / item, as_written)
+
+
+def _handler() -> Any:
+    import orbax.checkpoint as ocp  # takes long, and a new run reads no checkpoint
+
+    return ocp.StandardCheckpointHandler()
+
+
+def _restore(item: Path, wanted: Any) -> Any:
+    import orbax.checkpoint as ocp
+
+    return _handler().restore(item, args=ocp.args.StandardRestore(wanted))
 
 
 def changed_arrays(items: dict[str, Any], recorded: dict[str, dict[str, int]]) -> list[str]:
@@ -181,7 +191,6 @@ def read_params(checkpoint: Path, *, use_ema: bool = False, layout: Layout | Non
     item = "ema" if use_ema else "params"
     if not (checkpoint / item).is_dir():
         raise InputError(f"{checkpoint} holds no {item}; train with config.optimizer.ema_decay")
-    handler = ocp.StandardCheckpointHandler()
     whole = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     layout = layout or (lambda path, shape: whole)
     try:
@@ -189,9 +198,9 @@ def read_params(checkpoint: Path, *, use_ema: bool = False, layout: Layout | Non
             lambda path, leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=layout(path_name(path), tuple(leaf.shape))
             ),
-            handler.metadata(checkpoint / item).tree,
+            _handler().metadata(checkpoint / item).tree,
         )
-        tree = handler.restore(checkpoint / item, args=ocp.args.StandardRestore(wanted))
+        tree = _restore(checkpoint / item, wanted)
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:

@@ -7,6 +7,7 @@ import argparse
 import json
 
 from vit_jax.cli.compilations import keep_compilations
+from vit_jax.cli.imports import import_quickly
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predicts; returns the exit status."""
     keep_compilations()
-    from vit_jax.evaluate.predict import predict
-
+    predict = import_quickly("vit_jax.evaluate.predict").predict
     results = predict(args.checkpoint, args.images, topk=args.topk, use_ema=args.use_ema)
     if args.json:
         print(json.dumps(results, indent=2))

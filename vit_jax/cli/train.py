@@ -14,6 +14,7 @@ import time
 
 from vit_jax.cli.compilations import keep_compilations
 from vit_jax.cli.configs import add_config_argument
+from vit_jax.cli.imports import import_quickly
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.config_files import load_config
 
@@ -31,10 +32,9 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     keep_compilations()
     config = load_config(args.config, args.overrides)
+    loop = import_quickly("vit_jax.train.loop")
     join_processes(args)
-    from vit_jax.train.loop import train
-
-    summary = train(config, args.workdir, started=started)
+    summary = loop.train(config, args.workdir, started=started)
     if args.json:
         print_once(json.dumps(summary))
     return 0
