@@ -40,7 +40,7 @@ SHAPES = {
 ON_CPU = ("ViT-Ti/16", "ViT-S/16", "ViT-B/16")
 ON_GPU = ("ViT-S/16", "ViT-B/16", "ViT-L/16")
 FIRST_BATCH, CPU_BATCH = 32, 16
-WARM_UP = 2  # steps before the first turn
+WARM_UP = 6  # steps before the first turn; malloc finds its places in the first ones
 OURS = "SIDE_BY_SIDE_OURS"  # options of our contestants, for their processes
 
 
