@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -173,36 +172,6 @@ def test_a_folder_of_the_same_name_is_not_what_runs(tmp_path):
         text=True,
     )
     assert done.returncode == 0 and "86,567,656" in done.stdout, done.stderr
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc")
-def test_threads_keep_their_memory_for_the_next_step():
-    """What is freed is not faulted in anew: the temporary memory of a step, in XLA's threads."""
-    code = """
-import ctypes, resource, sys, threading
-from vit_jax.cli.allocator import restart_with_huge_pages
-restart_with_huge_pages()
-libc = ctypes.CDLL(None)
-libc.malloc.restype = ctypes.c_void_p
-size = 2**28
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    memory = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size)))
-    libc.memset(memory, 1, ctypes.c_size_t(size))
-    libc.free(memory)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-thread = threading.Thread(target=lambda: print(faults(), faults()))
-thread.start()
-thread.join()
-"""
-    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
-    environment["PYTHONPATH"] = os.getcwd()
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    first, second = map(int, done.stdout.split())
-    assert first > 100 and second < 20, done.stderr
 
 
 @pytest.mark.slow

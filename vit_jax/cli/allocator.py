@@ -5,9 +5,7 @@ import sys
 
 # XLA on CPUs takes its scratch memory anew at every step. Huge pages, kept instead of given
 # back, spare most page faults: the gradient of a small ViT takes about 0.6 of the time.
-# One arena, as others than the first can only map what is large, and unmap it after each step.
 TUNABLES = {
-    "glibc.malloc.arena_max": 1,
     "glibc.malloc.hugetlb": 1,
     "glibc.malloc.mmap_max": 0,
     "glibc.malloc.trim_threshold": 64 * 2**30,
