@@ -216,7 +216,7 @@ def test_the_runs_behind_a_mean_are_those_of_its_cells(tmp_path):
     assert len(wanted) == 19 * 3
     assert runs(9, "Mean", column) == runs(2, "VTAB (19 tasks)", column) == wanted
     assert set(wanted) < set(runs(2, None, column))
-    assert runs(7, "Average", "ResNet50 Adam") == ["pretrain/JFT/BiT-ResNet50"]
+    assert runs(7, "Average", "R50x1 Adam") == ["pretrain/JFT/BiT-R50x1"]
     commands = {
         (cell["row"], cell["column"]): cell["command"]
         for cell in results.document(2, tmp_path)["cells"]
