@@ -401,7 +401,9 @@ def main() -> None:
     case = dict(batch=args.batch or (None if gpu else CPU_BATCH), dtype=dtype)
     steps = args.steps or (50 if gpu else 2)
     cores = len(os.sched_getaffinity(0))
-    ours = dict(cpu_devices=0, unroll=1) if gpu else dict(cpu_devices=cores, unroll=-1)
+    ours = dict(cpu_devices=0, unroll=1 if gpu else -1)
+    if not gpu and case["batch"] % cores == 0:
+        ours["cpu_devices"] = cores
     ours |= {name: getattr(args, name) for name in ours if getattr(args, name) is not None}
     os.environ[OURS] = json.dumps(ours)
     device = gpu or f"{cores} CPU cores"

@@ -18,8 +18,11 @@ def equations(jaxpr, primitive):
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == primitive:
             found.append((*(v.aval.dtype for v in eqn.invars), eqn.outvars[0].aval.dtype))
-        for inner in core.jaxprs_in_params(eqn.params):
-            found += equations(inner, primitive)
+        inner = list(core.jaxprs_in_params(eqn.params))
+        if eqn.primitive.name == "cond":  # one branch a platform; accelerators have the last
+            inner = inner[-1:]
+        for jaxpr in inner:
+            found += equations(jaxpr, primitive)
     return found
 
 
@@ -54,7 +57,7 @@ def test_products_of_the_gradient_are_bfloat16_in_the_blocks(vit):
     found = equations(jax.make_jaxpr(jax.grad(loss))(params).jaxpr, "dot_general")
     float32 = [types for types in found if F32 in types[:2]]
     assert len(float32) == 3  # of the head: itself and its two gradients
-    assert len(found) == 3 * 8 - 1  # images have no gradient
+    assert len(found) == 3 * 8
 
 
 def test_everything_is_float32_in_a_float32_model(vit):

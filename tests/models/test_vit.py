@@ -124,7 +124,9 @@ def test_remat_is_protected_where_no_loop_separates_the_passes(vit, unroll, barr
     graphdef, params = split(vit.model(remat="full", unroll=unroll))
     images = np.zeros((1, 8, 6, 3), np.float32)
     gradient = jax.jit(jax.grad(lambda params: merge(graphdef, params)(images).sum()))
-    assert ("optimization_barrier" in gradient.lower(params).as_text()) == barriers
+    # Kernels' gradients have barriers on CPUs.
+    lowered = gradient.trace(params).lower(lowering_platforms=("tpu",))
+    assert ("optimization_barrier" in lowered.as_text()) == barriers
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 6, 8, 3), (8, 6, 3), (2, 8, 6, 1)], ids=str)
