@@ -2,6 +2,8 @@
 
 import os
 
+# oneDNN announces itself on processors with AVX-512; reading data has no use for it.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what fails is raised and named by us
 
 import tensorflow as tf
