@@ -1,0 +1,1 @@
+"""Batches: which examples, in which order, read how."""

@@ -1,0 +1,1 @@
+"""Figures: what a trained model has learnt, drawn."""

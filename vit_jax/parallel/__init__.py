@@ -1,0 +1,1 @@
+"""Devices: the mesh, sharding rules, the two engines, many processes."""

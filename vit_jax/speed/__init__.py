@@ -1,0 +1,1 @@
+"""Speed: benchmarks and profiles of compiled steps."""

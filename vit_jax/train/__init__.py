@@ -1,0 +1,1 @@
+"""Training: a run, its state, its steps and the loop."""

@@ -1,0 +1,1 @@
+"""Health of a run: bad numbers, spikes, hangs, preemption."""
