@@ -23,8 +23,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax.analyze.benchmark import default_dtype
 from vit_jax.models.attention import attend, attention_weights
+from vit_jax.speed.benchmark import default_dtype
 
 HEAD_WIDTH = 64
 BLOCK = 128

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from vit_jax import data
-from vit_jax.data.source import ArraySource
+from vit_jax.data.sources.source import ArraySource
 
 BATCH = 128
 JPEG = "decode|inception_crop(224)|flip_lr|value_range(-1, 1)"

@@ -15,8 +15,8 @@ from typing import Any
 
 from small_scale import machine  # beside this file
 
-from vit_jax.analyze.figures import figure_class
 from vit_jax.errors import InputError
+from vit_jax.figures.draw import figure_class
 
 
 def document(workdir: Path, command: str) -> dict[str, Any]:

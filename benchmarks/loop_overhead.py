@@ -19,14 +19,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from vit_jax.analyze.benchmark import step_ends
 from vit_jax.cli.allocator import restart_with_huge_pages
 from vit_jax.config import duration
 from vit_jax.config_files import load_config
 from vit_jax.parallel.engines import create_engine
+from vit_jax.speed.benchmark import step_ends
 from vit_jax.train import loop
-from vit_jax.train.inputs import TrainingBatches, open_training_data
-from vit_jax.train.setup import prepare
+from vit_jax.train.batches import TrainingBatches, open_training_data
+from vit_jax.train.run import prepare
 
 WARM_UP = 50  # steps of each turn that are not timed
 

@@ -19,10 +19,10 @@ import jax
 import numpy as np
 
 from vit_jax import create_model
-from vit_jax.analyze.benchmark import create_case, default_dtype, run_config, step_ends
 from vit_jax.checkpoint.load import ModelInfo
 from vit_jax.cli.allocator import restart_with_huge_pages
 from vit_jax.evaluate.predict import Predictor
+from vit_jax.speed.benchmark import create_case, default_dtype, run_config, step_ends
 
 PP = "decode|resize_small(256)|central_crop(224)|value_range(-1, 1)"
 

@@ -49,8 +49,8 @@ class Ours:
     """The compiled step of vit_jax."""
 
     def __init__(self, model: str, mode: str, batch: int, dtype: str, compiled: bool):
-        from vit_jax.analyze import benchmark
         from vit_jax.parallel.distributed import make_cpu_devices
+        from vit_jax.speed import benchmark
 
         options = json.loads(os.environ.get(OURS, "{}"))
         make_cpu_devices(options.get("cpu_devices", 0))
@@ -62,7 +62,7 @@ class Ours:
 
     def run(self, steps: int) -> None:
         """Does so many steps and waits for them."""
-        from vit_jax.analyze.benchmark import step_ends
+        from vit_jax.speed.benchmark import step_ends
 
         for _ in step_ends(self.case.outputs(steps)):
             pass

@@ -26,8 +26,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vit_jax.analyze.figures import figure_class
 from vit_jax.errors import InputError, unknown
+from vit_jax.figures.draw import figure_class
 from vit_jax.paper.recipes import SEEDS, Recipe, Run, recipes
 from vit_jax.paper.results import measured
 

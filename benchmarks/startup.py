@@ -109,9 +109,9 @@ def import_seconds(rounds: int = 5) -> float:
 
 def compile_seconds(depth: int) -> dict[str, float]:
     """Processor seconds to trace and to compile the step of ViT-H/14 with so many blocks."""
-    from vit_jax.analyze.benchmark import DATASET, run_config
-    from vit_jax.analyze.compile import abstract_batch
-    from vit_jax.train.setup import prepare
+    from vit_jax.plan.compile import abstract_batch
+    from vit_jax.speed.benchmark import DATASET, run_config
+    from vit_jax.train.run import prepare
 
     config = run_config("ViT-H/14", batch_size=1)
     config.model.depth = depth

@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import default, duration, evaluation
 from vit_jax.errors import InputError, unknown
-from vit_jax.models.zoo import canonical_name
+from vit_jax.models.variants import canonical_name
 
 # Source, test split, share of the training set to choose on in percent, steps, warm-up.
 DATASETS = {

@@ -10,7 +10,7 @@ L/32 71.16. Any other model runs with the same settings, as in the table.
 from ml_collections import ConfigDict
 
 from vit_jax.config import default, duration, evaluation
-from vit_jax.models.zoo import canonical_name
+from vit_jax.models.variants import canonical_name
 
 
 def get_config(model: str = "ViT-B/16") -> ConfigDict:

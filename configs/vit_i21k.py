@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import default, duration, evaluation
 from vit_jax.errors import unknown
-from vit_jax.models.zoo import canonical_name
+from vit_jax.models.variants import canonical_name
 
 MODELS = ("ViT-B/16", "ViT-B/32", "ViT-L/16", "ViT-L/32")
 

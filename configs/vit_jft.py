@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import default, duration, fewshot
 from vit_jax.errors import unknown
-from vit_jax.models.zoo import canonical_name
+from vit_jax.models.variants import canonical_name
 
 IMAGES = 303_000_000
 # Epochs and learning rate.

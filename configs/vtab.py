@@ -39,7 +39,7 @@ from ml_collections import ConfigDict
 from vit_jax.config import default, duration, evaluation
 from vit_jax.errors import InputError
 from vit_jax.evaluate import vtab
-from vit_jax.models.zoo import canonical_name
+from vit_jax.models.variants import canonical_name
 
 
 def get_config(arg: str = "ViT-B/16,pets") -> ConfigDict:

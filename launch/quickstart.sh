@@ -25,7 +25,7 @@ import sys
 
 from PIL import Image
 
-from vit_jax.data.sources import open_source
+from vit_jax.data.sources.opening import open_source
 
 held_out = open_source("digits", "train[80%:]")
 Image.fromarray(held_out.images[0, :, :, 0]).save(sys.argv[1])

@@ -148,7 +148,7 @@ def default() -> ConfigDict:
     config.data = ConfigDict(
         dict(
             # digits, idx:DIR, folder:DIR, npz:FILE, tfds:NAME, tfds:NAME?label=LABEL (another
-            # label, see data/labels.py), or mix:SOURCE*WEIGHT+SOURCE*WEIGHT
+            # label, see data/sources/labels.py), or mix:SOURCE*WEIGHT+SOURCE*WEIGHT
             source="digits",
             split="train",  # tfds syntax
             data_dir="",  # where tfds looks; "": its default

@@ -3,8 +3,8 @@
 import pytest
 
 from vit_jax import config as configs
-from vit_jax.train import interval
-from vit_jax.train.interval import SaveInterval
+from vit_jax.checkpoint import interval
+from vit_jax.checkpoint.interval import SaveInterval
 
 
 def saves(monkeypatch, *, steps, pace, cost=0.0, every=None, start=0, **options):

@@ -3,7 +3,8 @@ import os
 import numpy as np
 import pytest
 
-from vit_jax.data import cache, open_source
+from vit_jax.data import open_source
+from vit_jax.data.sources import cache
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +111,7 @@ def listed(folder) -> list[bytes]:
 
 def test_the_list_of_a_folder_is_kept_until_a_class_folder_changes(folder, monkeypatch):
     first = listed(folder)
-    from vit_jax.data import folder as module
+    from vit_jax.data.sources import folder as module
 
     monkeypatch.setattr(module, "_listed", None)  # would fail if called
     assert listed(folder) == first

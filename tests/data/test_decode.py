@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vit_jax.data import decode
 from vit_jax.data._tf import tf
+from vit_jax.data.ops import decode
 
 _decode = tf.function(decode.decode, input_signature=[tf.TensorSpec([], tf.string)])
 

@@ -7,7 +7,7 @@ from vit_jax.data import eval_batches, file_names, open_source, parse, read_labe
 from vit_jax.errors import InputError
 
 tfds = pytest.importorskip("tensorflow_datasets")
-from vit_jax.data import labels  # noqa: E402  needs TensorFlow
+from vit_jax.data.sources import labels  # noqa: E402  needs TensorFlow
 
 
 def make(path, name, version, features, splits):

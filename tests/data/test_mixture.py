@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from vit_jax.data import eval_batches, mixture, open_source, parse, train_batches
+from vit_jax.data import eval_batches, open_source, parse, train_batches
+from vit_jax.data.sources import mixture
 from vit_jax.errors import InputError
 
 

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
-from vit_jax.data import ops, vocabulary
+from vit_jax.data.ops import vocabulary
+from vit_jax.data.ops.preprocess import parse
 from vit_jax.errors import InputError
 
 
 def test_a_pipeline_is_parsed_in_order():
-    parsed = ops.parse("decode|inception_crop(224)|flip_lr|value_range(-1, 1)")
+    parsed = parse("decode|inception_crop(224)|flip_lr|value_range(-1, 1)")
     assert parsed.ops == (vocabulary.InceptionCrop(224), vocabulary.FlipLeftRight())
     assert parsed.image_size == (224, 224)
     assert parsed.num_random == 2
@@ -23,13 +24,13 @@ def test_a_pipeline_is_parsed_in_order():
     ],
 )
 def test_mean_and_std_give_the_range(text, mean, std):
-    parsed = ops.parse(text)
+    parsed = parse(text)
     np.testing.assert_allclose(parsed.mean, (mean,) * 3)
     np.testing.assert_allclose(parsed.std, (std,) * 3)
 
 
 def test_value_range_maps_the_ends_of_bytes_to_the_ends_given():
-    parsed = ops.parse("value_range(-3, 5)")
+    parsed = parse("value_range(-3, 5)")
     ends = (np.array([0, 255])[:, None] / 255 - parsed.mean) / parsed.std
     np.testing.assert_allclose(ends, [[-3] * 3, [5] * 3])
 
@@ -46,12 +47,12 @@ def test_value_range_maps_the_ends_of_bytes_to_the_ends_given():
     ],
 )
 def test_text_of_a_pipeline_parses_to_the_same(text):
-    parsed = ops.parse(text)
-    assert ops.parse(str(parsed)) == parsed
+    parsed = parse(text)
+    assert parse(str(parsed)) == parsed
 
 
 def test_squares_are_one_number():
-    assert ops.parse("resize((32, 32))") == ops.parse("resize(32)")
+    assert parse("resize((32, 32))") == parse("resize(32)")
 
 
 @pytest.mark.parametrize(
@@ -65,10 +66,10 @@ def test_squares_are_one_number():
     ],
 )  # fmt: skip
 def test_evaluation_has_no_randomness(text, expected):
-    found = ops.parse(text).deterministic()
-    assert found == ops.parse(expected)
+    found = parse(text).deterministic()
+    assert found == parse(expected)
     assert found.num_random == 0
-    assert found.image_size == ops.parse(text).image_size
+    assert found.image_size == parse(text).image_size
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_evaluation_has_no_randomness(text, expected):
     ],
 )
 def test_output_size(text, size, expected):
-    assert ops.parse(text).output_size(size) == expected
+    assert parse(text).output_size(size) == expected
 
 
 @pytest.mark.parametrize(
@@ -123,5 +124,5 @@ def test_output_size(text, size, expected):
 )
 def test_wrong_text_is_refused_in_a_line(text, message):
     with pytest.raises(InputError, match=message) as error:
-        ops.parse(text)
+        parse(text)
     assert "\n" not in str(error.value)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from vit_jax.data import order
-from vit_jax.data.plan import TrainingPlan
-from vit_jax.data.source import ArraySource
+from vit_jax.data.batches.examples import TrainingPlan
+from vit_jax.data.sources.source import ArraySource
 
 
 def test_threefry_is_the_generator_of_jax():

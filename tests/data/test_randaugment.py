@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from vit_jax.data import order, randaugment, tf_ops, vocabulary
+from vit_jax.data import order
 from vit_jax.data._tf import tf
-from vit_jax.data.ops import parse
+from vit_jax.data.ops import randaugment, tf_ops, vocabulary
+from vit_jax.data.ops.preprocess import parse
 from vit_jax.errors import InputError
 
 FACTORS = [0.1, 0.5, 1.0, 1.9, 3.7]

@@ -5,16 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from vit_jax.data import (
-    cache,
-    eval_batches,
-    open_source,
-    parse,
-    planned_examples,
-    record_files,
-    records,
-    train_batches,
-)
+from vit_jax.data import eval_batches, open_source, parse, planned_examples, train_batches
+from vit_jax.data.sources import cache, record_files, records
 from vit_jax.errors import InputError
 
 tfds = pytest.importorskip("tensorflow_datasets")

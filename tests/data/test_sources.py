@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from vit_jax.data import arrays, open_source
+from vit_jax.data import open_source
+from vit_jax.data.sources import arrays
 from vit_jax.errors import InputError
 
 FASHION = "/usr/share/datasets/fashion-mnist"

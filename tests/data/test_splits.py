@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vit_jax.data import splits
+from vit_jax.data.sources import splits
 from vit_jax.errors import InputError
 
 LABELS = np.repeat(np.arange(4), [100, 60, 30, 10])  # sorted by class, as folders are

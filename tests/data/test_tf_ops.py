@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data import decode, numpy_ops, ops, order, tf_ops, vocabulary
+from vit_jax.data import order
 from vit_jax.data._tf import tf
+from vit_jax.data.ops import decode, numpy_ops, tf_ops, vocabulary
+from vit_jax.data.ops.preprocess import parse
 from vit_jax.errors import InputError
 
 
@@ -106,7 +108,7 @@ def test_inception_crop_is_a_resized_box(photo):
 
 def test_decoding_fused_with_the_crop_gives_the_same(photo, encode):
     # A crop inside the decoder differs by chroma at its edges and a faster transform.
-    preprocess, encoded = ops.parse("inception_crop(24)"), tf.constant(encode(photo, "JPEG"))
+    preprocess, encoded = parse("inception_crop(24)"), tf.constant(encode(photo, "JPEG"))
     pixels = decode.decode(encoded)
     for words in many_words(10)[:, None]:
         fused = tf_ops.preprocess_encoded(preprocess, encoded, tf.constant(words))
@@ -128,7 +130,7 @@ def test_decoding_fused_with_the_crop_gives_the_same(photo, encode):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_batches_in_numpy_have_the_numbers_of_single_images(text, channels):
     images = np.random.default_rng(0).integers(0, 256, (16, 28, 28, channels), np.uint8)
-    preprocess = ops.parse(text)
+    preprocess = parse(text)
     assert numpy_ops.supports(preprocess)
     count = preprocess.num_random
     words = order.words(np.zeros(16, int), np.arange(16), seed=1, count=count)
@@ -148,7 +150,7 @@ def test_crop_border_takes_a_frame_away(photo):
     np.testing.assert_array_equal(apply(vocabulary.CropBorder(0), photo), photo)
     assert vocabulary.CropBorder(2).output_size((64, 94)) == (60, 90)
     with pytest.raises(InputError, match="nothing would be left"):
-        ops.parse("resize(4)|crop_border(2)")
+        parse("resize(4)|crop_border(2)")
 
 
 def test_multiply_stops_at_white():
@@ -158,8 +160,8 @@ def test_multiply_stops_at_white():
 
 
 def test_operations_without_a_form_in_numpy_are_known():
-    assert not numpy_ops.supports(ops.parse("inception_crop(8)"))
-    assert not numpy_ops.supports(ops.parse("resize(8, method='bicubic')"))
+    assert not numpy_ops.supports(parse("inception_crop(8)"))
+    assert not numpy_ops.supports(parse("resize(8, method='bicubic')"))
 
 
 def test_same_words_same_image(photo):

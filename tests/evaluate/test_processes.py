@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from vit_jax.data import open_source
-from vit_jax.evaluate.checkpoint import evaluate_checkpoint
 from vit_jax.evaluate.features import load_features
+from vit_jax.evaluate.stored import evaluate_checkpoint
 
 SCRIPT = """
 import sys

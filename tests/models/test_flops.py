@@ -6,8 +6,8 @@ import pytest
 from flax import nnx
 from jax.extend import core
 
-from vit_jax.analyze.flops import _taps, forward_flops, macs, train_flops
 from vit_jax.models import create_model, model_config
+from vit_jax.models.flops import _taps, forward_flops, macs, train_flops
 
 # GMACs with a head of 1000 classes at 224 and 384 pixels.
 GMACS = {

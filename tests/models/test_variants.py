@@ -7,7 +7,7 @@ from flax import nnx
 import vit_jax
 from vit_jax import InputError
 from vit_jax.models import create_model, list_models, model_config, split
-from vit_jax.models.zoo import canonical_name
+from vit_jax.models.variants import canonical_name
 
 # Parameters without a head at 224 and 384 pixels. A head of K classes adds (width + 1) K.
 HEADLESS = {

@@ -12,7 +12,7 @@ from vit_jax import config as configs
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.errors import InputError
 from vit_jax.parallel.pjit import PjitEngine
-from vit_jax.train.setup import Dataset, prepare
+from vit_jax.train.run import Dataset, prepare
 from vit_jax.train.state import TrainState
 
 BATCH, STEPS = 16, 20

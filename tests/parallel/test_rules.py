@@ -9,7 +9,6 @@ from jax.sharding import PartitionSpec as P
 
 from vit_jax import config as configs
 from vit_jax import models
-from vit_jax.analyze.compile import topology_devices
 from vit_jax.errors import InputError
 from vit_jax.parallel.mesh import _arrange, check_batch_size, create_mesh, mesh_sizes
 from vit_jax.parallel.rules import (
@@ -18,6 +17,7 @@ from vit_jax.parallel.rules import (
     partition_spec,
     state_shardings,
 )
+from vit_jax.plan.compile import topology_devices
 
 BOTH = dict(replica=1, data=1, fsdp=4, tensor=2)
 

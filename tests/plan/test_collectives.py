@@ -5,12 +5,12 @@ import functools
 import pytest
 
 from vit_jax import config as configs
-from vit_jax.analyze import collectives
-from vit_jax.analyze.collectives import Collective, by_kind, find_collectives
-from vit_jax.analyze.compile import compile_step
-from vit_jax.analyze.hlo import Module
-from vit_jax.analyze.plan import minimum
-from vit_jax.train.setup import Dataset
+from vit_jax.plan import collectives
+from vit_jax.plan.collectives import Collective, by_kind, find_collectives
+from vit_jax.plan.compile import compile_step
+from vit_jax.plan.hlo import Module
+from vit_jax.plan.report import minimum
+from vit_jax.train.run import Dataset
 
 MODULE = """HloModule jit_step, is_scheduled=true, num_partitions=8
 

@@ -6,8 +6,8 @@ import jax
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from vit_jax.analyze import compile as compiling
 from vit_jax.errors import InputError
+from vit_jax.plan import compile as compiling
 
 GIB = 2**30
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from vit_jax import config as configs
-from vit_jax.analyze.dataset import KNOWN, dataset_of, split_size
-from vit_jax.data import splits
+from vit_jax.data.sources import splits
 from vit_jax.errors import InputError
+from vit_jax.plan.dataset import KNOWN, dataset_of, split_size
 
 PP = "decode|resize(32)|value_range(-1, 1)"
 

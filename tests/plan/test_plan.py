@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vit_jax.analyze import compile as compiling
-from vit_jax.analyze import fit, hardware
-from vit_jax.analyze.plan import run_time
+from vit_jax.cli.commands.plan import lines
 from vit_jax.cli.main import main
-from vit_jax.cli.plan import lines
+from vit_jax.parallel import hardware
+from vit_jax.plan import compile as compiling
+from vit_jax.plan import search
+from vit_jax.plan.report import run_time
 
 CONFIG = """
 from vit_jax.config import default, duration
@@ -119,7 +120,7 @@ def test_out_of_memory_is_an_answer_with_suggestions(config_file, monkeypatch):
     args = [f"--config={config_file}", "--config.batch_size=512", "--json"]
     needed = json.loads(plan(*args)[1])["bytes_per_device"]["total"]
     monkeypatch.setattr(compiling, "memory_of", lambda device: int(0.9 * needed))
-    monkeypatch.setattr(fit, "MAX_ACCUMULATE", 2)
+    monkeypatch.setattr(search, "MAX_ACCUMULATE", 2)
     status, out = plan(*args)
     result = json.loads(out)
     assert status == 0 and not result["fits"]

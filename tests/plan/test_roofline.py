@@ -3,10 +3,10 @@
 import pytest
 
 from vit_jax import models
-from vit_jax.analyze.collectives import Collective
-from vit_jax.analyze.flops import train_flops
-from vit_jax.analyze.hardware import Chip
-from vit_jax.analyze.roofline import links, predict, recomputed_macs, step_flops
+from vit_jax.models.flops import train_flops
+from vit_jax.parallel.hardware import Chip
+from vit_jax.plan.collectives import Collective
+from vit_jax.plan.roofline import links, predict, recomputed_macs, step_flops
 
 # Two devices a chip, each of 1 TFLOP/s, 100 GB/s of memory, 10 GB/s of network.
 CHIP = Chip("X", 2e12, 1, 200e9, 20e9, devices=2)

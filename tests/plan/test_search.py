@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from vit_jax import config as configs
-from vit_jax.analyze.fit import Planner, as_flags, largest
 from vit_jax.errors import InputError
+from vit_jax.plan.search import Planner, as_flags, largest
 
 
 @pytest.mark.parametrize("true", [1, 2, 3, 16, 17, 100, 1000, 4096])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vit_jax.analyze.hlo import Module, type_bytes
-from vit_jax.analyze.traffic import memory_traffic
+from vit_jax.plan.hlo import Module, type_bytes
+from vit_jax.plan.traffic import memory_traffic
 
 # Of float32: a, r 512 bytes, w 12 layers of 512.
 COMPUTATIONS = """

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax.analyze import benchmark as module
-from vit_jax.analyze import hardware
-from vit_jax.analyze.benchmark import OutOfMemory, benchmark, create_case, run_config, sweep
 from vit_jax.cli.main import main
+from vit_jax.parallel import hardware
+from vit_jax.speed import benchmark as module
+from vit_jax.speed.benchmark import OutOfMemory, benchmark, create_case, run_config, sweep
 
 TINY = dict(width=16, depth=1, mlp_dim=32, num_heads=2, patch_size=8)
 

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from vit_jax.analyze.benchmark import run_config
-from vit_jax.analyze.profile import PARTS, by_part, part_of, profile
+from vit_jax.speed.benchmark import run_config
+from vit_jax.speed.profile import PARTS, by_part, part_of, profile
 
 MODULE = """
 HloModule jit_step, is_scheduled=true

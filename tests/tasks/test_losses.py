@@ -5,7 +5,7 @@ import pytest
 
 from vit_jax import InputError
 from vit_jax.config import default
-from vit_jax.train import losses
+from vit_jax.tasks import losses
 
 rng = np.random.default_rng(0)
 LOGITS = rng.normal(size=(6, 5)).astype(np.float32) * 4

@@ -12,10 +12,10 @@ from vit_jax import config as configs
 from vit_jax.checkpoint.load import read
 from vit_jax.cli.main import main
 from vit_jax.errors import InputError
-from vit_jax.models.masked import COLORS
 from vit_jax.parallel.pjit import PjitEngine
-from vit_jax.train.masked import corrupt, mean_colors
-from vit_jax.train.setup import Dataset, prepare
+from vit_jax.tasks.masked_patches import corrupt, mean_colors
+from vit_jax.tasks.masked_vit import COLORS
+from vit_jax.train.run import Dataset, prepare
 
 BATCH = 16
 DATASET = Dataset(64, 10, (16, 16), (0.5,) * 3, (0.5,) * 3)

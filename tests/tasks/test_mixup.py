@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from vit_jax import InputError
 from vit_jax.config import default
-from vit_jax.train import mixup
+from vit_jax.tasks import mixup
 
 rng = np.random.default_rng(0)
 IMAGES = rng.normal(size=(16, 6, 10, 3)).astype(np.float32)

@@ -10,10 +10,11 @@ from sklearn.datasets import load_digits
 
 from vit_jax import config as configs
 from vit_jax.errors import Preempted
-from vit_jax.evaluate.checkpoint import evaluate_checkpoint
+from vit_jax.evaluate.stored import evaluate_checkpoint
 from vit_jax.parallel.engines import create_engine
-from vit_jax.train import clock, inputs, loop
-from vit_jax.train.preemption import PreemptionWatch
+from vit_jax.train import batches, loop
+from vit_jax.train.health.preemption import PreemptionWatch
+from vit_jax.train.log import clock
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_flips_on_an_accelerator_are_those_of_the_host(config, task, engine, tmp
         return put.__func__(self, batch, batch_size)
 
     monkeypatch.setattr(type(put.__self__), "put_batch", put_batch)
-    monkeypatch.setattr(inputs.jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(batches.jax, "default_backend", lambda: "tpu")
     loop.train(config, str(tmp_path / "device"))
     assert seen and set(map(tuple, seen)) == {("flip", "image", "label")}
     found, wanted = (

@@ -9,7 +9,7 @@ import pytest
 from vit_jax.config import duration
 from vit_jax.config_files import load_config
 from vit_jax.models import model_config
-from vit_jax.train.setup import Dataset, prepare
+from vit_jax.train.run import Dataset, prepare
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL_VIT = dict(width=32, depth=2, mlp_dim=64, num_heads=2)

@@ -17,9 +17,12 @@ from vit_jax.checkpoint.manager import Checkpoints, read_meta
 from vit_jax.data import order
 from vit_jax.errors import InputError, NonFiniteError, Preempted
 from vit_jax.parallel.rules import MIN_SHARD_ELEMENTS
-from vit_jax.train import debug, loop, setup
-from vit_jax.train.inputs import open_training_data
-from vit_jax.train.preemption import PreemptionWatch
+from vit_jax.train import loop
+from vit_jax.train import run as runs
+from vit_jax.train.batches import open_training_data
+from vit_jax.train.health import debug
+from vit_jax.train.health.preemption import PreemptionWatch
+from vit_jax.train.run import first_state, prepare
 
 STEPS = 9
 
@@ -124,9 +127,9 @@ def test_batches_on_the_device_give_the_same_run(undisturbed, tmp_path):
 def test_fine_tuning_resamples_positions_and_starts_a_new_head(undisturbed, tmp_path):
     config = tiny_config(**{"init_from": str(undisturbed), "data.pp": "resize((16, 12))"})
     source, _, dataset = open_training_data(config)
-    run = setup.prepare(config, dataset)
+    run = prepare(config, dataset)
     checkpoints = Checkpoints(tmp_path, config.checkpoint)
-    params = setup.first_state(run, checkpoints, source)[1].params
+    params = first_state(run, checkpoints, source)[1].params
     old = read(undisturbed)[0]
     np.testing.assert_array_equal(params["head"]["kernel"], 0)
     np.testing.assert_array_equal(params["blocks"]["mlp"]["fc1"]["kernel"],
@@ -176,7 +179,7 @@ def test_a_pattern_that_is_none_is_refused(pattern, undisturbed, tmp_path):
 def test_weights_that_are_not_finite_are_refused_by_name(undisturbed, tmp_path, monkeypatch):
     params, info = read(undisturbed)
     params["blocks"]["mlp"]["fc1"]["bias"] = np.full((2, 64), np.nan, np.float32)
-    monkeypatch.setattr(setup, "read", lambda *_, **__: (params, info))
+    monkeypatch.setattr(runs, "read", lambda *_, **__: (params, info))
     config = tiny_config(init_from=str(undisturbed))
     with pytest.raises(InputError, match="not finite in blocks/mlp/fc1/bias; take another"):
         loop.train(config, str(tmp_path))
@@ -196,11 +199,11 @@ def test_no_device_ever_holds_a_full_copy_of_what_a_run_begins_with(layout, tmp_
         read_arrays.extend(jax.tree.leaves(params))
         return params, info
 
-    monkeypatch.setattr(setup, "read", read_and_note)
+    monkeypatch.setattr(runs, "read", read_and_note)
     config = tiny_config(init_from=str(tmp_path / "first"), **wide, **layout)
     source, _, dataset = open_training_data(config)
-    run = setup.prepare(config, dataset)
-    state = setup.first_state(run, Checkpoints(tmp_path / "second", config.checkpoint), source)[1]
+    run = prepare(config, dataset)
+    state = first_state(run, Checkpoints(tmp_path / "second", config.checkpoint), source)[1]
     large = [leaf for leaf in read_arrays if leaf.size >= MIN_SHARD_ELEMENTS]
     assert len(large) == 4  # qkv, out, fc1, fc2
     parts = 8 if "parallel.fsdp" in layout else 1

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from vit_jax.checkpoint import convert
-from vit_jax.checkpoint.convert import Published, export
-from vit_jax.checkpoint.convert.change import parameter_shapes
 from vit_jax.errors import InputError
 from vit_jax.models import identify, model_config
+from vit_jax.weights import Published, export, read, write
+from vit_jax.weights.record import parameter_shapes
 
 PP = "resize_small((10, 15))|central_crop((8, 12))|normalize(mean=(0.1, 0.2, 0.3), std=0.5)"
 
@@ -52,7 +51,7 @@ def logits(weights, images, run_ours):
 
 
 def test_stablehlo_runs_without_this_package(weights, images, logits, tmp_path):
-    lines = convert.write(weights, tmp_path / "x.stablehlo")
+    lines = write(weights, tmp_path / "x.stablehlo")
     assert lines == [f"wrote {tmp_path}/x.stablehlo", f"wrote {tmp_path}/x.stablehlo.json"]
     np.save(tmp_path / "images.npy", images)
     code = f"""
@@ -77,7 +76,7 @@ print(function.platforms)
 
 def test_savedmodel_runs_in_tensorflow(weights, images, logits, tmp_path):
     tf = pytest.importorskip("tensorflow")
-    convert.write(weights, tmp_path / "saved", format="savedmodel")
+    write(weights, tmp_path / "saved", format="savedmodel")
     serve = tf.saved_model.load(str(tmp_path / "saved")).signatures["serving_default"]
     for count in (5, 1):
         out = serve(images=tf.constant(images[:count]))["logits"]
@@ -88,31 +87,31 @@ def test_savedmodel_runs_in_tensorflow(weights, images, logits, tmp_path):
 def test_weights_that_do_not_fit_are_refused(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "MAX_BYTES", 100)
     with pytest.raises(InputError, match="holds less than 2 GiB"):
-        convert.write(weights, tmp_path / "x.stablehlo")
+        write(weights, tmp_path / "x.stablehlo")
 
 
 def test_without_tensorflow_there_is_one_clear_line(weights, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(InputError, match="a SavedModel needs TensorFlow"):
-        convert.write(weights, tmp_path / "saved", format="savedmodel")
+        write(weights, tmp_path / "saved", format="savedmodel")
 
 
 def test_urls_and_hub_ids_use_the_same_entry(weights, tmp_path, monkeypatch):
     fsspec = pytest.importorskip("fsspec")
     hub = pytest.importorskip("huggingface_hub")
-    convert.write(weights, tmp_path / "x.npz")
-    convert.write(weights, tmp_path / "folder")
+    write(weights, tmp_path / "x.npz")
+    write(weights, tmp_path / "folder")
     memory = fsspec.filesystem("memory")
     memory.put(str(tmp_path / "x.npz"), "/bucket/x.npz")
     memory.put(str(tmp_path / "x.npz.json"), "/bucket/x.npz.json")
     memory.put(str(tmp_path / "folder"), "/bucket/folder", recursive=True)
     expected = weights.params["head"]["kernel"]
     for url in ("memory://bucket/x.npz", "memory://bucket/folder"):
-        published = convert.read(url)
+        published = read(url)
         np.testing.assert_array_equal(published.params["head"]["kernel"], expected)
         assert published.labels == list("abc")
     with pytest.raises(InputError, match="memory://bucket/no.npz cannot be read"):
-        convert.read("memory://bucket/no.npz")
+        read("memory://bucket/no.npz")
 
     asked = []
 
@@ -126,7 +125,7 @@ def test_urls_and_hub_ids_use_the_same_entry(weights, tmp_path, monkeypatch):
 
     monkeypatch.setattr(hub.HfApi, "model_info", model_info)
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
-    published = convert.read("somebody/vit-small")
+    published = read("somebody/vit-small")
     np.testing.assert_array_equal(published.params["head"]["kernel"], expected)
     assert asked == [("somebody/vit-small", ["*.json", "*.safetensors"])]
 
@@ -138,4 +137,4 @@ def test_urls_and_hub_ids_use_the_same_entry(weights, tmp_path, monkeypatch):
     with pytest.raises(
         InputError, match="the Hugging Face hub does not give it: OSError: no route"
     ):
-        convert.read("somebody/vit-small")
+        read("somebody/vit-small")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from vit_jax.checkpoint import convert
+from vit_jax import weights
 from vit_jax.errors import InputError
 from vit_jax.models import model_config
 
@@ -138,7 +138,7 @@ def images_of(size=(32, 32)):
 def test_layouts_give_the_torch_models_logits(layout, vit, tmp_path, run_ours, run_torch):
     model, tensors = vit
     np.savez(tmp_path / "vit.npz", **layout(google(tensors)))
-    published = convert.read(tmp_path / "vit.npz")
+    published = weights.read(tmp_path / "vit.npz")
     expected = run_torch(model, images_of()).logits
     np.testing.assert_allclose(run_ours(published, images_of()), expected, atol=1e-4)
 
@@ -153,14 +153,14 @@ def test_pre_logits_of_the_original_files(
     tensors["head/bias"] = rng.normal(size=7).astype(np.float32)
     np.savez(tmp_path / "vit.npz", **tensors)
     hidden = run_torch(model, images_of()).pooler_output.numpy()
-    published = convert.read(tmp_path / "vit.npz")
+    published = weights.read(tmp_path / "vit.npz")
     assert published.options["pre_logits"] == WIDTH
     np.testing.assert_allclose(
         run_ours(published, images_of()),
         hidden @ tensors["head/kernel"] + tensors["head/bias"],
         atol=1e-4,
     )
-    dropped = convert.read(tmp_path / "vit.npz", pre_logits=0, num_classes=3)
+    dropped = weights.read(tmp_path / "vit.npz", pre_logits=0, num_classes=3)
     assert "pre_logits" not in dropped.params
     assert dropped.params["head"]["kernel"].shape == (WIDTH, 3)
     assert "left out on request: pre_logits/kernel" in dropped.report
@@ -186,7 +186,7 @@ def test_gap_and_map_heads_of_big_vision(vit, tmp_path, run_ours):
     np.savez(tmp_path / "gap.npz", **gap)
     with torch.no_grad():
         expected = model.classifier(x.mean(1)).numpy()
-    published = convert.read(tmp_path / "gap.npz")
+    published = weights.read(tmp_path / "gap.npz")
     assert published.options["head"] == "gap"
     np.testing.assert_allclose(run_ours(published, images), expected, atol=1e-4)
 
@@ -194,7 +194,7 @@ def test_gap_and_map_heads_of_big_vision(vit, tmp_path, run_ours):
     np.savez(tmp_path / "map.npz", **gap, **{f"MAPHead_0/{k}": v for k, v in head.items()})
     with torch.no_grad():
         expected = model.classifier(pool(x)).numpy()
-    published = convert.read(tmp_path / "map.npz")
+    published = weights.read(tmp_path / "map.npz")
     assert published.options["head"] == "map"
     np.testing.assert_allclose(run_ours(published, images), expected, atol=1e-4)
 
@@ -260,7 +260,7 @@ def test_hybrids(squeezed, randomise, tmp_path_factory, tmp_path, run_ours, run_
         randomise, tmp_path_factory, "ViTForImageClassification", "ViTConfig", options
     )
     np.savez(tmp_path / "r.npz", **google(tensors), **google_resnet(stem, squeezed))
-    published = convert.read(tmp_path / "r.npz")
+    published = weights.read(tmp_path / "r.npz")
     config = model_config(published.name, **published.options)
     assert (config.resnet_stages, config.patch_size) == ((1, 2), (1, 1))
     assert config.image_size == (64, 64)
@@ -325,7 +325,7 @@ def test_bit(layout, randomise, tmp_path_factory, tmp_path, run_ours, run_torch)
     )
     np.savez(tmp_path / "bit.npz", **layout(published_bit(tensors)))
     # transformers adds another epsilon to the kernels' variance than the published code.
-    published = convert.read(tmp_path / "bit.npz", resnet_conv_eps=1e-8)
+    published = weights.read(tmp_path / "bit.npz", resnet_conv_eps=1e-8)
     assert published.options["preact"]
     images = images_of((70, 64))
     expected = run_torch(model, images).logits
@@ -334,13 +334,13 @@ def test_bit(layout, randomise, tmp_path_factory, tmp_path, run_ours, run_torch)
 
 def test_google_defaults(vit, tmp_path):
     np.savez(tmp_path / "vit.npz", **google(vit[1]))
-    published = convert.read(tmp_path / "vit.npz")
+    published = weights.read(tmp_path / "vit.npz")
     config = model_config(published.name, **published.options)
     assert (config.gelu, config.norm_eps, config.head) == ("tanh", 1e-6, "token")
     assert (config.image_size, config.num_heads) == ((32, 32), HEADS)
     assert published.pp == "resize(32)|value_range(-1, 1)"
     assert published.labels == []
-    resized = convert.read(tmp_path / "vit.npz", image_size=(48, 64))
+    resized = weights.read(tmp_path / "vit.npz", image_size=(48, 64))
     assert resized.pp == "resize((48, 64))|value_range(-1, 1)"
     assert resized.params["posemb"]["embedding"].shape == (1, 1 + 6 * 8, WIDTH)
 
@@ -352,7 +352,7 @@ def test_every_tensor_is_accounted_for(vit, tmp_path):
     del wrong["Transformer/encoderblock_1/MlpBlock_3/Dense_0/bias"]
     np.savez(path, **wrong)
     with pytest.raises(InputError) as error:
-        convert.read(path)
+        weights.read(path)
     message = str(error.value)
     assert "missing: Transformer/encoderblock_1/MlpBlock_3/Dense_0/bias (80,)" in message
     assert "unexpected: stray (3,)" in message
@@ -360,10 +360,10 @@ def test_every_tensor_is_accounted_for(vit, tmp_path):
     assert "3 tensors differ" in message.splitlines()[0]
 
     np.savez(path, **tensors, stray=np.zeros(3))
-    published = convert.read(path, leave_out=["str.*"])
+    published = weights.read(path, leave_out=["str.*"])
     assert "left out on request: stray" in published.report
     with pytest.raises(InputError, match="nothing to leave out is named 'x'"):
-        convert.read(path, leave_out=["x"])
+        weights.read(path, leave_out=["x"])
 
 
 def test_a_shorter_network_is_no_surprise_but_a_gap_is(vit, tmp_path):
@@ -371,7 +371,7 @@ def test_a_shorter_network_is_no_surprise_but_a_gap_is(vit, tmp_path):
     cut = {name: array for name, array in tensors.items() if "encoderblock_1/" not in name}
     np.savez(tmp_path / "cut.npz", **cut)
     with pytest.raises(InputError, match="unexpected: Transformer/encoderblock_2/"):
-        convert.read(tmp_path / "cut.npz")
+        weights.read(tmp_path / "cut.npz")
 
 
 def test_what_the_file_does_not_tell_is_asked_for(vit, tmp_path):
@@ -380,25 +380,25 @@ def test_what_the_file_does_not_tell_is_asked_for(vit, tmp_path):
     path = tmp_path / "gap.npz"
     np.savez(path, **tensors)
     with pytest.raises(InputError, match="no position embedding: give posemb"):
-        convert.read(path)
+        weights.read(path)
     with pytest.raises(InputError, match="give image_size"):
-        convert.read(path, posemb="none")
-    published = convert.read(path, posemb="none", image_size=40)
+        weights.read(path, posemb="none")
+    published = weights.read(path, posemb="none", image_size=40)
     assert model_config(published.name, **published.options).grid == (5, 5)
 
     np.savez(path, **tensors, pos_embedding=positions[:, :15])
     with pytest.raises(InputError, match="15 positions make no square; give the image_size"):
-        convert.read(path)
-    published = convert.read(path, image_size=(24, 40))
+        weights.read(path)
+    published = weights.read(path, image_size=(24, 40))
     assert model_config(published.name, **published.options).grid == (3, 5)
 
 
 def test_options_that_contradict_the_file_are_refused(vit, tmp_path):
     np.savez(tmp_path / "vit.npz", **google(vit[1]))
     with pytest.raises(InputError, match="do not fit the file.*qkv"):
-        convert.read(tmp_path / "vit.npz", num_heads=3)
+        weights.read(tmp_path / "vit.npz", num_heads=3)
     with pytest.raises(InputError, match="did you mean 'num_heads'"):
-        convert.read(tmp_path / "vit.npz", num_head=3)
+        weights.read(tmp_path / "vit.npz", num_head=3)
 
 
 @pytest.mark.parametrize(
@@ -412,19 +412,19 @@ def test_options_that_contradict_the_file_are_refused(vit, tmp_path):
 def test_damaged_files_are_one_clear_line(name, content, message, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message) as error:
-        convert.read(tmp_path / name)
+        weights.read(tmp_path / name)
     assert "\n" not in str(error.value)
 
 
 def test_unknown_names_and_missing_paths(tmp_path):
     np.savez(tmp_path / "x.npz", foo=np.zeros(2))
     with pytest.raises(InputError, match="foo.*no known family"):
-        convert.read(tmp_path / "x.npz")
+        weights.read(tmp_path / "x.npz")
     with pytest.raises(InputError, match="does not exist"):
-        convert.read(tmp_path / "no.npz")
+        weights.read(tmp_path / "no.npz")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no weight file"):
-        convert.read(tmp_path / "empty")
+        weights.read(tmp_path / "empty")
 
 
 def test_a_real_variant_is_named(tmp_path):
@@ -461,7 +461,7 @@ def test_a_real_variant_is_named(tmp_path):
         "head/bias": np.zeros(21843, np.float16),
     }
     np.savez(tmp_path / "Ti_16.npz", **tensors)
-    published = convert.read(tmp_path / "Ti_16.npz")
+    published = weights.read(tmp_path / "Ti_16.npz")
     assert published.name == "ViT-Ti/16"
     assert model_config(published.name, **published.options) == config
     assert {leaf.dtype for leaf in jax.tree.leaves(published.params)} == {np.dtype(np.float32)}

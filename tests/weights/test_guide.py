@@ -10,11 +10,11 @@ import pytest
 from flax import traverse_util
 
 from vit_jax import data, models
-from vit_jax.checkpoint.convert.change import parameter_shapes
-from vit_jax.checkpoint.transfer import other_normalization, transfer
-from vit_jax.cli import convert as convert_command
+from vit_jax.cli.commands import convert as convert_command
 from vit_jax.config_files import load_config
-from vit_jax.train.setup import Dataset, configure_model
+from vit_jax.train.run import Dataset, configure_model
+from vit_jax.weights.record import parameter_shapes
+from vit_jax.weights.transfer import other_normalization, transfer
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "weights.md").read_text()

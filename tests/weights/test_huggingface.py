@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from vit_jax.checkpoint import convert
+from vit_jax import weights
 from vit_jax.errors import InputError
 from vit_jax.models import model_config
 
@@ -88,7 +88,7 @@ def noise(size):
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_those_of_transformers(case, saved, tmp_path, run_ours, run_torch):
     model = saved(case)
-    published = convert.read(tmp_path)
+    published = weights.read(tmp_path)
     bit = case.startswith("bit")
     size = model_config(published.name, **published.options).image_size
     images = noise((70, 64) if bit else size)
@@ -99,7 +99,7 @@ def test_logits_are_those_of_transformers(case, saved, tmp_path, run_ours, run_t
 
 def test_structure_is_read_from_the_file(saved, tmp_path):
     saved("dinov2-registers")
-    published = convert.read(tmp_path)
+    published = weights.read(tmp_path)
     config = model_config(published.name, **published.options)
     assert (config.head, config.registers, config.layer_scale) == ("token_gap", 3, 1.0)
     assert (config.gelu, config.norm_eps, config.num_heads) == ("erf", 1e-6, 4)
@@ -114,7 +114,7 @@ def test_structure_is_read_from_the_file(saved, tmp_path):
 def test_another_resolution_equals_transformers(case, method, saved, tmp_path, run_ours, run_torch):
     """transformers resizes positions at run time, with antialias in one family alone."""
     model = saved(case)
-    published = convert.read(tmp_path, image_size=(24, 56), resample=method)
+    published = weights.read(tmp_path, image_size=(24, 56), resample=method)
     images = noise((24, 56))
     more = dict(interpolate_pos_encoding=True) if case == "vit" else {}
     expected = run_torch(model, images, **more).logits
@@ -131,18 +131,18 @@ def test_labels_and_preprocessing_travel(saved, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     processor = transformers.ViTImageProcessor(size=32, image_mean=[0.1, 0.2, 0.3], resample=3)
     processor.save_pretrained(tmp_path)
-    published = convert.read(tmp_path)
+    published = weights.read(tmp_path)
     assert published.labels == list("abcde")
     assert published.pp == (
         "resize(32, method='bicubic', antialias=True)"
         "|normalize(mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))"
     )
-    assert convert.read(tmp_path, num_classes=3).labels == []
+    assert weights.read(tmp_path, num_classes=3).labels == []
 
 
 def test_shards_and_pickles_hold_the_same(saved, tmp_path):
     model = saved("vit")
-    first = convert.read(tmp_path).params
+    first = weights.read(tmp_path).params
     model.save_pretrained(tmp_path / "shards", max_shard_size="100KB")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
     tensors = load_file(tmp_path / "model.safetensors")
@@ -151,7 +151,7 @@ def test_shards_and_pickles_hold_the_same(saved, tmp_path):
     torch.save(wrapped, tmp_path / "pickle" / "pytorch_model.bin")
     (tmp_path / "config.json").rename(tmp_path / "pickle" / "config.json")
     for folder in ("shards", "pickle"):
-        jax.tree.map(np.testing.assert_array_equal, first, convert.read(tmp_path / folder).params)
+        jax.tree.map(np.testing.assert_array_equal, first, weights.read(tmp_path / folder).params)
 
 
 def test_what_is_not_supported_is_named(saved, tmp_path):
@@ -159,4 +159,4 @@ def test_what_is_not_supported_is_named(saved, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(dict(config, num_groups=8)))
     with pytest.raises(InputError, match="num_groups 8 is not supported, only 32"):
-        convert.read(tmp_path)
+        weights.read(tmp_path)

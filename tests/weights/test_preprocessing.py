@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.checkpoint.convert.families import FAMILIES, Recognised
-from vit_jax.checkpoint.convert.preprocessing import Recipe, recipe_of, to_huggingface, to_timm
 from vit_jax.data import load_images, parse
+from vit_jax.weights.families import FAMILIES, Recognised
+from vit_jax.weights.preprocessing import Recipe, recipe_of, to_huggingface, to_timm
 
 transformers = pytest.importorskip("transformers")
 

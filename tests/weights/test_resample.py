@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from vit_jax.checkpoint.resample import METHODS, axis_weights, resample_offsets, resample_posemb
-from vit_jax.checkpoint.transfer import transfer
 from vit_jax.errors import InputError
 from vit_jax.models import abstract, build_model, model_config
+from vit_jax.weights.resample import METHODS, axis_weights, resample_offsets, resample_posemb
+from vit_jax.weights.transfer import transfer
 
 GRIDS = [
     ((14, 14), (24, 24)),

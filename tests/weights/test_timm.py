@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vit_jax.checkpoint import convert
-from vit_jax.checkpoint.convert import metadata
-from vit_jax.checkpoint.convert.families import FAMILIES, Recognised
+from vit_jax import weights
 from vit_jax.errors import InputError
 from vit_jax.models import model_config
+from vit_jax.weights import metadata
+from vit_jax.weights.families import FAMILIES, Recognised
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -167,7 +167,7 @@ REGISTERS = (
 def test_logits_are_the_torch_models(kind, layout, source, tmp_path, run_ours, run_torch):
     model, tensors = source(*kind)
     path = write(tmp_path / "timm", layout(tensors))
-    published = convert.read(path, num_heads=4)
+    published = weights.read(path, num_heads=4)
     expected = run_torch(model, images_of()).logits
     np.testing.assert_allclose(run_ours(published, images_of()), expected, atol=1e-4)
 
@@ -175,7 +175,7 @@ def test_logits_are_the_torch_models(kind, layout, source, tmp_path, run_ours, r
 def test_average_pooling_before_the_norm(source, tmp_path, run_ours):
     model, tensors = source(*VIT)
     renamed = {re.sub(r"^norm\.", "fc_norm.", name): array for name, array in tensors.items()}
-    published = convert.read(write(tmp_path / "timm", renamed), num_heads=4)
+    published = weights.read(write(tmp_path / "timm", renamed), num_heads=4)
     config = model_config(published.name, **published.options)
     assert (config.head, config.pool_then_norm, config.class_token) == ("gap", True, True)
     with torch.no_grad():
@@ -203,7 +203,7 @@ def test_bit(source, randomise, tmp_path, run_ours, run_torch):
     model = randomise(transformers.BitForImageClassification(transformers.BitConfig(**BIT)))
     model.save_pretrained(tmp_path / "source")
     tensors = load_file(tmp_path / "source" / "model.safetensors")
-    published = convert.read(write(tmp_path / "timm", bit(tensors)))
+    published = weights.read(write(tmp_path / "timm", bit(tensors)))
     assert published.options["preact"]
     images = images_of((70, 64))
     expected = run_torch(model, images).logits
@@ -224,7 +224,7 @@ def test_hybrids(depths, source, randomise, tmp_path, run_ours, run_torch):
     stem = bit(state, "patch_embed.backbone.")
     if not depths:
         stem = {name.replace("stem.", ""): array for name, array in stem.items()}
-    published = convert.read(write(tmp_path / "timm", {**tensors, **stem}), num_heads=4)
+    published = weights.read(write(tmp_path / "timm", {**tensors, **stem}), num_heads=4)
     config = model_config(published.name, **published.options)
     assert config.resnet_stages == tuple(depths)
     images = images_of((64, 64))
@@ -237,9 +237,9 @@ def test_hybrids(depths, source, randomise, tmp_path, run_ours, run_torch):
 def test_heads_are_asked_for_where_no_variant_tells(source, tmp_path):
     _, tensors = source(*VIT)
     with pytest.raises(InputError, match="how many attention heads it has; give num_heads"):
-        convert.read(write(tmp_path / "timm", tensors))
+        weights.read(write(tmp_path / "timm", tensors))
     path = write(tmp_path / "told", tensors, architecture="vit", model_args=dict(num_heads=4))
-    assert convert.read(path).options["num_heads"] == 4
+    assert weights.read(path).options["num_heads"] == 4
 
 
 def test_preprocessing_and_labels_travel(source, tmp_path):
@@ -257,12 +257,12 @@ def test_preprocessing_and_labels_travel(source, tmp_path):
             std=[0.229, 0.224, 0.225],
         ),
     )
-    published = convert.read(path, num_heads=4)
+    published = weights.read(path, num_heads=4)
     assert published.labels == list("abcde")
     assert published.pp == (
         "resize_small(64, method='bilinear', antialias=True)|central_crop(32)|normalize"
     )
-    bare = convert.read(write(tmp_path / "bare", tensors), num_heads=4)
+    bare = weights.read(write(tmp_path / "bare", tensors), num_heads=4)
     assert bare.pp.startswith("resize_small(37, method='bicubic'")
     assert bare.pp.endswith("|central_crop(32)|normalize")
     assert f"preprocessing as is usual for timm ViT: {bare.pp}" in bare.report
@@ -273,7 +273,7 @@ def test_bfloat16_is_read_as_float32(source, tmp_path):
 
     _, tensors = source(*VIT)
     half = {name: array.astype(ml_dtypes.bfloat16) for name, array in tensors.items()}
-    published = convert.read(write(tmp_path / "timm", half), num_heads=4)
+    published = weights.read(write(tmp_path / "timm", half), num_heads=4)
     bias = published.params["head"]["bias"]
     assert bias.dtype == np.float32
     np.testing.assert_array_equal(bias, half["head.bias"].astype(np.float32))

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vit_jax.checkpoint import convert
 from vit_jax.checkpoint.damage import DamagedCheckpoint
 from vit_jax.checkpoint.stored import Layout, latest_checkpoint, read_meta, read_params
 from vit_jax.errors import InputError
 from vit_jax.models import create_model, merge, split
+from vit_jax.weights import Published, change
+from vit_jax.weights import read as read_published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +104,14 @@ def read_weights(
     resample: str = "bilinear_align_corners",
     leave_out: Sequence[str] = (),
     **options: Any,
-) -> convert.Published:
+) -> Published:
     """Weights of ours or others in one form, ready to be written again; see `load`."""
     own = _own_checkpoint(path)
     if own is not None:
-        return convert.change(_read_own(own, use_ema, layout), resample=resample, **options)
+        return change(_read_own(own, use_ema, layout), resample=resample, **options)
     if use_ema:
         raise InputError(f"{path} is no run of vit_jax: it keeps no averaged parameters")
-    return convert.read(path, resample=resample, leave_out=leave_out, **options)
+    return read_published(path, resample=resample, leave_out=leave_out, **options)
 
 
 def _own_checkpoint(path: str | Path) -> Path | None:
@@ -130,10 +131,10 @@ def _own_checkpoint(path: str | Path) -> Path | None:
         return None
 
 
-def _read_own(checkpoint: Path, use_ema: bool, layout: Layout | None) -> convert.Published:
+def _read_own(checkpoint: Path, use_ema: bool, layout: Layout | None) -> Published:
     meta = read_meta(checkpoint)
     name = meta["model"]["name"]
-    return convert.Published(
+    return Published(
         name=name,
         options={key: value for key, value in meta["model"].items() if key != "name"},
         params=read_params(checkpoint, use_ema=use_ema, layout=layout),

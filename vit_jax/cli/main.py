@@ -69,7 +69,7 @@ def _run(argv: list[str]) -> int:
     for command, summary in COMMANDS.items():
         # Only the chosen command is imported: start-up stays quick.
         if command == name:
-            module = modules[command] = importlib.import_module(f"vit_jax.cli.{command}")
+            module = modules[command] = importlib.import_module(f"vit_jax.cli.commands.{command}")
             sub = commands.add_parser(
                 command,
                 help=summary,

@@ -4,7 +4,7 @@ The only place that imports TensorFlow, and only where a source or an operation 
 """
 
 from vit_jax.data.listing import file_names, read_labels
-from vit_jax.data.ops import Preprocess, parse
+from vit_jax.data.ops.preprocess import Preprocess, parse
 from vit_jax.data.pipeline import (
     eval_batches,
     image_batches,
@@ -12,8 +12,8 @@ from vit_jax.data.pipeline import (
     planned_examples,
     train_batches,
 )
-from vit_jax.data.source import Source, check_unchanged
-from vit_jax.data.sources import open_configured, open_source
+from vit_jax.data.sources.opening import open_configured, open_source
+from vit_jax.data.sources.source import Source, check_unchanged
 
 __all__ = [
     "Preprocess",

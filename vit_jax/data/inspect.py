@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data import order
-from vit_jax.data.ops import Preprocess, parse
+from vit_jax.data.ops.preprocess import Preprocess, parse
 from vit_jax.data.pipeline import train_batches
-from vit_jax.data.source import Source
+from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError
 
 _CELL = 128  # pixels of a picture in the contact sheet
@@ -65,7 +65,7 @@ def _read(
     source: Source, preprocess: Preprocess, epoch: np.ndarray, index: np.ndarray, *, seed: int
 ) -> list[dict[str, Any]]:
     """Single examples, with the augmentation they get in those epochs."""
-    from vit_jax.data import graph
+    from vit_jax.data.batches import graph
 
     read = graph.reader(source, preprocess)
     words = order.words(epoch, index, seed=seed, count=preprocess.num_random)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.ops import parse
-from vit_jax.data.source import FileSource, Source
+from vit_jax.data.ops.preprocess import parse
+from vit_jax.data.sources.source import FileSource, Source
 from vit_jax.errors import InputError
 
 _CHUNK = 1024  # examples read at a time
@@ -24,8 +24,8 @@ def read_labels(source: Source) -> np.ndarray:
     known = source.labels(np.arange(source.size))
     if known is not None:
         return known
-    from vit_jax.data import graph
     from vit_jax.data._tf import tf
+    from vit_jax.data.batches import graph
 
     words = tf.zeros([0, 2], tf.uint32)
     # What computes the image is pruned from the graph.

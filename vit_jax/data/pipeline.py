@@ -13,11 +13,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from vit_jax.data import memory, numpy_ops, order
-from vit_jax.data.ops import Preprocess, Size
-from vit_jax.data.plan import EvaluationPlan, Plan, TrainingPlan
-from vit_jax.data.source import ArraySource, FileSource, Source
-from vit_jax.data.trouble import Refusal, Replacements, Unreadable
+from vit_jax.data import order
+from vit_jax.data.batches import memory
+from vit_jax.data.batches.examples import EvaluationPlan, Plan, TrainingPlan
+from vit_jax.data.batches.unreadable import Refusal, Replacements, Unreadable
+from vit_jax.data.ops import numpy_ops
+from vit_jax.data.ops.preprocess import Preprocess, Size
+from vit_jax.data.sources.source import ArraySource, FileSource, Source
 from vit_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -127,7 +129,7 @@ def planned_examples(
     """
     plan = TrainingPlan(source, batch_size, np.arange(batch_size), 0, seed, shuffle)
     if getattr(source, "sequential", False):
-        from vit_jax.data import sequential
+        from vit_jax.data.batches import sequential
 
         planned, _ = next(sequential.batches(source, plan, step))
         return planned.index
@@ -194,7 +196,7 @@ def image_batches(
 
     While one is with the caller, threads read the next.
     """
-    from vit_jax.data import graph
+    from vit_jax.data.batches import graph
 
     for path in paths:
         if not os.path.isfile(path):
@@ -253,7 +255,7 @@ def _batches(
     threads = threads or len(os.sched_getaffinity(0))
     if isinstance(source, ArraySource) and numpy_ops.supports(preprocess):
         return memory.batches(source, preprocess, plan, steps, threads, prefetch)
-    from vit_jax.data import graph
+    from vit_jax.data.batches import graph
 
     return graph.batches(source, preprocess, plan, steps, size, threads, prefetch, on_unreadable)
 

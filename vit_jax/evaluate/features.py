@@ -15,7 +15,7 @@ from vit_jax import config as configs
 from vit_jax import data, models
 from vit_jax.checkpoint.load import ModelInfo, read
 from vit_jax.data import Preprocess, Source
-from vit_jax.data.vocabulary import CropBorder, Multiply
+from vit_jax.data.ops.vocabulary import CropBorder, Multiply
 from vit_jax.errors import InputError
 from vit_jax.models.layers import shard_batch
 from vit_jax.parallel.engines import Engine, create_engine

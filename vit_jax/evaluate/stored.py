@@ -7,11 +7,11 @@ from vit_jax import config as configs
 from vit_jax import data, models
 from vit_jax.checkpoint.load import read, run_config
 from vit_jax.errors import InputError
-from vit_jax.evaluate.classify import classify, renumbered
+from vit_jax.evaluate.classification import classify, renumbered
 from vit_jax.evaluate.features import replicate
 from vit_jax.parallel.engines import create_engine
+from vit_jax.tasks.classification import create_task
 from vit_jax.train.step import make_eval_step
-from vit_jax.train.tasks import create_task
 
 
 def evaluate_checkpoint(

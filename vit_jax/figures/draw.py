@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax import data, models
-from vit_jax.analyze import attention
 from vit_jax.checkpoint.load import load
 from vit_jax.errors import InputError
+from vit_jax.figures import attention
 
 EXAMPLES = 128  # images of a data set, as in figure 11
 MAX_ROLLOUTS = 16  # rows of a picture

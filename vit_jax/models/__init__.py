@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import nnx
 
-from vit_jax.models.zoo import build_model, create_model, identify, list_models, model_config
+from vit_jax.models.variants import build_model, create_model, identify, list_models, model_config
 
 __all__ = [
     "abstract",

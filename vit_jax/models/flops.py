@@ -9,9 +9,9 @@ cost analysis counts the body of a scan once, whatever its length.
 import functools
 from typing import Any
 
-from vit_jax.models.masked import COLORS
 from vit_jax.models.resnet import BiTConfig, feature_channels
 from vit_jax.models.vit_config import ViTConfig
+from vit_jax.tasks.masked_vit import COLORS
 
 
 @functools.singledispatch

@@ -8,10 +8,10 @@ from typing import Any
 from flax import nnx
 
 from vit_jax.errors import InputError, unknown
-from vit_jax.models.masked import MaskedViT
 from vit_jax.models.resnet import BiT, BiTConfig
 from vit_jax.models.vit import ViT
 from vit_jax.models.vit_config import ViTConfig
+from vit_jax.tasks.masked_vit import MaskedViT
 
 # Width, depth, MLP width, heads: table 1; Ti and S are from 2106.10270, g and G from 2106.04560.
 VARIANTS = {

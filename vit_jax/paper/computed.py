@@ -8,10 +8,11 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax import models
-from vit_jax.analyze import flops, hardware
-from vit_jax.analyze.plan import SECONDS_PER_DAY
 from vit_jax.config_files import load_config
+from vit_jax.models import flops
 from vit_jax.paper.tables import Key, table
+from vit_jax.parallel import hardware
+from vit_jax.plan.report import SECONDS_PER_DAY
 
 JFT_IMAGES, IMAGENET_21K_IMAGES = 303_000_000, 14_197_122
 # The MFU at which table 2's TPU-core-days are computed, as `vit_jax plan` does by default.

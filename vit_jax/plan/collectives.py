@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from vit_jax.analyze.hlo import Instruction, Module, type_bytes
 from vit_jax.parallel.rules import STACKED, path_name
+from vit_jax.plan.hlo import Instruction, Module, type_bytes
 
 # Bytes sent by operands of `s` bytes in a group of `n`.
 SENT = {

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vit_jax.analyze import hardware
-from vit_jax.analyze.collectives import Collective, find_collectives
-from vit_jax.analyze.hlo import Module
-from vit_jax.analyze.traffic import memory_traffic
 from vit_jax.errors import InputError
+from vit_jax.parallel import hardware
 from vit_jax.parallel.engines import create_engine
-from vit_jax.train.setup import Dataset, Run, prepare
+from vit_jax.plan.collectives import Collective, find_collectives
+from vit_jax.plan.hlo import Module
+from vit_jax.plan.traffic import memory_traffic
+from vit_jax.train.run import Dataset, Run, prepare
 
 log = logging.getLogger(__name__)
 

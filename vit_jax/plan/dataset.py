@@ -5,9 +5,9 @@ import re
 from ml_collections import ConfigDict
 
 from vit_jax import data
-from vit_jax.data import splits
+from vit_jax.data.sources import splits
 from vit_jax.errors import InputError
-from vit_jax.train.setup import Dataset
+from vit_jax.train.run import Dataset
 
 # Examples of each split, and classes.
 KNOWN = {

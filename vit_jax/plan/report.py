@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vit_jax.analyze import collectives, flops, hardware, roofline
-from vit_jax.analyze.compile import Step
-from vit_jax.train.setup import Run
+from vit_jax.models import flops
+from vit_jax.parallel import hardware
+from vit_jax.plan import collectives, roofline
+from vit_jax.plan.compile import Step
+from vit_jax.train.run import Run
 
 SECONDS_PER_DAY = 86_400
 # Table 2 of the paper (2010.11929): model, images seen in pre-training, TPUv3-core-days.

@@ -15,10 +15,10 @@ vector units and the data's way into the machine are left out, so this is a lowe
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vit_jax.analyze import flops
-from vit_jax.analyze.collectives import Collective
-from vit_jax.analyze.hardware import Chip
+from vit_jax.models import flops
 from vit_jax.models.vit_config import ViTConfig
+from vit_jax.parallel.hardware import Chip
+from vit_jax.plan.collectives import Collective
 
 
 def predict(

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.analyze.compile import Step, compile_step
 from vit_jax.errors import InputError
-from vit_jax.train.setup import Dataset
+from vit_jax.plan.compile import Step, compile_step
+from vit_jax.train.run import Dataset
 
 log = logging.getLogger(__name__)
 

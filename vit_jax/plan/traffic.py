@@ -2,7 +2,7 @@
 
 import functools
 
-from vit_jax.analyze.hlo import Instruction, Module, type_bytes
+from vit_jax.plan.hlo import Instruction, Module, type_bytes
 
 # They name arrays, or wait for them, but move nothing.
 _FREE = (

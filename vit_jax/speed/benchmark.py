@@ -19,12 +19,13 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vit_jax.analyze import flops, hardware
-from vit_jax.analyze.compile import abstract_batch, memory_of
 from vit_jax.config import default, duration
 from vit_jax.errors import InputError, unknown
+from vit_jax.models import flops
 from vit_jax.models.layers import DTYPES, shard_batch
-from vit_jax.train.setup import Dataset, Run, prepare
+from vit_jax.parallel import hardware
+from vit_jax.plan.compile import abstract_batch, memory_of
+from vit_jax.train.run import Dataset, Run, prepare
 from vit_jax.train.step import Task
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.analyze.benchmark import WARM_UP, create_case, step_ends
 from vit_jax.errors import InputError
+from vit_jax.speed.benchmark import WARM_UP, create_case, step_ends
 
 # The outermost of these scopes decides; "other" is what has none: residual connections,
 # position embeddings, pixels.

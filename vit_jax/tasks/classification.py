@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError, unknown
 from vit_jax.models.layers import shard_batch
-from vit_jax.train.losses import create_loss, to_targets, top_k_correct
-from vit_jax.train.masked import MaskedPatches
-from vit_jax.train.mixup import Mix, create_mix
+from vit_jax.tasks.losses import create_loss, to_targets, top_k_correct
+from vit_jax.tasks.masked_patches import MaskedPatches
+from vit_jax.tasks.mixup import Mix, create_mix
 from vit_jax.train.step import Batch, Metrics, Task
 
 TASKS = ("classify", "masked")

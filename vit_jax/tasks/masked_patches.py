@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax.models.layers import shard_batch
-from vit_jax.train.losses import top_k_correct
+from vit_jax.tasks.losses import top_k_correct
 from vit_jax.train.step import Batch, Metrics, Task
 
 CORRUPTED = 0.5  # share of patches

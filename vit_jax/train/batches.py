@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from vit_jax import data
 from vit_jax.errors import InputError, unknown
-from vit_jax.evaluate.classify import classify, renumbered
+from vit_jax.evaluate.classification import classify, renumbered
 from vit_jax.evaluate.features import (
     compile_outputs,
     headless_config,
@@ -23,7 +23,7 @@ from vit_jax.parallel.agree import total
 from vit_jax.parallel.mesh import check_batch_size
 from vit_jax.train.prefetch import prefetch
 from vit_jax.train.resident import resident_batches
-from vit_jax.train.setup import Dataset, Run
+from vit_jax.train.run import Dataset, Run
 from vit_jax.train.step import make_eval_step
 
 

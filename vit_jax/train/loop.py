@@ -9,31 +9,27 @@ from typing import Any, NoReturn
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.analyze import flops, hardware
+from vit_jax.checkpoint.interval import SaveInterval
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.config import check
 from vit_jax.errors import NonFiniteError, NotSavedError, Preempted
+from vit_jax.models import flops
+from vit_jax.parallel import hardware
 from vit_jax.parallel.distributed import make_cpu_devices
 from vit_jax.parallel.engines import create_engine
-from vit_jax.train.clock import Clock
-from vit_jax.train.debug import find_first, on_one_device
-from vit_jax.train.goodput import Goodput
-from vit_jax.train.inputs import (
-    Evaluation,
-    TrainingBatches,
-    open_evaluations,
-    open_training_data,
-)
-from vit_jax.train.interval import SaveInterval
-from vit_jax.train.metrics import MetricsLog, Progress
-from vit_jax.train.preemption import PreemptionWatch, lost_since
-from vit_jax.train.setup import Run, first_state, prepare, steps_of
-from vit_jax.train.spikes import SpikeWatch
+from vit_jax.train.batches import Evaluation, TrainingBatches, open_evaluations, open_training_data
+from vit_jax.train.health.bad_steps import BadSteps
+from vit_jax.train.health.debug import find_first, on_one_device
+from vit_jax.train.health.preemption import PreemptionWatch, lost_since
+from vit_jax.train.health.spikes import SpikeWatch
+from vit_jax.train.health.watchdog import Watchdog
+from vit_jax.train.log.clock import Clock
+from vit_jax.train.log.goodput import Goodput
+from vit_jax.train.log.metrics import MetricsLog, Progress
+from vit_jax.train.log.summary import announce, describe, write_summary
+from vit_jax.train.run import Run, first_state, prepare, steps_of
 from vit_jax.train.state import TrainState
 from vit_jax.train.step import make_gradient
-from vit_jax.train.summary import announce, describe, write_summary
-from vit_jax.train.trouble import BadSteps
-from vit_jax.train.watchdog import Watchdog
 from vit_jax.train.workdir import claim_workdir, only_run_in, open_workdir
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from vit_jax.data import numpy_ops, order, vocabulary
-from vit_jax.data.memory import settled
-from vit_jax.data.ops import Preprocess
-from vit_jax.data.source import ArraySource
+from vit_jax.data import order
+from vit_jax.data.batches.memory import settled
+from vit_jax.data.ops import numpy_ops, vocabulary
+from vit_jax.data.ops.preprocess import Preprocess
+from vit_jax.data.sources.source import ArraySource
 from vit_jax.errors import InputError
 from vit_jax.parallel.pjit import PjitEngine
 

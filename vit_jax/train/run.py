@@ -11,17 +11,17 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax import data, models
-from vit_jax.checkpoint import transfer
 from vit_jax.checkpoint.load import read
 from vit_jax.checkpoint.manager import Checkpoints, read_meta
 from vit_jax.config import in_steps
 from vit_jax.errors import InputError
 from vit_jax.parallel.engines import Engine, create_engine
 from vit_jax.parallel.mesh import check_batch_size
+from vit_jax.tasks.classification import create_task, model_options
 from vit_jax.train.optim import create_optimizer
 from vit_jax.train.state import TrainState, create_state, init_params
 from vit_jax.train.step import Task, make_train_step
-from vit_jax.train.tasks import create_task, model_options
+from vit_jax.weights import transfer
 
 log = logging.getLogger(__name__)
 

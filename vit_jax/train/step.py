@@ -27,7 +27,7 @@ Metrics = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Task(abc.ABC):
-    """What a step computes, apart from the arrays it is given; see vit_jax.train.tasks."""
+    """What a step computes, apart from the arrays it is given; see vit_jax.tasks.classification."""
 
     graphdef: nnx.GraphDef
     num_classes: int | None  # of labels; None: labels do not count

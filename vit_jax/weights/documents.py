@@ -3,12 +3,12 @@
 import re
 from typing import Any
 
-from vit_jax.checkpoint.convert.change import Published
-from vit_jax.checkpoint.convert.preprocessing import Recipe, to_huggingface, to_timm
 from vit_jax.errors import InputError
 from vit_jax.models.resnet import BiTConfig, feature_channels, feature_grid
+from vit_jax.models.variants import model_config
 from vit_jax.models.vit_config import ViTConfig
-from vit_jax.models.zoo import model_config
+from vit_jax.weights.preprocessing import Recipe, to_huggingface, to_timm
+from vit_jax.weights.record import Published
 
 Size = tuple[int, int]
 # Options of a ViT that have names in few programs, with the value that all understand.

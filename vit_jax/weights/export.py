@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax.extend.mlir.dialects import stablehlo as dialect
 
 from vit_jax import models
-from vit_jax.checkpoint.convert.change import Published
 from vit_jax.errors import InputError
+from vit_jax.weights.record import Published
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 # The size of one protocol buffer, in which StableHLO keeps constants.

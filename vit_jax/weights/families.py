@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from vit_jax.checkpoint.convert import tables
-from vit_jax.checkpoint.convert.layout import Table
 from vit_jax.config import name_patterns
 from vit_jax.errors import InputError
+from vit_jax.weights import tables
+from vit_jax.weights.layout import Table
 
 QKV = {"t": ("query", "key", "value"), "u": ("key", "value")}
 Renames = Sequence[tuple[str, str]]

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.checkpoint.convert.families import QKV, Recognised
-from vit_jax.checkpoint.convert.layout import Shape, groups, place
 from vit_jax.errors import InputError
 from vit_jax.models.resnet import BiTConfig
+from vit_jax.models.variants import VARIANTS
 from vit_jax.models.vit_config import ViTConfig
-from vit_jax.models.zoo import VARIANTS
+from vit_jax.weights.families import QKV, Recognised
+from vit_jax.weights.layout import Shape, groups, place
 
 # (width, depth, MLP width) -> heads, where tensors do not tell: table 1, then DeiT-III's M,
 # SigLIP's So400m and DINOv2's g.

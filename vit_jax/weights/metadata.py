@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.checkpoint.convert.families import Recognised
 from vit_jax.errors import InputError, unknown
+from vit_jax.weights.families import Recognised
 
 GELU = {
     "gelu": "erf",

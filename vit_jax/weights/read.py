@@ -8,14 +8,14 @@ import numpy as np
 from flax import traverse_util
 
 from vit_jax import models
-from vit_jax.checkpoint.convert import metadata
-from vit_jax.checkpoint.convert.change import Config, Published, change, parameter_shapes
-from vit_jax.checkpoint.convert.families import QKV, Recognised, recognise
-from vit_jax.checkpoint.convert.files import read_files
-from vit_jax.checkpoint.convert.infer import infer
-from vit_jax.checkpoint.convert.layout import Layout, layout_of
-from vit_jax.checkpoint.convert.preprocessing import recipe_of
 from vit_jax.errors import InputError
+from vit_jax.weights import metadata
+from vit_jax.weights.families import QKV, Recognised, recognise
+from vit_jax.weights.files import read_files
+from vit_jax.weights.infer import infer
+from vit_jax.weights.layout import Layout, layout_of
+from vit_jax.weights.preprocessing import recipe_of
+from vit_jax.weights.record import Config, Published, change, parameter_shapes
 
 
 def read(

@@ -1,6 +1,6 @@
 """The published formats as tables; see `layout`."""
 
-from vit_jax.checkpoint.convert.layout import Table
+from vit_jax.weights.layout import Table
 
 
 def _dense(ours: str, theirs: str, kernel: str, bias: str, *, torch: bool = True) -> Table:

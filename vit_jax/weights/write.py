@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from vit_jax.checkpoint.convert import documents
-from vit_jax.checkpoint.convert.change import Published
-from vit_jax.checkpoint.convert.families import FAMILIES, QKV
-from vit_jax.checkpoint.convert.read import layouts
 from vit_jax.errors import InputError, unknown
 from vit_jax.models.resnet import BiTConfig
+from vit_jax.weights import documents
+from vit_jax.weights.families import FAMILIES, QKV
+from vit_jax.weights.read import layouts
+from vit_jax.weights.record import Published
 
 # Format -> what its paths end in; "" is a directory. The first format of an ending is meant
 # where none is given.
@@ -172,7 +172,7 @@ def _timm(published: Published, path: Path) -> list[str]:
 
 def _program(published: Published, path: Path) -> list[str]:
     """The inference function, to be run without this package."""
-    from vit_jax.checkpoint.convert import export
+    from vit_jax.weights import export
 
     if path.suffix:
         export.stablehlo(published, path)

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vit_jax.train import debug
+from vit_jax.train.health import debug
 
 
 @pytest.fixture(autouse=True)
 def lines_of_this_file(monkeypatch):
-    monkeypatch.setattr(debug, "_PACKAGE", str(Path(__file__).parents[1]))
+    monkeypatch.setattr(debug, "_PACKAGE", str(Path(__file__).parents[2]))
 
 
 def find(function, *args):

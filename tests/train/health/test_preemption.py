@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from vit_jax.train.preemption import INTERRUPTED, lost_since
+from vit_jax.train.health.preemption import INTERRUPTED, lost_since
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATIENCE = 300
 # Holds the main thread in C for minutes, as compiling does.
 STUCK = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
 WATCH = """
 import time
-from vit_jax.train.preemption import PreemptionWatch
+from vit_jax.train.health.preemption import PreemptionWatch
 watch = PreemptionWatch()
 watch.lost = lambda: "12 steps are lost"
 print("ready", flush=True)

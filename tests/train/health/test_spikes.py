@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vit_jax.train.spikes import ENOUGH, SpikeWatch
+from vit_jax.train.health.spikes import ENOUGH, SpikeWatch
 
 
 def losses(steps=200):

@@ -5,9 +5,9 @@ import sys
 import time
 
 from vit_jax import config as configs
-from vit_jax.train import watchdog
-from vit_jax.train.clock import Clock
-from vit_jax.train.watchdog import Watchdog
+from vit_jax.train.health import watchdog
+from vit_jax.train.health.watchdog import Watchdog
+from vit_jax.train.log.clock import Clock
 
 
 def wait_for(condition):
@@ -46,8 +46,8 @@ def test_it_prints_all_stacks_and_ends_the_process():
     program = """
 import threading, time
 from vit_jax import config as configs
-from vit_jax.train.clock import Clock
-from vit_jax.train.watchdog import Watchdog
+from vit_jax.train.log.clock import Clock
+from vit_jax.train.health.watchdog import Watchdog
 
 def hangs_in_another_thread():
     time.sleep(60)

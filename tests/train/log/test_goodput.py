@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from vit_jax.train import clock as clocks
-from vit_jax.train.clock import Clock
-from vit_jax.train.goodput import Goodput
+from vit_jax.train.log import clock as clocks
+from vit_jax.train.log.clock import Clock
+from vit_jax.train.log.goodput import Goodput
 
 
 @pytest.fixture

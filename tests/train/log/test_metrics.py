@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from vit_jax import config as configs
-from vit_jax.train.metrics import MetricsLog
+from vit_jax.train.log.metrics import MetricsLog
 
 LOG = configs.default().log
 

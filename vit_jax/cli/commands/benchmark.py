@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
         check_writable(Path(args.profile))
     import jax
 
-    from vit_jax.analyze import benchmark, profile
     from vit_jax.parallel.distributed import make_cpu_devices
+    from vit_jax.speed import benchmark, profile
 
     make_cpu_devices(args.cpu_devices, name="--cpu-devices")
     config = benchmark.run_config(

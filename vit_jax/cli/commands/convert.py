@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Converts; returns the exit status."""
-    from vit_jax.checkpoint import convert, read_weights
+    from vit_jax.checkpoint import read_weights
+    from vit_jax.weights import write
 
     weights = read_weights(
         args.source,
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         leave_out=args.leave_out,
         **_options(args.set),
     )
-    lines = [*weights.report, *convert.write(weights, args.target, format=args.format)]
+    lines = [*weights.report, *write(weights, args.target, format=args.format)]
     if args.json:
         print(json.dumps(dict(name=weights.name, options=weights.options, report=lines), indent=2))
     else:

@@ -25,8 +25,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.seconds > 0:
         raise InputError(f"--seconds={args.seconds:g}: the speed takes some time to measure")
     from vit_jax.data import inspect, open_configured
-    from vit_jax.train.inputs import open_training_data
-    from vit_jax.train.setup import steps_of
+    from vit_jax.train.batches import open_training_data
+    from vit_jax.train.run import steps_of
 
     source, pp, dataset = open_training_data(config)
     summary = inspect.describe(source, pp)

@@ -14,7 +14,7 @@ from typing import Any
 from vit_jax.cli.compilations import keep_compilations
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.errors import InputError
-from vit_jax.train.jsonl import finite
+from vit_jax.jsonl import finite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,13 +52,13 @@ def run(args: argparse.Namespace) -> int:
         use_ema=args.use_ema,
     )
     if args.protocol:
-        from vit_jax.evaluate.labels import evaluate_protocol
+        from vit_jax.evaluate.imagenet import evaluate_protocol
 
         result = evaluate_protocol(args.checkpoint, args.protocol, labels=args.labels, **options)
     elif args.labels:
         raise InputError("--labels goes with --protocol=real or --protocol=objectnet")
     else:
-        from vit_jax.evaluate.checkpoint import evaluate_checkpoint
+        from vit_jax.evaluate.stored import evaluate_checkpoint
 
         result = evaluate_checkpoint(args.checkpoint, **options)
     print_once(json.dumps(finite(result)) if args.json else _line(result))

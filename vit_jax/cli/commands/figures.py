@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draws; returns the exit status."""
-    from vit_jax.analyze.figures import draw
+    from vit_jax.figures.draw import draw
 
     drawn = draw(
         args.checkpoint,

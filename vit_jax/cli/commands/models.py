@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     import jax
 
     from vit_jax import models
-    from vit_jax.analyze import flops
+    from vit_jax.models import flops
 
     rows = []
     for name in models.list_models(args.pattern):

@@ -43,11 +43,11 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     if args.topology:
         os.environ["JAX_PLATFORMS"] = "cpu"  # leaves TPUs alone that might be here
-    from vit_jax.analyze.compile import topology_devices
-    from vit_jax.analyze.dataset import dataset_of
-    from vit_jax.analyze.fit import Planner
-    from vit_jax.analyze.plan import describe
     from vit_jax.parallel.distributed import make_cpu_devices
+    from vit_jax.plan.compile import topology_devices
+    from vit_jax.plan.dataset import dataset_of
+    from vit_jax.plan.report import describe
+    from vit_jax.plan.search import Planner
 
     if not args.topology:
         make_cpu_devices(config.parallel.cpu_devices)

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from vit_jax.data import order
-from vit_jax.data.source import Source
+from vit_jax.data.sources.source import Source
 
 
 class Planned(NamedTuple):

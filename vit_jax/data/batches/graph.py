@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data import sequential, tf_ops
 from vit_jax.data._tf import tf
-from vit_jax.data.mixture import MixtureSource
-from vit_jax.data.ops import Preprocess, Size
-from vit_jax.data.plan import Plan, Planned, TrainingPlan
-from vit_jax.data.records import RecordSource
-from vit_jax.data.source import ArraySource, FileSource, Source
-from vit_jax.data.trouble import Unreadable
+from vit_jax.data.batches import sequential
+from vit_jax.data.batches.examples import Plan, Planned, TrainingPlan
+from vit_jax.data.batches.unreadable import Unreadable
+from vit_jax.data.ops import tf_ops
+from vit_jax.data.ops.preprocess import Preprocess, Size
+from vit_jax.data.sources.mixture import MixtureSource
+from vit_jax.data.sources.records import RecordSource
+from vit_jax.data.sources.source import ArraySource, FileSource, Source
 from vit_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]

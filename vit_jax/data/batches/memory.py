@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from vit_jax.data import numpy_ops
-from vit_jax.data.ops import Preprocess
-from vit_jax.data.plan import Plan, TrainingPlan
-from vit_jax.data.source import ArraySource
+from vit_jax.data.batches.examples import Plan, TrainingPlan
+from vit_jax.data.ops import numpy_ops
+from vit_jax.data.ops.preprocess import Preprocess
+from vit_jax.data.sources.source import ArraySource
 
 _CACHE_BYTES = 2**30  # of images kept as they are after the operations before randomness
 _CHUNK = 1024  # images

@@ -8,8 +8,8 @@ import numpy as np
 
 from vit_jax.data import order
 from vit_jax.data._tf import tf
-from vit_jax.data.plan import Planned, TrainingPlan
-from vit_jax.data.records import RecordSource
+from vit_jax.data.batches.examples import Planned, TrainingPlan
+from vit_jax.data.sources.records import RecordSource
 from vit_jax.errors import InputError
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from vit_jax.data import order
-from vit_jax.data.ops import Preprocess
-from vit_jax.data.plan import TrainingPlan
-from vit_jax.data.source import Source
+from vit_jax.data.batches.examples import TrainingPlan
+from vit_jax.data.ops.preprocess import Preprocess
+from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ import functools
 
 import numpy as np
 
-from vit_jax.data import vocabulary
-from vit_jax.data.ops import Preprocess
+from vit_jax.data.ops import vocabulary
+from vit_jax.data.ops.preprocess import Preprocess
 
 _IN_NUMPY = (
     vocabulary.Pad,

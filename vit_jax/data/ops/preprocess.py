@@ -8,7 +8,7 @@ import ast
 import dataclasses
 import inspect
 
-from vit_jax.data.vocabulary import (
+from vit_jax.data.ops.vocabulary import (
     VOCABULARY,
     Decode,
     FlipLeftRight,

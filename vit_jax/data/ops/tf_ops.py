@@ -7,9 +7,9 @@ Nothing here has a state: the same words give the same image.
 import functools
 import math
 
-from vit_jax.data import decode, randaugment, vocabulary
 from vit_jax.data._tf import tf
-from vit_jax.data.ops import Preprocess
+from vit_jax.data.ops import decode, randaugment, vocabulary
+from vit_jax.data.ops.preprocess import Preprocess
 
 
 def preprocess_encoded(preprocess: Preprocess, encoded: tf.Tensor, words: tf.Tensor) -> tf.Tensor:

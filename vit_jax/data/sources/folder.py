@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from vit_jax.data import cache
+from vit_jax.data.sources import cache
 from vit_jax.errors import InputError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")

@@ -14,7 +14,7 @@ import struct
 import numpy as np
 
 from vit_jax.data import order
-from vit_jax.data.source import Source
+from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError
 
 BLOCK = 1000  # positions

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data import arrays, folder, mixture, order, splits
-from vit_jax.data.source import ArraySource, FileSource, Source
+from vit_jax.data import order
+from vit_jax.data.sources import arrays, folder, mixture, splits
+from vit_jax.data.sources.source import ArraySource, FileSource, Source
 from vit_jax.errors import InputError, unknown
 
 # What a spec looks like, by kind.
@@ -62,7 +63,7 @@ def open_source(
     elif kind == "folder":
         source = _open_folder(folder.scan(path, cache_dir), common)
     elif kind == "tfds":
-        from vit_jax.data import records
+        from vit_jax.data.sources import records
 
         source = records.open_tfds(
             path, data_dir=data_dir, cache_dir=cache_dir, sequential=sequential, **common

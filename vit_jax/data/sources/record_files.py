@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from vit_jax.data import cache
+from vit_jax.data.sources import cache
 from vit_jax.errors import InputError
 
 ReadAt = Callable[[int, int], bytes]  # (length, offset) -> what is there

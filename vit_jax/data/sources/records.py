@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data import record_files, splits
-from vit_jax.data.source import Source
+from vit_jax.data.sources import record_files, splits
+from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError, unknown
 
 
@@ -97,7 +97,7 @@ def open_tfds(
     Raises:
       InputError: tfds or the data set is not there, unknown split, no image or label.
     """
-    from vit_jax.data import labels
+    from vit_jax.data.sources import labels
 
     dataset, label, bins = labels.parse_query(dataset)
     builder = _builder(dataset, data_dir)

@@ -10,7 +10,7 @@ import numpy as np
 
 from vit_jax import data
 from vit_jax.parallel.rules import path_name
-from vit_jax.train.setup import Run
+from vit_jax.train.run import Run
 
 log = logging.getLogger(__name__)
 

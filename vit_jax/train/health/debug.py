@@ -22,7 +22,7 @@ _WRAPPERS = (
     "jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint",
     "custom_jvp_call", "custom_vjp_call",
 )  # fmt: skip
-_PACKAGE = str(Path(__file__).parents[1])
+_PACKAGE = str(Path(__file__).parents[2])
 
 
 def find_first(function: Callable, *args: Any) -> str:

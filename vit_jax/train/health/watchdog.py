@@ -9,7 +9,7 @@ import time
 
 from ml_collections import ConfigDict
 
-from vit_jax.train.clock import Clock
+from vit_jax.train.log.clock import Clock
 
 log = logging.getLogger(__name__)
 

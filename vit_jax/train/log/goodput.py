@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vit_jax.train import jsonl
-from vit_jax.train.clock import Clock
+from vit_jax import jsonl
+from vit_jax.train.log.clock import Clock
 
 SHARE, SECONDS = 0.01, 1.0  # of the time so far, between two lines
 

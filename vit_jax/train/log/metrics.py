@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vit_jax.train import jsonl
+from vit_jax import jsonl
 
 
 class MetricsLog:

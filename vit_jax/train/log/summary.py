@@ -8,11 +8,10 @@ from typing import Any
 
 import jax
 
-from vit_jax import data
-from vit_jax.train import jsonl
-from vit_jax.train.clock import Clock
-from vit_jax.train.goodput import Goodput
-from vit_jax.train.setup import Run
+from vit_jax import data, jsonl
+from vit_jax.train.log.clock import Clock
+from vit_jax.train.log.goodput import Goodput
+from vit_jax.train.run import Run
 
 log = logging.getLogger(__name__)
 
