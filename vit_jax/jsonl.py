@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from vit_jax.files import write_atomic
+
 log = logging.getLogger(__name__)
 
 
@@ -34,9 +36,7 @@ def finite(values: dict[str, Any]) -> dict[str, Any]:
 
 def replace(path: Path, lines: list[dict[str, Any]]) -> None:
     """Rewrites a file in one atomic step."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    temporary.replace(path)
+    write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 class Appender:

@@ -21,6 +21,7 @@ from vit_jax.models.layers import (
     unstack,
 )
 from vit_jax.models.mlp import Mlp
+from vit_jax.parallel.axes import BATCH_AXES
 
 rng = np.random.default_rng(0)
 
@@ -240,7 +241,7 @@ def test_batches_are_split_over_the_batch_axes_of_the_mesh():
     assert shard_batch(x) is x
 
 
-@pytest.mark.parametrize("axis", layers.BATCH_AXES)
+@pytest.mark.parametrize("axis", BATCH_AXES)
 def test_batches_cut_by_pmap_are_left_alone(axis):
     x = np.arange(16.0).reshape(8, 2)
     np.testing.assert_array_equal(jax.pmap(shard_batch, axis_name=axis)(x), x)

@@ -17,12 +17,12 @@ from vit_jax.checkpoint.manager import Checkpoints, read_meta
 from vit_jax.data import order
 from vit_jax.errors import InputError, NonFiniteError, Preempted
 from vit_jax.parallel.rules import MIN_SHARD_ELEMENTS
-from vit_jax.train import loop
-from vit_jax.train import run as runs
+from vit_jax.train import loop, start
 from vit_jax.train.batches import open_training_data
 from vit_jax.train.health import debug
 from vit_jax.train.health.preemption import PreemptionWatch
-from vit_jax.train.run import first_state, prepare
+from vit_jax.train.run import prepare
+from vit_jax.train.start import first_state
 
 STEPS = 9
 
@@ -179,7 +179,7 @@ def test_a_pattern_that_is_none_is_refused(pattern, undisturbed, tmp_path):
 def test_weights_that_are_not_finite_are_refused_by_name(undisturbed, tmp_path, monkeypatch):
     params, info = read(undisturbed)
     params["blocks"]["mlp"]["fc1"]["bias"] = np.full((2, 64), np.nan, np.float32)
-    monkeypatch.setattr(runs, "read", lambda *_, **__: (params, info))
+    monkeypatch.setattr(start, "read", lambda *_, **__: (params, info))
     config = tiny_config(init_from=str(undisturbed))
     with pytest.raises(InputError, match="not finite in blocks/mlp/fc1/bias; take another"):
         loop.train(config, str(tmp_path))
@@ -199,7 +199,7 @@ def test_no_device_ever_holds_a_full_copy_of_what_a_run_begins_with(layout, tmp_
         read_arrays.extend(jax.tree.leaves(params))
         return params, info
 
-    monkeypatch.setattr(runs, "read", read_and_note)
+    monkeypatch.setattr(start, "read", read_and_note)
     config = tiny_config(init_from=str(tmp_path / "first"), **wide, **layout)
     source, _, dataset = open_training_data(config)
     run = prepare(config, dataset)

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from vit_jax.parallel.rules import MIN_SHARD_ELEMENTS, path_name
+from vit_jax.parallel.rules import MIN_SHARD_ELEMENTS
+from vit_jax.trees import path_name
 
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}  # by bytes of an element
 

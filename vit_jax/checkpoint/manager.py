@@ -30,6 +30,7 @@ from vit_jax.checkpoint.keep import expendable
 from vit_jax.checkpoint.stored import read_meta
 from vit_jax.errors import InputError, NotSavedError
 from vit_jax.parallel.agree import attempt, from_first
+from vit_jax.text import some
 
 log = logging.getLogger(__name__)
 
@@ -130,9 +131,7 @@ class Checkpoints:
         if recorded is None:
             log.warning("%s was written without fingerprints: not verified", checkpoint)
         elif changed := stored.changed_arrays(restored, recorded):
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            names = ", ".join(changed[:3])
-            raise _damaged(checkpoint, f"{names}{more} changed since it was written")
+            raise _damaged(checkpoint, f"{some(changed)} changed since it was written")
         # A run may keep its moments in another type than before.
         return jax.tree.map(
             lambda array, leaf: array if array.dtype == leaf.dtype else array.astype(leaf.dtype),

@@ -10,8 +10,8 @@ import jax
 from vit_jax.checkpoint.damage import MARKER, DamagedCheckpoint, find_damage
 from vit_jax.checkpoint.fingerprint import fingerprints
 from vit_jax.errors import InputError
-from vit_jax.parallel.agree import first_line
-from vit_jax.parallel.rules import path_name
+from vit_jax.text import first_line, some
+from vit_jax.trees import named_leaves, path_name
 
 
 def steps_in(directory: Path) -> list[int]:
@@ -82,11 +82,9 @@ def stored_arrays(checkpoint: Path, item: str) -> dict[str, jax.ShapeDtypeStruct
     if not (checkpoint / item).is_dir():
         return {}
     tree = _handler().metadata(checkpoint / item).tree
+    leaves = named_leaves(tree, is_leaf=lambda node: hasattr(node, "shape"))
     return {
-        path_name(path): jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(
-            tree, is_leaf=lambda node: hasattr(node, "shape")
-        )
+        path: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype) for path, leaf in leaves.items()
     }
 
 
@@ -106,10 +104,7 @@ def check_shapes(
     problems = []
     for item, tree in items.items():
         found = {name: leaf.shape for name, leaf in stored[item].items()}
-        wanted = {
-            path_name(path): tuple(leaf.shape)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
+        wanted = {path: tuple(leaf.shape) for path, leaf in named_leaves(tree).items()}
         problems += [
             f"{item}/{name}: checkpoint {found.get(name, 'has none')}, "
             f"config {wanted.get(name, 'has none')}"
@@ -207,5 +202,5 @@ def read_params(checkpoint: Path, *, use_ema: bool = False, layout: Layout | Non
         raise damaged(checkpoint, first_line(error)) from error
     recorded = read_meta(checkpoint).get("fingerprints")
     if recorded and (changed := changed_arrays({item: tree}, recorded)):
-        raise damaged(checkpoint, f"{', '.join(changed[:3])} changed since it was written")
+        raise damaged(checkpoint, f"{some(changed)} changed since it was written")
     return tree

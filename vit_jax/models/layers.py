@@ -9,8 +9,8 @@ from flax import nnx
 from jax import lax
 from jax.sharding import PartitionSpec
 
-# Mesh axes over which the batch is split (see vit_jax.parallel.mesh).
-BATCH_AXES = ("replica", "data", "fsdp")
+from vit_jax.parallel.axes import BATCH_AXES
+
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = {
     "none": None,

@@ -11,6 +11,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from vit_jax.text import first_line
+
 log = logging.getLogger(__name__)
 
 
@@ -66,12 +68,6 @@ def attempt(act: Callable[[], Any], passing: tuple[type[Exception], ...] = ()) -
         log.debug("an attempt failed", exc_info=True)
         return anywhere(first_line(error))
     return anywhere(None)
-
-
-def first_line(error: Exception) -> str:
-    """An error in one line of bounded length; TensorStore's go on with where it looked."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:300]}"
 
 
 def _spread(value: Any, source: int) -> Any:

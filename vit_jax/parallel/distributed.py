@@ -7,6 +7,7 @@ import jax
 
 from vit_jax.errors import InputError
 from vit_jax.parallel.chips import has_tpus
+from vit_jax.text import first_line
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def initialize(
         where = f"at {given[0]} " if explicit else ""
         raise InputError(
             f"process {given[2] if explicit else ''} did not find the others {where}within "
-            f"{timeout} s: {_first_line(error)}"
+            f"{timeout} s: {first_line(error)}"
         ) from error
 
 
@@ -114,7 +115,3 @@ def _found_by_jax() -> bool:
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
     # The TPU compiler, used where there are no TPUs, leaves a sentence there.
     return ("," in hosts and " " not in hosts) or has_tpus()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

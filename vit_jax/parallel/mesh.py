@@ -10,10 +10,7 @@ from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
-from vit_jax.models.layers import BATCH_AXES
-
-# `replica` is outermost: it crosses the slow network between pods or hosts.
-AXES = ("replica", "data", "fsdp", "tensor")
+from vit_jax.parallel.axes import AXES, BATCH_AXES
 
 
 def mesh_sizes(parallel: ConfigDict, num_devices: int) -> dict[str, int]:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from vit_jax.models.layers import BATCH_AXES
+from vit_jax.parallel.axes import BATCH_AXES
 from vit_jax.parallel.mesh import batch_shards, create_mesh
 from vit_jax.parallel.rules import (
     check_replication,

@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vit_jax.errors import InputError
+from vit_jax.trees import named_leaves, path_name
 
 # The axis that tensor parallelism splits, counted from the end: heads and MLP width.
 # The product that follows sums over it, so a block needs one reduction per branch.
@@ -22,13 +23,6 @@ TENSOR_AXES = (
 STACKED = r"(^|/)blocks/"
 # Tensors below this size cost more to gather than they save.
 MIN_SHARD_ELEMENTS = 2**14
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """A jax key path as "blocks/mlp/fc1/kernel"."""
-    return "/".join(
-        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
-    )
 
 
 def partition_spec(
@@ -84,8 +78,8 @@ def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
       mesh: of the run.
     """
     specs = {
-        path_name(path): (leaf.shape, partition_spec(path_name(path), leaf.shape, mesh.shape))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        path: (leaf.shape, partition_spec(path, leaf.shape, mesh.shape))
+        for path, leaf in named_leaves(params).items()
     }
 
     def sharding(path, leaf):
@@ -113,7 +107,7 @@ def check_replication(params: Any, mesh: Mesh, tolerance: float) -> None:
       InputError: names the largest parameter that is not sharded.
     """
     sizes = mesh.shape
-    leaves = [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    leaves = list(named_leaves(params).items())
     total = sum(leaf.size for _, leaf in leaves)
     for axis in ("fsdp", "tensor"):
         meant = [(path, leaf) for path, leaf in leaves if axis == "fsdp" or _is_split(path)]
@@ -149,8 +143,7 @@ def describe(params: Any, mesh: Mesh) -> list[str]:
     Those that are whole on every device only count in the last line.
     """
     lines, total, local = [], 0, 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = path_name(path)
+    for name, leaf in named_leaves(params).items():
         spec = partition_spec(name, leaf.shape, mesh.shape)
         parts = 1
         for axis in spec:

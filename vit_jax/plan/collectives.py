@@ -26,8 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from vit_jax.parallel.rules import STACKED, path_name
+from vit_jax.parallel.rules import STACKED
 from vit_jax.plan.hlo import Instruction, Module, type_bytes
+from vit_jax.trees import path_name
 
 # Bytes sent by operands of `s` bytes in a group of `n`.
 SENT = {

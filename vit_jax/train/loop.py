@@ -27,7 +27,8 @@ from vit_jax.train.log.clock import Clock
 from vit_jax.train.log.goodput import Goodput
 from vit_jax.train.log.metrics import MetricsLog, Progress
 from vit_jax.train.log.summary import announce, describe, write_summary
-from vit_jax.train.run import Run, first_state, prepare, steps_of
+from vit_jax.train.run import Run, prepare, steps_of
+from vit_jax.train.start import first_state
 from vit_jax.train.state import TrainState
 from vit_jax.train.step import make_gradient
 from vit_jax.train.workdir import claim_workdir, only_run_in, open_workdir

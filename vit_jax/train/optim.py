@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import in_steps, name_patterns
 from vit_jax.errors import InputError, nearest, unknown
+from vit_jax.trees import path_name
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
@@ -285,9 +286,7 @@ def _scale(factors: Any) -> optax.GradientTransformation:
 
 def _map_paths(function: Callable[[str], Any], params: Any) -> Any:
     """A tree like `params` of `function("blocks/norm1/scale")` at every leaf."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: function(jax.tree_util.keystr(path, simple=True, separator="/")), params
-    )
+    return jax.tree_util.tree_map_with_path(lambda path, _: function(path_name(path)), params)
 
 
 def _check_used(patterns: list[re.Pattern], used: set[int], where: str, params: Any) -> None:

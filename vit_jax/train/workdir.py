@@ -13,7 +13,9 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import default
 from vit_jax.errors import InputError
+from vit_jax.files import write_atomic
 from vit_jax.parallel.agree import from_first
+from vit_jax.text import some
 
 log = logging.getLogger(__name__)
 
@@ -106,10 +108,8 @@ def claim_workdir(path: Path, config: ConfigDict) -> None:
     Raises:
       InputError: it cannot be written.
     """
-    temporary = path / "config.json.tmp"
     try:
-        temporary.write_text(_json(config) + "\n")
-        temporary.replace(path / "config.json")
+        write_atomic(path / "config.json", _json(config) + "\n")
         (path / "summary.json").unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot use {path} as workdir: {error.strerror}") from error
@@ -130,10 +130,9 @@ def _compare(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
         and not any(name == free or name.startswith(free + ".") for free in FREE)
     ]
     if differing:
-        changes = ", ".join(f"{name} ({old.get(name)!r} there)" for name in differing[:3])
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        changes = some([f"{name} ({old.get(name)!r} there)" for name in differing])
         raise InputError(
-            f"{path} belongs to a run with another config: {changes}{more}; "
+            f"{path} belongs to a run with another config: {changes}; "
             "choose another --workdir or go back to that config"
         )
 

@@ -13,6 +13,7 @@ import ml_dtypes  # noqa: F401  (teaches NumPy bfloat16, which safetensors files
 import numpy as np
 
 from vit_jax.errors import InputError
+from vit_jax.text import first_line
 
 # What a directory is searched for, in this order.
 _IN_DIRECTORY = (
@@ -82,7 +83,7 @@ def _download(url: str, folder: str) -> Path:
         for name in names:
             fs.get(name, str(Path(folder, Path(name).name)))
     except Exception as error:
-        raise InputError(f"{url} cannot be read: {_first_line(error)}") from error
+        raise InputError(f"{url} cannot be read: {first_line(error)}") from error
     return Path(folder) if fs.isdir(remote) else Path(folder, Path(remote).name)
 
 
@@ -109,12 +110,8 @@ def _from_hub(repo: str) -> Path:
             return Path(snapshot_download(repo, local_files_only=True))
         raise InputError(
             f"{repo} is no local path, and the Hugging Face hub does not give it: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 
 def _find_weights(path: Path) -> Path:
@@ -145,7 +142,7 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
             raise
         raise InputError(f"{path} is damaged or no {path.suffix} file: {error}") from error
     except Exception as error:  # zipfile, safetensors and pickle have their own, all unrelated
-        raise InputError(f"{path} cannot be read: {_first_line(error)}") from error
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

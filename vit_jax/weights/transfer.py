@@ -10,6 +10,7 @@ from flax import traverse_util
 
 from vit_jax.config import name_patterns
 from vit_jax.errors import InputError
+from vit_jax.trees import path_name
 from vit_jax.weights.resample import resample_positions
 
 # Options that change what the same parameters compute: where programs differ, points get lost.
@@ -133,7 +134,7 @@ def replace(params: Any, loaded: dict[str, Any]) -> Any:
     """`params` with the arrays of `loaded`, in the layout that `params` has."""
 
     def place(path, leaf):
-        array = loaded.get("/".join(key.key for key in path))
+        array = loaded.get(path_name(path))
         if array is None:
             return leaf
         if isinstance(array, jax.Array) and array.sharding == leaf.sharding:

@@ -8,11 +8,12 @@ made for and is made again when that has changed.
 import hashlib
 import logging
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable
 
 import numpy as np
+
+from vit_jax.files import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +86,4 @@ def _keep(what: str, beside: str, paths: list[str], made: Table) -> None:
 def _write(path: str, made: Table) -> None:
     """Writes a file that is there in full or not at all."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, **made)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_atomic(path, lambda file: np.savez(file, **made))

@@ -9,8 +9,10 @@ import jax
 import numpy as np
 
 from vit_jax import data
-from vit_jax.parallel.rules import path_name
+from vit_jax.files import write_atomic
+from vit_jax.text import some
 from vit_jax.train.run import Run
+from vit_jax.trees import named_leaves
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +26,7 @@ class BadSteps:
         self._run, self._source = run, source
         self._file = workdir / "non_finite.json"
         self._write = write
-        paths = jax.tree_util.tree_leaves_with_path(run.abstract.params)
-        self._names = [path_name(path) for path, _ in paths]
+        self._names = list(named_leaves(run.abstract.params))
         self._steps: list[dict[str, Any]] = []
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -54,7 +55,7 @@ class BadSteps:
         first, last = self._steps[0], self._steps[-1]
         if self._write:
             try:
-                self._file.write_text(json.dumps(dict(steps=self._steps), indent=2) + "\n")
+                write_atomic(self._file, json.dumps(dict(steps=self._steps), indent=2) + "\n")
             except OSError as error:
                 log.error("%s: %s", self._file, error.strerror)
         index = [name.split(":")[0] for name in last["examples"]]
@@ -64,9 +65,9 @@ class BadSteps:
             steps = f"{count} steps in a row, {first['step']} to {last['step']}, were"
         return (
             f"{steps} not finite (loss or gradient); the last: {_what(last)}; examples "
-            f"{_few(index)} of {self._source.name}; all of it in {self._file}. Checkpoints are "
-            "from before. Lower the learning rate, look at these examples, or find the operation "
-            "with --config.debug=True"
+            f"{some(index, FEW)} of {self._source.name}; all of it in {self._file}. "
+            "Checkpoints are from before. Lower the learning rate, look at these examples, or "
+            "find the operation with --config.debug=True"
         )
 
     def _examples(self, step: int) -> list[str]:
@@ -84,12 +85,7 @@ class BadSteps:
 
 def _what(entry: dict[str, Any]) -> str:
     if entry["parameters"]:
-        return f"loss {entry['loss']}, gradients not finite of {_few(entry['parameters'])}"
+        return f"loss {entry['loss']}, gradients not finite of {some(entry['parameters'], FEW)}"
     if np.isfinite(float(entry["loss"])) and np.isfinite(float(entry["grad_norm"])):
         return f"loss {entry['loss']}, an update that makes parameters overflow"
     return f"loss {entry['loss']}, norm of the gradient {entry['grad_norm']}"
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
-    return ", ".join(names[:FEW]) + more

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.extend import core
 
-from vit_jax.parallel.rules import path_name
+from vit_jax.trees import path_name
 
 # Primitives that only wrap a list of operations.
 _WRAPPERS = (

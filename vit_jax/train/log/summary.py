@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from vit_jax import data, jsonl
+from vit_jax.files import write_atomic
 from vit_jax.train.log.clock import Clock
 from vit_jax.train.log.goodput import Goodput
 from vit_jax.train.run import Run
@@ -63,9 +64,7 @@ def write_summary(
         jax=jax.__version__,
     )
     if write:
-        temporary = workdir / "summary.json.tmp"
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-        temporary.replace(workdir / "summary.json")
+        write_atomic(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 

@@ -1,0 +1,34 @@
+"""Files written in one atomic step: a reader sees the old content or the new, never a part."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_atomic(path: str | Path, content: str | Callable[[BinaryIO], object]) -> None:
+    """Writes a file by renaming a complete temporary one beside it.
+
+    Args:
+      path: of the file.
+      content: its text, or a function that writes to the open binary file.
+
+    Raises:
+      OSError: it cannot be written; the old content stays.
+    """
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode())
+        os.chmod(temporary, 0o644)  # mkstemp's are private
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
