@@ -8,10 +8,9 @@ import pytest
 from flax import traverse_util
 from safetensors.numpy import load_file
 
-from vit_jax import weights
 from vit_jax.errors import InputError
 from vit_jax.models import identify, model_config
-from vit_jax.weights import Published
+from vit_jax.weights import Published, change, read, write
 from vit_jax.weights.record import parameter_shapes
 
 SMALL = dict(width=24, depth=2, mlp_dim=40, num_heads=3, patch_size=4, image_size=(8, 12))
@@ -99,8 +98,8 @@ def assert_same(a, b):
 @pytest.mark.parametrize("case", MODELS)
 def test_npz_and_back(case, tmp_path):
     weights = random_weights(case)
-    weights.write(weights, tmp_path / "x.npz")
-    again = weights.read(tmp_path / "x.npz")
+    write(weights, tmp_path / "x.npz")
+    again = read(tmp_path / "x.npz")
     assert_same(weights, again)
     assert again.config == weights.config
     assert (again.labels, again.pp) == (weights.labels, weights.pp)
@@ -110,8 +109,8 @@ def test_npz_and_back(case, tmp_path):
 @pytest.mark.parametrize("name", ["x.safetensors", "folder"])
 def test_timm_and_back(case, name, tmp_path):
     weights = random_weights(case)
-    weights.write(weights, tmp_path / name, format="timm")
-    again = weights.read(tmp_path / name)
+    write(weights, tmp_path / name, format="timm")
+    again = read(tmp_path / name)
     assert_same(weights, again)
     assert again.config == weights.config
     assert (again.labels, again.pp) == (weights.labels, weights.pp)
@@ -119,23 +118,23 @@ def test_timm_and_back(case, name, tmp_path):
 
 def test_timms_bit_and_back(tmp_path):
     weights = random_weights("published bit", resnet_stages=None)
-    lines = weights.write(weights, tmp_path / "folder", format="timm")
+    lines = write(weights, tmp_path / "folder", format="timm")
     assert any("1e-8 to the variance" in line for line in lines)
     assert json.loads((tmp_path / "folder" / "config.json").read_text())["architecture"] == (
         "resnetv2_50x1_bit"
     )
-    assert_same(weights, weights.read(tmp_path / "folder"))
+    assert_same(weights, read(tmp_path / "folder"))
 
 
 @pytest.mark.parametrize("case", sorted(MODELS.keys() - NOT_IN_TIMM))
 def test_timm_without_our_key_is_the_same_network(case, tmp_path):
     """config.json alone tells what timm users need: the arguments of the architecture."""
     weights = random_weights(case, gelu="erf")
-    weights.write(weights, tmp_path / "folder", format="timm")
+    write(weights, tmp_path / "folder", format="timm")
     document = json.loads((tmp_path / "folder" / "config.json").read_text())
     del document["vit_jax"]
     (tmp_path / "folder" / "config.json").write_text(json.dumps(document))
-    again = weights.read(tmp_path / "folder")
+    again = read(tmp_path / "folder")
     assert_same(weights, again)
     told = dict(norm_eps=1e-6, resnet_norm_eps=None, resnet_conv_eps=None)
     for key, value in dict(image_size=weights.config.image_size, **told).items():
@@ -146,8 +145,8 @@ def test_timm_without_our_key_is_the_same_network(case, tmp_path):
 @pytest.mark.parametrize("case", sorted(IN_HUGGINGFACE))
 def test_huggingface_and_back(case, tmp_path):
     weights = random_weights(case)
-    weights.write(weights, tmp_path / "folder")
-    again = weights.read(tmp_path / "folder")
+    write(weights, tmp_path / "folder")
+    again = read(tmp_path / "folder")
     assert_same(weights, again)
     assert again.labels == weights.labels
     stems = dict(resnet_norm_eps=None, resnet_conv_eps=None)
@@ -160,10 +159,10 @@ def test_transformers_loads_what_is_written(case, tmp_path, run_ours, run_torch)
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     weights = random_weights(case, **({} if "bit" in case else dict(gelu="erf")))
-    weights = weights.change(weights, resample="bilinear", image_size=32)
+    weights = change(weights, resample="bilinear", image_size=32)
     scale = jax.tree.map(lambda x: x * 0.2, weights.params)
     weights = Published(**{**vars(weights), "params": scale})
-    weights.write(weights, tmp_path / "folder")
+    write(weights, tmp_path / "folder")
     kind = json.loads((tmp_path / "folder" / "config.json").read_text())["architectures"][0]
     model, info = getattr(transformers, kind).from_pretrained(
         tmp_path / "folder", output_loading_info=True
@@ -178,7 +177,7 @@ def test_transformers_loads_what_is_written(case, tmp_path, run_ours, run_torch)
 
 def test_vision_transformers_names(tmp_path):
     """checkpoints.md, "Google .npz", name by name."""
-    weights.write(random_weights("pre_logits"), tmp_path / "x.npz")
+    write(random_weights("pre_logits"), tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz") as file:
         shapes = {name: file[name].shape for name in file}
     block = {
@@ -215,7 +214,7 @@ def test_vision_transformers_names(tmp_path):
 
 
 def test_big_visions_names_where_vision_transformer_has_none(tmp_path):
-    weights.write(random_weights("map"), tmp_path / "x.npz")
+    write(random_weights("map"), tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz") as file:
         names = set(file)
     assert "pos_embedding" in names
@@ -225,8 +224,8 @@ def test_big_visions_names_where_vision_transformer_has_none(tmp_path):
 
 
 def test_hybrid_and_bit_names(tmp_path):
-    weights.write(random_weights("hybrid"), tmp_path / "hybrid.npz")
-    weights.write(random_weights("published bit"), tmp_path / "bit.npz")
+    write(random_weights("hybrid"), tmp_path / "hybrid.npz")
+    write(random_weights("published bit"), tmp_path / "bit.npz")
     with np.load(tmp_path / "hybrid.npz") as file:
         assert file["conv_root/kernel"].shape == (7, 7, 3, 64)
         assert file["block2/unit2/gn3/scale"].shape == (512,)
@@ -269,8 +268,8 @@ def test_a_huggingface_directory_to_npz_and_back_bit_for_bit(case, randomise, tm
     kind = getattr(transformers, name)
     model = randomise(kind(config))
     model.save_pretrained(tmp_path / "first")
-    weights.write(weights.read(tmp_path / "first"), tmp_path / "x.npz")
-    weights.write(weights.read(tmp_path / "x.npz"), tmp_path / "second")
+    write(read(tmp_path / "first"), tmp_path / "x.npz")
+    write(read(tmp_path / "x.npz"), tmp_path / "second")
     first, second = (load_file(tmp_path / f / "model.safetensors") for f in ("first", "second"))
     assert first.keys() == second.keys()
     for key in first:
@@ -302,21 +301,21 @@ def test_a_huggingface_directory_to_npz_and_back_bit_for_bit(case, randomise, tm
 )
 def test_what_a_format_lacks_is_refused(case, path, format, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        weights.write(random_weights(case), tmp_path / path, format=format)
+        write(random_weights(case), tmp_path / path, format=format)
     assert not (tmp_path / path).exists()
 
 
 def test_nothing_is_overwritten(tmp_path):
-    weights.write(random_weights("plain"), tmp_path / "x.npz")
+    write(random_weights("plain"), tmp_path / "x.npz")
     with pytest.raises(InputError, match="exists; give another path"):
-        weights.write(random_weights("plain"), tmp_path / "x.npz")
+        write(random_weights("plain"), tmp_path / "x.npz")
 
 
 def test_what_the_other_program_does_differently_is_said(tmp_path):
-    lines = weights.write(random_weights("distillation token"), tmp_path / "x.npz")
+    lines = write(random_weights("distillation token"), tmp_path / "x.npz")
     assert any("GELU by tanh" in line for line in lines)
     assert "vision_transformer has no distillation" in lines
-    lines = weights.write(random_weights("shared positions"), tmp_path / "y.npz")
+    lines = write(random_weights("shared positions"), tmp_path / "y.npz")
     assert "vision_transformer has no posemb_where" in lines
-    lines = weights.write(random_weights("qk norm"), tmp_path / "x.safetensors")
+    lines = write(random_weights("qk norm"), tmp_path / "x.safetensors")
     assert "timm's norm epsilon is 1e-6, not 1e-05" in lines

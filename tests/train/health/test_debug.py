@@ -28,7 +28,7 @@ def test_forward_inside_scan_checkpoint_and_jit():
         return jnp.sum(jax.lax.scan(body, x, jnp.array([1.0, 2.0, 30.0]))[0])
 
     found = find(jax.value_and_grad(loss), jnp.ones(3))
-    assert found.startswith("exp at tests/train/test_debug.py:")
+    assert found.startswith("exp at tests/train/health/test_debug.py:")
     assert "# overflows in the third layer" in found
     assert "gives 0 NaN and 3 infinite of 3 numbers" in found
 
