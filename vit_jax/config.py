@@ -126,7 +126,8 @@ def default() -> ConfigDict:
             posemb_class_slot=True,  # class and distillation tokens have their own positions
             posemb_register_slots=False,  # and so have registers
             registers=0,  # extra learnt tokens (2309.16588)
-            axial=placeholder(bool),  # row, then column attention (D.5); None: as the name says
+            # Which tokens attend to which: full, or axial: rows, then columns (D.5).
+            attention_kind=placeholder(str),  # None: as the name says
             layer_scale=placeholder(float),  # initial scale of residual branches (2103.17239)
             qk_norm=False,  # layer norm of queries and keys (2302.05442)
             mlp="gelu",  # gelu, or swiglu: gated (2002.05202)

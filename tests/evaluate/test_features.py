@@ -19,6 +19,8 @@ from vit_jax.evaluate.features import (
 )
 from vit_jax.models import abstract, build_model, model_config
 from vit_jax.parallel.engines import create_engine
+from vit_jax.tasks.classification import Classification
+from vit_jax.tasks.masked_patches import MaskedPatches
 
 PP = "resize(16)|value_range(-1, 1)"
 
@@ -44,7 +46,7 @@ def test_features_are_what_the_head_sees(workdir, expected, engine):
     pp = parse("resize(16, method='nearest')|value_range(-1, 1)")
     outputs = compile_outputs(engine, config, pp, batch_size=99)
     assert outputs.batch_size == 104  # divides over eight devices, not into 539 examples
-    params = jax.device_put(headless_params(params), engine.replicated)
+    params = jax.device_put(headless_params(params, config), engine.replicated)
     source = open_source("digits", "train[70%:]")
     features, labels = outputs(params, source)
     assert features.shape == (539, 32)
@@ -57,14 +59,20 @@ def test_features_are_what_the_head_sees(workdir, expected, engine):
 
 
 @pytest.mark.parametrize(
-    "options", [dict(distillation="head"), dict(num_classes=0, masked=True), dict(pre_logits=-1)]
+    "task, options",
+    [
+        (Classification(), dict(distillation="head")),
+        (Classification(), dict(pre_logits=-1)),
+        (MaskedPatches(), dict(num_classes=0)),
+    ],
+    ids=str,
 )
-def test_all_parameters_but_the_heads(options):
+def test_all_parameters_but_the_heads(task, options):
     config = model_config("ViT-Ti/16", image_size=32, **options)
-    whole, headless = (
-        abstract(functools.partial(build_model, c))[1] for c in (config, headless_config(config))
-    )
-    assert headless_params(whole) == headless and whole.keys() > headless.keys()
+    _, whole = abstract(functools.partial(task.build_model, config))
+    _, headless = abstract(functools.partial(build_model, headless_config(config)))
+    assert headless_params(whole, headless_config(config)) == headless
+    assert whole.keys() > headless.keys()
 
 
 def test_the_protocol_resizes_to_256_for_224():

@@ -67,7 +67,7 @@ def reference(model, images, drop=lambda site, x: x):
         posemb = block["posemb"] if config.posemb_where == "layers" else shared
         if config.posemb_where != "stem":
             x = _add_positions(x, posemb, config)
-        if config.axial:
+        if config.attention_kind == "axial":
             for axis in ("row", "column"):
                 mask = _same_line(config.grid, axis)
                 x, weights = _block(x, block[axis], config, drop, posemb, mask)

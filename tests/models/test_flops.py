@@ -8,6 +8,7 @@ from jax.extend import core
 
 from vit_jax.models import create_model, model_config
 from vit_jax.models.flops import _taps, forward_flops, macs, train_flops
+from vit_jax.tasks.masked_patches import MaskedPatches
 
 # GMACs with a head of 1000 classes at 224 and 384 pixels.
 GMACS = {
@@ -126,15 +127,17 @@ def test_macs_equal_the_products_the_model_runs(name, options):
 
 
 def test_macs_of_masked_patch_prediction_equal_the_products_it_runs():
-    options = dict(image_size=64, num_classes=0, masked=True)
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: create_model("ViT-Ti/16", **options)))
+    config = model_config("ViT-Ti/16", image_size=64, num_classes=0)
+    task = MaskedPatches()
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: task.build_model(config, nnx.Rngs(0))))
 
     def predict(params, images):
         source = jnp.zeros((1, 16), jnp.int32)
         return nnx.merge(graphdef, params).predict_colors(images, source, source > 0)
 
     jaxpr = jax.make_jaxpr(predict)(params, jnp.zeros((1, 64, 64, 3)))
-    assert macs(model_config("ViT-Ti/16", **options)) == products_run(jaxpr.jaxpr)
+    assert task.macs(config) == products_run(jaxpr.jaxpr)
+    assert task.train_flops(config) == 6 * task.macs(config)
 
 
 def test_macs_of_an_axial_model():

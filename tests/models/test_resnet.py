@@ -10,7 +10,7 @@ from flax import nnx
 import vit_jax
 from vit_jax.errors import InputError
 from vit_jax.models import abstract, build_model, identify, model_config, split
-from vit_jax.models.resnet import feature_grid
+from vit_jax.models.config import feature_grid
 
 # Headless parameters at 224 and 384 pixels: paper.md, "Exact counts".
 HYBRIDS = {
@@ -273,9 +273,9 @@ def test_any_configuration_is_named(name, options):
         ("BiT-R50x1", dict(dropout=0.1), "dropout does not apply to BiT-R50x1"),
         ("ViT-B/16", dict(preact=True), "preact does not apply to ViT-B/16"),
         ("BiT-R50x1", dict(resnet_stages=()), "at least one stage"),
-        ("BiT-R50x1", dict(resnet_stages=(3, 0)), "must be 1 or more"),
+        ("BiT-R50x1", dict(resnet_stages=(3, 0)), "units are 1 or more"),
         ("ViT-B/16", dict(distillation="head", head="gap"), "class_token"),
-        ("ViT-B/16", dict(pool_then_norm=True), "wants model.head 'gap'"),
+        ("ViT-B/16", dict(pool_then_norm=True), "needs model.head 'gap'"),
     ],
 )
 def test_what_does_not_fit_is_refused(name, options, message):

@@ -23,7 +23,7 @@ from vit_jax.models import create_model, merge, split
         dict(posemb="learned", posemb_where="layers_shared", registers=2),
         dict(posemb="relative"),
         dict(posemb="relative", posemb_where="layers", registers=2, qk_norm=True),
-        dict(axial=True, head="gap", image_size=(12, 4), posemb_where="layers"),
+        dict(attention_kind="axial", head="gap", image_size=(12, 4), posemb_where="layers"),
         dict(registers=3),
         dict(registers=3, posemb_class_slot=False, layer_scale=0.1),
         dict(qk_norm=True),

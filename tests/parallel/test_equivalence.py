@@ -114,7 +114,7 @@ def test_every_layout_gives_the_run_of_one_device(layout, capfd):
     "options",
     [
         dict(posemb="relative", posemb_where="layers"),
-        dict(posemb="learned2d", axial=True, head="gap"),
+        dict(posemb="learned2d", attention_kind="axial", head="gap"),
     ],
     ids=str,
 )

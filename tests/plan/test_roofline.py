@@ -3,10 +3,9 @@
 import pytest
 
 from vit_jax import models
-from vit_jax.models.flops import train_flops
 from vit_jax.parallel.hardware import Chip
 from vit_jax.plan.collectives import Collective
-from vit_jax.plan.roofline import links, predict, recomputed_macs, step_flops
+from vit_jax.plan.roofline import links, predict, recomputed_macs
 
 # Two devices a chip, each of 1 TFLOP/s, 100 GB/s of memory, 10 GB/s of network.
 CHIP = Chip("X", 2e12, 1, 200e9, 20e9, devices=2)
@@ -72,6 +71,4 @@ def test_remat_computes_part_of_the_forward_pass_again():
     assert repeated("none") == repeated("dots") == 0
     assert repeated("dots_no_batch") == attention
     assert repeated("full") == attention + products
-    config = models.model_config("ViT-L/16", remat="full")
-    assert step_flops(config) == train_flops(config) + 2 * (attention + products)
     assert recomputed_macs(models.model_config("BiT-R50x1")) == 0

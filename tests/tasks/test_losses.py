@@ -52,8 +52,9 @@ def test_loss_before_training_is_the_closed_form():
 
 
 def test_smoothing_of_the_sigmoid_loss_spreads_over_classes():
-    actual = losses.smooth(losses.to_targets(jnp.asarray([1]), 4), 0.2)
-    np.testing.assert_allclose(actual, [[0.05, 0.85, 0.05, 0.05]], rtol=1e-6)
+    smoothed = loss_of(name="sigmoid", label_smoothing=0.2)(LOGITS[:1, :4], jnp.asarray([1]))
+    rows = jnp.asarray([[0.05, 0.85, 0.05, 0.05]])
+    np.testing.assert_allclose(smoothed, loss_of(name="sigmoid")(LOGITS[:1, :4], rows), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)

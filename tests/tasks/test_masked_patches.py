@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import vit_jax
 from vit_jax import config as configs
 from vit_jax.checkpoint.load import read
 from vit_jax.cli.main import main
 from vit_jax.errors import InputError
 from vit_jax.parallel.pjit import PjitEngine
-from vit_jax.tasks.masked_patches import corrupt, mean_colors
-from vit_jax.tasks.masked_vit import COLORS
+from vit_jax.tasks.masked_patches import COLORS, corrupt, mean_colors
 from vit_jax.train.run import Dataset, prepare
 
 BATCH = 16
@@ -98,7 +98,6 @@ def batches(count=3):
         dict(
             image=(rng.integers(0, 200, (BATCH, 1, 1, 3)) + rng.integers(0, 55, (BATCH, 16, 16, 3)))
             .astype(np.uint8),
-            label=np.zeros(BATCH, np.int32),
         )
         for _ in range(count)
     ]  # fmt: skip
@@ -107,11 +106,15 @@ def batches(count=3):
 def test_the_loss_is_of_corrupted_patches_alone_and_hidden_ones_are_not_seen(run):
     params = run.engine.init(run.create).params
     params = jax.tree.map(lambda x: x + 0.05 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), params)
-    images, colors, chosen, hidden, source, keys = run.task.inputs(
-        {name: jnp.asarray(array) for name, array in batches()[0].items()}, jax.random.key(1), None
-    )
-    losses = jax.jit(lambda images, colors: run.task.losses(
-        params, images, colors, chosen, hidden, source, keys))  # fmt: skip
+    batch = {"image": jnp.asarray(batches()[0]["image"])}
+    inputs = run.task.inputs(batch, jax.random.key(1), None)
+    images, colors, chosen, hidden, source, _ = inputs
+
+    @jax.jit
+    def losses(images, colors):
+        corrupted = inputs._replace(images=images, colors=colors)
+        return run.task.losses(run.task.model(params), corrupted, None)
+
     before = losses(images, colors)
     others = jnp.where(chosen, colors, (colors + 1) % COLORS)
     np.testing.assert_array_equal(losses(images, others), before)
@@ -161,9 +164,9 @@ def test_every_layout_gives_the_run_of_one_device(run, capfd):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"task": "mask"}, "unknown config.task 'mask' .did you mean 'masked'"),
+        ({"task": "mask"}, "unknown task 'mask' .did you mean 'masked'"),
         ({"model.num_classes": 10}, "no classifier: leave model.num_classes"),
-        ({"model.name": "R+ViT-Ti/8"}, "wants a plain ViT"),
+        ({"model.name": "R+ViT-Ti/8"}, "needs a plain ViT"),
         ({"mixup.alpha": 0.2}, "looks at no labels: leave config.mixup"),
     ],
     ids=str,
@@ -194,8 +197,11 @@ def test_pre_training_on_digits_then_fine_tuning(tmp_path, capfd):
     metrics = command(capfd, *tiny, f"--workdir={first}", *options)["metrics"]
     assert metrics["train/loss"] < 4 < np.log(COLORS)
     assert metrics["eval/test/top1"] > 0.2  # of the many greys black is the commonest
-    params, info = read(first)
-    assert info.options["masked"] and np.asarray(params["masked"]["embedding"]).any()
+    params, _ = read(first)
+    assert "masked" not in params  # of the task alone
+    whole, _ = read(first, task_params=True)
+    assert np.asarray(whole["masked"]["embedding"]).any()
+    assert vit_jax.load(first)[0](jnp.zeros((1, 16, 16, 3))).shape == (1, 32)
 
     result = command(capfd, "evaluate", f"--checkpoint={first}")
     assert result["top1"] == pytest.approx(metrics["eval/test/top1"])
@@ -206,8 +212,8 @@ def test_pre_training_on_digits_then_fine_tuning(tmp_path, capfd):
 
     options = ("--config.total.steps=1", "--config.optimizer.learning_rate=0.0")
     command(capfd, *tiny, f"--workdir={second}", f"--config.init_from={first}", *options)
-    tuned, info = read(second)
-    assert "masked" not in tuned and not info.options["masked"]
+    tuned, _ = read(second, task_params=True)
+    assert "masked" not in tuned
     assert tuned["head"]["kernel"].shape == (32, 10)
     assert not np.asarray(tuned["head"]["kernel"]).any()
     for part in ("embedding", "cls", "posemb", "blocks", "norm"):

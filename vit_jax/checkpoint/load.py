@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, traverse_util
 
 from vit_jax.checkpoint.damage import DamagedCheckpoint
 from vit_jax.checkpoint.stored import Layout, latest_checkpoint, read_meta, read_params
@@ -64,14 +65,21 @@ def load(
 
 
 def read(
-    path: str | Path, *, use_ema: bool = False, layout: Layout | None = None, **options: Any
+    path: str | Path,
+    *,
+    use_ema: bool = False,
+    layout: Layout | None = None,
+    task_params: bool = False,
+    **options: Any,
 ) -> tuple[Any, ModelInfo]:
     """Parameters as a nested dict and what is known about them; see `load`.
+
+    With `task_params`, those that only the run's task has are among them.
 
     With a `layout` no device and no host holds the whole of a checkpoint of ours; a published
     file is read by each process as a whole.
     """
-    weights = read_weights(path, use_ema=use_ema, layout=layout, **options)
+    weights = read_weights(path, use_ema=use_ema, layout=layout, task_params=task_params, **options)
     for line in weights.report:
         logging.getLogger("vit_jax").info("%s", line)
     own = _own_checkpoint(path)
@@ -101,6 +109,7 @@ def read_weights(
     *,
     use_ema: bool = False,
     layout: Layout | None = None,
+    task_params: bool = False,
     resample: str = "bilinear_align_corners",
     leave_out: Sequence[str] = (),
     **options: Any,
@@ -108,7 +117,8 @@ def read_weights(
     """Weights of ours or others in one form, ready to be written again; see `load`."""
     own = _own_checkpoint(path)
     if own is not None:
-        return change(_read_own(own, use_ema, layout), resample=resample, **options)
+        weights = _read_own(own, use_ema, layout, task_params)
+        return change(weights, resample=resample, **options)
     if use_ema:
         raise InputError(f"{path} is no run of vit_jax: it keeps no averaged parameters")
     return read_published(path, resample=resample, leave_out=leave_out, **options)
@@ -131,16 +141,33 @@ def _own_checkpoint(path: str | Path) -> Path | None:
         return None
 
 
-def _read_own(checkpoint: Path, use_ema: bool, layout: Layout | None) -> Published:
+def _read_own(
+    checkpoint: Path, use_ema: bool, layout: Layout | None, task_params: bool
+) -> Published:
     meta = read_meta(checkpoint)
     name = meta["model"]["name"]
+    params = traverse_util.flatten_dict(
+        read_params(checkpoint, use_ema=use_ema, layout=layout), sep="/"
+    )
+    report = [f"{checkpoint}: {name}, all parameters loaded"]
+    if not task_params:
+        own = _task_params(meta, params)
+        params = {path: array for path, array in params.items() if path not in own}
+        report += [f"left out, only the task of the run has it: {path}" for path in own]
     return Published(
         name=name,
         options={key: value for key, value in meta["model"].items() if key != "name"},
-        params=read_params(checkpoint, use_ema=use_ema, layout=layout),
+        params=traverse_util.unflatten_dict(params, sep="/"),
         pp=meta["pp"],
         labels=meta["labels"],
         family="vit_jax",
         aside={},
-        report=[f"{checkpoint}: {name}, all parameters loaded"],
+        report=report,
     )
+
+
+def _task_params(meta: dict[str, Any], paths: Iterable[str]) -> list[str]:
+    """The parameters that only the task of a run has; earlier versions had one such task."""
+    earlier = ["masked/.*"] if meta["model"].get("masked") else []
+    patterns = meta.get("task", {}).get("own_params", earlier)
+    return [path for path in paths if any(re.fullmatch(pattern, path) for pattern in patterns)]

@@ -14,30 +14,37 @@ log = logging.getLogger(__name__)
 
 
 def classify(
-    eval_step: Callable, engine: Engine, params: Any, batches: Iterable[dict], batch_size: int
+    eval_step: Callable,
+    engine: Engine,
+    params: Any,
+    batches: Iterable[dict],
+    batch_size: int,
+    fields: Sequence[str] = ("image", "label"),
 ) -> dict[str, float]:
     """Runs a compiled evaluation step over all batches.
 
     Args:
-      eval_step: (params, batch) -> sums of loss, top1, top5, examples.
+      eval_step: (params, batch) -> sums by name, and of `examples`.
       engine: places batches.
       params: of the model.
       batches: this process's part of each global batch, as `data.eval_batches` yields.
       batch_size: of the global batch.
+      fields: parts of a batch that the step takes, besides `mask`.
 
     Returns:
-      `top1` and `top5` (shares of examples), `loss` (mean) and `examples` (count).
+      The mean over examples of each sum, such as `top1`, `top5` and `loss`; and `examples`
+      (count).
     """
-    totals = dict.fromkeys(("loss", "top1", "top5", "examples"), 0.0)
+    totals: dict[str, float] = {}
     pending = None
     for batch in batches:
-        arrays = {name: batch[name] for name in ("image", "label", "mask")}
+        arrays = {name: batch[name] for name in (*fields, "mask")}
         sums = eval_step(params, engine.put_batch(arrays, batch_size))
         # The previous batch is fetched while the device works on this one.
         _add(totals, pending)
         pending = sums
     _add(totals, pending)
-    examples = totals.pop("examples")
+    examples = totals.pop("examples", 0.0)
     means = {name: total / max(examples, 1) for name, total in totals.items()}
     return dict(means, examples=int(examples))
 
@@ -84,4 +91,4 @@ def _numbers_by_name(
 
 def _add(totals: dict[str, float], sums: dict[str, jax.Array] | None) -> None:
     for name, value in (sums or {}).items():
-        totals[name] += float(np.asarray(value))
+        totals[name] = totals.get(name, 0.0) + float(np.asarray(value))

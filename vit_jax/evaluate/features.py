@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
@@ -17,21 +16,25 @@ from vit_jax.checkpoint.load import ModelInfo, read
 from vit_jax.data import Preprocess, Source
 from vit_jax.data.ops.vocabulary import CropBorder, Multiply
 from vit_jax.errors import InputError
-from vit_jax.models.layers import shard_batch
+from vit_jax.models.config import ModelConfig
+from vit_jax.models.layers import normalize_pixels, shard_batch
 from vit_jax.parallel.engines import Engine, create_engine
 
-HEADS = ("head", "head_dist", "masked")  # parameters of a model that features do without
 
-
-def headless_config(model_config: Any) -> Any:
+def headless_config(model_config: ModelConfig) -> ModelConfig:
     """The configuration of the same model without its head: it returns `pre_logits`."""
-    changes = dict(masked=False) if getattr(model_config, "masked", False) else {}
-    return dataclasses.replace(model_config, num_classes=0, **changes)
+    return dataclasses.replace(model_config, num_classes=0)
 
 
-def headless_params(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of the same model without its head."""
-    return {name: value for name, value in params.items() if name not in HEADS}
+def headless_params(params: dict[str, Any], model_config: ModelConfig) -> dict[str, Any]:
+    """Those parameters that the model without a head has.
+
+    Args:
+      params: of a model or of a task that trains it.
+      model_config: see `headless_config`.
+    """
+    _, wanted = models.abstract(functools.partial(models.build_model, model_config))
+    return {name: params[name] for name in wanted}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +124,12 @@ def compile_outputs(
             f"{tuple(model_config.image_size)}"
         )
     graphdef, _ = models.abstract(functools.partial(models.build_model, model_config))
-    mean, std = jnp.asarray(preprocess.mean), jnp.asarray(preprocess.std)
 
     def make_step(axis_name: str | None = None) -> Callable:
         def step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            images = shard_batch(batch["image"]).astype(jnp.float32) / 255.0
-            values = reduce(nnx.merge(graphdef, params)((images - mean) / std))
+            images = shard_batch(batch["image"])
+            images = normalize_pixels(images, preprocess.mean, preprocess.std)
+            values = reduce(nnx.merge(graphdef, params)(images))
             found = dict(value=values, label=batch["label"])
             return lax.all_gather(found, axis_name, tiled=True) if axis_name else found
 
@@ -199,7 +202,7 @@ def load_features(
         preprocess = protocol_pp(model_config.image_size, preprocess)
     engine = create_engine(configs.default().parallel)
     outputs = compile_outputs(engine, model_config, preprocess, batch_size=batch_size)
-    return FrozenModel(info, replicate(engine, headless_params(params)), outputs)
+    return FrozenModel(info, replicate(engine, headless_params(params, model_config)), outputs)
 
 
 def open_pair(

@@ -10,8 +10,8 @@ from vit_jax.errors import InputError
 from vit_jax.evaluate.classification import classify, renumbered
 from vit_jax.evaluate.features import replicate
 from vit_jax.parallel.engines import create_engine
-from vit_jax.tasks.classification import create_task
-from vit_jax.train.step import make_eval_step
+from vit_jax.tasks import bind, create_task
+from vit_jax.tasks.evaluation import make_eval_step
 
 
 def evaluate_checkpoint(
@@ -44,21 +44,23 @@ def evaluate_checkpoint(
     ran = run_config(path)
     asked = dict(source=source, split=split, use_ema=use_ema)
     entry = _complete(ran, asked)
-    params, info = read(path, use_ema=entry["use_ema"])
+    params, info = read(path, use_ema=entry["use_ema"], task_params=True)
     if entry["source"] is None:
         raise InputError(f"{info.source} names no evaluation data; give --source and --split")
     source, split = entry["source"], entry["split"]
     config = configs.default()
     if ran:
         config.seed = ran["seed"]
+        config.task = ran["task"]
         config.loss.update(ran["loss"])
         config.data.multi_label = ran["data"]["multi_label"]
         data_dir = data_dir or ran["data"]["data_dir"]
     opened = data.open_source(source, split, data_dir=data_dir, multi_label=config.data.multi_label)
     model_config = models.model_config(info.name, **info.options)
     preprocess = data.parse(pp or info.pp)
-    graphdef, _ = models.abstract(functools.partial(models.build_model, model_config))
-    task = create_task(graphdef, model_config, preprocess.mean, preprocess.std, config)
+    task = create_task(config)
+    graphdef, _ = models.abstract(functools.partial(task.build_model, model_config))
+    task = bind(task, config, model_config, graphdef, preprocess.mean, preprocess.std)
     if task.num_classes is not None and opened.num_classes > task.num_classes:
         raise InputError(f"{source} has {opened.num_classes} classes, the model {task.num_classes}")
     engine = create_engine(config.parallel)
@@ -69,7 +71,8 @@ def evaluate_checkpoint(
         opened, preprocess, batch_size=batch_size, rows=engine.rows(batch_size)
     )
     batches = renumbered(batches, opened, info.labels)
-    result = classify(step, engine, replicate(engine, params), batches, batch_size)
+    params = replicate(engine, params)
+    result = classify(step, engine, params, batches, batch_size, task.batch_fields)
     return dict(result, source=source, split=split)
 
 

@@ -1,12 +1,20 @@
 """Multi-head attention (section 3.1, appendix A)."""
 
+import abc
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax.models.layers import Dense, LayerNorm, dropout, unstack
+from vit_jax.registry import Registry
+
+if TYPE_CHECKING:
+    from vit_jax.models.config import ViTConfig
+
+IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 
 # Queries (B, N, H, d) -> what is added to the logits (B, H, N, N) in float32, or None.
 Bias = Callable[[jax.Array], jax.Array | None]
@@ -138,3 +146,45 @@ class SelfAttention(nnx.Module):
                 return_weights=return_weights,
             )
             return self.out(y), weights
+
+
+class AttentionKind(abc.ABC):
+    """Which tokens attend to which: the value of `model.attention_kind`.
+
+    A kind is a frozen dataclass, registered under its name in `ATTENTION_KINDS`; its fields
+    are the arguments in parentheses, as in "window(radius=3)".
+    """
+
+    # Attention layers, each with its MLP, in one block.
+    branches = 1
+
+    def check(self, config: "ViTConfig") -> None:  # noqa: B027  most kinds suit all options
+        """Raises InputError where other options of the model do not suit this kind."""
+
+    @abc.abstractmethod
+    def create_block(self, config: "ViTConfig", rngs: nnx.Rngs) -> nnx.Module:
+        """A block of the encoder; commonly `Block(config, attention, rngs=rngs)`.
+
+        It is called as `vit_jax.models.block.Block` is.
+        """
+
+    @abc.abstractmethod
+    def macs(self, config: "ViTConfig") -> int:
+        """Multiply-accumulates of queries with keys and of weights with values in one block.
+
+        Those of an image's forward pass; projections are counted apart.
+        """
+
+
+ATTENTION_KINDS: Registry[Callable[..., AttentionKind]] = Registry("attention kind")
+
+
+def attention_options(config: "ViTConfig") -> dict:
+    """The arguments of `SelfAttention` that a model's configuration gives."""
+    return dict(
+        dtype=jnp.dtype(config.dtype),
+        qk_norm=config.qk_norm,
+        norm_eps=config.norm_eps,
+        dropout=config.attention_dropout,
+        implementation=config.attention,
+    )

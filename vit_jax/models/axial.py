@@ -1,11 +1,23 @@
 """Axial attention: along the rows and the columns of the grid in turn (appendix D.5)."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
-from vit_jax.models.attention import Bias, SelfAttention
+from vit_jax.errors import InputError
+from vit_jax.models.attention import (
+    ATTENTION_KINDS,
+    AttentionKind,
+    Bias,
+    SelfAttention,
+    attention_options,
+)
+from vit_jax.models.block import Block, Intermediates
+from vit_jax.models.config import ViTConfig
+from vit_jax.models.layers import fold_in
 
 Grid = tuple[int, int]
 
@@ -61,3 +73,64 @@ class AxialAttention(SelfAttention):
         spec = "brhck,rs->bhrcsk" if self.axis == "row" else "bchrs,ck->bhrcsk"
         weights = jnp.einsum(spec, weights, jnp.eye(lines))
         return weights.reshape(*weights.shape[:2], lines * others, lines * others)
+
+
+class AxialBlock(nnx.Module):
+    """Row attention and an MLP, then column attention and an MLP (appendix D.5)."""
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        def attention(axis: str):
+            options = dict(attention_options(config), grid=config.grid, axis=axis)
+            return lambda rngs: AxialAttention(config.width, config.num_heads, rngs=rngs, **options)
+
+        self.row = Block(config, attention("row"), rngs=rngs)
+        self.column = Block(config, attention("column"), rngs=rngs)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        drop_rate: jax.Array,
+        bias: Bias | None = None,
+        keys: jax.Array | None = None,
+        return_weights: bool = False,
+    ) -> tuple[jax.Array, Intermediates]:
+        """As `Block`; by name `row/attention`, `column/attention` and `output`."""
+        options = dict(drop_rate=drop_rate, bias=bias, return_weights=return_weights)
+        x, row = self.row(x, keys=fold_in(keys, 0), **options)
+        x, column = self.column(x, keys=fold_in(keys, 1), **options)
+        if not return_weights:
+            return x, {}
+        return x, {
+            "row/attention": row["attention"],
+            "column/attention": column["attention"],
+            "output": x,
+        }
+
+
+@ATTENTION_KINDS.register("axial")
+@dataclasses.dataclass(frozen=True)
+class Axial(AttentionKind):
+    """Rows, then columns, each attention with its own MLP (appendix D.5)."""
+
+    branches = 2
+
+    def check(self, config: ViTConfig) -> None:
+        """Refuses tokens that stand in no row, and relative positions."""
+        if config.prefix_tokens:
+            raise InputError(
+                "model.attention_kind 'axial': a class token or register stands in no row and no "
+                "column; set model.head to 'gap' or 'map', model.registers to 0"
+            )
+        if config.posemb == "relative":
+            raise InputError(
+                "model.attention_kind 'axial' needs another model.posemb than 'relative'"
+            )
+
+    def create_block(self, config: ViTConfig, rngs: nnx.Rngs) -> AxialBlock:
+        """A block of the encoder."""
+        return AxialBlock(config, rngs=rngs)
+
+    def macs(self, config: ViTConfig) -> int:
+        """A query meets the keys of its row, then those of its column."""
+        return 2 * config.num_tokens * sum(config.grid) * config.width

@@ -1,28 +1,45 @@
-"""Blocks of the Transformer encoder (equations 2 and 3, appendix D.5)."""
+"""Blocks of the Transformer encoder (equations 2 and 3)."""
+
+import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax.models import layers
-from vit_jax.models.attention import Bias, SelfAttention
-from vit_jax.models.axial import AxialAttention
+from vit_jax.models.attention import (
+    ATTENTION_KINDS,
+    AttentionKind,
+    Bias,
+    SelfAttention,
+    attention_options,
+)
+from vit_jax.models.config import ViTConfig
 from vit_jax.models.layers import LayerNorm, drop_path, fold_in, shard_batch
 from vit_jax.models.mlp import Mlp
-from vit_jax.models.posemb import PositionEmbedding, create_position_embedding
-from vit_jax.models.vit_config import ViTConfig
+from vit_jax.models.posemb import PositionEmbedding
 
 # By name: attention weights (B, H, N, N) and outputs (B, N, D).
 Intermediates = dict[str, jax.Array]
 
 
 class Block(nnx.Module):
-    """Equations 2 and 3: pre-norm attention and MLP, each with a residual connection."""
+    """Equations 2 and 3: pre-norm attention and MLP, each with a residual connection.
 
-    def __init__(self, config: ViTConfig, *, axis: str | None = None, rngs: nnx.Rngs):
+    Args:
+      config: of the model.
+      attention: makes the attention layer from random streams; the layer takes (B, N, D) and
+        the options `bias`, `keys` and `return_weights` of `SelfAttention`.
+      rngs: random streams of the initialisation.
+    """
+
+    def __init__(
+        self, config: ViTConfig, attention: Callable[[nnx.Rngs], nnx.Module], *, rngs: nnx.Rngs
+    ):
         dtype = jnp.dtype(config.dtype)
         self.norm1 = LayerNorm(config.width, eps=config.norm_eps, dtype=dtype)
-        self.attention = _create_attention(config, axis, rngs)
+        self.attention = attention(rngs)
         self.norm2 = LayerNorm(config.width, eps=config.norm_eps, dtype=dtype)
         self.mlp = Mlp(
             config.width,
@@ -81,63 +98,37 @@ class Block(nnx.Module):
         return y
 
 
-class AxialBlock(nnx.Module):
-    """Row attention and an MLP, then column attention and an MLP (appendix D.5)."""
+@ATTENTION_KINDS.register("full")
+@dataclasses.dataclass(frozen=True)
+class FullAttention(AttentionKind):
+    """Every token attends to all tokens (appendix A)."""
 
-    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
-        self.row = Block(config, axis="row", rngs=rngs)
-        self.column = Block(config, axis="column", rngs=rngs)
+    def create_block(self, config: ViTConfig, rngs: nnx.Rngs) -> Block:
+        """A block of the encoder."""
 
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        drop_rate: jax.Array,
-        bias: Bias | None = None,
-        keys: jax.Array | None = None,
-        return_weights: bool = False,
-    ) -> tuple[jax.Array, Intermediates]:
-        """As `Block`; by name `row/attention`, `column/attention` and `output`."""
-        options = dict(drop_rate=drop_rate, bias=bias, return_weights=return_weights)
-        x, row = self.row(x, keys=fold_in(keys, 0), **options)
-        x, column = self.column(x, keys=fold_in(keys, 1), **options)
-        if not return_weights:
-            return x, {}
-        return x, {
-            "row/attention": row["attention"],
-            "column/attention": column["attention"],
-            "output": x,
-        }
+        def attention(rngs: nnx.Rngs) -> SelfAttention:
+            options = attention_options(config)
+            return SelfAttention(config.width, config.num_heads, rngs=rngs, **options)
 
+        return Block(config, attention, rngs=rngs)
 
-def _create_attention(config: ViTConfig, axis: str | None, rngs: nnx.Rngs) -> SelfAttention:
-    options = dict(
-        rngs=rngs,
-        dtype=jnp.dtype(config.dtype),
-        qk_norm=config.qk_norm,
-        norm_eps=config.norm_eps,
-        dropout=config.attention_dropout,
-        implementation=config.attention,
-    )
-    if axis is None:
-        return SelfAttention(config.width, config.num_heads, **options)
-    return AxialAttention(config.width, config.num_heads, grid=config.grid, axis=axis, **options)
+    def macs(self, config: ViTConfig) -> int:
+        """Queries with keys and weights with values: 2 N^2 D."""
+        return 2 * config.num_tokens**2 * config.width
 
 
 def create_posemb(config: ViTConfig, rngs: nnx.Rngs) -> PositionEmbedding:
     """The model's position embedding, or that of one of its layers."""
-    return create_position_embedding(
-        config.posemb, config.grid, config.posemb_slots, config.width, config.num_heads, rngs=rngs
-    )
+    return config.posemb_kind.create(config, rngs)
 
 
-def create_blocks(config: ViTConfig, rngs: nnx.Rngs) -> Block | AxialBlock:
+def create_blocks(config: ViTConfig, rngs: nnx.Rngs) -> nnx.Module:
     """One block whose parameters have a leading axis of length depth."""
 
     @nnx.split_rngs(splits=config.depth)
     @nnx.vmap(in_axes=0, out_axes=0)
-    def create(rngs: nnx.Rngs) -> Block | AxialBlock:
-        block = (AxialBlock if config.axial else Block)(config, rngs=rngs)
+    def create(rngs: nnx.Rngs) -> nnx.Module:
+        block = config.kind.create_block(config, rngs)
         if config.posemb_where == "layers":
             block.posemb = create_posemb(config, rngs)
         return block

@@ -9,9 +9,7 @@ cost analysis counts the body of a scan once, whatever its length.
 import functools
 from typing import Any
 
-from vit_jax.models.resnet import BiTConfig, feature_channels
-from vit_jax.models.vit_config import ViTConfig
-from vit_jax.tasks.masked_vit import COLORS
+from vit_jax.models.config import BiTConfig, ModelConfig, ViTConfig, feature_channels
 
 
 @functools.singledispatch
@@ -35,9 +33,9 @@ def vit_macs(config: ViTConfig, *, padding: bool = True) -> int:
     """MACs of a ViT or hybrid (section 3.1): stem, patch embedding, encoder, head."""
     channels, stem = 3, 0
     if config.resnet_stages is not None:
-        channels = feature_channels(config.resnet_stages, config.resnet_width)
+        channels = feature_channels(config.stages, config.resnet_width)
         stem = resnet_macs(config, preact=False, padding=padding)
-    patches = config.grid[0] * config.grid[1]
+    patches = config.num_patches
     values_per_patch = config.patch_size[0] * config.patch_size[1] * channels
     embedding = patches * values_per_patch * config.width
     return stem + embedding + encoder_macs(config) + head_macs(config)
@@ -51,35 +49,22 @@ def bit_macs(config: BiTConfig, *, padding: bool = True) -> int:
 
 
 def encoder_macs(config: ViTConfig) -> int:
-    """MACs of the Transformer blocks: projections, attention's two products, MLPs.
-
-    An axial block has two of each, in which a query meets the keys of its row or column. A
-    relative position embedding multiplies each patch's query with every offset's key.
-    """
+    """MACs of the Transformer blocks: projections, MLPs, attention's two products, positions."""
     tokens, width = config.num_tokens, config.width
-    rows, columns = config.grid
-    branches = 2 if config.axial else 1
     projections = 4 * tokens * width**2
     matrices = 3 if config.mlp == "swiglu" else 2
     mlp = matrices * tokens * width * config.mlp_dim
-    patches = rows * columns
-    offsets = patches * (2 * patches - 1) * width if config.posemb == "relative" else 0
-    return config.depth * (branches * (projections + mlp) + offsets) + attention_macs(config)
+    branches = config.kind.branches * (projections + mlp)
+    return config.depth * (branches + config.posemb_kind.macs(config)) + attention_macs(config)
 
 
 def attention_macs(config: ViTConfig) -> int:
     """MACs of queries with keys and of weights with values, in all blocks."""
-    keys = sum(config.grid) if config.axial else config.num_tokens
-    return config.depth * 2 * config.num_tokens * keys * config.width
+    return config.depth * config.kind.macs(config)
 
 
 def head_macs(config: ViTConfig) -> int:
-    """MACs from the encoded tokens to the logits: pooling, pre_logits, classifiers.
-
-    Masked patch prediction has one classifier, of colours, on every patch.
-    """
-    if config.masked:
-        return config.grid[0] * config.grid[1] * config.width * COLORS
+    """MACs from the encoded tokens to the logits: pooling, pre_logits, classifiers."""
     pooling = _attention_pool_macs(config) if config.head == "map" else 0
     pre_logits = config.pooled_width * config.pre_logits
     classifiers = config.feature_width + config.width * (config.distillation == "head")
@@ -88,11 +73,11 @@ def head_macs(config: ViTConfig) -> int:
 
 def _attention_pool_macs(config: ViTConfig) -> int:
     """One probe attends to the patches: query and output once, key and value of each patch."""
-    patches, width = config.grid[0] * config.grid[1], config.width
+    patches, width = config.num_patches, config.width
     return 2 * width**2 + 2 * patches * (width**2 + width) + 2 * width * config.mlp_dim
 
 
-def resnet_macs(config: ViTConfig | BiTConfig, *, preact: bool, padding: bool = True) -> int:
+def resnet_macs(config: ModelConfig, *, preact: bool, padding: bool = True) -> int:
     """MACs of a ResNet's convolutions up to its last map (1912.11370).
 
     Args:
@@ -109,7 +94,7 @@ def resnet_macs(config: ViTConfig | BiTConfig, *, preact: bool, padding: bool = 
     channels = 64 * config.resnet_width
     total = taps(config.image_size, 7, 2) * 3 * channels
     size = _halve(_halve(config.image_size))
-    for i, units in enumerate(config.resnet_stages):
+    for i, units in enumerate(config.stages):
         middle = 64 * config.resnet_width * 2**i
         outputs = 4 * middle
         for j in range(units):

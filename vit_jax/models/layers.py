@@ -43,6 +43,12 @@ def shard_batch(x: jax.Array, *, whole: bool = True) -> jax.Array:
     return lax.with_sharding_constraint(x, PartitionSpec(axes, *[other] * (x.ndim - 1)))
 
 
+def normalize_pixels(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Pixels 0 to 255 (B, H, W, 3) -> float32 (x / 255 - mean) / std."""
+    scaled = images.astype(jnp.float32) / 255.0
+    return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+
+
 def fold_in(keys: jax.Array | None, site: int | jax.Array) -> jax.Array | None:
     """A new key per example for one place of the network; None stays None."""
     return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, site)

@@ -1,13 +1,20 @@
 """Position embeddings (section 3.1, appendix D.4)."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vit_jax.errors import InputError, unknown
+from vit_jax.errors import InputError
+from vit_jax.registry import Registry
 
-POSITION_EMBEDDINGS = ("learned", "learned2d", "relative", "sincos2d", "none")
+if TYPE_CHECKING:
+    from vit_jax.models.config import ViTConfig
+
 # Where it is added (table 8): behind the patch embedding, or at the start of every layer, with
 # parameters of each layer's own or shared. A relative one acts in the attention of every layer
 # anyhow: "layers" gives each its own parameters.
@@ -71,8 +78,6 @@ class Learned2dPositionEmbedding(AddedPositionEmbedding):
     """
 
     def __init__(self, grid: Grid, slots: int, width: int, *, rngs: nnx.Rngs):
-        if width % 2:
-            raise InputError(f"posemb 'learned2d' wants an even width, not {width}")
         for name, shape in dict(
             columns=(grid[1], width // 2), rows=(grid[0], width // 2), prefix=(slots, width)
         ).items():
@@ -95,8 +100,6 @@ class SinCos2dPositionEmbedding(AddedPositionEmbedding):
     slots = 0
 
     def __init__(self, grid: Grid, width: int):
-        if width % 4:
-            raise InputError(f"posemb 'sincos2d' wants a width divisible by 4, not {width}")
         self.grid = grid
         self.width = width
 
@@ -161,30 +164,104 @@ def align_offsets(logits: jax.Array) -> jax.Array:
     return line.reshape(*lead, patches, offsets - 1)[..., :patches]
 
 
-def create_position_embedding(
-    kind: str, grid: Grid, slots: int, width: int, num_heads: int, *, rngs: nnx.Rngs
-) -> PositionEmbedding:
-    """A position embedding by name.
+class PositionEmbeddingKind:
+    """A kind of position embedding: the value of `model.posemb`.
 
-    Args:
-      kind: one of POSITION_EMBEDDINGS.
-      grid: of patches, (rows, columns).
-      slots: how many tokens before the patches have a position of their own.
-      width: D.
-      num_heads: H.
-      rngs: random streams of the initialisation.
-
-    Raises:
-      InputError: an unknown kind, or one that does not suit the width.
+    A kind is a frozen dataclass, registered under its name in `POSITION_EMBEDDINGS`; its
+    fields are the arguments in parentheses, as in "fourier(scale=2.0)".
     """
-    if kind == "learned":
-        return LearnedPositionEmbedding(grid, slots, width, rngs=rngs)
-    if kind == "learned2d":
-        return Learned2dPositionEmbedding(grid, slots, width, rngs=rngs)
-    if kind == "relative":
-        return RelativePositionEmbedding(grid, num_heads, width, rngs=rngs)
-    if kind == "sincos2d":
-        return SinCos2dPositionEmbedding(grid, width)
-    if kind == "none":
+
+    has_slots = True  # tokens before the patches may have positions of their own
+
+    def check(self, config: "ViTConfig") -> None:
+        """Raises InputError where other options of the model do not suit this kind."""
+
+    def create(self, config: "ViTConfig", rngs: nnx.Rngs) -> PositionEmbedding:
+        """The module, for `config.grid` and `config.posemb_slots`."""
+        raise NotImplementedError
+
+    def macs(self, config: "ViTConfig") -> int:
+        """Multiply-accumulates of an image's forward pass in one block."""
+        del config
+        return 0
+
+
+POSITION_EMBEDDINGS: Registry[Callable[..., PositionEmbeddingKind]] = Registry("position embedding")
+
+
+@POSITION_EMBEDDINGS.register("learned")
+@dataclasses.dataclass(frozen=True)
+class Learned(PositionEmbeddingKind):
+    """One learnt vector per position."""
+
+    def create(self, config: "ViTConfig", rngs: nnx.Rngs) -> PositionEmbedding:
+        return LearnedPositionEmbedding(config.grid, config.posemb_slots, config.width, rngs=rngs)
+
+
+@POSITION_EMBEDDINGS.register("learned2d")
+@dataclasses.dataclass(frozen=True)
+class Learned2d(PositionEmbeddingKind):
+    """A learnt vector per column beside one per row."""
+
+    def check(self, config: "ViTConfig") -> None:
+        if config.width % 2:
+            raise InputError(f"posemb 'learned2d' needs an even width, not {config.width}")
+
+    def create(self, config: "ViTConfig", rngs: nnx.Rngs) -> PositionEmbedding:
+        return Learned2dPositionEmbedding(config.grid, config.posemb_slots, config.width, rngs=rngs)
+
+
+@POSITION_EMBEDDINGS.register("relative")
+@dataclasses.dataclass(frozen=True)
+class Relative(PositionEmbeddingKind):
+    """A learnt key per offset between two patches."""
+
+    has_slots = False
+
+    def check(self, config: "ViTConfig") -> None:
+        if config.attention == "cudnn":
+            raise InputError("model.posemb 'relative' needs model.attention 'xla', not 'cudnn'")
+
+    def create(self, config: "ViTConfig", rngs: nnx.Rngs) -> PositionEmbedding:
+        return RelativePositionEmbedding(config.grid, config.num_heads, config.width, rngs=rngs)
+
+    def macs(self, config: "ViTConfig") -> int:
+        """Each patch's query meets every offset's key."""
+        return config.num_patches * (2 * config.num_patches - 1) * config.width
+
+
+@POSITION_EMBEDDINGS.register("sincos2d")
+@dataclasses.dataclass(frozen=True)
+class SinCos2d(PositionEmbeddingKind):
+    """Fixed sines and cosines."""
+
+    def check(self, config: "ViTConfig") -> None:
+        if config.posemb_where == "layers":
+            raise InputError(
+                "model.posemb 'sincos2d' is fixed, the same in all layers: set "
+                "model.posemb_where to 'layers_shared'"
+            )
+        if config.width % 4:
+            raise InputError(f"posemb 'sincos2d' needs a width divisible by 4, not {config.width}")
+
+    def create(self, config: "ViTConfig", rngs: nnx.Rngs) -> PositionEmbedding:
+        del rngs
+        return SinCos2dPositionEmbedding(config.grid, config.width)
+
+
+@POSITION_EMBEDDINGS.register("none")
+@dataclasses.dataclass(frozen=True)
+class NoPositions(PositionEmbeddingKind):
+    """Patches without positions."""
+
+    has_slots = False
+
+    def check(self, config: "ViTConfig") -> None:
+        if config.posemb_where != "stem":
+            raise InputError(
+                f"model.posemb_where {config.posemb_where!r} needs a model.posemb, not 'none'"
+            )
+
+    def create(self, config: "ViTConfig", rngs: nnx.Rngs) -> PositionEmbedding:
+        del config, rngs
         return PositionEmbedding()
-    raise unknown("position embedding", kind, POSITION_EMBEDDINGS)

@@ -7,67 +7,18 @@ post-activation (ResNet v1): the paper's hybrids and baselines; SAME padding.
 pre-activation (ResNet v2): the published BiT weights; symmetric padding.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from vit_jax.errors import InputError, unknown
 from vit_jax.models import layers
-from vit_jax.models.layers import DTYPES, REMAT_POLICIES, Dense, shard_batch
+from vit_jax.models.config import BiTConfig, ModelConfig
+from vit_jax.models.layers import REMAT_POLICIES, Dense, shard_batch
 
 GROUPS = 32  # of every group norm
-
-
-@dataclasses.dataclass(frozen=True)
-class BiTConfig:
-    """What defines a BiT ResNet; meanings: vit_jax.config."""
-
-    resnet_stages: tuple[int, ...]
-    resnet_width: int = 1
-    preact: bool = False
-    resnet_norm_eps: float | None = None
-    resnet_conv_eps: float | None = None
-    image_size: tuple[int, int] = (224, 224)
-    num_classes: int = 1000  # 0: no head, the model returns features
-    head_bias: float = 0.0
-    dtype: str = "float32"
-    remat: str = "none"
-
-    def __post_init__(self):
-        for field, options in [("dtype", DTYPES), ("remat", REMAT_POLICIES)]:
-            if getattr(self, field) not in options:
-                raise unknown(f"model.{field}", getattr(self, field), options)
-        if not self.resnet_stages:
-            raise InputError("model.resnet_stages is empty; a BiT has at least one stage")
-        check_resnet(self.resnet_stages, self.resnet_width)
-
-    @property
-    def feature_width(self) -> int:
-        """Width of what the head sees."""
-        return feature_channels(self.resnet_stages, self.resnet_width)
-
-
-def check_resnet(stages: Sequence[int], width: int) -> None:
-    """Raises InputError where stages or width describe no ResNet."""
-    if width < 1 or any(units < 1 for units in stages):
-        raise InputError(
-            f"model.resnet_stages {tuple(stages)} and resnet_width {width} must be 1 or more"
-        )
-
-
-def feature_channels(stages: Sequence[int], width: int) -> int:
-    """Channels of the last map."""
-    return 64 * width * (2 ** (len(stages) + 1) if stages else 1)
-
-
-def feature_grid(image_size: tuple[int, int], stages: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns of the last map: the root halves twice, each stage but the first once."""
-    stride = 4 * 2 ** max(0, len(stages) - 1)
-    return tuple(-(-size // stride) for size in image_size)
 
 
 class StdConv(nnx.Module):
@@ -212,7 +163,7 @@ class Stage(nnx.Module):
 class ResNet(nnx.Module):
     """Root and stages, named block1, block2, ...: (B, H, W, 3) -> (B, h, w, C)."""
 
-    def __init__(self, config, *, preact: bool, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, preact: bool, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
 
         def conv(inputs, outputs, size, stride=1):
@@ -226,12 +177,12 @@ class ResNet(nnx.Module):
 
         width = 64 * config.resnet_width
         self.preact, self.remat = preact, config.remat
-        self.num_stages = len(config.resnet_stages)
+        self.num_stages = len(config.stages)
         self.conv_root = conv(3, width, 7, stride=2)
         if not preact:
             self.gn_root = norm(width)
         channels = width
-        for i, units in enumerate(config.resnet_stages):
+        for i, units in enumerate(config.stages):
             stride, middle = (1 if i == 0 else 2), width * 2**i
             stage = Stage(units, channels, middle, stride, preact=preact, conv=conv, norm=norm)
             setattr(self, f"block{i + 1}", stage)

@@ -8,10 +8,11 @@ from typing import Any
 from flax import nnx
 
 from vit_jax.errors import InputError, unknown
-from vit_jax.models.resnet import BiT, BiTConfig
+from vit_jax.models import axial  # noqa: F401  registers its attention kind
+from vit_jax.models.config import BiTConfig, ModelConfig, ViTConfig
+from vit_jax.models.resnet import BiT
 from vit_jax.models.vit import ViT
-from vit_jax.models.vit_config import ViTConfig
-from vit_jax.tasks.masked_vit import MaskedViT
+from vit_jax.options import defaults, names_with
 
 # Width, depth, MLP width, heads: table 1; Ti and S are from 2106.10270, g and G from 2106.04560.
 VARIANTS = {
@@ -99,7 +100,7 @@ def _parse(name: str) -> tuple[str, dict[str, Any]]:
     if depth is None:
         fields = dict(VARIANTS[size], patch_size=patch)
         if match["axial"]:
-            return f"Axial-ViT-{size}/{patch}", dict(fields, axial=True, head="gap")
+            return f"Axial-ViT-{size}/{patch}", dict(fields, attention_kind="axial", head="gap")
         return f"ViT-{size}/{patch}", fields
     resnet = f"R{depth}x{width}" if width > 1 else f"R{depth}"
     canonical = f"{resnet}+ViT-{size}/{patch}"
@@ -135,14 +136,61 @@ def model_config(name: str, **options: Any) -> ViTConfig | BiTConfig:
       InputError: an unknown model or option, or options that do not fit each other.
     """
     name, fields = _parse(name)
-    kinds = (BiTConfig, ViTConfig) if name.startswith("BiT") else (ViTConfig, BiTConfig)
-    known, foreign = ({field.name: field for field in dataclasses.fields(kind)} for kind in kinds)
+    kind: type[BiTConfig] | type[ViTConfig] = BiTConfig if name.startswith("BiT") else ViTConfig
+    return _complete(kind, name, fields, _renamed(options))
+
+
+def derived_config(
+    base: ViTConfig | BiTConfig, name: str | None = None, **options: Any
+) -> ViTConfig | BiTConfig:
+    """The configuration of a model that begins with the weights of another.
+
+    Args:
+      base: of the model that the weights belong to; options of the network that are not
+        given are taken from it.
+      name: see `list_models`; None: as `base`.
+      **options: as in `model_config`.
+
+    Raises:
+      InputError: as `model_config`.
+    """
+    network = names_with(type(base), "network")
+    own = {field: getattr(base, field) for field in network}
+    if name is None:
+        return _complete(type(base), identify(base)[0], own, _renamed(options))
+    named = model_config(name)
+    if not isinstance(named, type(base)):
+        return model_config(name, **options)
+    canonical, fields = _parse(name)
+    return _complete(type(base), canonical, own | fields, _renamed(options))
+
+
+def _renamed(options: dict[str, Any]) -> dict[str, Any]:
+    """Options under today's names; earlier versions wrote `axial` and `masked`."""
+    options = dict(options)
+    if options.pop("axial", None):
+        options["attention_kind"] = "axial"
+    options.pop("masked", None)  # the task's, since then
+    return options
+
+
+def _complete(
+    kind: type[BiTConfig] | type[ViTConfig],
+    name: str,
+    fields: dict[str, Any],
+    options: dict[str, Any],
+) -> ViTConfig | BiTConfig:
+    """A configuration from a name's fields and options, which come first."""
+    fields = dict(fields)
+    other: type[BiTConfig] | type[ViTConfig] = ViTConfig if kind is BiTConfig else BiTConfig
+    known = {field.name for field in dataclasses.fields(kind)}
+    foreign = dict.fromkeys(field.name for field in dataclasses.fields(other)) | defaults(other)
     for option, value in options.items():
         if option not in known and option not in foreign:
-            raise unknown("model option", option, {**known, **foreign})
+            raise unknown("model option", option, {*known, *foreign})
         if option in known and value is not None:
             fields[option] = value
-        if option not in known and value not in (None, foreign[option].default):
+        if option not in known and value not in (None, foreign[option]):
             raise InputError(f"model.{option} does not apply to {name}; leave it at its default")
     for option in ("image_size", "patch_size"):
         if option in fields:
@@ -151,19 +199,20 @@ def model_config(name: str, **options: Any) -> ViTConfig | BiTConfig:
         fields["resnet_stages"] = _stages(fields["resnet_stages"])
     if fields.get("pre_logits") == -1:
         fields["pre_logits"] = fields["width"]
-    return kinds[0](**fields)
+    return kind(**fields)
 
 
-def identify(config: ViTConfig | BiTConfig) -> tuple[str, dict[str, Any]]:
+def identify(config: ModelConfig) -> tuple[str, dict[str, Any]]:
     """The name nearest to a configuration and the options in which it differs.
 
     `model_config(name, **options)` gives the configuration back.
     """
-    if isinstance(config, BiTConfig):
-        name = f"BiT-R{_resnet_depth(config.resnet_stages)}x{config.resnet_width}"
+    if isinstance(config, ViTConfig):
+        axial = config.attention_kind == "axial" and config.resnet_stages is None
+        prefix = "Axial-" if axial else ""
+        name = f"{prefix}{_resnet_name(config)}ViT-{_variant(config)}/{_nominal_patch(config)}"
     else:
-        axial = "Axial-" if config.axial and config.resnet_stages is None else ""
-        name = f"{axial}{_resnet_name(config)}ViT-{_variant(config)}/{_nominal_patch(config)}"
+        name = f"BiT-R{_resnet_depth(config.stages)}x{config.resnet_width}"
     nearest = dataclasses.asdict(model_config(name))
     fields = dataclasses.asdict(config)
     return name, {key: value for key, value in fields.items() if value != nearest[key]}
@@ -230,8 +279,10 @@ def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> 
     return build_model(model_config(name, **options), rngs or nnx.Rngs(0))
 
 
-def build_model(config: ViTConfig | BiTConfig, rngs: nnx.Rngs) -> nnx.Module:
+def build_model(config: ModelConfig, rngs: nnx.Rngs) -> nnx.Module:
     """The module that a configuration describes."""
+    if isinstance(config, ViTConfig):
+        return ViT(config, rngs=rngs)
     if isinstance(config, BiTConfig):
         return BiT(config, rngs=rngs)
-    return (MaskedViT if config.masked else ViT)(config, rngs=rngs)
+    raise TypeError(f"no model is built from a {type(config).__name__}")

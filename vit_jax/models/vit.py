@@ -7,10 +7,10 @@ from flax import nnx
 from vit_jax.errors import InputError
 from vit_jax.models import layers
 from vit_jax.models.block import create_blocks, create_posemb
+from vit_jax.models.config import ViTConfig, feature_channels
 from vit_jax.models.heads import AttentionPool
 from vit_jax.models.layers import REMAT_POLICIES, Dense, LayerNorm, fold_in, shard_batch
-from vit_jax.models.resnet import ResNet, feature_channels
-from vit_jax.models.vit_config import ViTConfig
+from vit_jax.models.resnet import ResNet
 
 
 class PatchEmbedding(Dense):

@@ -157,7 +157,8 @@ def abstract_batch(run: Run) -> dict[str, Any]:
     if config.data.multi_label:
         label = jax.ShapeDtypeStruct((rows, run.task.num_classes), jnp.uint8)
     image = jax.ShapeDtypeStruct((rows, *run.model_config.image_size, 3), jnp.uint8)
-    return run.engine.abstract_batch(dict(image=image, label=label))
+    arrays = dict(image=image, label=label)
+    return run.engine.abstract_batch({name: arrays[name] for name in run.task.batch_fields})
 
 
 def local_bytes(tree: Any) -> int:

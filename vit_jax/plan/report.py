@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vit_jax.models import flops
 from vit_jax.parallel import hardware
 from vit_jax.plan import collectives, roofline
 from vit_jax.plan.compile import Step
@@ -37,7 +36,7 @@ def describe(step: Step, *, mfu: float) -> dict[str, Any]:
     devices = run.engine.mesh.devices
     chip = hardware.find_chip(devices.flat[0].device_kind)
     images = run.total_steps * config.batch_size
-    per_image = flops.train_flops(run.model_config)
+    per_image = run.task.train_flops(run.model_config)
     return dict(
         model=config.model.name,
         image_size=list(run.model_config.image_size),
@@ -107,13 +106,14 @@ def _roofline(step: Step, chip: hardware.Chip | None) -> dict[str, Any] | None:
     placed = list(run.engine.mesh.devices.flat)
     images = run.config.batch_size / len(placed)
     found = roofline.predict(
-        step_flops=images * roofline.step_flops(run.model_config),
+        step_flops=images
+        * (run.task.train_flops(run.model_config) + 2 * roofline.recomputed_macs(run.model_config)),
         traffic=step.traffic_bytes,
         found=step.found,
         chip=chip,
         coords=[device.coords for device in placed] if hasattr(placed[0], "coords") else (),
     )
-    useful = images * flops.train_flops(run.model_config) / (chip.bf16_flops / chip.devices)
+    useful = images * run.task.train_flops(run.model_config) / (chip.bf16_flops / chip.devices)
     return dict(**found, traffic_bytes=step.traffic_bytes, mfu=useful / found["step"])
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vit_jax.models import flops
-from vit_jax.models.vit_config import ViTConfig
+from vit_jax.models.config import ModelConfig, ViTConfig
 from vit_jax.parallel.hardware import Chip
 from vit_jax.plan.collectives import Collective
 
@@ -72,12 +72,7 @@ def _axes(coords: Sequence[tuple[int, ...]]) -> int:
     return sum(len(set(axis)) > 1 for axis in zip(*coords, strict=True))
 
 
-def step_flops(model_config: Any) -> int:
-    """FLOPs of one image's training step, with what remat computes a second time."""
-    return flops.train_flops(model_config) + 2 * recomputed_macs(model_config)
-
-
-def recomputed_macs(model_config: Any) -> int:
+def recomputed_macs(model_config: ModelConfig) -> int:
     """MACs of one image that the backward pass repeats, by the policy of remat.
 
     `full` repeats the blocks, `dots_no_batch` attention's two products, `dots` none.

@@ -93,9 +93,7 @@ class Planner:
             yield strongest | {"parallel.accumulate": parts}
 
     def _more_remat(self, step: Step) -> list[str]:
-        """Policies that recompute more than the present one; ResNets know none."""
-        if not hasattr(step.run.model_config, "remat"):
-            return []
+        """Policies that recompute more than the present one."""
         present = self.config.model.remat
         return list(REMAT[REMAT.index(present) + 1 :]) if present in REMAT else ["full"]
 

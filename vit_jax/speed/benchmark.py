@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 
 from vit_jax.config import default, duration
@@ -25,8 +24,8 @@ from vit_jax.models import flops
 from vit_jax.models.layers import DTYPES, shard_batch
 from vit_jax.parallel import hardware
 from vit_jax.plan.compile import abstract_batch, memory_of
+from vit_jax.tasks import Task
 from vit_jax.train.run import Dataset, Run, prepare
-from vit_jax.train.step import Task
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +154,7 @@ def _create_case(run: Run, mode: str, compiler_options: dict[str, Any] | None) -
         image=rng.integers(0, 256, (rows, *run.model_config.image_size, 3), np.uint8),
         label=rng.integers(0, DATASET.num_classes, (rows,), np.int32),
     )
+    arrays = {name: arrays[name] for name in run.task.batch_fields}
     return Case(run, mode, compiled, compile_seconds, carry, engine.put_batch(arrays, batch_size))
 
 
@@ -166,7 +166,7 @@ def make_infer_step(
 
     def step(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
         images = task.normalize(shard_batch(batch["image"]))
-        return nnx.merge(task.graphdef, params)(images)
+        return task.model(params)(images)
 
     return step
 
@@ -223,7 +223,7 @@ def describe(case: Case, seconds: Sequence[float]) -> dict[str, Any]:
     batch_size, device = run.config.batch_size, devices.flat[0]
     median = statistics.median(seconds)
     speed = batch_size / median
-    cost = flops.train_flops if case.mode == "train" else flops.forward_flops
+    cost = run.task.train_flops if case.mode == "train" else flops.forward_flops
     per_image, peak = cost(run.model_config), hardware.peak_flops(device)
     return dict(
         model=run.config.model.name,

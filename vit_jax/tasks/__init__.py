@@ -1,1 +1,46 @@
 """Tasks: what a training step computes."""
+
+import dataclasses
+from typing import Any
+
+from flax import nnx
+from ml_collections import ConfigDict
+
+from vit_jax import spec
+from vit_jax.tasks import classification, masked_patches  # noqa: F401  register themselves
+from vit_jax.tasks.task import TASKS, Batch, Metrics, Setting, Task, gather, positions
+
+__all__ = [
+    "TASKS",
+    "Batch",
+    "Metrics",
+    "Setting",
+    "Task",
+    "bind",
+    "create_task",
+    "gather",
+    "positions",
+]
+
+
+def create_task(config: ConfigDict) -> Task:
+    """The task that `config.task` names, not yet bound to a model.
+
+    Raises:
+      InputError: an unknown task, or options of the run that do not suit it.
+    """
+    task: Task = spec.create(TASKS, config.task, "config.task")
+    task.check(config)
+    return task
+
+
+def bind(
+    task: Task,
+    config: ConfigDict,
+    model_config: Any,
+    graphdef: nnx.GraphDef,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> Task:
+    """A task of a certain run; see `Setting`."""
+    return dataclasses.replace(task, setting=Setting(config, model_config, graphdef, mean, std))

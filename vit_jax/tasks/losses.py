@@ -4,13 +4,19 @@ Labels are class indices (B,) or rows over classes (B, K): mixed, smoothed or mu
 Everything is computed in float32, whatever the dtype of the logits.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
+import optax
 
-from vit_jax.errors import InputError, unknown
+from vit_jax import spec
+from vit_jax.options import check_section, option
+from vit_jax.registry import Registry
+
+# (logits (B, K), target rows (B, K)) -> losses (B,).
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def to_targets(labels: jax.Array, num_classes: int) -> jax.Array:
@@ -20,14 +26,9 @@ def to_targets(labels: jax.Array, num_classes: int) -> jax.Array:
     return labels.astype(jnp.float32)
 
 
-def smooth(targets: jax.Array, amount: float) -> jax.Array:
-    """Label smoothing (1512.00567): `amount` of every target spread evenly over the K classes."""
-    return targets * (1 - amount) + amount / targets.shape[-1]
-
-
 def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Cross-entropy (B,) in nats of logits (B, K) against target rows (B, K)."""
-    return -jnp.sum(targets * jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1)
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
 
 
 def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -35,32 +36,51 @@ def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
     The sum, not the mean, is what the paper's pre-training code minimises.
     """
-    logits = logits.astype(jnp.float32)
-    chosen = targets * jax.nn.log_sigmoid(logits)
-    others = (1 - targets) * jax.nn.log_sigmoid(-logits)
-    return -jnp.sum(chosen + others, axis=-1)
+    return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets).sum(axis=-1)
 
 
-LOSSES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}
+# Name -> function of the arguments in parentheses that returns the loss.
+LOSSES: Registry[Callable[..., Loss]] = Registry("loss")
 
 
-def create_loss(config: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Array]:
+@LOSSES.register("softmax")
+def softmax() -> Loss:
+    """Softmax cross-entropy."""
+    return softmax_cross_entropy
+
+
+@LOSSES.register("sigmoid")
+def sigmoid() -> Loss:
+    """Sigmoid cross-entropy, summed over classes."""
+    return sigmoid_cross_entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """`config.loss`."""
+
+    name: str = option("softmax", "softmax or sigmoid cross-entropy", choices=LOSSES)
+    label_smoothing: float = option(
+        0.0,
+        "share of every target that is spread evenly over all classes (1512.00567)",
+        at_least=0,
+        below=1,
+    )
+
+
+def create_loss(options: LossOptions) -> Loss:
     """The loss of `config.loss`: (logits (B, K), labels (B,) or (B, K)) -> losses (B,).
 
     Raises:
       InputError: an unknown loss, or label smoothing outside [0, 1).
     """
-    if config.name not in LOSSES:
-        raise unknown("loss", config.name, LOSSES)
-    if not 0 <= config.label_smoothing < 1:
-        raise InputError(
-            f"config.loss.label_smoothing is {config.label_smoothing}; it must be in [0, 1)"
-        )
+    check_section(LossOptions, options, "config.loss")
+    chosen: Loss = spec.create(LOSSES, options.name, "config.loss.name")
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         with jax.named_scope("loss"):
             targets = to_targets(labels, logits.shape[-1])
-            return LOSSES[config.name](logits, smooth(targets, config.label_smoothing))
+            return chosen(logits, optax.smooth_labels(targets, options.label_smoothing))
 
     return loss
 

@@ -6,21 +6,27 @@ three bits a channel.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from ml_collections import ConfigDict
 
-from vit_jax.models.layers import shard_batch
-from vit_jax.tasks.losses import top_k_correct
-from vit_jax.train.step import Batch, Metrics, Task
+from vit_jax.errors import InputError
+from vit_jax.models import flops, layers
+from vit_jax.models.config import ModelConfig, ViTConfig
+from vit_jax.models.layers import Dense, fold_in, shard_batch
+from vit_jax.models.vit import ViT
+from vit_jax.tasks.losses import create_loss, top_k_correct
+from vit_jax.tasks.mixup import create_mix
+from vit_jax.tasks.task import TASKS, Batch, Metrics, Task
 
 CORRUPTED = 0.5  # share of patches
 # Of those: [mask], another patch of the image, and what remains stays.
 HIDDEN, REPLACED = 0.8, 0.1
-LEVELS = 8  # of each colour channel
+LEVELS = 8  # of each colour channel: three bits
+COLORS = LEVELS**3
 
 
 def mean_colors(images: jax.Array, patch: tuple[int, int], grid: tuple[int, int]) -> jax.Array:
@@ -67,59 +73,159 @@ def corrupt(key: jax.Array, patches: int) -> tuple[jax.Array, jax.Array, jax.Arr
     return chosen, hidden, jnp.where(replaced, other, own)
 
 
+class MaskedParts(nnx.Module):
+    """What pre-training has beyond the encoder; fine-tuning leaves it behind."""
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        init = nnx.initializers.normal(0.02)
+        self.embedding = nnx.Param(init(rngs.params(), (1, 1, config.width), jnp.float32))
+        self.head = Dense(
+            (config.width,),
+            (COLORS,),
+            rngs=rngs,
+            dtype=jnp.dtype(config.dtype),
+            kernel_init=layers.zeros,
+        )
+
+
+class MaskedViT(ViT):
+    """A ViT without classifier, with a learnt [mask] embedding and a head on every patch.
+
+    Called as a ViT it gives the features of images from which nothing is hidden.
+    """
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        self.masked = MaskedParts(config, rngs=rngs)
+
+    def predict_colors(
+        self,
+        images: jax.Array,
+        source: jax.Array,
+        masked: jax.Array,
+        *,
+        keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """Colours of all patches of corrupted images.
+
+        Args:
+          images: (B, H, W, 3), normalised as the model's preprocessing says.
+          source: (B, P) the patch whose embedding stands in each place; its own, or another's.
+          masked: (B, P) where the [mask] embedding stands instead.
+          keys: (B,) dropout keys, None in evaluation.
+
+        Returns:
+          Logits (B, P, COLORS) in float32.
+        """
+        with jax.named_scope("embedding"):
+            x = shard_batch(self.embedding(images))
+            x = jnp.take_along_axis(x, source[..., None], axis=1)
+            x = jnp.where(masked[..., None], self.masked.embedding[...].astype(x.dtype), x)
+            x = self._sequence(x, fold_in(keys, 0))
+        x, _ = self._encode(x, fold_in(keys, 1), False)
+        patches = self.norm(x)[:, self.config.prefix_tokens :]
+        with jax.named_scope("head"):
+            return self.masked.head(patches).astype(jnp.float32)
+
+
+class Inputs(NamedTuple):
+    """A corrupted batch; see `corrupt` for the arrays (B, patches)."""
+
+    images: jax.Array  # normalised (B, H, W, 3)
+    colors: jax.Array  # (B, patches)
+    chosen: jax.Array
+    hidden: jax.Array
+    source: jax.Array
+    keys: jax.Array | None  # dropout keys (B,)
+
+
+@TASKS.register("masked")
 @dataclasses.dataclass(frozen=True)
 class MaskedPatches(Task):
-    """The colours of corrupted patches; labels do not count."""
+    """The mean colours of corrupted patches; labels are not used."""
 
-    loss: Callable[[jax.Array, jax.Array], jax.Array]
-    patch: tuple[int, int]
-    grid: tuple[int, int]
+    batch_fields = ("image",)
+    metrics = ("top1", "top5", "loss")
+    own_params = ("masked/.*",)
 
-    def inputs(self, batch: Batch, key: jax.Array, axis_name: str | None) -> tuple[Any, ...]:
-        """Images normalised, colours, what is corrupted and how, a dropout key per example."""
+    def check(self, config: ConfigDict) -> None:
+        """Refuses options about labels."""
+        create_loss(config.loss)
+        if create_mix(config.mixup) or config.data.multi_label:
+            raise InputError(
+                "config.task 'masked' looks at no labels: leave config.mixup and "
+                "config.data.multi_label off"
+            )
+
+    def model_options(self, config: ConfigDict, num_classes: int) -> dict[str, Any]:
+        """A model without classes."""
+        del num_classes
+        return dict(num_classes=config.model.num_classes or 0)
+
+    def build_model(self, config: ModelConfig, rngs: nnx.Rngs) -> "MaskedViT":
+        """A `MaskedViT`.
+
+        Raises:
+          InputError: a model that cannot be trained so.
+        """
+        if not isinstance(config, ViTConfig):
+            raise InputError("masked patch prediction needs a ViT, not a BiT")
+        if config.num_classes or config.pre_logits or config.head == "map":
+            raise InputError(
+                "masked patch prediction has no classifier: leave model.num_classes and "
+                "model.pre_logits at 0, model.head not at 'map'"
+            )
+        if config.resnet_stages is not None or config.grid == (1, 1):
+            raise InputError(
+                "masked patch prediction needs a plain ViT with two patches or more: those of a "
+                "hybrid have seen each other"
+            )
+        return MaskedViT(config, rngs=rngs)
+
+    def macs(self, config: ModelConfig) -> int:
+        """The encoder, and one classifier of colours on every patch."""
+        assert isinstance(config, ViTConfig)
+        return flops.macs(config) + config.num_patches * config.width * COLORS
+
+    def inputs(self, batch: Batch, key: jax.Array, axis_name: str | None) -> Inputs:
+        """Images normalised, colours, which patches are corrupted and how, dropout keys."""
         images = self.images(batch)
-        colors = mean_colors(images, self.patch, self.grid)
+        config = self.setting.model_config
+        colors = mean_colors(images, config.patch_size, config.grid)
         corrupt_key, dropout_key = jax.random.split(key)
         corruption = self._corrupt(corrupt_key, len(images), axis_name)
         dropout_keys = self.dropout_keys(dropout_key, len(images), axis_name)
-        return self.normalize(images), colors, *corruption, dropout_keys
+        return Inputs(self.normalize(images), colors, *corruption, dropout_keys)
 
-    def losses(
-        self,
-        params: Any,
-        images: jax.Array,
-        colors: jax.Array,
-        chosen: jax.Array,
-        hidden: jax.Array,
-        source: jax.Array,
-        keys: jax.Array | None,
-    ) -> jax.Array:
-        """Mean losses (B,) over the corrupted patches of what `inputs` gives."""
-        model = nnx.merge(self.graphdef, params)
-        logits = model.predict_colors(images, source, hidden, keys=keys)
-        return _mean(self.loss(*_flat(logits, colors)), chosen)
+    def losses(self, model: "MaskedViT", inputs: Inputs, axis_name: str | None) -> jax.Array:
+        """Mean losses (B,) over the corrupted patches."""
+        del axis_name
+        loss = create_loss(self.setting.config.loss)
+        logits = model.predict_colors(inputs.images, inputs.source, inputs.hidden, keys=inputs.keys)
+        return _mean(loss(*_flat(logits, inputs.colors)), inputs.chosen)
 
-    def rows(self, params: Any, batch: Batch, axis_name: str | None) -> Metrics:
+    def rows(self, model: "MaskedViT", batch: Batch, axis_name: str | None) -> Metrics:
         """Loss, and the share of corrupted patches whose colour is predicted, or is among five.
 
         What is corrupted depends on an image's place in its batch alone.
         """
         images = shard_batch(batch["image"])
-        colors = mean_colors(images, self.patch, self.grid)
-        key = jax.random.key(self.config.seed)
+        config = self.setting.model_config
+        colors = mean_colors(images, config.patch_size, config.grid)
+        key = jax.random.key(self.setting.config.seed)
         chosen, hidden, source = self._corrupt(key, len(images), axis_name)
-        model = nnx.merge(self.graphdef, params)
         logits = model.predict_colors(self.normalize(images), source, hidden)
         flat = _flat(logits, colors)
         return dict(
-            loss=_mean(self.loss(*flat), chosen),
+            loss=_mean(create_loss(self.setting.config.loss)(*flat), chosen),
             top1=_mean(top_k_correct(*flat, 1), chosen),
             top5=_mean(top_k_correct(*flat, 5), chosen),
         )
 
     def _corrupt(self, key: jax.Array, count: int, axis_name: str | None) -> tuple[jax.Array, ...]:
         keys = self.example_keys(key, count, axis_name)
-        return jax.vmap(lambda key: corrupt(key, self.grid[0] * self.grid[1]))(keys)
+        patches = self.setting.model_config.num_patches
+        return jax.vmap(lambda key: corrupt(key, patches))(keys)
 
 
 def _flat(logits: jax.Array, colors: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -9,28 +9,36 @@ key on all devices: devices hold consecutive slices, and the first example of ea
 meets the last one of the device before.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
-from vit_jax.errors import InputError
+from vit_jax.options import check_section, option
 
 # (images (B, H, W, C) float, targets (B, K) float, key=, axis_name=None) -> the same, mixed.
 Mix = Callable[..., tuple[jax.Array, jax.Array]]
 
 
-def create_mix(config: ConfigDict) -> Mix | None:
+@dataclasses.dataclass(frozen=True)
+class MixupOptions:
+    """`config.mixup`: with both on, each step takes one of the two by the toss of a coin."""
+
+    alpha: float = option(
+        0.0, "mixup (1710.09412) with a ratio from Beta(alpha, alpha); 0: off", at_least=0
+    )
+    cutmix_alpha: float = option(0.0, "CutMix (1905.04899), likewise; 0: off", at_least=0)
+
+
+def create_mix(config: MixupOptions) -> Mix | None:
     """The mixing of `config.mixup`, or None where it is off.
 
     Raises:
       InputError: a negative alpha.
     """
-    for name, alpha in config.items():
-        if not alpha >= 0:
-            raise InputError(f"config.mixup.{name} is {alpha}; it must not be negative")
+    check_section(MixupOptions, config, "config.mixup")
     if config.alpha and config.cutmix_alpha:
         return _one_of(_with(mixup, config.alpha), _with(cutmix, config.cutmix_alpha))
     if config.alpha:

@@ -21,10 +21,10 @@ from vit_jax.evaluate.features import (
 from vit_jax.evaluate.fewshot import few_shot
 from vit_jax.parallel.agree import total
 from vit_jax.parallel.mesh import check_batch_size
+from vit_jax.tasks.evaluation import make_eval_step
 from vit_jax.train.prefetch import prefetch
 from vit_jax.train.resident import resident_batches
 from vit_jax.train.run import Dataset, Run
-from vit_jax.train.step import make_eval_step
 
 
 def open_training_data(config: ConfigDict) -> tuple[Any, Any, Dataset]:
@@ -42,8 +42,6 @@ def open_training_data(config: ConfigDict) -> tuple[Any, Any, Dataset]:
         multi_label=options.multi_label,
         sequential=options.sequential,
     )
-    if options.multi_label and config.loss.name != "sigmoid":
-        raise InputError("config.data.multi_label wants config.loss.name='sigmoid'")
     pp = data.parse(options.pp)
     size = pp.output_size(source.image_size)
     return source, pp, Dataset(source.size, source.num_classes, size, pp.mean, pp.std)
@@ -85,7 +83,8 @@ class TrainingBatches(Iterator[dict[str, jax.Array]]):
         )
 
         def place(batch: dict[str, np.ndarray]) -> tuple[dict[str, jax.Array], int]:
-            arrays = {name: batch[name] for name in ("image", "label", "flip") if name in batch}
+            fields = (*run.task.batch_fields, "flip")
+            arrays = {name: batch[name] for name in fields if name in batch}
             return engine.put_batch(arrays, config.batch_size), host.skipped
 
         self._batches = prefetch(host, place, depth=config.data.prefetch)
@@ -188,9 +187,9 @@ def _open_evaluation(
             threads=config.data.threads,
         )
         watched = _watched(renumbered(batches, source, labels), after_batch)
-        return classify(step, engine, params, watched, batch_size)
+        return classify(step, engine, params, watched, batch_size, run.task.batch_fields)
 
-    return Evaluation(name, ("top1", "top5", "loss"), entry.use_ema, evaluate)
+    return Evaluation(name, run.task.metrics, entry.use_ema, evaluate)
 
 
 def _watched(batches: Iterator[Any], after_batch: Callable[[], None]) -> Iterator[Any]:
@@ -238,7 +237,8 @@ def _open_fewshot(run: Run, train_pp: Any, name: str, entry: ConfigDict) -> Eval
     )
 
     def evaluate(params: Any, after_batch: Callable[[], None]) -> dict[str, float]:
-        features = functools.partial(outputs, headless_params(params), after_batch=after_batch)
+        frozen = headless_params(params, model_config)
+        features = functools.partial(outputs, frozen, after_batch=after_batch)
         results = chosen.run(features)
         return {f"{shots}shot": found["top1"] for shots, found in results.items()}
 

@@ -13,7 +13,6 @@ from vit_jax.checkpoint.interval import SaveInterval
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.config import check
 from vit_jax.errors import NonFiniteError, NotSavedError, Preempted
-from vit_jax.models import flops
 from vit_jax.parallel import hardware
 from vit_jax.parallel.distributed import make_cpu_devices
 from vit_jax.parallel.engines import create_engine
@@ -143,7 +142,7 @@ class Loop:
         self._images_since = 0
         self._busy_since = self._busy()
         self._data_since = 0.0
-        self._flops = flops.train_flops(self.run.model_config)
+        self._flops = self.run.task.train_flops(self.run.model_config)
         self._peak = hardware.peak_flops(jax.devices()[0])
 
     def step(self, step: int, state: TrainState) -> TrainState:

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -12,12 +11,13 @@ from ml_collections import ConfigDict
 from vit_jax import models
 from vit_jax.config import in_steps
 from vit_jax.errors import InputError
+from vit_jax.models.config import ModelConfig
 from vit_jax.parallel.engines import Engine, create_engine
 from vit_jax.parallel.mesh import check_batch_size
-from vit_jax.tasks.classification import create_task, model_options
+from vit_jax.tasks import Task, bind, create_task
 from vit_jax.train.optim import create_optimizer
 from vit_jax.train.state import TrainState, create_state, init_params
-from vit_jax.train.step import Task, make_train_step
+from vit_jax.train.step import make_train_step
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Run:
 
     config: ConfigDict
     total_steps: int
-    model_config: Any
+    model_config: ModelConfig
     engine: Engine
     task: Task
     schedule: Callable[[jax.Array], jax.Array]
@@ -69,8 +69,14 @@ def prepare(config: ConfigDict, dataset: Dataset, engine: Engine | None = None) 
     total_steps = steps_of(config.total, "total", config, dataset)
     if not total_steps:
         raise InputError("config.total: set one of steps, epochs, examples to the run's length")
-    model_config = configure_model(config, dataset)
-    create_model = functools.partial(models.build_model, model_config)
+    task = create_task(config)
+    if task.whole_batch and config.parallel.accumulate > 1:
+        raise InputError(
+            f"config.task {config.task!r} compares all examples of a batch: set "
+            "config.parallel.accumulate to 1"
+        )
+    model_config = configure_model(config, dataset, task)
+    create_model = functools.partial(task.build_model, model_config)
     graphdef, params = models.abstract(create_model)
     optimizer, schedule = create_optimizer(
         config.optimizer,
@@ -84,7 +90,7 @@ def prepare(config: ConfigDict, dataset: Dataset, engine: Engine | None = None) 
         params = init_params(create_model, config.seed)
         return create_state(params, optimizer, ema=config.optimizer.ema_decay > 0)
 
-    task = create_task(graphdef, model_config, dataset.mean, dataset.std, config)
+    task = bind(task, config, model_config, graphdef, dataset.mean, dataset.std)
     abstract = engine.abstract(create)
     return Run(
         config=config,
@@ -106,15 +112,16 @@ def steps_of(entry: ConfigDict, name: str, config: ConfigDict, dataset: Dataset)
     return in_steps(entry, name=name, batch_size=config.batch_size, train_size=dataset.size)
 
 
-def configure_model(config: ConfigDict, dataset: Dataset) -> Any:
-    """The model's configuration, completed by what the data determine.
+def configure_model(config: ConfigDict, dataset: Dataset, task: Task | None = None) -> ModelConfig:
+    """The model's configuration, completed by the data and the task.
 
     Raises:
       InputError: labels beyond the classes, or images that the patches do not divide.
     """
+    task = task or create_task(config)
     options = dict(config.model)
     name = options.pop("name")
-    options |= model_options(config, dataset.num_classes)
+    options |= task.model_options(config, dataset.num_classes)
     if options["image_size"] is None:
         options["image_size"] = dataset.image_size
     if options["image_size"] is None:
@@ -128,15 +135,10 @@ def configure_model(config: ConfigDict, dataset: Dataset) -> Any:
             f"config.data.pp yields images of {dataset.image_size}, "
             f"but config.model.image_size is {model_config.image_size}; make them equal"
         )
-    _check_patches(model_config)
-    return model_config
-
-
-def _check_patches(model_config: Any) -> None:
-    patches = getattr(model_config, "patch_size", (1, 1))  # a BiT has none
-    for size, patch in zip(model_config.image_size, patches, strict=True):
+    for size, patch in zip(model_config.image_size, model_config.patch, strict=True):
         if size % patch:
             raise InputError(
                 f"image size {size} is not divisible by the patch size {patch}; "
                 f"use {size // patch * patch} or {(size // patch + 1) * patch}"
             )
+    return model_config

@@ -76,7 +76,7 @@ def pretrained(run: Run) -> tuple[dict[str, Any], list[str]]:
         method=config.init_resample,
     )
     transfer.check_finite(loaded, config.init_from)
-    report += transfer.other_normalization(info.pp, run.task.mean, run.task.std)
+    report += transfer.other_normalization(info.pp, run.task.setting.mean, run.task.setting.std)
     for line in report:
         log.info("%s", line)
     return loaded, [*info.report, *report]

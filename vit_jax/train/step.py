@@ -5,73 +5,18 @@ XLA turns into collectives (pjit). With a name arrays are one device's part and
 means over that axis are explicit (pmap).
 """
 
-import abc
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jax import lax
-from ml_collections import ConfigDict
 
 from vit_jax.models.layers import shard_batch
+from vit_jax.tasks import Batch, Metrics, Task
 from vit_jax.train.optim import update_ema
 from vit_jax.train.state import TrainState
-
-Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Task(abc.ABC):
-    """What a step computes, apart from the arrays it is given; see vit_jax.tasks.classification."""
-
-    graphdef: nnx.GraphDef
-    num_classes: int | None  # of labels; None: labels do not count
-    mean: tuple[float, float, float]  # of pixels / 255
-    std: tuple[float, float, float]
-    config: ConfigDict
-
-    @abc.abstractmethod
-    def inputs(self, batch: Batch, key: jax.Array, axis_name: str | None) -> tuple[Any, ...]:
-        """What `losses` takes: arrays (B, ...) or None, made once for all microbatches."""
-
-    @abc.abstractmethod
-    def losses(self, params: Any, *inputs: Any) -> jax.Array:
-        """Losses (B,)."""
-
-    @abc.abstractmethod
-    def rows(self, params: Any, batch: Batch, axis_name: str | None) -> Metrics:
-        """What an evaluation sums over examples: loss, top1 and top5, each (B,)."""
-
-    def images(self, batch: Batch) -> jax.Array:
-        """uint8 (B, H, W, 3) of a training batch, flipped where the host left that to do."""
-        images = shard_batch(batch["image"])
-        if "flip" not in batch:
-            return images
-        return jnp.where(batch["flip"][:, None, None, None], images[:, :, ::-1], images)
-
-    def normalize(self, images: jax.Array) -> jax.Array:
-        """uint8 (B, H, W, 3) -> float32, as the model expects it."""
-        scaled = images.astype(jnp.float32) / 255.0
-        return (scaled - jnp.asarray(self.mean)) / jnp.asarray(self.std)
-
-    def example_keys(self, key: jax.Array, count: int, axis_name: str | None) -> jax.Array:
-        """A key (B,) for each place in the global batch: the same under every mesh and engine."""
-        positions = jnp.arange(count)
-        if axis_name:
-            positions += lax.axis_index(axis_name) * count
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
-
-    def dropout_keys(self, key: jax.Array, count: int, axis_name: str | None) -> jax.Array | None:
-        """`example_keys` where the model draws random numbers in training, else None."""
-        model = self.config.model
-        if max(model.dropout, model.attention_dropout, model.stochastic_depth) == 0:
-            return None
-        return self.example_keys(key, count, axis_name)
 
 
 def make_train_step(
@@ -89,7 +34,7 @@ def make_train_step(
     A step whose loss or gradient is not finite, or whose update would make a parameter
     overflow, changes nothing but the counters.
     """
-    config = task.config
+    config = task.setting.config
     gradient = make_gradient(task, axis_name)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -116,10 +61,10 @@ def make_gradient(
     task: Task, axis_name: str | None = None
 ) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, Any]]:
     """(params, batch, number of the step) -> mean loss of the global batch and its gradient."""
-    config = task.config
+    config = task.setting.config
 
-    def mean_loss(params, *inputs):
-        return task.losses(params, *inputs).mean()
+    def mean_loss(params, inputs):
+        return task.losses(task.model(params), inputs, axis_name).mean()
 
     def gradient(params: Any, batch: Batch, step: jax.Array) -> tuple[jax.Array, Any]:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
@@ -135,7 +80,7 @@ def make_gradient(
 def _accumulate(grad_fn: Callable, params: Any, inputs: Any, parts: int) -> tuple[jax.Array, Any]:
     """Loss and gradient averaged over `parts` microbatches, one after the other."""
     if parts == 1:
-        return grad_fn(params, *inputs)
+        return grad_fn(params, inputs)
 
     def cut(x):
         # Microbatch j takes rows j, j + parts, ...: each device keeps its own rows.
@@ -144,7 +89,7 @@ def _accumulate(grad_fn: Callable, params: Any, inputs: Any, parts: int) -> tupl
 
     def body(total, microbatch):
         microbatch = jax.tree.map(shard_batch, microbatch)
-        return jax.tree.map(jnp.add, total, grad_fn(params, *microbatch)), None
+        return jax.tree.map(jnp.add, total, grad_fn(params, microbatch)), None
 
     zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
     total, _ = lax.scan(body, zeros, jax.tree.map(cut, inputs))
@@ -180,18 +125,3 @@ def _update(
         skipped=state.skipped + failed,
         skipped_in_a_row=(state.skipped_in_a_row + failed) * failed,
     )
-
-
-def make_eval_step(task: Task, axis_name: str | None = None) -> Callable[[Any, Batch], Metrics]:
-    """(params, batch) -> sums over the global batch's examples whose `mask` is set.
-
-    Sums are of loss, top1, top5 (counts of correct examples) and examples.
-    """
-
-    def step(params: Any, batch: Batch) -> Metrics:
-        rows = task.rows(params, batch, axis_name)
-        rows["examples"] = jnp.ones(len(batch["mask"]))
-        sums = {name: jnp.where(batch["mask"], row, 0).sum() for name, row in rows.items()}
-        return lax.psum(sums, axis_name) if axis_name else sums
-
-    return step

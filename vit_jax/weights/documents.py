@@ -4,9 +4,8 @@ import re
 from typing import Any
 
 from vit_jax.errors import InputError
-from vit_jax.models.resnet import BiTConfig, feature_channels, feature_grid
+from vit_jax.models.config import BiTConfig, ViTConfig, feature_channels, feature_grid
 from vit_jax.models.variants import model_config
-from vit_jax.models.vit_config import ViTConfig
 from vit_jax.weights.preprocessing import Recipe, to_huggingface, to_timm
 from vit_jax.weights.record import Published
 
@@ -24,8 +23,7 @@ _PLAIN = dict(
     posemb_class_slot=True,
     posemb_register_slots=False,
     registers=0,
-    axial=False,
-    masked=False,
+    attention_kind="full",
     layer_scale=None,
     qk_norm=False,
     mlp="gelu",
@@ -220,7 +218,7 @@ def timm(published: Published) -> dict[str, Any]:
 
 
 def _timm_arguments(config: ViTConfig) -> dict[str, Any]:
-    lacks = ("posemb", "posemb_where", "axial", "masked", "head", "distillation")
+    lacks = ("posemb", "posemb_where", "attention_kind", "head", "distillation")
     has = {field: Any for field in _PLAIN if field not in lacks}
     head = config.head if config.head in ("gap", "map") else "token"
     distillation = "head" if config.distillation == "head" else "none"

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.errors import InputError
-from vit_jax.models.resnet import BiTConfig
+from vit_jax.models.config import BiTConfig, ViTConfig
 from vit_jax.models.variants import VARIANTS
-from vit_jax.models.vit_config import ViTConfig
 from vit_jax.weights.families import QKV, Recognised
 from vit_jax.weights.layout import Shape, groups, place
 

@@ -11,8 +11,7 @@ from flax import traverse_util
 
 from vit_jax import models
 from vit_jax.errors import InputError
-from vit_jax.models.resnet import BiTConfig
-from vit_jax.models.vit_config import ViTConfig
+from vit_jax.models.config import BiTConfig, ViTConfig
 from vit_jax.weights.preprocessing import Recipe
 from vit_jax.weights.resample import resample_positions
 

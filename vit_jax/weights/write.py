@@ -10,7 +10,7 @@ import numpy as np
 from flax import traverse_util
 
 from vit_jax.errors import InputError, unknown
-from vit_jax.models.resnet import BiTConfig
+from vit_jax.models.config import BiTConfig
 from vit_jax.weights import documents
 from vit_jax.weights.families import FAMILIES, QKV
 from vit_jax.weights.read import layouts

@@ -21,6 +21,7 @@ def describe(run: Run, source: Any, pp: Any) -> dict[str, Any]:
     """What a checkpoint knows about itself: model, preprocessing, labels, data."""
     return dict(
         model=dict(name=run.config.model.name, **dataclasses.asdict(run.model_config)),
+        task=dict(name=run.config.task, own_params=list(run.task.own_params)),
         pp=_evaluation_pp(run, pp),
         labels=list(source.label_names),
         data=dict(name=source.name, split=source.split, fingerprint=source.fingerprint()),

@@ -1,0 +1,207 @@
+"""Options: the type, default, meaning, range and effect of each, declared in one place.
+
+A section of a run's configuration is a frozen dataclass whose fields are made by `option`:
+
+    @dataclasses.dataclass(frozen=True)
+    class MixupOptions:
+        alpha: float = option(0.0, "ratio from Beta(alpha, alpha); 0: off", at_least=0)
+
+`section` turns such a class into the `ConfigDict` that config files change. `check` refuses
+values out of range. What an option changes is its `effect`, one of `EFFECTS`.
+"""
+
+import dataclasses
+import math
+import numbers
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from vit_jax.errors import InputError, unknown
+
+# What an option changes. A resumed run may change the last three.
+EFFECTS = {
+    "network": "what the parameters of a model compute: it is stored with them. In a config file "
+    "None leaves it to the weights of init_from, the model's name, or the default",
+    "fitted": "the same, but weights are fitted to it: image size, classes",
+    "computation": "what a run computes",
+    "course": "how long a run is, what it reports and what it keeps",
+    "layout": "how arrays lie on devices",
+    "speed": "only the speed or the memory needed",
+}
+FREE_EFFECTS = ("course", "layout", "speed")
+MAX_INTEGER = 2**63 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Declaration:
+    """What is known about an option besides its type and default; see `option`."""
+
+    meaning: str
+    effect: str
+    at_least: float
+    above: float
+    below: float
+    choices: Callable[[], Collection[str]] | None
+
+    def problem(self, value: Any, *, whole: bool) -> str:
+        """Why a number is refused, "" where it is accepted; `whole`: only integers are."""
+        if value is None or isinstance(value, bool):
+            return ""
+        if whole and not isinstance(value, numbers.Integral):
+            return self._must_be("a whole number")
+        if not isinstance(value, numbers.Real):
+            return ""
+        too_large = isinstance(value, numbers.Integral) and abs(value) > MAX_INTEGER
+        if not math.isfinite(value) or too_large:
+            return "it must be a finite number"
+        if not (self.at_least <= value < self.below and value > self.above):
+            return self._must_be("a whole number" if whole else "")
+        return ""
+
+    def _must_be(self, kind: str) -> str:
+        limits = [
+            (math.isfinite(self.at_least), f"at least {self.at_least:g}"),
+            (math.isfinite(self.above), f"above {self.above:g}"),
+            (math.isfinite(self.below), f"below {self.below:g}"),
+        ]
+        span = " and ".join(text for stated, text in limits if stated)
+        return "it must be " + ", ".join(part for part in (kind, span) if part)
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    meaning: str = "",
+    *,
+    effect: str = "computation",
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    choices: Callable[[], Collection[str]] | Collection[str] | None = None,
+) -> Any:
+    """A field of a section.
+
+    Args:
+      default: its value where nothing is said; none: it must be given.
+      meaning: in a few words, with the unit.
+      effect: one of `EFFECTS`.
+      at_least, above, below: the range of a number.
+      choices: the names that exist, or a function that lists them.
+    """
+    if effect not in EFFECTS:
+        raise unknown("effect of an option", effect, EFFECTS)
+    names = choices if choices is None or callable(choices) else _always(choices)
+    declaration = Declaration(meaning, effect, at_least, above, below, names)
+    return dataclasses.field(default=default, metadata={"option": declaration})
+
+
+def _always(names: Collection[str]) -> Callable[[], Collection[str]]:
+    return lambda: names
+
+
+@dataclasses.dataclass(frozen=True)
+class Duration:
+    """A length of training in one of three units; the others stay None."""
+
+    steps: int | None = option(None, "optimizer steps", effect="course")
+    epochs: float | None = option(None, "passes over the training data", effect="course")
+    examples: int | None = option(None, "training examples", effect="course")
+
+
+def declarations(kind: type) -> dict[str, Declaration]:
+    """Name -> declaration of a section's options."""
+    return {
+        field.name: field.metadata["option"]
+        for field in dataclasses.fields(kind)
+        if "option" in field.metadata
+    }
+
+
+def names_with(kind: type, *effects: str) -> tuple[str, ...]:
+    """The names of a section's options that have one of the effects."""
+    return tuple(name for name, found in declarations(kind).items() if found.effect in effects)
+
+
+def defaults(kind: type) -> dict[str, Any]:
+    """Name -> default of a section's options that have one."""
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(kind)
+        if field.default is not dataclasses.MISSING
+    }
+
+
+def section(*kinds: type) -> ConfigDict:
+    """A section as config files see it: all options of the classes, with their defaults.
+
+    Those with the effect "network" or "fitted", and those without default, are None there.
+    """
+    result = ConfigDict()
+    for kind in kinds:
+        types_by_name = typing.get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            if "option" not in field.metadata or field.name in result:
+                continue
+            value = field.default
+            effect = field.metadata["option"].effect
+            if effect in ("network", "fitted") or value is dataclasses.MISSING:
+                value = None
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                value = _filled(value)
+            if value is None:
+                value = placeholder(_single_type(types_by_name[field.name]))
+            result[field.name] = value
+    return result
+
+
+def _filled(value: Any) -> ConfigDict:
+    """A section with the values of an instance."""
+    result = section(type(value))
+    for name in result:
+        if getattr(value, name) is not None:
+            result[name] = getattr(value, name)
+    return result
+
+
+def _single_type(hint: Any) -> type:
+    """The type that a placeholder enforces: `object` where several are meant."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        hint = kinds[0] if len(kinds) == 1 else object
+    return hint if hint in (int, float, str, bool) else object
+
+
+def check_section(kind: type, values: Any, where: str) -> None:
+    """Refuses values that are out of range, or names that do not exist.
+
+    Args:
+      kind: the section's class.
+      values: an instance of it, or a ConfigDict with its options; None passes.
+      where: what messages call the section, such as "config.optimizer".
+
+    Raises:
+      InputError: names the option and what it may be.
+    """
+    hints = typing.get_type_hints(kind)
+    for name, declared in declarations(kind).items():
+        value = getattr(values, name)
+        if problem := declared.problem(value, whole=_single_type(hints[name]) is int):
+            raise InputError(f"{where}.{name} is {value!r}; {problem}")
+        if declared.choices is not None and isinstance(value, str):
+            names = declared.choices()
+            # A name may have arguments in parentheses; what has registered it checks them.
+            if value.partition("(")[0] not in names:
+                raise unknown(f"{where}.{name}", value, names)
+
+
+def flatten(tree: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(full name, value) of all options in nested sections."""
+    for name, value in tree.items():
+        if isinstance(value, (Mapping, ConfigDict)) and len(value):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,24 @@
+"""The evaluation step of a task."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from vit_jax.tasks.task import Batch, Metrics, Task
+
+
+def make_eval_step(task: Task, axis_name: str | None = None) -> Callable[[Any, Batch], Metrics]:
+    """(params, batch) -> sums over the global batch's examples whose `mask` is set.
+
+    Sums are of the task's metrics and of `examples`.
+    """
+
+    def step(params: Any, batch: Batch) -> Metrics:
+        rows = task.rows(task.model(params), batch, axis_name)
+        rows["examples"] = jnp.ones(len(batch["mask"]))
+        sums = {name: jnp.where(batch["mask"], row, 0).sum() for name, row in rows.items()}
+        return lax.psum(sums, axis_name) if axis_name else sums
+
+    return step

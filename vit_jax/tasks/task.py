@@ -1,0 +1,160 @@
+"""What every task has: the seam between a training step and what it learns."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from ml_collections import ConfigDict
+
+from vit_jax import models
+from vit_jax.models import flops
+from vit_jax.models.config import ModelConfig
+from vit_jax.models.layers import normalize_pixels, shard_batch
+from vit_jax.registry import Registry
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a run gives to its task.
+
+    Attributes:
+      config: of the run.
+      model_config: of the model.
+      graphdef: the model's static structure.
+      mean, std: of pixels / 255, as preprocessing says.
+    """
+
+    config: ConfigDict
+    model_config: Any
+    graphdef: nnx.GraphDef
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task(abc.ABC):
+    """What a step computes, apart from the arrays it is given.
+
+    A task is a frozen dataclass, registered under its name in `TASKS`; its own fields are the
+    arguments in parentheses, as in "contrastive(temperature=0.1)". Methods from `inputs` on
+    are traced by JAX and may use `setting`.
+
+    With `axis_name` None arrays are global: the whole batch of the step (or microbatch). With
+    a name they are one device's part, under pmap; `gather` gives the whole batch there.
+
+    Attributes:
+      batch_fields: parts of a batch that the task uses: "image", "label".
+      metrics: names of the values that `rows` gives; what config.checkpoint.best may name.
+      whole_batch: an example's loss depends on the others of the global batch, so that the
+        batch cannot be cut into microbatches.
+      own_params: patterns of parameters that only this task has; fine-tuning another task
+        leaves them behind.
+      setting: what the run gives; set once the model is known.
+    """
+
+    batch_fields: ClassVar[tuple[str, ...]] = ("image", "label")
+    metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    whole_batch: ClassVar[bool] = False
+    own_params: ClassVar[tuple[str, ...]] = ()
+
+    setting: Setting = dataclasses.field(default=None, kw_only=True, repr=False)  # type: ignore[assignment]
+
+    def check(self, config: ConfigDict) -> None:  # noqa: B027  most tasks suit all options
+        """Raises InputError where other options of the run do not suit the task."""
+
+    def model_options(self, config: ConfigDict, num_classes: int) -> dict[str, Any]:
+        """Options of the model that the task decides.
+
+        Args:
+          config: of the run.
+          num_classes: of the training data.
+        """
+        return {}
+
+    def build_model(self, config: ModelConfig, rngs: nnx.Rngs) -> nnx.Module:
+        """The module that is trained; the parameters of `config`'s model keep their paths."""
+        return models.build_model(config, rngs)
+
+    def macs(self, config: ModelConfig) -> int:
+        """Multiply-accumulates of one example's forward pass in training."""
+        return flops.macs(config)
+
+    def train_flops(self, config: ModelConfig) -> int:
+        """FLOPs of one example's forward and backward pass; see `models.flops.train_flops`."""
+        return 6 * self.macs(config)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes that labels may have; None: the task uses no labels."""
+        return None
+
+    @abc.abstractmethod
+    def inputs(self, batch: Batch, key: jax.Array, axis_name: str | None) -> Any:
+        """What `losses` takes, made once for all microbatches.
+
+        Args:
+          batch: arrays by name, each (B, ...); images are uint8.
+          key: of the step, the same on all devices.
+          axis_name: see the class.
+
+        Returns:
+          A pytree of arrays (B, ...).
+        """
+
+    @abc.abstractmethod
+    def losses(self, model: Any, inputs: Any, axis_name: str | None) -> jax.Array:
+        """Losses (B,) of the examples in `inputs`; the step takes their mean."""
+
+    @abc.abstractmethod
+    def rows(self, model: Any, batch: Batch, axis_name: str | None) -> Metrics:
+        """For evaluation: values (B,) by name, whose means over a data set are its metrics.
+
+        `batch` also has `mask` (B,), False where the last batch is filled up.
+        """
+
+    def model(self, params: Any) -> Any:
+        """The module with these parameters."""
+        return nnx.merge(self.setting.graphdef, params)
+
+    def images(self, batch: Batch) -> jax.Array:
+        """uint8 (B, H, W, 3) of a training batch, flipped where the host left that to do."""
+        images = shard_batch(batch["image"])
+        if "flip" not in batch:
+            return images
+        return jnp.where(batch["flip"][:, None, None, None], images[:, :, ::-1], images)
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """uint8 (B, H, W, 3) -> float32, as the model expects it."""
+        return normalize_pixels(images, self.setting.mean, self.setting.std)
+
+    def example_keys(self, key: jax.Array, count: int, axis_name: str | None) -> jax.Array:
+        """A key (B,) for each place in the global batch: the same under every mesh and engine."""
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, positions(count, axis_name))
+
+    def dropout_keys(self, key: jax.Array, count: int, axis_name: str | None) -> jax.Array | None:
+        """`example_keys` where the model draws random numbers in training, else None."""
+        if not self.setting.model_config.draws_random:
+            return None
+        return self.example_keys(key, count, axis_name)
+
+
+TASKS: Registry[Callable[..., Task]] = Registry("task")
+
+
+def positions(count: int, axis_name: str | None) -> jax.Array:
+    """Places (B,) in the global batch of the examples at hand."""
+    first = lax.axis_index(axis_name) * count if axis_name else 0
+    return first + jnp.arange(count)
+
+
+def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """Values of the whole global batch from those at hand: (B, ...) -> (global B, ...)."""
+    return lax.all_gather(x, axis_name, tiled=True) if axis_name else x
