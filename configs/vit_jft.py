@@ -17,7 +17,8 @@ configs/vit_jft.py:ViT-B/16,fewshot also tells ImageNet's 5-shot accuracy (table
 
 from ml_collections import ConfigDict
 
-from vit_jax.config import default, duration, fewshot
+from vit_jax import config as configs
+from vit_jax.config import default, duration
 from vit_jax.errors import unknown
 from vit_jax.models.variants import canonical_name
 
@@ -67,7 +68,9 @@ def get_config(arg: str = "ViT-L/16") -> ConfigDict:
 
     if evaluation:
         with config.unlocked():
-            config.fewshot.imagenet = fewshot(source="tfds:imagenet2012", test="validation")
+            config.evals.imagenet = configs.evaluation(
+                "fewshot", source="tfds:imagenet2012", test="validation"
+            )
 
     config.optimizer.name = "adamw"  # the paper's Adam: its code decays apart from the gradient
     config.optimizer.learning_rate = learning_rate

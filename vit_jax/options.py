@@ -23,7 +23,7 @@ from ml_collections.config_dict import placeholder
 
 from vit_jax.errors import InputError, unknown
 
-# What an option changes. A resumed run may change the last three.
+# What an option changes. A resumed run may change those in FREE_EFFECTS.
 EFFECTS = {
     "network": "what the parameters of a model compute: it is stored with them. In a config file "
     "None leaves it to the weights of init_from, the model's name, or the default",
@@ -31,9 +31,10 @@ EFFECTS = {
     "computation": "what a run computes",
     "course": "how long a run is, what it reports and what it keeps",
     "layout": "how arrays lie on devices",
+    "place": "where files are",
     "speed": "only the speed or the memory needed",
 }
-FREE_EFFECTS = ("course", "layout", "speed")
+FREE_EFFECTS = ("course", "layout", "place", "speed")
 MAX_INTEGER = 2**63 - 1
 
 
@@ -60,7 +61,7 @@ class Declaration:
         if not math.isfinite(value) or too_large:
             return "it must be a finite number"
         if not (self.at_least <= value < self.below and value > self.above):
-            return self._must_be("a whole number" if whole else "")
+            return self._must_be("")
         return ""
 
     def _must_be(self, kind: str) -> str:
@@ -189,6 +190,8 @@ def check_section(kind: type, values: Any, where: str) -> None:
     hints = typing.get_type_hints(kind)
     for name, declared in declarations(kind).items():
         value = getattr(values, name)
+        if isinstance(value, ConfigDict):
+            check_section(type(defaults(kind)[name]), value, f"{where}.{name}")
         if problem := declared.problem(value, whole=_single_type(hints[name]) is int):
             raise InputError(f"{where}.{name} is {value!r}; {problem}")
         if declared.choices is not None and isinstance(value, str):

@@ -1,8 +1,12 @@
 """Trees of arrays by path: "blocks/mlp/fc1/kernel"."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+
+from vit_jax.errors import InputError
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -14,3 +18,19 @@ def named_leaves(tree: Any, is_leaf: Any = None) -> dict[str, Any]:
     """Path -> leaf of a tree, in the order of `jax.tree.leaves`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
     return {path_name(path): leaf for path, leaf in leaves}
+
+
+def name_patterns(patterns: Sequence[str], name: str) -> list[re.Pattern[str]]:
+    """Regular expressions for whole names of parameters, as "head/.*", ready to `fullmatch`.
+
+    Args:
+      patterns: of an option.
+      name: of the option in messages.
+
+    Raises:
+      InputError: one is no regular expression.
+    """
+    try:
+        return [re.compile(pattern) for pattern in patterns]
+    except (re.error, TypeError) as error:
+        raise InputError(f"{name} {tuple(patterns)!r}: {error}") from error

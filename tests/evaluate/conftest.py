@@ -3,6 +3,8 @@
 import pytest
 
 from vit_jax import config as configs
+from vit_jax.evaluate.probe import NearestNeighbours
+from vit_jax.evaluate.stored import open_stored
 from vit_jax.train import loop
 
 
@@ -20,9 +22,26 @@ def workdir(tmp_path_factory):
     config.log.update(every=20, tensorboard=False)
     with config.unlocked():
         config.evals.test = configs.evaluation(split="train[70%:]")
-        config.fewshot.digits = configs.fewshot(
-            train="train[:70%]", test="train[70%:]", shots=(1, 5), seeds=2, batch_size=128
+        config.evals.digits = configs.evaluation(
+            "fewshot",
+            train="train[:70%]",
+            test="train[70%:]",
+            shots=(1, 5),
+            seeds=2,
+            batch_size=128,
         )
     path = tmp_path_factory.mktemp("digits")
     loop.train(config, str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def features_of():
+    """(path, options of `open_stored`) -> (source, numbers of examples) -> features, labels."""
+
+    def load(path, pp="", **options):
+        stored = open_stored(str(path), pp=pp or None, **options)
+        features = NearestNeighbours(pp=pp).compile(stored.context)
+        return features(stored.params)
+
+    return load

@@ -30,7 +30,7 @@ def test_fewshot_by_default_on_the_runs_own_data(workdir, capfd):
     )  # fmt: skip
     for shots in ("1", "5"):
         found = result["shots"][shots]
-        assert found["top1"] == pytest.approx(metrics[f"eval/fewshot/digits/{shots}shot"])
+        assert found["top1"] == pytest.approx(metrics[f"eval/digits/{shots}shot"])
         assert found["l2"] == 1024 and len(found["seeds"]) == 2
 
 
@@ -45,7 +45,7 @@ def test_probes_are_ahead_of_few_shots(workdir, capfd):
         assert status == 0 and results[method]["examples"] == 539
     metrics = json.loads((workdir / "summary.json").read_text())["metrics"]
     for result in results.values():
-        assert result["top1"] > metrics["eval/fewshot/digits/5shot"]
+        assert result["top1"] > metrics["eval/digits/5shot"]
     assert results["knn"]["k"] == 20 and results["linear"]["c"] == 1
 
 

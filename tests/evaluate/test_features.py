@@ -14,7 +14,6 @@ from vit_jax.evaluate.features import (
     compile_outputs,
     headless_config,
     headless_params,
-    load_features,
     protocol_pp,
 )
 from vit_jax.models import abstract, build_model, model_config
@@ -86,6 +85,6 @@ def test_the_protocol_keeps_what_makes_images_of_stored_values():
     assert str(pp) == "decode|multiply(255)|resize(256)|central_crop(224)|value_range(-1, 1)"
 
 
-def test_preprocessing_of_another_size_is_refused(workdir):
+def test_preprocessing_of_another_size_is_refused(workdir, features_of):
     with pytest.raises(InputError, match="takes"):
-        load_features(str(workdir), pp="resize(20)|value_range(-1, 1)")
+        features_of(workdir, "resize(20)|value_range(-1, 1)")

@@ -9,7 +9,6 @@ from sklearn.linear_model import Ridge
 
 from vit_jax.data import open_source
 from vit_jax.errors import InputError
-from vit_jax.evaluate.features import load_features
 from vit_jax.evaluate.fewshot import RidgeRegression, few_shot, select_shots
 
 
@@ -84,14 +83,14 @@ def test_digits_pixels_as_features():
     assert results[10]["top1"] > results[1]["top1"] > 0.4
 
 
-def test_as_an_evaluation_during_training(workdir):
+def test_as_an_evaluation_during_training(workdir, features_of):
     """The run's metrics are those of its checkpoint."""
     metrics = json.loads((workdir / "summary.json").read_text())["metrics"]
     train, test = open_source("digits", "train[:70%]"), open_source("digits", "train[70%:]")
     chosen = few_shot(train, test, shots=(1, 5), seeds=2)
-    results = chosen.run(load_features(str(workdir)))
+    results = chosen.run(features_of(workdir))
     for shots in (1, 5):
-        assert metrics[f"eval/fewshot/digits/{shots}shot"] == pytest.approx(results[shots]["top1"])
+        assert metrics[f"eval/digits/{shots}shot"] == pytest.approx(results[shots]["top1"])
     assert results[5]["top1"] > results[1]["top1"] > 0.2  # chance is 0.1
 
 

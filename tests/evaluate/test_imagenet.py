@@ -10,7 +10,8 @@ from PIL import Image
 import vit_jax
 from vit_jax.data import load_images, parse
 from vit_jax.errors import InputError
-from vit_jax.evaluate.imagenet import evaluate_protocol, objectnet_classes, score
+from vit_jax.evaluate.imagenet import objectnet_classes, score
+from vit_jax.evaluate.stored import evaluate_protocol
 
 COUNT = 12
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from vit_jax.data import open_source
-from vit_jax.evaluate.features import load_features
 from vit_jax.evaluate.stored import evaluate_checkpoint
 
 SCRIPT = """
@@ -23,9 +22,11 @@ workdir, pp, output, address, process = sys.argv[1:]
 initialize(address, 2, int(process), 60)
 
 from vit_jax.data import open_source
-from vit_jax.evaluate.features import load_features
+from vit_jax.evaluate.probe import NearestNeighbours
+from vit_jax.evaluate.stored import open_stored
 
-model = load_features(workdir, pp=pp, batch_size=100)
+stored = open_stored(workdir, pp=pp, batch_size=100)
+model = NearestNeighbours(pp=pp).compile(stored.context)(stored.params)
 features, labels = model(open_source("digits", "train[70%:]"))
 np.savez(output, features=features, labels=labels)
 """
@@ -60,10 +61,10 @@ def two_processes(*words, numbered=()):
 
 
 @pytest.mark.slow
-def test_every_process_gets_all_features(workdir, tmp_path):
+def test_every_process_gets_all_features(workdir, tmp_path, features_of):
     where = f"{tmp_path}/{{1}}.npz"
     two_processes("-c", SCRIPT, workdir, PP, numbered=(where, "{0}", "{1}"))
-    features, labels = load_features(str(workdir), pp=PP)(open_source("digits", "train[70%:]"))
+    features, labels = features_of(workdir, PP)(open_source("digits", "train[70%:]"))
     for i in (0, 1):
         found = np.load(tmp_path / f"{i}.npz")
         np.testing.assert_allclose(found["features"], features, atol=2e-5)

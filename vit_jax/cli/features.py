@@ -1,6 +1,7 @@
 """The arguments of commands that fit a classifier to frozen features."""
 
 import argparse
+from typing import Any
 
 from vit_jax.cli.processes import add_process_arguments, join_processes
 from vit_jax.errors import InputError
@@ -22,24 +23,30 @@ def add_feature_arguments(parser: argparse.ArgumentParser) -> None:
     add_process_arguments(parser)
 
 
-def open_features(args: argparse.Namespace):
-    """The frozen model, training and test examples that the arguments name."""
+def evaluate_features(args: argparse.Namespace, type: str, **options: Any) -> dict[str, Any]:
+    """The results of the checkpoint that the arguments name.
+
+    Args:
+      args: see `add_feature_arguments`.
+      type: of the evaluation.
+      **options: of that type, beyond source and splits.
+    """
     join_processes(args)
-    from vit_jax.evaluate.features import load_features, open_pair
+    from vit_jax.evaluate import fewshot, probe  # noqa: F401  register their types
+    from vit_jax.evaluate.evaluation import EVALUATIONS
+    from vit_jax.evaluate.stored import open_stored, own_pair
 
     if args.batch_size < 1:
         raise InputError(f"--batch-size is {args.batch_size}; it must be at least 1")
-    model = load_features(
-        args.checkpoint, pp=args.pp, batch_size=args.batch_size, use_ema=args.use_ema
-    )
-    train, test = open_pair(
-        model.info,
-        source=args.source,
-        train=args.train,
-        test=args.test,
+    stored = open_stored(
+        args.checkpoint,
+        pp=args.pp,
         data_dir=args.data_dir,
+        batch_size=args.batch_size,
+        use_ema=args.use_ema,
     )
-    return model, train, test
+    pair = own_pair(stored.info, args.source, args.train, args.test)
+    return stored.run(EVALUATIONS[type](pp=args.pp or "", **pair, **options))
 
 
 def numbers(kind: type):

@@ -1,25 +1,81 @@
-"""Accuracy and loss over a data set, every example counted once."""
+"""The metrics of the task over a data set, every example counted once: top-1, top-5, loss."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
+from vit_jax import data
 from vit_jax.data import Source
+from vit_jax.errors import InputError
+from vit_jax.evaluate.evaluation import (
+    EVALUATIONS,
+    Context,
+    Evaluation,
+    Opened,
+    check_normalization,
+    run_batches,
+)
+from vit_jax.options import option
 from vit_jax.parallel.engines import Engine
 
 log = logging.getLogger(__name__)
 
 
-def classify(
+@EVALUATIONS.register("classification")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassificationEvaluation(Evaluation):
+    """What the task measures, on one split; without pp as in training, without randomness."""
+
+    split: str = option("test", 'in the syntax of tfds: "test", "train[90%:]"', effect="course")
+
+    def open(self, context: Context) -> Opened:
+        """See `Evaluation.open`."""
+        task, engine = context.task, context.engine
+        batch_size = context.whole_batch_size(self.batch_size)
+        source = context.open_source(self.source, self.split, multi_label=context.data.multi_label)
+        classes = task.num_classes
+        if classes is not None and source.num_classes > classes:
+            raise InputError(
+                f"{context.where}: {source.name} has labels of {source.num_classes} classes, "
+                f"the model has {classes}"
+            )
+        pp = data.parse(self.pp) if self.pp else context.pp
+        check_normalization(context, pp)
+        size, wanted = pp.output_size(source.image_size), context.model_config.image_size
+        if size != wanted:
+            raise InputError(
+                f"{context.where}.pp yields images of {size}, the model takes {wanted}"
+            )
+        labels = () if classes is None else context.labels
+
+        def run(params: Any, after_batch: Callable[[], None]) -> dict[str, float]:
+            batches = data.eval_batches(
+                source,
+                pp,
+                batch_size=batch_size,
+                rows=engine.rows(batch_size),
+                threads=context.data.threads,
+            )
+            renamed = renumbered(batches, source, labels)
+            fields = task.batch_fields
+            return mean_metrics(
+                context.eval_step, engine, params, renamed, batch_size, fields, after_batch
+            )
+
+        return Opened(task.metrics, run)
+
+
+def mean_metrics(
     eval_step: Callable,
     engine: Engine,
     params: Any,
     batches: Iterable[dict],
     batch_size: int,
     fields: Sequence[str] = ("image", "label"),
+    after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Runs a compiled evaluation step over all batches.
 
@@ -30,20 +86,20 @@ def classify(
       batches: this process's part of each global batch, as `data.eval_batches` yields.
       batch_size: of the global batch.
       fields: parts of a batch that the step takes, besides `mask`.
+      after_batch: called after each batch.
 
     Returns:
       The mean over examples of each sum, such as `top1`, `top5` and `loss`; and `examples`
       (count).
     """
+
+    def place(batch: dict) -> Any:
+        return engine.put_batch({name: batch[name] for name in (*fields, "mask")}, batch_size)
+
     totals: dict[str, float] = {}
-    pending = None
-    for batch in batches:
-        arrays = {name: batch[name] for name in (*fields, "mask")}
-        sums = eval_step(params, engine.put_batch(arrays, batch_size))
-        # The previous batch is fetched while the device works on this one.
-        _add(totals, pending)
-        pending = sums
-    _add(totals, pending)
+    for sums in run_batches(eval_step, params, batches, place, after_batch):
+        for name, value in sums.items():
+            totals[name] = totals.get(name, 0.0) + float(value)
     examples = totals.pop("examples", 0.0)
     means = {name: total / max(examples, 1) for name, total in totals.items()}
     return dict(means, examples=int(examples))
@@ -87,8 +143,3 @@ def _numbers_by_name(
         return wide
 
     return spread
-
-
-def _add(totals: dict[str, float], sums: dict[str, jax.Array] | None) -> None:
-    for name, value in (sums or {}).items():
-        totals[name] = totals.get(name, 0.0) + float(np.asarray(value))

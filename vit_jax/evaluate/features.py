@@ -10,15 +10,23 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from vit_jax import config as configs
 from vit_jax import data, models
-from vit_jax.checkpoint.load import ModelInfo, read
 from vit_jax.data import Preprocess, Source
 from vit_jax.data.ops.vocabulary import CropBorder, Multiply
 from vit_jax.errors import InputError
+from vit_jax.evaluate.evaluation import (
+    Context,
+    Evaluation,
+    check_normalization,
+    run_batches,
+)
 from vit_jax.models.config import ModelConfig
 from vit_jax.models.layers import normalize_pixels, shard_batch
-from vit_jax.parallel.engines import Engine, create_engine
+from vit_jax.options import option
+from vit_jax.parallel.engines import Engine
+
+# (source, numbers of examples or None) -> features (n, width), labels (n,).
+Features = Callable[..., tuple[np.ndarray, np.ndarray]]
 
 
 def headless_config(model_config: ModelConfig) -> ModelConfig:
@@ -78,16 +86,12 @@ class Outputs:
             threads=self.threads,
             examples=examples,
         )
-        parts, pending = [], None
-        for batch in batches:
+
+        def place(batch: dict) -> dict[str, jax.Array]:
             arrays = {name: batch[name] for name in ("image", "label")}
-            found = self.step(params, self.engine.put_batch(arrays, self.batch_size))
-            # The previous batch is fetched while the device works on this one.
-            if pending:
-                parts.append(jax.tree.map(np.asarray, pending))
-            pending = found
-            after_batch()
-        parts.append(jax.tree.map(np.asarray, pending))
+            return self.engine.put_batch(arrays, self.batch_size)
+
+        parts = list(run_batches(self.step, params, batches, place, after_batch))
         # Padding stands at the end of the last batch.
         count = source.size if examples is None else len(examples)
         return tuple(
@@ -140,12 +144,6 @@ def compile_outputs(
     return Outputs(engine, engine.compile_eval(make_step), preprocess, batch_size, threads)
 
 
-def replicate(engine: Engine, params: Any) -> Any:
-    """Loaded parameters on every device, those of other processes included."""
-    # By way of NumPy: arrays of one device do not go to another process' devices.
-    return jax.device_put(jax.tree.map(np.asarray, params), engine.replicated)
-
-
 def protocol_pp(image_size: tuple[int, int], preprocess: Preprocess) -> Preprocess:
     """Preprocessing of the public few-shot protocol: resized to 8/7 of the size, then cropped.
 
@@ -160,77 +158,46 @@ def protocol_pp(image_size: tuple[int, int], preprocess: Preprocess) -> Preproce
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class FrozenModel:
-    """Features of a checkpoint's model.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureEvaluation(Evaluation):
+    """What a classifier on frozen features is worth; without pp by `protocol_pp`."""
 
-    Attributes:
-      info: what is known about the checkpoint.
-      params: on the devices.
-      outputs: the compiled model.
-    """
+    train: str = option("train", "fitted on this split, in the syntax of tfds", effect="course")
+    test: str = option("test", "tested on this split", effect="course")
 
-    info: ModelInfo
-    params: Any
-    outputs: Outputs
+    def open_pair(self, context: Context) -> tuple[Source, Source]:
+        """The images to fit on and those to test on.
 
-    def __call__(
-        self, source: Source, examples: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Features (n, width) float32 and labels (n,) of a source's examples."""
-        return self.outputs(self.params, source, examples)
+        Raises:
+          InputError: they cannot be opened, or have other classes.
+        """
+        train = context.open_source(self.source, self.train)
+        test = context.open_source(self.source, self.test)
+        if list(train.label_names) != list(test.label_names):
+            raise InputError(f"{train.name}: {self.train} and {self.test} have other classes")
+        return train, test
 
+    def compile(self, context: Context) -> Callable[..., Features]:
+        """Compiles the model without its head.
 
-def load_features(
-    path: str, *, pp: str | None = None, batch_size: int = 128, use_ema: bool = False
-) -> FrozenModel:
-    """Features of a workdir, checkpoint or weight file.
+        Returns:
+          (parameters of the whole model on the devices, function to call after each batch) ->
+          `Features`.
+        """
+        model_config = headless_config(context.model_config)
+        size = model_config.image_size
+        pp = data.parse(self.pp) if self.pp else protocol_pp(size, context.pp)
+        check_normalization(context, pp)
+        outputs = compile_outputs(
+            context.engine,
+            model_config,
+            pp,
+            batch_size=self.batch_size or context.batch_size,
+            threads=context.data.threads,
+        )
 
-    Args:
-      path: of it.
-      pp: preprocessing; None: `protocol_pp`.
-      batch_size: over all devices.
-      use_ema: use averaged parameters.
+        def features(params: Any, after_batch: Callable[[], None] = lambda: None) -> Features:
+            frozen = headless_params(params, model_config)
+            return functools.partial(outputs, frozen, after_batch=after_batch)
 
-    Raises:
-      InputError: no such checkpoint, or preprocessing that does not suit it.
-    """
-    params, info = read(path, use_ema=use_ema)
-    model_config = headless_config(models.model_config(info.name, **info.options))
-    preprocess = data.parse(pp or info.pp)
-    if not pp:
-        preprocess = protocol_pp(model_config.image_size, preprocess)
-    engine = create_engine(configs.default().parallel)
-    outputs = compile_outputs(engine, model_config, preprocess, batch_size=batch_size)
-    return FrozenModel(info, replicate(engine, headless_params(params, model_config)), outputs)
-
-
-def open_pair(
-    info: ModelInfo,
-    *,
-    source: str | None,
-    train: str | None,
-    test: str | None,
-    data_dir: str = "",
-) -> tuple[Source, Source]:
-    """Training and test examples: those asked for, else the data of the checkpoint's run.
-
-    Raises:
-      InputError: nothing is asked for and the checkpoint has no run, or the two differ in
-        their classes.
-    """
-    run = info.config
-    if source is None:
-        if not run:
-            raise InputError(f"{info.source} names no data; give --source, --train and --test")
-        source, train = run["data"]["source"], train or run["data"]["split"]
-        own = [entry for _, entry in sorted(run["evals"].items()) if entry["source"] is None]
-        test = test or (own[0]["split"] if own else None)
-        data_dir = data_dir or run["data"]["data_dir"]
-    opened = [
-        data.open_source(source, split, data_dir=data_dir)
-        for split in (train or "train", test or "test")
-    ]
-    if list(opened[0].label_names) != list(opened[1].label_names):
-        raise InputError(f"{source}: {train} and {test} have other classes")
-    return opened[0], opened[1]
+        return features

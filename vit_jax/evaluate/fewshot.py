@@ -15,6 +15,9 @@ import numpy as np
 from vit_jax import data
 from vit_jax.data import Source
 from vit_jax.errors import InputError
+from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Opened
+from vit_jax.evaluate.features import FeatureEvaluation, Features
+from vit_jax.options import option
 
 SHOTS = (1, 5, 10, 25)
 SEEDS = 3
@@ -23,9 +26,6 @@ L2_SWEEP = tuple(2.0**power for power in range(-10, 20))  # of older publication
 BIAS = 100.0
 EPSILON = 1e-5  # added to deviations
 _ROWS = 8192  # test examples at a time
-
-# (source, numbers of examples or None) -> features (n, d), labels (n,).
-Features = Callable[[Source, np.ndarray | None], tuple[np.ndarray, np.ndarray]]
 
 
 class RidgeRegression:
@@ -182,3 +182,36 @@ def few_shot(
         raise InputError(f"few-shot evaluation wants one class an image; {train.name} holds sets")
     chosen = [select_shots(labels, shots[-1], seed, train.label_names) for seed in range(seeds)]
     return FewShot(train, test, shots, np.stack(chosen), tuple(l2))
+
+
+@EVALUATIONS.register("fewshot")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FewShotEvaluation(FeatureEvaluation):
+    """Few-shot linear evaluation; the metrics "1shot", "5shot", ... are means over seeds."""
+
+    shots: tuple[int, ...] = option(SHOTS, "training examples of each class", effect="course")
+    seeds: int = option(SEEDS, "random choices of them", effect="course")
+    l2: tuple[float, ...] = option(
+        L2, "ridge penalties; of several the best on the test examples counts", effect="course"
+    )
+
+    def open(self, context: Context) -> Opened:
+        """See `Evaluation.open`; results also have `shots`, in detail by number."""
+        train, test = self.open_pair(context)
+        chosen = few_shot(train, test, shots=self.shots, seeds=self.seeds, l2=self.l2)
+        features = self.compile(context)
+
+        def run(params: Any, after_batch: Callable[[], None]) -> dict[str, Any]:
+            found = chosen.run(features(params, after_batch))
+            means = {f"{shots}shot": result["top1"] for shots, result in found.items()}
+            return dict(
+                means,
+                shots={str(shots): result for shots, result in found.items()},
+                source=train.name,
+                train=train.split,
+                test=test.split,
+                examples=test.size,
+                classes=train.num_classes,
+            )
+
+        return Opened(tuple(f"{shots}shot" for shots in chosen.shots), run)

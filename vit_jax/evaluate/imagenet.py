@@ -4,6 +4,7 @@ What is right for an image is a set of ImageNet's classes, from files that those
 publish. Images whose set is empty do not count.
 """
 
+import abc
 import dataclasses
 import functools
 import json
@@ -15,34 +16,22 @@ import jax
 import numpy as np
 from jax import lax
 
-from vit_jax import config as configs
-from vit_jax import data, models
-from vit_jax.checkpoint.load import read
+from vit_jax import data
 from vit_jax.data import Source
 from vit_jax.errors import InputError, unknown
-from vit_jax.evaluate.features import compile_outputs, replicate
-from vit_jax.parallel.engines import create_engine
+from vit_jax.evaluate.evaluation import (
+    EVALUATIONS,
+    Context,
+    Evaluation,
+    Opened,
+    check_normalization,
+)
+from vit_jax.evaluate.features import compile_outputs
+from vit_jax.options import option
 
 CLASSES = 1000
 BORDER = 2  # pixels of the red frame around ObjectNet's images
 _REAL_NAME = "ILSVRC2012_val_{:08}.JPEG"  # counted from 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """How a set of images is evaluated.
-
-    Attributes:
-      split: that is evaluated where none is named.
-      targets: (source, path of the labels) -> bool (n, 1000): what is right for each image.
-      operations: put before the preprocessing.
-      labels: where the labels come from; "": none are needed.
-    """
-
-    split: str
-    targets: Callable[[Source, str], np.ndarray]
-    operations: str = ""
-    labels: str = ""
 
 
 def real_targets(source: Source, path: str) -> np.ndarray:
@@ -57,14 +46,14 @@ def real_targets(source: Source, path: str) -> np.ndarray:
     for row, name in enumerate(data.file_names(source)):
         if name.lower() not in numbers:
             raise InputError(
-                f"{path} has no labels for {name} of {source.name}; protocol real wants images "
+                f"{path} has no labels for {name} of {source.name}; type real needs images "
                 f"of ImageNet's validation set, named as {_REAL_NAME.format(1)}"
             )
         targets[row, _classes(lists[numbers[name.lower()]], path)] = True
     return targets
 
 
-def v2_targets(source: Source, path: str) -> np.ndarray:
+def v2_targets(source: Source) -> np.ndarray:
     """ImageNet-v2 (1902.10811): one class an image.
 
     Folders are named by a class's number, 0 to 999, or by its WordNet id; the 1000 ids in
@@ -80,7 +69,7 @@ def v2_targets(source: Source, path: str) -> np.ndarray:
     if not all(0 <= number < CLASSES for number in numbers):
         odd = next(name for name, n in zip(names, numbers) if not 0 <= n < CLASSES)
         raise InputError(
-            f"{source.name} has a class {odd!r}; protocol v2 wants folders named 0 to 999, or all "
+            f"{source.name} has a class {odd!r}; type v2 needs folders named 0 to 999, or all "
             "1000 WordNet ids"
         )
     return np.eye(CLASSES, dtype=bool)[np.array(numbers)][data.read_labels(source)]
@@ -159,22 +148,6 @@ def _read_text(path: str) -> str:
         raise InputError(f"labels {path} cannot be read: {reason}") from None
 
 
-PROTOCOLS = dict(
-    real=Protocol(
-        "validation",
-        real_targets,
-        labels="real.json of https://github.com/google-research/reassessed-imagenet",
-    ),
-    v2=Protocol("all", v2_targets),
-    objectnet=Protocol(
-        "all",
-        objectnet_targets,
-        operations=f"crop_border({BORDER})|",
-        labels="the folder mappings of objectnet-1.0.zip of https://objectnet.dev",
-    ),
-)
-
-
 def score(top: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """Shares of images whose first, or one of whose first five, classes are right.
 
@@ -195,68 +168,116 @@ def score(top: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     )
 
 
-def evaluate_protocol(
-    path: str,
-    protocol: str,
-    *,
-    source: str | None,
-    split: str | None = None,
-    labels: str | None = None,
-    pp: str | None = None,
-    data_dir: str = "",
-    batch_size: int = 128,
-    use_ema: bool | None = None,
-) -> dict[str, Any]:
-    """A checkpoint's accuracy by one of PROTOCOLS, on all devices.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageNetEvaluation(Evaluation):
+    """Images whose right classes are sets of ImageNet's; without pp as in training."""
 
-    Args:
-      path: workdir, checkpoint or weight file of a model with ImageNet's 1000 classes.
-      protocol: real, v2 or objectnet.
-      source, split: images.
-      labels: file or folder with the labels, where the protocol needs one.
-      pp: preprocessing; None: the checkpoint's.
-      data_dir: where tfds looks.
-      batch_size: over all devices.
-      use_ema: use averaged parameters.
+    split: str = option("all", "in the syntax of tfds", effect="course")
 
-    Returns:
-      As `score`, with `protocol`, `source` and `split`.
+    @abc.abstractmethod
+    def targets(self, source: Source) -> np.ndarray:
+        """Which classes are right for each image: bool (n, 1000)."""
 
-    Raises:
-      InputError: a protocol, labels or images that are not there or do not suit the model.
-    """
-    if protocol not in PROTOCOLS:
-        raise unknown("protocol", protocol, PROTOCOLS)
-    how = PROTOCOLS[protocol]
-    if how.labels and not labels:
-        raise InputError(f"protocol {protocol} needs {how.labels}: give its path with --labels")
-    if not source:
-        raise InputError(f"protocol {protocol} needs --source, where its images are")
-    params, info = read(path, use_ema=bool(use_ema))
-    model_config = models.model_config(info.name, **info.options)
-    if model_config.num_classes != CLASSES:
-        raise InputError(
-            f"protocol {protocol} wants a model with ImageNet's {CLASSES} classes; {path} has "
-            f"{model_config.num_classes}"
+    @property
+    def operations(self) -> str:
+        """Operations put before the preprocessing."""
+        return ""
+
+    def open(self, context: Context) -> Opened:
+        """See `Evaluation.open`; images without a right class do not count."""
+        model_config = context.model_config
+        if model_config.num_classes != CLASSES:
+            raise InputError(
+                f"{context.where} needs a model with ImageNet's {CLASSES} classes, not "
+                f"{model_config.num_classes}"
+            )
+        source = context.open_source(self.source, self.split)
+        targets = self.targets(source)
+        counted = np.flatnonzero(targets.any(1))
+        if not len(counted):
+            raise InputError(
+                f"{context.where}: {source.name} ({source.split}) has no image with a right class"
+            )
+        text = (self.pp or str(context.pp)).removeprefix("decode|")
+        pp = data.parse(self.operations + text)
+        check_normalization(context, pp)
+        outputs = compile_outputs(
+            context.engine,
+            model_config,
+            pp,
+            batch_size=self.batch_size or context.batch_size,
+            reduce=functools.partial(_best, count=5),
+            threads=context.data.threads,
         )
-    opened = data.open_source(source, split or how.split, data_dir=data_dir)
-    targets = how.targets(opened, labels)
-    counted = np.flatnonzero(targets.any(1))
-    if not len(counted):
-        raise InputError(f"{source} ({opened.split}) has no image with a label of {protocol}")
-    text = (pp or info.pp).removeprefix("decode|")
-    engine = create_engine(configs.default().parallel)
-    outputs = compile_outputs(
-        engine,
-        model_config,
-        data.parse(how.operations + text),
-        batch_size=batch_size,
-        reduce=functools.partial(_best, count=5),
-    )
-    top, _ = outputs(replicate(engine, params), opened, counted)
-    result = score(top, targets[counted])
-    result["left_out"] = opened.size - len(counted)
-    return dict(result, protocol=protocol, source=source, split=opened.split)
+
+        def run(params: Any, after_batch: Callable[[], None]) -> dict[str, Any]:
+            top, _ = outputs(params, source, counted, after_batch)
+            result = score(top, targets[counted])
+            left_out = source.size - len(counted)
+            return dict(result, left_out=left_out, source=source.name, split=source.split)
+
+        return Opened(("top1", "top5"), run)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PublishedLabels(ImageNetEvaluation):
+    """Labels that their project publishes."""
+
+    labels: str = option("", "path of the labels", effect="course")
+
+    def __post_init__(self):
+        if not self.labels:
+            raise InputError(f"this protocol needs {self.where_from}: give its path with --labels")
+
+    @property
+    @abc.abstractmethod
+    def where_from(self) -> str:
+        """What the labels are called and where they are found."""
+
+
+@EVALUATIONS.register("real")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReaL(PublishedLabels):
+    """ImageNet-ReaL (2006.07159): better labels of the validation set."""
+
+    split: str = option("validation", "in the syntax of tfds", effect="course")
+
+    @property
+    def where_from(self) -> str:
+        return "real.json of https://github.com/google-research/reassessed-imagenet"
+
+    def targets(self, source: Source) -> np.ndarray:
+        """See `real_targets`."""
+        return real_targets(source, self.labels)
+
+
+@EVALUATIONS.register("v2")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageNetV2(ImageNetEvaluation):
+    """ImageNet-v2 (1902.10811)."""
+
+    def targets(self, source: Source) -> np.ndarray:
+        """See `v2_targets`."""
+        return v2_targets(source)
+
+
+@EVALUATIONS.register("objectnet")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectNet(PublishedLabels):
+    """ObjectNet: its objects that are among ImageNet's classes."""
+
+    @property
+    def where_from(self) -> str:
+        return "the folder mappings of objectnet-1.0.zip of https://objectnet.dev"
+
+    @property
+    def operations(self) -> str:
+        """Cuts off the red frame."""
+        return f"crop_border({BORDER})|"
+
+    def targets(self, source: Source) -> np.ndarray:
+        """See `objectnet_targets`."""
+        return objectnet_targets(source, self.labels)
 
 
 def _best(logits: jax.Array, count: int) -> jax.Array:

@@ -1,7 +1,9 @@
 """A linear probe and nearest neighbours: what frozen features are worth with all labels."""
 
+import abc
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vit_jax.data import Source
 from vit_jax.errors import InputError
+from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Opened
+from vit_jax.evaluate.features import FeatureEvaluation
+from vit_jax.options import option
 
 _CHUNK = 256  # queries at a time
 _HELD_OUT = 0.1  # of the training examples, to choose between strengths of regularisation
@@ -124,3 +130,73 @@ def knn_predict(
 def _unit(x: jax.Array) -> jax.Array:
     """Rows of length 1."""
     return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+class AllLabelsEvaluation(FeatureEvaluation, abc.ABC):
+    """A classifier that all training examples are given to."""
+
+    @abc.abstractmethod
+    def score(
+        self,
+        features: tuple[np.ndarray, np.ndarray],
+        queries: tuple[np.ndarray, np.ndarray],
+        num_classes: int,
+    ) -> dict[str, Any]:
+        """`top1` on the queries, and how; both are features (n, d) with labels (n,)."""
+
+    def open(self, context: Context) -> Opened:
+        """See `Evaluation.open`."""
+        train, test = self.open_pair(context)
+        _check_single_label(train)
+        features = self.compile(context)
+
+        def run(params: Any, after_batch: Callable[[], None]) -> dict[str, Any]:
+            extract = features(params, after_batch)
+            result = self.score(extract(train), extract(test), train.num_classes)
+            where = dict(source=train.name, train=train.split, test=test.split)
+            return dict(result, examples=test.size, **where)
+
+        return Opened(("top1",), run)
+
+
+def _check_single_label(source: Source) -> None:
+    if source.multi_label:
+        raise InputError(f"a probe needs one class an image; {source.name} holds sets")
+
+
+@EVALUATIONS.register("knn")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NearestNeighbours(AllLabelsEvaluation):
+    """Votes of the nearest training images; see `knn_predict`."""
+
+    k: int = option(20, "neighbours", effect="course", at_least=1)
+    temperature: float = option(0.07, "of the votes", effect="course", above=0)
+
+    def score(
+        self,
+        features: tuple[np.ndarray, np.ndarray],
+        queries: tuple[np.ndarray, np.ndarray],
+        num_classes: int,
+    ) -> dict[str, Any]:
+        how = dict(k=self.k, temperature=self.temperature)
+        found = knn_predict(*features, queries[0], num_classes=num_classes, **how)
+        return dict(top1=float((found == queries[1]).mean()), **how)
+
+
+@EVALUATIONS.register("probe")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearProbe(AllLabelsEvaluation):
+    """Logistic regression; see `linear_probe`."""
+
+    c: tuple[float, ...] = option(
+        (1.0,), "inverse strengths of the penalty; see `linear_probe`", effect="course"
+    )
+
+    def score(
+        self,
+        features: tuple[np.ndarray, np.ndarray],
+        queries: tuple[np.ndarray, np.ndarray],
+        num_classes: int,
+    ) -> dict[str, Any]:
+        del num_classes
+        return linear_probe(*features, *queries, c=self.c)

@@ -1,17 +1,97 @@
 """Evaluation of stored weights, without a training run."""
 
+import dataclasses
 import functools
 from typing import Any
 
-from vit_jax import config as configs
+import jax
+import numpy as np
+
 from vit_jax import data, models
-from vit_jax.checkpoint.load import read, run_config
-from vit_jax.errors import InputError
-from vit_jax.evaluate.classification import classify, renumbered
-from vit_jax.evaluate.features import replicate
-from vit_jax.parallel.engines import create_engine
+from vit_jax.checkpoint.load import ModelInfo, read, run_config
+from vit_jax.data.options import DataOptions
+from vit_jax.errors import InputError, unknown
+from vit_jax.evaluate import imagenet  # noqa: F401  registers its types
+from vit_jax.evaluate.classification import ClassificationEvaluation
+from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Evaluation
+from vit_jax.options import section
+from vit_jax.parallel.engines import Engine, create_engine
+from vit_jax.parallel.mesh import ParallelOptions
 from vit_jax.tasks import bind, create_task
 from vit_jax.tasks.evaluation import make_eval_step
+from vit_jax.tasks.options import task_options
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A stored model on all devices, ready to be evaluated.
+
+    Attributes:
+      context: with which evaluations are opened.
+      params: on the devices.
+      info: what is known about the weights.
+    """
+
+    context: Context
+    params: Any
+    info: ModelInfo
+
+    def run(self, evaluation: Evaluation) -> dict[str, Any]:
+        """The results of an evaluation.
+
+        Raises:
+          InputError: its data cannot be opened, or do not fit the model.
+        """
+        return evaluation.open(self.context).run(self.params, lambda: None)
+
+
+def open_stored(
+    path: str,
+    *,
+    pp: str | None = None,
+    data_dir: str = "",
+    batch_size: int = 128,
+    use_ema: bool = False,
+) -> Stored:
+    """A workdir, checkpoint or weight file on all devices of all processes.
+
+    Args:
+      path: of it.
+      pp: preprocessing of images; None: that of the weights.
+      data_dir: where tfds looks; "": as the run did, or its default.
+      batch_size: over all devices; rounded up to what they divide.
+      use_ema: use averaged parameters.
+
+    Raises:
+      InputError: nothing is stored there, or the model does not fit its task.
+    """
+    if batch_size < 1:
+        raise InputError(f"the batch size is {batch_size}; it must be at least 1")
+    params, info = read(path, use_ema=use_ema, task_params=True)
+    config = task_options(info.config)
+    data_options = section(DataOptions)
+    if info.config:
+        known = {k: v for k, v in info.config["data"].items() if k in data_options}
+        data_options.update(known)
+    if data_dir:
+        data_options.data_dir = data_dir
+    preprocess = data.parse(pp or info.pp)
+    model_config = models.model_config(info.name, **info.options)
+    task = create_task(config)
+    graphdef, _ = models.abstract(functools.partial(task.build_model, model_config))
+    task = bind(task, config, model_config, graphdef, preprocess.mean, preprocess.std)
+    engine = create_engine(section(ParallelOptions))
+    context = Context(
+        where="the evaluation",
+        engine=engine,
+        task=task,
+        eval_step=engine.compile_eval(functools.partial(make_eval_step, task)),
+        pp=preprocess,
+        labels=info.labels,
+        data=data_options,
+        batch_size=batch_size,
+    )
+    return Stored(context, replicate(engine, params), info)
 
 
 def evaluate_checkpoint(
@@ -24,7 +104,7 @@ def evaluate_checkpoint(
     batch_size: int = 128,
     use_ema: bool | None = None,
 ) -> dict[str, Any]:
-    """Accuracy and loss of a checkpoint on all devices of all processes.
+    """The metrics of a checkpoint's task on all devices of all processes.
 
     Args:
       path: workdir, checkpoint or weight file.
@@ -36,50 +116,108 @@ def evaluate_checkpoint(
       use_ema: use averaged parameters; None: as that evaluation does.
 
     Returns:
-      `top1`, `top5`, `loss`, `examples`, `source`, `split`.
+      Of a classifier `top1`, `top5` and `loss`; `examples`, `source`, `split`.
 
     Raises:
       InputError: nothing to evaluate there, or data that do not fit the model.
     """
-    ran = run_config(path)
     asked = dict(source=source, split=split, use_ema=use_ema)
-    entry = _complete(ran, asked)
-    params, info = read(path, use_ema=entry["use_ema"], task_params=True)
-    if entry["source"] is None:
-        raise InputError(f"{info.source} names no evaluation data; give --source and --split")
-    source, split = entry["source"], entry["split"]
-    config = configs.default()
-    if ran:
-        config.seed = ran["seed"]
-        config.task = ran["task"]
-        config.loss.update(ran["loss"])
-        config.data.multi_label = ran["data"]["multi_label"]
-        data_dir = data_dir or ran["data"]["data_dir"]
-    opened = data.open_source(source, split, data_dir=data_dir, multi_label=config.data.multi_label)
-    model_config = models.model_config(info.name, **info.options)
-    preprocess = data.parse(pp or info.pp)
-    task = create_task(config)
-    graphdef, _ = models.abstract(functools.partial(task.build_model, model_config))
-    task = bind(task, config, model_config, graphdef, preprocess.mean, preprocess.std)
-    if task.num_classes is not None and opened.num_classes > task.num_classes:
-        raise InputError(f"{source} has {opened.num_classes} classes, the model {task.num_classes}")
-    engine = create_engine(config.parallel)
-    shards = engine.batch_shards
-    batch_size = -(-batch_size // shards) * shards
-    step = engine.compile_eval(functools.partial(make_eval_step, task))
-    batches = data.eval_batches(
-        opened, preprocess, batch_size=batch_size, rows=engine.rows(batch_size)
+    entry = _complete(run_config(path), asked)
+    stored = open_stored(
+        path, pp=pp, data_dir=data_dir, batch_size=batch_size, use_ema=entry["use_ema"]
     )
-    batches = renumbered(batches, opened, info.labels)
-    params = replicate(engine, params)
-    result = classify(step, engine, params, batches, batch_size, task.batch_fields)
-    return dict(result, source=source, split=split)
+    if entry["source"] is None:
+        raise InputError(
+            f"{stored.info.source} names no evaluation data; give --source and --split"
+        )
+    named = dict(source=entry["source"], split=entry["split"])
+    return dict(stored.run(ClassificationEvaluation(**named)), **named)
+
+
+def evaluate_protocol(
+    path: str,
+    protocol: str,
+    *,
+    source: str | None,
+    pp: str | None = None,
+    data_dir: str = "",
+    batch_size: int = 128,
+    use_ema: bool | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """The results of stored weights by a type of evaluation.
+
+    Args:
+      path: workdir, checkpoint or weight file.
+      protocol: a name in `EVALUATIONS`, such as real, v2 or objectnet.
+      source: of the images.
+      pp: preprocessing; None: that of the weights.
+      data_dir: where tfds looks.
+      batch_size: over all devices.
+      use_ema: use averaged parameters.
+      **options: of that type; None: its default.
+
+    Returns:
+      The results, with `protocol` and `source`.
+
+    Raises:
+      InputError: an unknown type or option, or images that do not suit the model.
+    """
+    if protocol not in EVALUATIONS:
+        raise unknown("protocol", protocol, EVALUATIONS)
+    kind = EVALUATIONS[protocol]
+    known = {field.name for field in dataclasses.fields(kind)}
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name not in known:
+            raise unknown(f"option of protocol {protocol}; option", name, known)
+    evaluation = kind(source=source, **given)
+    if not source:
+        raise InputError(f"protocol {protocol} needs --source, where its images are")
+    stored = open_stored(
+        path, pp=pp, data_dir=data_dir, batch_size=batch_size, use_ema=bool(use_ema)
+    )
+    return dict(stored.run(evaluation), protocol=protocol, source=source)
+
+
+def own_pair(
+    info: ModelInfo, source: str | None, train: str | None, test: str | None
+) -> dict[str, str]:
+    """Source and splits for a classifier on features: those given, else the run's own.
+
+    Raises:
+      InputError: nothing is given, and the weights belong to no run.
+    """
+    run = info.config
+    if source is None:
+        if not run:
+            raise InputError(f"{info.source} names no data; give --source, --train and --test")
+        source, train = run["data"]["source"], train or run["data"]["split"]
+        own = [entry for _, entry in sorted(run["evals"].items()) if entry["source"] is None]
+        own = [entry for entry in own if "split" in entry]
+        test = test or (own[0]["split"] if own else None)
+    return dict(source=source, train=train or "train", test=test or "test")
+
+
+def replicate(engine: Engine, params: Any) -> Any:
+    """Loaded parameters on every device, those of other processes included."""
+    # By way of NumPy: arrays of one device do not go to another process' devices.
+    return jax.device_put(jax.tree.map(np.asarray, params), engine.replicated)
 
 
 def _complete(ran: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     """What was asked for; without a source the run's first evaluation says the rest."""
     entry = dict(source=None, split="test", use_ema=False)
-    if asked["source"] is None and (evals := ran.get("evals")):
+    if asked["source"] is None and (evals := _plain(ran.get("evals", {}))):
         entry = evals[min(evals)]
         entry = dict(entry, source=entry["source"] or ran["data"]["source"])
     return entry | {name: value for name, value in asked.items() if value is not None}
+
+
+def _plain(evals: dict[str, Any]) -> dict[str, Any]:
+    """The evaluations that the task itself measures."""
+    return {
+        name: entry
+        for name, entry in evals.items()
+        if entry.get("type", "classification") == "classification"
+    }

@@ -272,7 +272,7 @@ def _table_8(paper: Table, base: Run, metric: str, seeds: int) -> Iterator[tuple
 
 def _table_8_paper(paper: Table) -> Iterator[tuple[Key, Recipe]]:
     base = Run("posemb/JFT", "configs/vit_jft.py:ViT-B/16,fewshot")
-    return _table_8(paper, base, "eval/fewshot/imagenet/5shot", 1)
+    return _table_8(paper, base, "eval/imagenet/5shot", 1)
 
 
 def _table_8_small(paper: Table) -> Iterator[tuple[Key, Recipe]]:

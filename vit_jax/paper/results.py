@@ -117,12 +117,20 @@ def _check(run: Run, folder: Path) -> None:
         config.init_from = stored["init_from"]
     open_workdir(str(workdir), config)
     wanted = json.loads(config.to_json_best_effort())
-    for option in ("total", "evals", "fewshot"):
-        if stored.get(option, wanted[option]) != wanted[option]:
+    for option in ("total", "evals"):
+        if _filled(stored.get(option, wanted[option])) != _filled(wanted[option]):
             raise InputError(
                 f"{workdir} belongs to a run with another config.{option}: {stored[option]}, not "
                 f"{wanted[option]}; give another --workdir"
             )
+
+
+def _filled(section: dict[str, Any]) -> dict[str, Any]:
+    """Evaluations with their type, which earlier versions did not write."""
+    return {
+        name: {"type": "classification"} | value if isinstance(value, dict) else value
+        for name, value in section.items()
+    }
 
 
 def load_run_config(run: Run, folder: Path) -> Any:

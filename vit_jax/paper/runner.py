@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from vit_jax.errors import InputError, NonFiniteError, unknown
-from vit_jax.evaluate.imagenet import evaluate_protocol
+from vit_jax.evaluate.stored import evaluate_protocol
 from vit_jax.paper.recipes import Evaluation, Run
 from vit_jax.paper.results import load_run_config, measured, recipes_behind, summary
 from vit_jax.paper.tables import Key, table

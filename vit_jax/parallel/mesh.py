@@ -1,5 +1,6 @@
 """The device mesh: axes replica, data, fsdp, tensor."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -10,16 +11,41 @@ from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
+from vit_jax.options import option
 from vit_jax.parallel.axes import AXES, BATCH_AXES
 
 
-def mesh_sizes(parallel: ConfigDict, num_devices: int) -> dict[str, int]:
+@dataclasses.dataclass(frozen=True)
+class ParallelOptions:
+    """`config.parallel`: sizes of the mesh axes, one of which may be -1 (what is left)."""
+
+    engine: str = option("pjit", "pjit or pmap", effect="layout", choices=("pjit", "pmap"))
+    replica: int = option(1, "the slow network between pods or hosts", effect="layout")
+    data: int = option(-1, "data parallelism with replicated parameters", effect="layout")
+    fsdp: int = option(1, "data parallelism with sharded parameters", effect="layout")
+    tensor: int = option(1, "heads and MLP width", effect="layout")
+    replicated_tolerance: float = option(
+        0.05, "share of the parameters that may stay replicated", effect="layout", at_least=0
+    )
+    accumulate: int = option(
+        1, "microbatches per step, gradients averaged", effect="layout", at_least=1
+    )
+    cpu_devices: int = option(
+        0,
+        "devices to make of a machine without accelerators; 0: one, or as XLA_FLAGS says. For "
+        "small models, one device per core is faster than one device with several threads",
+        effect="layout",
+        at_least=0,
+    )
+
+
+def mesh_sizes(parallel: ParallelOptions | ConfigDict, num_devices: int) -> dict[str, int]:
     """Sizes of AXES with -1 filled in.
 
     Raises:
       InputError: more than one -1, a size below 1, or a product that is not `num_devices`.
     """
-    sizes = {axis: int(parallel[axis]) for axis in AXES}
+    sizes = {axis: int(getattr(parallel, axis)) for axis in AXES}
     text = " ".join(f"{axis}={size}" for axis, size in sizes.items())
     free = [axis for axis, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)

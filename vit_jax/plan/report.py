@@ -38,7 +38,7 @@ def describe(step: Step, *, mfu: float) -> dict[str, Any]:
     images = run.total_steps * config.batch_size
     per_image = run.task.train_flops(run.model_config)
     return dict(
-        model=config.model.name,
+        model=run.model_name,
         image_size=list(run.model_config.image_size),
         batch_size=config.batch_size,
         device=devices.flat[0].device_kind,
@@ -157,7 +157,7 @@ def run_time(
             numbers["tpu_core_days"] = days * chips * chip.cores
     for name, seen, core_days in PAPER_CORE_DAYS:
         # Splits leave out a percent or so.
-        if name == run.config.model.name and abs(images - seen) < 0.03 * seen:
+        if name == run.model_name and abs(images - seen) < 0.03 * seen:
             numbers["paper_tpu_v3_core_days"] = core_days
             numbers["paper_mfu"] = core_seconds / (core_days * SECONDS_PER_DAY)
     return numbers

@@ -25,6 +25,7 @@ from vit_jax.models.layers import DTYPES, shard_batch
 from vit_jax.parallel import hardware
 from vit_jax.plan.compile import abstract_batch, memory_of
 from vit_jax.tasks import Task
+from vit_jax.train.config import DEFAULT_MODEL
 from vit_jax.train.run import Dataset, Run, prepare
 
 log = logging.getLogger(__name__)
@@ -226,7 +227,7 @@ def describe(case: Case, seconds: Sequence[float]) -> dict[str, Any]:
     cost = run.task.train_flops if case.mode == "train" else flops.forward_flops
     per_image, peak = cost(run.model_config), hardware.peak_flops(device)
     return dict(
-        model=run.config.model.name,
+        model=run.model_name,
         mode=case.mode,
         batch_size=batch_size,
         image_size=list(run.model_config.image_size),
@@ -295,4 +296,4 @@ def _out_of_memory(config: ConfigDict, error: jax.errors.JaxRuntimeError) -> Exc
 
 
 def _name(config: ConfigDict) -> str:
-    return f"{config.model.name} at batch {config.batch_size}"
+    return f"{config.model.name or DEFAULT_MODEL} at batch {config.batch_size}"

@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 
 from vit_jax.checkpoint.interval import SaveInterval
 from vit_jax.checkpoint.manager import Checkpoints
-from vit_jax.config import check
 from vit_jax.errors import NonFiniteError, NotSavedError, Preempted
 from vit_jax.parallel import hardware
 from vit_jax.parallel.distributed import make_cpu_devices
 from vit_jax.parallel.engines import create_engine
-from vit_jax.train.batches import Evaluation, TrainingBatches, open_evaluations, open_training_data
+from vit_jax.train.batches import TrainingBatches, open_training_data
+from vit_jax.train.config import check
+from vit_jax.train.evaluations import RunEvaluation, open_evaluations
 from vit_jax.train.health.bad_steps import BadSteps
 from vit_jax.train.health.debug import find_first, on_one_device
 from vit_jax.train.health.preemption import PreemptionWatch, lost_since
@@ -166,7 +167,7 @@ class Loop:
         self.metrics.flush(before=step + 1 - STEPS_IN_FLIGHT)
         return state
 
-    def evaluate(self, step: int, state: TrainState, evals: list[Evaluation]) -> None:
+    def evaluate(self, step: int, state: TrainState, evals: list[RunEvaluation]) -> None:
         """Evaluates on every data set of the config."""
         self.settle()
         with self.clock.phase("eval"):

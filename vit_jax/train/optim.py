@@ -15,6 +15,8 @@ State mirrors parameters: each moment is a nested dict like the parameters, so
 that the path of a moment ends in the path of its parameter.
 """
 
+import dataclasses
+import inspect
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -23,31 +25,72 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
-from vit_jax.config import in_steps, name_patterns
-from vit_jax.errors import InputError, nearest, unknown
-from vit_jax.trees import path_name
+from vit_jax import spec
+from vit_jax.durations import in_steps
+from vit_jax.errors import InputError, nearest
+from vit_jax.options import Duration, check_section, option
+from vit_jax.registry import Registry
+from vit_jax.trees import name_patterns, path_name
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
-# [low, high) of the numbers in config.optimizer.
-RANGES = {
-    "learning_rate": (0, math.inf),
-    "momentum": (0, 1),
-    "b1": (0, 1),
-    "b2": (0, 1),
-    "eps": (0, math.inf),
-    "weight_decay": (0, math.inf),
-    "clip_norm": (0, math.inf),
-    "end_value": (0, math.inf),
-    "ema_decay": (0, 1),
-}
 MOMENT_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
+# Name -> (options, which parameters are kernels, the arguments in parentheses) -> the
+# transformation of gradients into a direction, before learning rate and decoupled decay.
+OPTIMIZERS: Registry[Callable[..., optax.GradientTransformation]] = Registry("optimizer")
+# Name -> (steps since the peak, steps from there to the end, options) -> share of the peak rate.
+SCHEDULES: Registry[Callable[..., jax.Array]] = Registry("schedule")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    """`config.optimizer`. Patterns are regular expressions for whole paths, as "head/.*"."""
+
+    name: str = option("adamw", "sgd, adam, adamw, adafactor, lion", choices=OPTIMIZERS)
+    learning_rate: float = option(1e-3, "peak, after warm-up", at_least=0)
+    momentum: float = option(0.9, "sgd", at_least=0, below=1)
+    nesterov: bool = option(False, "sgd")
+    b1: float = option(0.9, "adam, adamw, lion; the momentum of adafactor", at_least=0, below=1)
+    b2: float = option(
+        0.999, "adam, adamw; the highest of adafactor; .99 suits lion", at_least=0, below=1
+    )
+    eps: float = option(1e-8, "adam, adamw", at_least=0)
+    moment_dtype: str = option(
+        "float32",
+        "of the first moment (and momentum): float32 or bfloat16",
+        choices=("float32", "bfloat16"),
+    )
+    weight_decay: float = option(
+        0.0,
+        "of kernels only, as in torch.optim under the same name. adamw, adafactor, lion: "
+        "p <- p - lr(t) * (update + weight_decay * p). sgd, adam: weight_decay * p is added to "
+        "the gradient (L2). The paper's Adam is adamw",
+        at_least=0,
+    )
+    clip_norm: float = option(0.0, "clip gradients at this global norm; 0: off", at_least=0)
+    schedule: str = option("cosine", "constant, linear, cosine, rsqrt", choices=SCHEDULES)
+    warmup: Duration = option(Duration(steps=0), "linear from 0 to learning_rate")
+    cooldown: Duration = option(Duration(steps=0), "linear to end_value over the last steps")
+    end_value: float = option(
+        0.0, "last learning rate (linear, cosine, cooldown), as a share of the peak", at_least=0
+    )
+    rsqrt_timescale: int = option(
+        10_000, "rsqrt: steps after which the rate has fallen by sqrt(2)", above=0
+    )
+    multipliers: tuple[tuple[str, float], ...] = option(
+        (), "(pattern, factor) pairs on the learning rate; the first match counts"
+    )
+    freeze: tuple[str, ...] = option((), "patterns of parameters that stay as they are")
+    ema_decay: float = option(
+        0.0, "Polyak averaging of parameters; 0: off, the paper's: .9999", at_least=0, below=1
+    )
+
+
 def create_optimizer(
-    config: ConfigDict, params: Any, total_steps: int, *, batch_size: int, train_size: int
+    config: OptimizerOptions, params: Any, total_steps: int, *, batch_size: int, train_size: int
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """The optimizer of `config.optimizer` and its learning rate per step.
 
@@ -70,14 +113,15 @@ def create_optimizer(
     _check(config)
     schedule = create_schedule(config, total_steps, batch_size=batch_size, train_size=train_size)
     kernels = _map_paths(lambda path: path.rsplit("/", 1)[-1] == "kernel", params)
+    name, args, kwargs = spec.parse(config.name, "config.optimizer.name")
     parts = [
-        OPTIMIZERS[config.name](config, kernels),
+        _create(name, (config, kernels, *args), kwargs),
         _scale(multiplier_tree(config.multipliers, params)),
         optax.scale_by_learning_rate(schedule),
     ]
     if config.weight_decay:
         decay = optax.add_decayed_weights(config.weight_decay, kernels)
-        parts.insert(0 if config.name in COUPLED_DECAY else 1, decay)
+        parts.insert(0 if name in COUPLED_DECAY else 1, decay)
     if config.clip_norm:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
     transformation = optax.chain(*parts)
@@ -91,7 +135,7 @@ def create_optimizer(
 
 
 def create_schedule(
-    config: ConfigDict, total_steps: int, *, batch_size: int, train_size: int
+    config: OptimizerOptions, total_steps: int, *, batch_size: int, train_size: int
 ) -> Schedule:
     """The learning rate of update t = 0, 1, ...; see `create_optimizer`.
 
@@ -110,8 +154,6 @@ def create_schedule(
             f"config.optimizer: a warm-up of {warmup} and a cooldown of {cooldown} steps do not "
             f"fit a run of {total_steps} steps; shorten them or lengthen config.total"
         )
-    if config.schedule not in SCHEDULES:
-        raise unknown("schedule", config.schedule, SCHEDULES)
     decay, end = SCHEDULES[config.schedule], config.end_value
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
@@ -128,44 +170,58 @@ def create_schedule(
     return schedule
 
 
-def _constant(step: jax.Array, total: int, config: ConfigDict) -> jax.Array:
+def _create(name: str, args: tuple, kwargs: dict[str, Any]) -> optax.GradientTransformation:
+    create = OPTIMIZERS[name]
+    try:
+        inspect.signature(create).bind(*args, **kwargs)
+    except TypeError as error:
+        raise InputError(f"config.optimizer.name {name!r}: {error}") from error
+    return create(*args, **kwargs)
+
+
+@SCHEDULES.register("constant")
+def _constant(step: jax.Array, total: int, config: OptimizerOptions) -> jax.Array:
     return jnp.ones_like(step)
 
 
-def _linear(step: jax.Array, total: int, config: ConfigDict) -> jax.Array:
+@SCHEDULES.register("linear")
+def _linear(step: jax.Array, total: int, config: OptimizerOptions) -> jax.Array:
     return 1 + (config.end_value - 1) * jnp.minimum(step / total, 1)
 
 
-def _cosine(step: jax.Array, total: int, config: ConfigDict) -> jax.Array:
+@SCHEDULES.register("cosine")
+def _cosine(step: jax.Array, total: int, config: OptimizerOptions) -> jax.Array:
     half_wave = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / total, 1)))
     return config.end_value + (1 - config.end_value) * half_wave
 
 
-def _rsqrt(step: jax.Array, total: int, config: ConfigDict) -> jax.Array:
+@SCHEDULES.register("rsqrt")
+def _rsqrt(step: jax.Array, total: int, config: OptimizerOptions) -> jax.Array:
     """Reciprocal square root, shifted to start at 1 (2106.04560, section 3.5)."""
     return jax.lax.rsqrt(1 + step / config.rsqrt_timescale)
 
 
-# Shares of the peak rate, of steps since the peak and steps from there to the end.
-SCHEDULES = {"constant": _constant, "linear": _linear, "cosine": _cosine, "rsqrt": _rsqrt}
-
-
-def _sgd(config: ConfigDict, kernels: Any) -> optax.GradientTransformation:
+@OPTIMIZERS.register("sgd")
+def _sgd(config: OptimizerOptions, kernels: Any) -> optax.GradientTransformation:
     if not config.momentum:
         return optax.identity()
     return optax.trace(config.momentum, config.nesterov, MOMENT_DTYPES[config.moment_dtype])
 
 
-def _adam(config: ConfigDict, kernels: Any) -> optax.GradientTransformation:
+@OPTIMIZERS.register("adam")
+@OPTIMIZERS.register("adamw")
+def _adam(config: OptimizerOptions, kernels: Any) -> optax.GradientTransformation:
     dtype = MOMENT_DTYPES[config.moment_dtype]
     return optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=dtype)
 
 
-def _lion(config: ConfigDict, kernels: Any) -> optax.GradientTransformation:
+@OPTIMIZERS.register("lion")
+def _lion(config: OptimizerOptions, kernels: Any) -> optax.GradientTransformation:
     return optax.scale_by_lion(config.b1, config.b2, mu_dtype=MOMENT_DTYPES[config.moment_dtype])
 
 
-def _adafactor(config: ConfigDict, kernels: Any) -> optax.GradientTransformation:
+@OPTIMIZERS.register("adafactor")
+def _adafactor(config: OptimizerOptions, kernels: Any) -> optax.GradientTransformation:
     """Adafactor as changed for ViTs (2106.04560, section 3.4): at Adam's learning rate.
 
     Momentum b1, the decay of the second moment capped at b2, no scaling by the
@@ -189,7 +245,6 @@ def _adafactor(config: ConfigDict, kernels: Any) -> optax.GradientTransformation
 
 
 COUPLED_DECAY = ("sgd", "adam")
-OPTIMIZERS = {"sgd": _sgd, "adam": _adam, "adamw": _adam, "adafactor": _adafactor, "lion": _lion}
 
 
 def multiplier_tree(pairs: Sequence[tuple[str, float]], params: Any) -> Any:
@@ -257,20 +312,8 @@ def update_ema(ema: Any, params: Any, decay: float, step: jax.typing.ArrayLike) 
     return jax.tree.map(lambda average, p: average + rate * (p - average), ema, params)
 
 
-def _check(config: ConfigDict) -> None:
-    if config.name not in OPTIMIZERS:
-        raise unknown("optimizer", config.name, OPTIMIZERS)
-    if config.moment_dtype not in MOMENT_DTYPES:
-        raise unknown("optimizer.moment_dtype", config.moment_dtype, MOMENT_DTYPES)
-    for name, (low, high) in RANGES.items():
-        if not low <= config[name] < high:
-            raise InputError(
-                f"config.optimizer.{name} is {config[name]}; it must be in [{low}, {high})"
-            )
-    if config.rsqrt_timescale <= 0:
-        raise InputError(
-            f"config.optimizer.rsqrt_timescale is {config.rsqrt_timescale}; it must be above 0"
-        )
+def _check(config: OptimizerOptions) -> None:
+    check_section(OptimizerOptions, config, "config.optimizer")
     if config.name == "sgd" and config.nesterov and not config.momentum:
         raise InputError("config.optimizer.nesterov needs config.optimizer.momentum above 0")
 

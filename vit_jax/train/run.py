@@ -9,12 +9,13 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax import models
-from vit_jax.config import in_steps
+from vit_jax.durations import in_steps
 from vit_jax.errors import InputError
 from vit_jax.models.config import ModelConfig
 from vit_jax.parallel.engines import Engine, create_engine
 from vit_jax.parallel.mesh import check_batch_size
 from vit_jax.tasks import Task, bind, create_task
+from vit_jax.train.config import DEFAULT_MODEL
 from vit_jax.train.optim import create_optimizer
 from vit_jax.train.state import TrainState, create_state, init_params
 from vit_jax.train.step import make_train_step
@@ -39,6 +40,7 @@ class Run:
 
     config: ConfigDict
     total_steps: int
+    model_name: str  # in the paper's spelling
     model_config: ModelConfig
     engine: Engine
     task: Task
@@ -95,6 +97,7 @@ def prepare(config: ConfigDict, dataset: Dataset, engine: Engine | None = None) 
     return Run(
         config=config,
         total_steps=total_steps,
+        model_name=config.model.name or DEFAULT_MODEL,
         model_config=model_config,
         engine=engine,
         task=task,
@@ -120,7 +123,7 @@ def configure_model(config: ConfigDict, dataset: Dataset, task: Task | None = No
     """
     task = task or create_task(config)
     options = dict(config.model)
-    name = options.pop("name")
+    name = options.pop("name") or DEFAULT_MODEL
     options |= task.model_options(config, dataset.num_classes)
     if options["image_size"] is None:
         options["image_size"] = dataset.image_size

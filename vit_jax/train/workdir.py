@@ -11,36 +11,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vit_jax.config import default
 from vit_jax.errors import InputError
 from vit_jax.files import write_atomic
+from vit_jax.options import flatten
 from vit_jax.parallel.agree import from_first
 from vit_jax.text import some
+from vit_jax.train.config import completed, default, is_free
 
 log = logging.getLogger(__name__)
 
-# What may change between two starts of the same run: where and how it runs and what it
-# reports, not what is computed.
-FREE = (
-    "total",
-    "eval_every",
-    "evals",
-    "fewshot",
-    "max_skipped_steps",
-    "debug",
-    "parallel",
-    "checkpoint",
-    "log",
-    "watchdog",
-    "model.unroll",
-    "model.remat",
-    "model.attention",
-    "data.data_dir",
-    "data.cache_dir",
-    "data.threads",
-    "data.prefetch",
-    "data.resident",
-)
 # For another process to end. A file server may hold the lock of a dead one that long.
 ATTEMPTS, PAUSE = 10, 10.0  # seconds in between
 
@@ -121,13 +100,12 @@ def _json(config: ConfigDict) -> str:
 
 def _compare(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     # Options that came after the run was begun had then the effect of their defaults.
-    old = _flatten(json.loads(_json(default()))) | _flatten(old)
-    new = _flatten(new)
+    old = dict(flatten(json.loads(_json(default())))) | dict(flatten(old))
+    old, new = completed(old), completed(dict(flatten(new)))
     differing = [
         name
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-        and not any(name == free or name.startswith(free + ".") for free in FREE)
+        if _plain(old.get(name)) != _plain(new.get(name)) and not is_free(name)
     ]
     if differing:
         changes = some([f"{name} ({old.get(name)!r} there)" for name in differing])
@@ -137,11 +115,6 @@ def _compare(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
         )
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat.update(_flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from vit_jax.config import name_patterns
 from vit_jax.errors import InputError
+from vit_jax.trees import name_patterns
 from vit_jax.weights import tables
 from vit_jax.weights.layout import Table
 

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from vit_jax.config import name_patterns
 from vit_jax.errors import InputError
-from vit_jax.trees import path_name
+from vit_jax.trees import name_patterns, path_name
 from vit_jax.weights.resample import resample_positions
 
 # Options that change what the same parameters compute: where programs differ, points get lost.

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         use_ema=args.use_ema,
     )
     if args.protocol:
-        from vit_jax.evaluate.imagenet import evaluate_protocol
+        from vit_jax.evaluate.stored import evaluate_protocol
 
         result = evaluate_protocol(args.checkpoint, args.protocol, labels=args.labels, **options)
     elif args.labels:

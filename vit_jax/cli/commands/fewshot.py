@@ -10,7 +10,7 @@ images. Only images that are chosen or tested on are read.
 import argparse
 import json
 
-from vit_jax.cli.features import add_feature_arguments, numbers, open_features
+from vit_jax.cli.features import add_feature_arguments, evaluate_features, numbers
 from vit_jax.cli.processes import print_once
 
 
@@ -33,26 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates; returns the exit status."""
-    from vit_jax.evaluate.fewshot import L2_SWEEP, few_shot
+    from vit_jax.evaluate.fewshot import L2_SWEEP
 
-    model, train, test = open_features(args)
     l2 = L2_SWEEP if args.l2 == "sweep" else args.l2
-    chosen = few_shot(train, test, shots=args.shots, seeds=args.seeds, l2=l2)
-    results = chosen.run(model)
+    found = evaluate_features(args, "fewshot", shots=args.shots, seeds=args.seeds, l2=l2)
     if args.json:
-        document = dict(
-            source=train.name,
-            train=train.split,
-            test=test.split,
-            examples=test.size,
-            classes=train.num_classes,
-            shots={str(shots): found for shots, found in results.items()},
-        )
-        print_once(json.dumps(document))
+        keys = ("source", "train", "test", "examples", "classes", "shots")
+        print_once(json.dumps({key: found[key] for key in keys}))
         return 0
-    lines = [f"{train.name}, {test.size:,} test images, {train.num_classes} classes"]
-    for shots, found in results.items():
-        penalty = f", l2 {found['l2']:g}" if len(l2) > 1 else ""
-        lines.append(f"{shots:>3}-shot {found['top1']:.2%} +- {found['std']:.2%}{penalty}")
+    lines = [f"{found['source']}, {found['examples']:,} test images, {found['classes']} classes"]
+    for shots, result in found["shots"].items():
+        penalty = f", l2 {result['l2']:g}" if len(l2) > 1 else ""
+        lines.append(f"{shots:>3}-shot {result['top1']:.2%} +- {result['std']:.2%}{penalty}")
     print_once("\n".join(lines))
     return 0

@@ -10,7 +10,7 @@ similarity.
 import argparse
 import json
 
-from vit_jax.cli.features import add_feature_arguments, numbers, open_features
+from vit_jax.cli.features import add_feature_arguments, evaluate_features, numbers
 from vit_jax.cli.processes import print_once
 
 
@@ -33,22 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fits and tests; returns the exit status."""
-    from vit_jax.evaluate import probe
-
-    model, train, test = open_features(args)
-    features, labels = model(train)
-    queries, truth = model(test)
     if args.method == "linear":
-        result = probe.linear_probe(features, labels, queries, truth, c=args.c)
+        result = evaluate_features(args, "probe", c=args.c)
     else:
-        how = dict(k=args.k, temperature=args.temperature)
-        found = probe.knn_predict(features, labels, queries, num_classes=train.num_classes, **how)
-        result = dict(top1=float((found == truth).mean()), **how)
+        result = evaluate_features(args, "knn", k=args.k, temperature=args.temperature)
     if args.json:
-        data = dict(source=train.name, train=train.split, test=test.split)
-        text = json.dumps(dict(result, method=args.method, examples=test.size, **data))
+        text = json.dumps(dict(result, method=args.method))
     else:
-        of = f"{test.size:,} images of {test.name} ({test.split})"
+        of = f"{result['examples']:,} images of {result['source']} ({result['test']})"
         text = f"{args.method}: top-1 {result['top1']:.2%} on {of}"
     print_once(text)
     return 0

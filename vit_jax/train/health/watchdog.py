@@ -1,5 +1,6 @@
 """Says where a run hangs, and ends it if asked."""
 
+import dataclasses
 import faulthandler
 import logging
 import os
@@ -7,13 +8,25 @@ import sys
 import threading
 import time
 
-from ml_collections import ConfigDict
-
+from vit_jax.options import option
 from vit_jax.train.log.clock import Clock
 
 log = logging.getLogger(__name__)
 
 HUNG = 70  # exit status of a process that its watchdog ends
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchdogOptions:
+    """`config.watchdog`."""
+
+    seconds: float = option(
+        600.0,
+        "without a step, after which the stacks of all threads are printed; 0: never",
+        effect="course",
+        at_least=0,
+    )
+    exit: bool = option(False, "then end the process with status 70", effect="course")
 
 
 class Watchdog:
@@ -23,7 +36,7 @@ class Watchdog:
     long (compiling) does not alarm it.
     """
 
-    def __init__(self, config: ConfigDict, clock: Clock):
+    def __init__(self, config: WatchdogOptions, clock: Clock):
         """Starts watching.
 
         Args:

@@ -1,14 +1,30 @@
 """What a run reports: metrics.jsonl, TensorBoard events, a progress line."""
 
+import dataclasses
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from vit_jax import jsonl
+from vit_jax.options import option
+
+
+@dataclasses.dataclass(frozen=True)
+class LogOptions:
+    """`config.log`."""
+
+    every: int = option(50, "steps between lines of metrics.jsonl", effect="course", at_least=1)
+    tensorboard: bool = option(True, "write event files into the workdir", effect="course")
+    spike: float = option(
+        3.0,
+        "warn when the loss exceeds this factor times the 90th percentile of the last 64 losses; "
+        "0: never",
+        effect="course",
+        at_least=0,
+    )
 
 
 class MetricsLog:
@@ -18,7 +34,7 @@ class MetricsLog:
     calls when the device has its next step to work on.
     """
 
-    def __init__(self, workdir: Path, config: ConfigDict, *, step: int, write: bool = True):
+    def __init__(self, workdir: Path, config: LogOptions, *, step: int, write: bool = True):
         """Opens the log.
 
         Args:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 def describe(run: Run, source: Any, pp: Any) -> dict[str, Any]:
     """What a checkpoint knows about itself: model, preprocessing, labels, data."""
     return dict(
-        model=dict(name=run.config.model.name, **dataclasses.asdict(run.model_config)),
+        model=dict(name=run.model_name, **dataclasses.asdict(run.model_config)),
         task=dict(name=run.config.task, own_params=list(run.task.own_params)),
         pp=_evaluation_pp(run, pp),
         labels=list(source.label_names),
@@ -31,8 +31,12 @@ def describe(run: Run, source: Any, pp: Any) -> dict[str, Any]:
 
 def _evaluation_pp(run: Run, pp: Any) -> str:
     """How images are prepared when training is over: as in the first evaluation, if any."""
-    evals = run.config.evals
-    own = evals[min(evals)].pp if evals else ""
+    plain = [
+        entry.pp
+        for _, entry in sorted(run.config.evals.items())
+        if entry.get("type", "classification") == "classification"
+    ]
+    own = plain[0] if plain else ""
     return str(data.parse(own) if own else pp.deterministic())
 
 
@@ -40,7 +44,7 @@ def announce(run: Run, source: Any, step: int) -> None:
     """Logs what is about to be trained, from where on, and how it is laid out."""
     start = f"going on from step {step}" if step else "from the start"
     log.info(
-        f"{run.config.model.name}, {num_params(run):,} parameters, "
+        f"{run.model_name}, {num_params(run):,} parameters, "
         f"{source.size:,} images of {source.name}, "
         f"{run.total_steps:,} steps of {run.config.batch_size} on {jax.device_count()} "
         f"{jax.devices()[0].device_kind} devices, {start}"
@@ -54,7 +58,7 @@ def write_summary(
 ) -> dict[str, Any]:
     """summary.json: where the run ended and what it took."""
     summary = dict(
-        model=run.config.model.name,
+        model=run.model_name,
         params=num_params(run),
         steps=run.total_steps,
         metrics=jsonl.finite(last),

@@ -1,0 +1,185 @@
+"""What every evaluation has: the seam between training, the commands, and a protocol.
+
+An entry of `config.evals` names its type; its other options are those of the class that is
+registered under that type. Training opens it before the first step and runs it now and then;
+a command opens the same object with a stored model.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vit_jax import data
+from vit_jax.data import Preprocess, Source
+from vit_jax.data.options import DataOptions
+from vit_jax.errors import InputError, unknown
+from vit_jax.options import check_section, option, section
+from vit_jax.parallel.engines import Engine
+from vit_jax.registry import Registry
+from vit_jax.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What an evaluation is opened with: a model, devices, and defaults.
+
+    Attributes:
+      where: what messages call the evaluation, such as "config.evals.test".
+      engine: places parameters and batches.
+      task: of the model, bound to it.
+      eval_step: compiled: (parameters, batch) -> sums of the task's metrics.
+      pp: preprocessing for evaluation, as the run or the checkpoint says.
+      labels: class names by number; () where unknown.
+      data: where images are and how they are read; `source` is the default source.
+      batch_size: over all devices; the default.
+    """
+
+    where: str
+    engine: Engine
+    task: Task
+    eval_step: Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
+    pp: Preprocess
+    labels: Sequence[str]
+    data: DataOptions
+    batch_size: int
+
+    @property
+    def model_config(self) -> Any:
+        """Of the model."""
+        return self.task.setting.model_config
+
+    def open_source(self, source: str | None, split: str, *, multi_label: bool = False) -> Source:
+        """The examples of a split; `source` None: the default one.
+
+        Raises:
+          InputError: they cannot be opened.
+        """
+        return data.open_source(
+            source or self.data.source,
+            split,
+            data_dir=self.data.data_dir,
+            cache_dir=self.data.cache_dir,
+            multi_label=multi_label,
+        )
+
+    def whole_batch_size(self, batch_size: int) -> int:
+        """A batch size, or the default for 0, rounded up to a multiple of the devices' share."""
+        shards = self.engine.batch_shards
+        return -(-(batch_size or self.batch_size) // shards) * shards
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """An evaluation whose data are open.
+
+    Attributes:
+      metrics: names among the results by which checkpoints may be compared.
+      run: (parameters on the devices, function to call after each batch) -> results by name:
+        numbers, and whatever else a command shows.
+    """
+
+    metrics: tuple[str, ...]
+    run: Callable[[Any, Callable[[], None]], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation(abc.ABC):
+    """A protocol with its options, registered under its type in `EVALUATIONS`."""
+
+    source: str | None = option(None, "as data.source; None: the training source", effect="course")
+    pp: str = option("", 'preprocessing; "": as the type says', effect="course")
+    batch_size: int = option(
+        0, "over all devices; 0: the training batch size", effect="course", at_least=0
+    )
+    use_ema: bool = option(False, "evaluate the EMA (Polyak) parameters", effect="course")
+
+    @abc.abstractmethod
+    def open(self, context: Context) -> Opened:
+        """Opens the data and checks that they fit the model.
+
+        Raises:
+          InputError: they do not, or cannot be opened.
+        """
+
+
+EVALUATIONS: Registry[type[Evaluation]] = Registry("type of evaluation")
+
+
+def evaluation(type: str = "classification", **options: Any) -> ConfigDict:
+    """One entry of `config.evals`: a data set that is evaluated during and after training.
+
+    Args:
+      type: a name in `EVALUATIONS`.
+      **options: of that type.
+
+    Raises:
+      InputError: an unknown type or option.
+    """
+    entry = ConfigDict(dict(type=type))
+    entry.update(section(EVALUATIONS[type]))
+    with entry.unlocked():
+        for name, value in options.items():
+            if name not in entry:
+                raise unknown(f"option of a {type} evaluation", name, entry.keys())
+            entry[name] = value
+    return entry
+
+
+def create_evaluation(entry: ConfigDict, where: str) -> Evaluation:
+    """The evaluation that an entry of `config.evals` describes.
+
+    Raises:
+      InputError: an unknown type or option, or a value out of range.
+    """
+    options = dict(entry)
+    kind = EVALUATIONS[options.pop("type", "classification")]
+    known = {field.name for field in dataclasses.fields(kind)}
+    for name in options:
+        if name not in known:
+            raise unknown(f"option {where}.{name}; option", name, known)
+    created = kind(**options)
+    check_section(kind, created, where)
+    return created
+
+
+def run_batches(
+    step: Callable[[Any, dict[str, jax.Array]], Any],
+    params: Any,
+    batches: Iterable[dict[str, np.ndarray]],
+    place: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]],
+    after_batch: Callable[[], None] = lambda: None,
+) -> Iterator[Any]:
+    """The results of a compiled step for all batches, on the host.
+
+    A result is fetched while the device works on the next batch.
+
+    Args:
+      step: (params, batch) -> pytree of arrays.
+      params: on the devices.
+      batches: this process's part of each global batch.
+      place: puts a batch on the devices.
+      after_batch: called after each batch.
+    """
+    pending = None
+    for batch in batches:
+        found = step(params, place(batch))
+        if pending is not None:
+            yield jax.tree.map(np.asarray, pending)
+        pending = found
+        after_batch()
+    if pending is not None:
+        yield jax.tree.map(np.asarray, pending)
+
+
+def check_normalization(context: Context, pp: Preprocess) -> None:
+    """Refuses preprocessing that normalises pixels otherwise than the model expects."""
+    if (pp.mean, pp.std) != (context.task.setting.mean, context.task.setting.std):
+        raise InputError(
+            f"{context.where}.pp normalises pixels differently from config.data.pp; make "
+            "both end in the same value_range or normalize"
+        )

@@ -1,0 +1,146 @@
+"""Every option of a run: `default()` gives them all.
+
+An option's type, default, meaning, range and effect stand in the section it belongs to: the
+classes in `SECTIONS`, those of models, and those of evaluations. A config file (`configs/*.py`)
+starts from `default()`, sets what differs, and returns the `ml_collections.ConfigDict`. Options
+that do not exist are refused.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from vit_jax import options
+from vit_jax.checkpoint.options import CheckpointOptions
+from vit_jax.data.options import DataOptions
+from vit_jax.durations import duration, in_steps
+from vit_jax.evaluate import classification, fewshot, imagenet, probe  # noqa: F401  their types
+from vit_jax.evaluate.evaluation import create_evaluation, evaluation
+from vit_jax.models.config import BiTConfig, ViTConfig
+from vit_jax.options import FREE_EFFECTS, Duration, check_section, option
+from vit_jax.parallel.mesh import ParallelOptions
+from vit_jax.tasks import TASKS
+from vit_jax.tasks.losses import LossOptions
+from vit_jax.tasks.mixup import MixupOptions
+from vit_jax.train.health.watchdog import WatchdogOptions
+from vit_jax.train.log.metrics import LogOptions
+from vit_jax.train.optim import OptimizerOptions
+
+__all__ = ["check", "default", "duration", "evaluation", "in_steps", "is_free"]
+
+DEFAULT_MODEL = "ViT-S/16"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Options that stand in no section."""
+
+    seed: int = option(0, "of initialisation, data order, augmentation and dropout", at_least=0)
+    task: str = option(
+        "classify",
+        "what is learned: classify, or masked: the colours of hidden patches (section 4.6, B.1.2)",
+        choices=TASKS,
+    )
+    total: Duration = option(Duration(), "length of the run", effect="course")
+    batch_size: int = option(128, "examples per step over all devices and processes", at_least=1)
+    init_from: str = option(
+        "", "fine-tune from: a workdir, a checkpoint or a published weight file"
+    )
+    init_skip: tuple[str, ...] = option(
+        ("head/.*", "head_dist/.*", "pre_logits/.*", "masked/.*"),
+        "path patterns of parameters that start afresh in spite of init_from",
+    )
+    init_ema: bool = option(False, "take the averaged parameters of init_from")
+    init_resample: str = option(
+        "bilinear_align_corners", "how position embeddings are fitted to another grid"
+    )
+    eval_every: Duration = option(
+        Duration(), "between evaluations; None: once, at the end", effect="course"
+    )
+    max_skipped_steps: int = option(
+        10, "non-finite steps in a row that end the run", effect="course", at_least=1
+    )
+    debug: bool = option(
+        False,
+        "at the first non-finite step, find the operation to blame; training is slower",
+        effect="course",
+    )
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataOptions,
+    "loss": LossOptions,
+    "mixup": MixupOptions,
+    "optimizer": OptimizerOptions,
+    "parallel": ParallelOptions,
+    "checkpoint": CheckpointOptions,
+    "log": LogOptions,
+    "watchdog": WatchdogOptions,
+}
+MODELS = (ViTConfig, BiTConfig)
+
+
+def default() -> ConfigDict:
+    """The full set of options with their defaults."""
+    config = options.section(RunOptions)
+    config.model = ConfigDict(dict(name=placeholder(str)))
+    config.model.update(options.section(*MODELS))
+    for name, kind in SECTIONS.items():
+        config[name] = options.section(kind)
+    config.evals = ConfigDict()  # name -> evaluation(...); metrics eval/<name>/<metric>
+    return config.lock()
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses values that no run can use: out of range, not finite, or unknown names.
+
+    Options of the model are checked with the model.
+
+    Raises:
+      InputError: names the option.
+    """
+    check_section(RunOptions, config, "config")
+    for name, kind in SECTIONS.items():
+        check_section(kind, config[name], f"config.{name}")
+    for name, entry in config.evals.items():
+        create_evaluation(entry, f"config.evals.{name}")
+
+
+def is_free(name: str) -> bool:
+    """Whether a resumed run may change an option, given by its full name.
+
+    Options that are not known may not.
+    """
+    first, _, rest = name.partition(".")
+    if first == "evals":
+        return True
+    if first == "model":
+        kinds, rest = MODELS, rest.partition(".")[0]
+    elif first in SECTIONS:
+        kinds, rest = (SECTIONS[first],), rest.partition(".")[0]
+    else:
+        kinds, rest = (RunOptions,), first
+    return any(rest in options.names_with(kind, *FREE_EFFECTS) for kind in kinds)
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat config with every option of the network at the value that None stands for.
+
+    Configs of earlier versions are brought to today's names.
+
+    Args:
+      config: full name -> value, of an earlier run or of this one.
+    """
+    values = dict(config)
+    if values.pop("model.axial", None):
+        values["model.attention_kind"] = "axial"
+    for name in [name for name in values if name == "fewshot" or name.startswith("fewshot.")]:
+        del values[name]  # evaluations today, which are free
+    defaults = options.defaults(BiTConfig) | options.defaults(ViTConfig) | {"name": DEFAULT_MODEL}
+    for name, value in defaults.items():
+        if values.get(f"model.{name}") is None:
+            values[f"model.{name}"] = value
+    return values
