@@ -21,7 +21,7 @@ and a weight decay of .1, as here, or .03. Top-1 on ImageNet at 224 pixels of th
 from ml_collections import ConfigDict
 
 from vit_jax.config import default, duration, evaluation
-from vit_jax.data.ops.vocabulary import AUGREG
+from vit_jax.data.ops.color import AUGREG
 from vit_jax.errors import InputError, unknown
 from vit_jax.models.variants import canonical_name
 

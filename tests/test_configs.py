@@ -6,8 +6,8 @@ import pytest
 from vit_jax import InputError, models
 from vit_jax.config import default, in_steps
 from vit_jax.config_files import load_config
+from vit_jax.data.ops.color import AUGREG, RandAugment
 from vit_jax.data.ops.preprocess import parse
-from vit_jax.data.ops.vocabulary import AUGREG, RandAugment
 from vit_jax.tasks.losses import create_loss
 from vit_jax.tasks.mixup import create_mix
 from vit_jax.train.optim import create_optimizer

@@ -18,15 +18,21 @@ class Registry(Mapping[str, T], Generic[T]):
     def __init__(self, kind: str):
         self.kind = kind
         self._things: dict[str, T] = {}
+        self._origins: dict[str, tuple[str, str]] = {}
 
-    def add(self, name: str, thing: T) -> T:
+    def add(self, name: str, thing: T, definition: object = None) -> T:
         """Registers a thing under a name.
+
+        Args:
+          name: how configs and commands call it.
+          thing: the thing.
+          definition: the function or class that was written for it, if not the thing itself.
 
         Raises:
           InputError: another thing has the name. The same file read again replaces its own.
         """
-        known = self._things.get(name)
-        if known is not None and _origin(known) != _origin(thing):
+        origin = _origin(thing if definition is None else definition)
+        if self._origins.setdefault(name, origin) != origin:
             raise InputError(f"{self.kind} {name!r} is registered already; choose another name")
         self._things[name] = thing
         return thing

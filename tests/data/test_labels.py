@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vit_jax.data import eval_batches, file_names, open_source, parse, read_labels
+from vit_jax.data import eval_batches, open_source, parse, read_labels
 from vit_jax.errors import InputError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -129,7 +129,7 @@ def test_labels_by_rule(data_dir):
     assert found["label"].tolist() == list(range(8)) and source.label_names[0] == "3"
     source, found = batch("tfds:clevr?label=closest_object_distance", "train", data_dir)
     assert found["label"].tolist() == [5] * 8 and source.num_classes == 6
-    assert file_names(source)[:2] == ["CLEVR_3.png", "CLEVR_4.png"]
+    assert source.file_names()[:2] == ["CLEVR_3.png", "CLEVR_4.png"]
 
 
 def test_dsprites_in_bins_and_in_black_and_white(data_dir):
@@ -183,4 +183,4 @@ def test_wrong_labels_are_refused(spec, message, data_dir):
 
 def test_file_names_that_nobody_knows():
     with pytest.raises(InputError, match="digits does not know"):
-        file_names(open_source("digits", "train"))
+        open_source("digits", "train").file_names()

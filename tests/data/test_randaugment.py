@@ -6,7 +6,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from vit_jax.data import order
 from vit_jax.data._tf import tf
-from vit_jax.data.ops import randaugment, tf_ops, vocabulary
+from vit_jax.data.ops import color, randaugment
+from vit_jax.data.ops import op as ops
 from vit_jax.data.ops.preprocess import parse
 from vit_jax.errors import InputError
 
@@ -151,8 +152,8 @@ def words(count: int) -> np.ndarray:
     return order.words(np.zeros(count, int), np.arange(count), seed=0, count=1)[:, 0]
 
 
-def apply_many(op: vocabulary.Op, image: np.ndarray, count: int) -> np.ndarray:
-    compute = tf.function(lambda words: tf_ops.apply(op, tf.constant(image), words))
+def apply_many(op: ops.Op, image: np.ndarray, count: int) -> np.ndarray:
+    compute = tf.function(lambda words: op.tensorflow(tf.constant(image), words))
     return np.stack([compute(tf.constant(w)) for w in words(count)])
 
 
@@ -165,7 +166,7 @@ def test_randaugment_draws_every_operation_equally_often(photo):
             numbers = tf.constant([sign, 0, 0])
             if name != "Cutout":
                 expected[operation(image, numbers).numpy().tobytes()] = name
-    found = apply_many(vocabulary.RandAugment(1, 10), small, 640)
+    found = apply_many(color.RandAugment(1, 10), small, 640)
     names = [expected.get(image.tobytes(), "Cutout") for image in found]
     counts = {name: names.count(name) for name in set(names)}
     # One of 640 / 16 = 40, +- 4 standard deviations.
@@ -174,10 +175,10 @@ def test_randaugment_draws_every_operation_equally_often(photo):
 
 
 def test_layers_are_drawn_independently(photo):
-    twice = apply_many(vocabulary.RandAugment(2, 10), photo, 40)
-    once = apply_many(vocabulary.RandAugment(1, 10), photo, 40)
+    twice = apply_many(color.RandAugment(2, 10), photo, 40)
+    once = apply_many(color.RandAugment(1, 10), photo, 40)
     assert len({image.tobytes() for image in twice}) > len({image.tobytes() for image in once}) / 2
-    np.testing.assert_array_equal(apply_many(vocabulary.RandAugment(0, 10), photo, 1)[0], photo)
+    np.testing.assert_array_equal(apply_many(color.RandAugment(0, 10), photo, 1)[0], photo)
     assert twice.shape == (40, *photo.shape)
 
 
@@ -195,15 +196,15 @@ def test_layers_are_drawn_independently(photo):
 )
 def test_levels_of_augreg(level, layers, magnitude, mixup):
     # Steiner et al. 2106.10270, section 3.
-    assert vocabulary.AUGREG[level] == (layers, magnitude, mixup)
+    assert color.AUGREG[level] == (layers, magnitude, mixup)
     (named,) = parse(f"augreg('{level}')").ops
-    assert named.randaugment == vocabulary.RandAugment(layers, magnitude)
+    assert named.randaugment == color.RandAugment(layers, magnitude)
 
 
 def test_a_level_is_its_randaugment(photo):
     np.testing.assert_array_equal(
-        apply_many(vocabulary.AugReg("light2"), photo, 3),
-        apply_many(vocabulary.RandAugment(2, 10), photo, 3),
+        apply_many(color.AugReg("light2"), photo, 3),
+        apply_many(color.RandAugment(2, 10), photo, 3),
     )
 
 
@@ -211,7 +212,7 @@ def test_color_jitter_of_one_kind_is_pillows(photo):
     for field, name in (
         ("brightness", "Brightness"), ("contrast", "Contrast"), ("saturation", "Color")
     ):  # fmt: skip
-        op = vocabulary.ColorJitter(**{field: 0.4})
+        op = color.ColorJitter(**{field: 0.4})
         factors = []
         for image in apply_many(op, photo, 20):
             enhance = getattr(ImageEnhance, name)(Image.fromarray(photo)).enhance
@@ -225,7 +226,7 @@ def test_color_jitter_of_one_kind_is_pillows(photo):
 def test_hue_is_that_of_colorsys(photo):
     import colorsys
 
-    found = tf_ops.turn_hue(tf.constant(photo), tf.constant(0.2)).numpy()
+    found = color.turn_hue(tf.constant(photo), tf.constant(0.2)).numpy()
     for y, x in ((0, 0), (20, 30), (59, 89)):
         hue, saturation, value = colorsys.rgb_to_hsv(*photo[y, x] / 255.0)
         expected = colorsys.hsv_to_rgb((hue + 0.2) % 1, saturation, value)
@@ -233,14 +234,14 @@ def test_hue_is_that_of_colorsys(photo):
 
 
 def test_color_jitter_changes_its_order_and_nothing_at_zero(photo):
-    found = apply_many(vocabulary.ColorJitter(0.4, 0.4, 0.4, 0.1), photo, 10)
+    found = apply_many(color.ColorJitter(0.4, 0.4, 0.4, 0.1), photo, 10)
     assert len({image.tobytes() for image in found}) == 10
-    np.testing.assert_array_equal(apply_many(vocabulary.ColorJitter(), photo, 1)[0], photo)
+    np.testing.assert_array_equal(apply_many(color.ColorJitter(), photo, 1)[0], photo)
 
 
 def test_random_erasing_has_the_areas_and_probability_asked_for():
     image = np.zeros((80, 100, 3), np.uint8)
-    op = vocabulary.RandomErasing(probability=0.6, area_min=10, area_max=30, value=255)
+    op = color.RandomErasing(probability=0.6, area_min=10, area_max=30, value=255)
     found = (apply_many(op, image, 300) == 255).all(-1)
     erased = found.any((1, 2))
     assert 0.5 < erased.mean() < 0.7

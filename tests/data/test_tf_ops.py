@@ -6,13 +6,15 @@ from PIL import Image
 
 from vit_jax.data import order
 from vit_jax.data._tf import tf
-from vit_jax.data.ops import decode, numpy_ops, tf_ops, vocabulary
+from vit_jax.data.batches.memory import to_rgb
+from vit_jax.data.ops import color, decode, geometry
+from vit_jax.data.ops import op as ops
 from vit_jax.data.ops.preprocess import parse
 from vit_jax.errors import InputError
 
 
-def apply(op: vocabulary.Op, image: np.ndarray, words=(0, 0)) -> np.ndarray:
-    return tf_ops.apply(op, tf.constant(image), tf.constant(words, tf.uint32)).numpy()
+def apply(op: ops.Op, image: np.ndarray, words=(0, 0)) -> np.ndarray:
+    return op.tensorflow(tf.constant(image), tf.constant(words, tf.uint32)).numpy()
 
 
 def many_words(count: int) -> np.ndarray:
@@ -20,7 +22,7 @@ def many_words(count: int) -> np.ndarray:
 
 
 def test_resize_with_antialias_is_pillows_bilinear(photo):
-    found = apply(vocabulary.Resize((20, 31), antialias=True), photo)
+    found = apply(geometry.Resize((20, 31), antialias=True), photo)
     expected = np.asarray(Image.fromarray(photo).resize((31, 20), Image.BILINEAR))
     assert np.abs(found.astype(int) - expected).max() <= 1
 
@@ -28,14 +30,14 @@ def test_resize_with_antialias_is_pillows_bilinear(photo):
 def test_resize_bilinear_is_linear_interpolation():
     ramp = np.arange(0, 80, 10, dtype=np.uint8)
     image = np.broadcast_to(ramp[None, :, None], (8, 8, 3))
-    found = apply(vocabulary.Resize((8, 16)), image)[0, :, 0]
+    found = apply(geometry.Resize((8, 16)), image)[0, :, 0]
     centres = (np.arange(16) + 0.5) / 2 - 0.5
     expected = np.interp(centres, np.arange(8), ramp)
     assert np.abs(found - expected).max() <= 0.5
 
 
 def test_resize_small_by_area_is_the_mean_of_blocks(photo):
-    found = apply(vocabulary.ResizeSmall(20), photo)
+    found = apply(geometry.ResizeSmall(20), photo)
     expected = photo.reshape(20, 3, 30, 3, 3).mean((1, 3))
     assert found.shape == (20, 30, 3)
     assert np.abs(found - expected).max() <= 0.51
@@ -44,40 +46,36 @@ def test_resize_small_by_area_is_the_mean_of_blocks(photo):
 @pytest.mark.parametrize("shape", [(30, 47), (47, 30), (33, 33)])
 def test_resize_small_covers_the_size(shape):
     image = np.zeros((*shape, 3), np.uint8)
-    size = apply(vocabulary.ResizeSmall((20, 25)), image).shape[:2]
-    assert size == vocabulary.ResizeSmall((20, 25)).output_size(shape)
+    size = apply(geometry.ResizeSmall((20, 25)), image).shape[:2]
+    assert size == geometry.ResizeSmall((20, 25)).output_size(shape)
     assert size[0] == 20 or size[1] == 25
     assert size[0] >= 20 and size[1] >= 25
 
 
 def test_central_crop(photo):
-    np.testing.assert_array_equal(
-        apply(vocabulary.CentralCrop((20, 30)), photo), photo[20:40, 30:60]
-    )
+    np.testing.assert_array_equal(apply(geometry.CentralCrop((20, 30)), photo), photo[20:40, 30:60])
 
 
 def test_a_crop_that_does_not_fit_says_so(photo):
     with pytest.raises(tf.errors.InvalidArgumentError, match="smaller than central_crop"):
-        apply(vocabulary.CentralCrop(64), photo)
+        apply(geometry.CentralCrop(64), photo)
 
 
 def test_pad(photo):
     expected = np.pad(photo, ((2, 2), (2, 2), (0, 0)))
-    np.testing.assert_array_equal(apply(vocabulary.Pad(2), photo), expected)
+    np.testing.assert_array_equal(apply(geometry.Pad(2), photo), expected)
 
 
 def test_random_crops_are_parts_of_the_padded_image_and_reach_everywhere():
     image = np.arange(36, dtype=np.uint8).reshape(6, 6, 1).repeat(3, 2)
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
     windows = {padded[y : y + 5, x : x + 5].tobytes(): (y, x) for y in range(4) for x in range(4)}
-    op = vocabulary.RandomCrop(5, padding=1)
+    op = geometry.RandomCrop(5, padding=1)
     corners = [windows[apply(op, image, words).tobytes()] for words in many_words(200)]
     assert set(corners) == {(y, x) for y in range(4) for x in range(4)}
 
 
-@pytest.mark.parametrize(
-    "op, axis", [(vocabulary.FlipLeftRight(), 1), (vocabulary.FlipUpDown(), 0)]
-)
+@pytest.mark.parametrize("op, axis", [(geometry.FlipLeftRight(), 1), (geometry.FlipUpDown(), 0)])
 def test_flips_happen_half_the_time(op, axis, photo):
     small = photo[:4, :4]
     found = [apply(op, small, words) for words in many_words(400)]
@@ -88,9 +86,9 @@ def test_flips_happen_half_the_time(op, axis, photo):
 
 
 def test_inception_boxes_have_the_areas_and_ratios_asked_for():
-    op = vocabulary.InceptionCrop(224, area_min=20, area_max=60)
+    op = geometry.InceptionCrop(224, area_min=20, area_max=60)
     shape = tf.constant([375, 500, 3])
-    boxes = np.array([tf_ops.inception_box(op, shape, tf.constant(w)) for w in many_words(400)])
+    boxes = np.array([op.box(shape, tf.constant(w)) for w in many_words(400)])
     y, x, h, w = boxes.T
     assert np.all((y >= 0) & (x >= 0) & (y + h <= 375) & (x + w <= 500))
     area, ratio = h * w / (375 * 500), w / h
@@ -100,9 +98,9 @@ def test_inception_boxes_have_the_areas_and_ratios_asked_for():
 
 
 def test_inception_crop_is_a_resized_box(photo):
-    op, words = vocabulary.InceptionCrop((20, 24)), many_words(3)[2]
-    y, x, h, w = tf_ops.inception_box(op, tf.constant(photo.shape), tf.constant(words)).numpy()
-    expected = apply(vocabulary.Resize((20, 24)), photo[y : y + h, x : x + w])
+    op, words = geometry.InceptionCrop((20, 24)), many_words(3)[2]
+    y, x, h, w = op.box(tf.constant(photo.shape), tf.constant(words)).numpy()
+    expected = apply(geometry.Resize((20, 24)), photo[y : y + h, x : x + w])
     np.testing.assert_array_equal(apply(op, photo, words), expected)
 
 
@@ -111,8 +109,8 @@ def test_decoding_fused_with_the_crop_gives_the_same(photo, encode):
     preprocess, encoded = parse("inception_crop(24)"), tf.constant(encode(photo, "JPEG"))
     pixels = decode.decode(encoded)
     for words in many_words(10)[:, None]:
-        fused = tf_ops.preprocess_encoded(preprocess, encoded, tf.constant(words))
-        apart = tf_ops.preprocess_pixels(preprocess, pixels, tf.constant(words))
+        fused = preprocess.encoded(encoded, tf.constant(words))
+        apart = preprocess.pixels(pixels, tf.constant(words))
         assert np.abs(fused.numpy().astype(int) - apart.numpy()).mean() < 2
 
 
@@ -131,12 +129,12 @@ def test_decoding_fused_with_the_crop_gives_the_same(photo, encode):
 def test_batches_in_numpy_have_the_numbers_of_single_images(text, channels):
     images = np.random.default_rng(0).integers(0, 256, (16, 28, 28, channels), np.uint8)
     preprocess = parse(text)
-    assert numpy_ops.supports(preprocess)
+    assert preprocess.has_batched
     count = preprocess.num_random
     words = order.words(np.zeros(16, int), np.arange(16), seed=1, count=count)
-    batch = numpy_ops.to_rgb(numpy_ops.apply_all(preprocess, images, words))
+    batch = to_rgb(preprocess.batched(images, words))
     single = [
-        tf_ops.preprocess_pixels(preprocess, tf.constant(image), tf.constant(word))
+        preprocess.pixels(tf.constant(image), tf.constant(word))
         for image, word in zip(images, words)
     ]
     tolerance = 1 if "resize" in text else 0  # sums of floats in another order
@@ -146,26 +144,26 @@ def test_batches_in_numpy_have_the_numbers_of_single_images(text, channels):
 
 def test_crop_border_takes_a_frame_away(photo):
     framed = np.pad(photo, ((2, 2), (2, 2), (0, 0)), constant_values=255)
-    np.testing.assert_array_equal(apply(vocabulary.CropBorder(2), framed), photo)
-    np.testing.assert_array_equal(apply(vocabulary.CropBorder(0), photo), photo)
-    assert vocabulary.CropBorder(2).output_size((64, 94)) == (60, 90)
+    np.testing.assert_array_equal(apply(geometry.CropBorder(2), framed), photo)
+    np.testing.assert_array_equal(apply(geometry.CropBorder(0), photo), photo)
+    assert geometry.CropBorder(2).output_size((64, 94)) == (60, 90)
     with pytest.raises(InputError, match="nothing would be left"):
         parse("resize(4)|crop_border(2)")
 
 
 def test_multiply_stops_at_white():
     image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
-    found = apply(vocabulary.Multiply(3), image)
+    found = apply(color.Multiply(3), image)
     np.testing.assert_array_equal(found, np.minimum(3 * image.astype(int), 255))
 
 
 def test_operations_without_a_form_in_numpy_are_known():
-    assert not numpy_ops.supports(parse("inception_crop(8)"))
-    assert not numpy_ops.supports(parse("resize(8, method='bicubic')"))
+    assert not parse("inception_crop(8)").has_batched
+    assert not parse("resize(8, method='bicubic')").has_batched
 
 
 def test_same_words_same_image(photo):
     words = many_words(2)
-    op = vocabulary.InceptionCrop(16)
+    op = geometry.InceptionCrop(16)
     np.testing.assert_array_equal(apply(op, photo, words[0]), apply(op, photo, words[0]))
     assert not np.array_equal(apply(op, photo, words[0]), apply(op, photo, words[1]))

@@ -3,7 +3,7 @@
 The only place that imports TensorFlow, and only where a source or an operation needs it.
 """
 
-from vit_jax.data.listing import file_names, read_labels
+from vit_jax.data.listing import read_labels
 from vit_jax.data.ops.preprocess import Preprocess, parse
 from vit_jax.data.pipeline import (
     eval_batches,
@@ -21,7 +21,6 @@ __all__ = [
     "check_unchanged",
     "eval_batches",
     "image_batches",
-    "file_names",
     "load_images",
     "open_configured",
     "open_source",

@@ -1,13 +1,12 @@
-"""What a source knows of its examples without their images: labels and file names."""
+"""What a source stores beside its images: the labels of all examples, read in one go."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from vit_jax.data.ops.preprocess import parse
-from vit_jax.data.sources.source import FileSource, Source
+from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError
 
 _CHUNK = 1024  # examples read at a time
@@ -25,31 +24,13 @@ def read_labels(source: Source) -> np.ndarray:
     if known is not None:
         return known
     from vit_jax.data._tf import tf
-    from vit_jax.data.batches import graph
 
     words = tf.zeros([0, 2], tf.uint32)
     # What computes the image is pruned from the graph.
-    return _mapped(source, lambda p: graph.example(source, parse(""), p, words)["label"])
+    return map_payloads(source, lambda p: source.example(parse(""), p, words)["label"])
 
 
-def file_names(source: Source) -> list[str]:
-    """The name of each example's file, without its folder.
-
-    Raises:
-      InputError: the source does not know them.
-    """
-    if isinstance(source, FileSource):
-        return [os.fsdecode(os.path.basename(path)) for path in source.files]
-    if not hasattr(source, "image_key"):
-        raise InputError(f"{source.name} does not know the names of its image files")
-    from vit_jax.data._tf import tf
-
-    keys = dict(file_name=tf.io.FixedLenFeature([], tf.string))
-    names = _mapped(source, lambda p: tf.io.parse_single_example(p, keys)["file_name"])
-    return [os.path.basename(os.fsdecode(name)) for name in names]
-
-
-def _mapped(source: Source, compute: Callable[[Any], Any]) -> np.ndarray:
+def map_payloads(source: Source, compute: Callable[[Any], Any]) -> np.ndarray:
     """A function of the payload, in the graph, of every example."""
     from vit_jax.data._tf import tf
 

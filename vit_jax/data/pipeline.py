@@ -2,7 +2,7 @@
 
 Global batch k has positions [k * batch_size, (k + 1) * batch_size) of the stream that
 `order` defines; a process reads the rows of it that its devices hold. Sources in memory whose
-operations are all in `numpy_ops` never touch TensorFlow.
+operations all have a batched form never touch TensorFlow.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from vit_jax.data import order
 from vit_jax.data.batches import memory
 from vit_jax.data.batches.examples import EvaluationPlan, Plan, TrainingPlan
 from vit_jax.data.batches.unreadable import Refusal, Replacements, Unreadable
-from vit_jax.data.ops import numpy_ops
+from vit_jax.data.ops.op import coin
 from vit_jax.data.ops.preprocess import Preprocess, Size
 from vit_jax.data.sources.source import ArraySource, FileSource, Source
 from vit_jax.errors import InputError
@@ -128,7 +128,7 @@ def planned_examples(
       int64 (batch_size,).
     """
     plan = TrainingPlan(source, batch_size, np.arange(batch_size), 0, seed, shuffle)
-    if getattr(source, "sequential", False):
+    if source.sequential:
         from vit_jax.data.batches import sequential
 
         planned, _ = next(sequential.batches(source, plan, step))
@@ -139,7 +139,7 @@ def planned_examples(
 def _last_coins(seed: int, num_random: int, batch: Batch) -> np.ndarray:
     """What the last random operation of each example would toss: bool (b,)."""
     words = order.words(batch["epoch"], batch["index"], seed=seed, count=num_random)
-    return numpy_ops.chance(words[:, -1])
+    return coin(words[:, -1])
 
 
 def eval_batches(
@@ -253,7 +253,7 @@ def _batches(
 ) -> Iterator[Batch]:
     """Batches of the planned examples, in memory where that can be."""
     threads = threads or len(os.sched_getaffinity(0))
-    if isinstance(source, ArraySource) and numpy_ops.supports(preprocess):
+    if isinstance(source, ArraySource) and preprocess.has_batched:
         return memory.batches(source, preprocess, plan, steps, threads, prefetch)
     from vit_jax.data.batches import graph
 

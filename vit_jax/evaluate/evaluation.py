@@ -59,13 +59,7 @@ class Context:
         Raises:
           InputError: they cannot be opened.
         """
-        return data.open_source(
-            source or self.data.source,
-            split,
-            data_dir=self.data.data_dir,
-            cache_dir=self.data.cache_dir,
-            multi_label=multi_label,
-        )
+        return data.open_configured(self.data, source=source, split=split, multi_label=multi_label)
 
     def whole_batch_size(self, batch_size: int) -> int:
         """A batch size, or the default for 0, rounded up to a multiple of the devices' share."""

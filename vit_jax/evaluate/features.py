@@ -12,7 +12,6 @@ from jax import lax
 
 from vit_jax import data, models
 from vit_jax.data import Preprocess, Source
-from vit_jax.data.ops.vocabulary import CropBorder, Multiply
 from vit_jax.errors import InputError
 from vit_jax.evaluate.evaluation import (
     Context,
@@ -152,7 +151,7 @@ def protocol_pp(image_size: tuple[int, int], preprocess: Preprocess) -> Preproce
     """
     larger = tuple(round(side * 8 / 7) for side in image_size)
     resized = data.parse(f"resize({larger})|central_crop({tuple(image_size)})")
-    first = tuple(op for op in preprocess.ops if isinstance(op, (Multiply, CropBorder)))
+    first = tuple(op for op in preprocess.ops if op.stored_values)
     return dataclasses.replace(
         resized, ops=(*first, *resized.ops), normalization=preprocess.normalization
     )

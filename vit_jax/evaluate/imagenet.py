@@ -43,7 +43,7 @@ def real_targets(source: Source, path: str) -> np.ndarray:
     lists = _read_json(path, list)
     numbers = {_REAL_NAME.format(i + 1).lower(): i for i in range(len(lists))}
     targets = np.zeros((source.size, CLASSES), bool)
-    for row, name in enumerate(data.file_names(source)):
+    for row, name in enumerate(source.file_names()):
         if name.lower() not in numbers:
             raise InputError(
                 f"{path} has no labels for {name} of {source.name}; type real needs images "

@@ -21,14 +21,7 @@ def open_training_data(config: ConfigDict) -> tuple[Any, Any, Dataset]:
       InputError: they cannot be opened or parsed.
     """
     options = config.data
-    source = data.open_source(
-        options.source,
-        options.split,
-        data_dir=options.data_dir,
-        cache_dir=options.cache_dir,
-        multi_label=options.multi_label,
-        sequential=options.sequential,
-    )
+    source = data.open_configured(options)
     pp = data.parse(options.pp)
     size = pp.output_size(source.image_size)
     return source, pp, Dataset(source.size, source.num_classes, size, pp.mean, pp.std)
@@ -64,7 +57,7 @@ class TrainingBatches(Iterator[dict[str, jax.Array]]):
             **order,
             rows=engine.rows(config.batch_size),
             threads=config.data.threads,
-            prefetch=config.data.prefetch,
+            prefetch=config.data.prefetch - 1,
             max_unreadable=config.data.max_unreadable,
             leave_flip=jax.default_backend() != "cpu",
         )
@@ -74,7 +67,7 @@ class TrainingBatches(Iterator[dict[str, jax.Array]]):
             arrays = {name: batch[name] for name in fields if name in batch}
             return engine.put_batch(arrays, config.batch_size), host.skipped
 
-        self._batches = prefetch(host, place, depth=config.data.prefetch)
+        self._batches = prefetch(host, place)
 
     def __next__(self) -> dict[str, jax.Array]:
         batch, self._unreadable = next(self._batches)

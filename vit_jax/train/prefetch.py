@@ -1,4 +1,4 @@
-"""Batches on the device before the step needs them."""
+"""The next batch on the device before the step needs it."""
 
 import queue
 import threading
@@ -8,32 +8,28 @@ from typing import Any
 _END = object()
 
 
-def prefetch(batches: Iterable[Any], place: Callable[[Any], Any], depth: int) -> Iterator[Any]:
-    """Yields `place(batch)` for each batch, up to `depth` of them ahead of the consumer.
+def prefetch(batches: Iterable[Any], place: Callable[[Any], Any]) -> Iterator[Any]:
+    """Yields `place(batch)` for each batch, one of them ahead of the consumer.
 
-    Reading and placing happen in a thread of their own; what they raise is raised
-    here. Closing the iterator ends the thread.
+    Reading and placing happen in a thread of their own; what they raise is raised here. The
+    thread asks for a batch only once the one before is taken. Closing the iterator ends it.
     """
-    ready: queue.Queue = queue.Queue(maxsize=max(1, depth))
+    ready: queue.Queue = queue.Queue()
+    wanted = threading.Semaphore(1)
     stop = threading.Event()
-
-    def put(item: Any) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
 
     def work() -> None:
         try:
-            for batch in batches:
+            waiting = iter(batches)
+            while True:
+                wanted.acquire()
                 if stop.is_set():
                     return
-                put((place(batch), None))
-            put((_END, None))
+                ready.put((place(next(waiting)), None))
+        except StopIteration:
+            ready.put((_END, None))
         except BaseException as error:  # handed to the consumer, whatever it is
-            put((_END, error))
+            ready.put((_END, error))
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
@@ -44,7 +40,9 @@ def prefetch(batches: Iterable[Any], place: Callable[[Any], Any], depth: int) ->
                 raise error
             if item is _END:
                 return
+            wanted.release()
             yield item
     finally:
         stop.set()
+        wanted.release()
         thread.join(timeout=5.0)

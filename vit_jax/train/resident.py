@@ -16,13 +16,11 @@ from jax import lax
 
 from vit_jax.data import order
 from vit_jax.data.batches.memory import settled
-from vit_jax.data.ops import numpy_ops, vocabulary
+from vit_jax.data.ops.op import OPERATIONS
 from vit_jax.data.ops.preprocess import Preprocess
 from vit_jax.data.sources.source import ArraySource
 from vit_jax.errors import InputError
 from vit_jax.parallel.pjit import PjitEngine
-
-ON_DEVICE = (vocabulary.RandomCrop, vocabulary.FlipLeftRight, vocabulary.FlipUpDown)
 
 
 def resident_batches(
@@ -58,7 +56,9 @@ def resident_batches(
     def batch(images, labels, epoch, offset):
         epoch, index = _examples(epoch, offset, batch_size, seed, source.size, shuffle)
         words = _words(epoch, index, seed, pp.num_random)
-        return dict(image=_augment(pp, images[index], words), label=labels[index])
+        augmented = pp.batched(images[index], words, jnp)
+        image = jnp.broadcast_to(augmented, (*augmented.shape[:3], 3))
+        return dict(image=image, label=labels[index])
 
     def batches():
         step = start_step
@@ -79,12 +79,12 @@ def _check(source: Any, pp: Preprocess, engine: Any) -> tuple[np.ndarray, Prepro
         raise InputError(
             f"config.data.resident wants a source in memory (digits, idx, npz), not {source.name}"
         )
-    if not numpy_ops.supports(pp):
+    if not pp.has_batched:
         raise InputError(f"config.data.resident cannot do all of {str(pp)!r} in memory")
     images, left = settled(source, pp)
     for op in left.ops:
-        if not isinstance(op, ON_DEVICE):
-            known = ", ".join(kind.name for kind in ON_DEVICE)
+        if not op.exact:
+            known = ", ".join(name for name, kind in OPERATIONS.items() if kind.exact)
             raise InputError(f"config.data.resident: {op} is not done on devices; only {known} are")
     return images, dataclasses.replace(left)
 
@@ -112,29 +112,3 @@ def _words(epoch: jax.Array, index: jax.Array, seed: int, count: int) -> jax.Arr
     k0, k1 = order.epoch_key(seed, epoch, order.AUGMENT)
     counter = (index[:, None], jnp.arange(count, dtype=jnp.uint32)[None])
     return jnp.stack(order.threefry2x32((k0[:, None], k1[:, None]), counter), axis=-1)
-
-
-def _augment(pp: Preprocess, images: jax.Array, words: jax.Array) -> jax.Array:
-    """Random crops and flips as in `numpy_ops`; (b, h, w, c) -> (b, h', w', 3)."""
-    for i, op in enumerate(pp.ops):
-        word = words[:, i]
-        if isinstance(op, vocabulary.RandomCrop):
-            images = _random_crop(op, images, word)
-        else:
-            axis = 2 if isinstance(op, vocabulary.FlipLeftRight) else 1
-            heads = (word[:, 0] >> np.uint32(31)).astype(bool)
-            images = jnp.where(heads[:, None, None, None], jnp.flip(images, axis), images)
-    return jnp.broadcast_to(images, (*images.shape[:3], 3))
-
-
-def _random_crop(op: vocabulary.RandomCrop, images: jax.Array, words: jax.Array) -> jax.Array:
-    p = op.padding
-    images = jnp.pad(images, ((0, 0), (p, p), (p, p), (0, 0)))
-    height, width = op.shape
-    y = numpy_ops.below(words[:, 0], images.shape[1] - height + 1).astype(jnp.int32)
-    x = numpy_ops.below(words[:, 1], images.shape[2] - width + 1).astype(jnp.int32)
-
-    def crop(image, y, x):
-        return lax.dynamic_slice(image, (y, x, 0), (height, width, image.shape[-1]))
-
-    return jax.vmap(crop)(images, y, x)

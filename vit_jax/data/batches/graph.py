@@ -18,90 +18,12 @@ from vit_jax.data._tf import tf
 from vit_jax.data.batches import sequential
 from vit_jax.data.batches.examples import Plan, Planned, TrainingPlan
 from vit_jax.data.batches.unreadable import Unreadable
-from vit_jax.data.ops import tf_ops
 from vit_jax.data.ops.preprocess import Preprocess, Size
-from vit_jax.data.sources.mixture import MixtureSource
-from vit_jax.data.sources.records import RecordSource
-from vit_jax.data.sources.source import ArraySource, FileSource, Source
+from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 _open: weakref.WeakSet = weakref.WeakSet()  # iterators that may be reading ahead
-
-
-@functools.singledispatch
-def example(
-    source: Source, preprocess: Preprocess, payload: tf.Tensor, words: tf.Tensor
-) -> dict[str, tf.Tensor]:
-    """One example in the graph: {"image": uint8 (h, w, 3)}, and "label" if the payload has it.
-
-    Args:
-      source: that the payload is from.
-      preprocess: what is done to the image.
-      payload: string scalar.
-      words: uint32 (num_random or more, 2).
-    """
-    raise NotImplementedError(type(source))
-
-
-@example.register
-def _(source: ArraySource, preprocess, payload, words):
-    image = tf.reshape(tf.io.decode_raw(payload, tf.uint8), source.images.shape[1:])
-    return dict(image=tf_ops.preprocess_pixels(preprocess, image, words))
-
-
-@example.register
-def _(source: FileSource, preprocess, payload, words):
-    encoded = tf.io.read_file(payload)
-    return dict(image=tf_ops.preprocess_encoded(preprocess, encoded, words))
-
-
-@example.register
-def _(source: RecordSource, preprocess, payload, words):
-    kinds = source.rule.features if source.rule else {source.label_key: tf.int64}
-    keys = {name: tf.io.VarLenFeature(kind) for name, kind in kinds.items()}
-    keys[source.image_key] = tf.io.FixedLenFeature([], tf.string)
-    found = tf.io.parse_single_example(payload, keys)
-    image = tf_ops.preprocess_encoded(preprocess, found[source.image_key], words)
-    if source.rule:
-        label = source.rule(found)
-        if source.multi_label:
-            label = tf.one_hot(label, source.num_classes, dtype=tf.uint8)
-        return dict(image=image, label=label)
-    labels = found[source.label_key].values
-    if source.multi_label:
-        label = tf.reduce_max(tf.one_hot(labels, source.num_classes, dtype=tf.uint8), 0)
-    else:
-        label = tf.cast(tf.ensure_shape(labels, [1])[0], tf.int32)
-    return dict(image=image, label=label)
-
-
-@example.register
-def _(source: MixtureSource, preprocess, payload, words):
-    def branch(number: int) -> dict[str, tf.Tensor]:
-        component, classes = source.components[number], source.class_of[number]
-        prefix = 0 if isinstance(component, RecordSource) else source.label_bytes
-        found = example(component, preprocess, tf.strings.substr(payload, 1 + prefix, -1), words)
-        label = tf.strings.substr(payload, 1, prefix)
-        if isinstance(component, RecordSource):
-            label = _relabelled(found["label"], classes, source)
-        elif source.multi_label:
-            label = tf.io.decode_raw(label, tf.uint8)
-        else:
-            label = tf.io.decode_raw(label, tf.int32)[0]
-        shape = [source.num_classes] if source.multi_label else []
-        return dict(image=found["image"], label=tf.ensure_shape(label, shape))
-
-    number = tf.cast(tf.io.decode_raw(tf.strings.substr(payload, 0, 1), tf.uint8)[0], tf.int32)
-    branches = [functools.partial(branch, i) for i in range(len(source.components))]
-    return tf.switch_case(number, branches)
-
-
-def _relabelled(label: tf.Tensor, classes: np.ndarray, source: MixtureSource) -> tf.Tensor:
-    """A component's label as the mixture's."""
-    if not source.multi_label:
-        return tf.gather(tf.constant(classes, tf.int32), label)
-    return tf.scatter_nd(classes[:, None].astype(np.int32), label, [source.num_classes])
 
 
 def reader(source: Source, preprocess: Preprocess) -> Callable[[int, np.ndarray], dict]:
@@ -111,7 +33,7 @@ def reader(source: Source, preprocess: Preprocess) -> Callable[[int, np.ndarray]
     """
     payload = tf.TensorSpec([], tf.string)
     words = tf.TensorSpec([preprocess.num_random, 2], tf.uint32)
-    compute = tf.function(functools.partial(example, source, preprocess), autograph=False)
+    compute = tf.function(functools.partial(source.example, preprocess), autograph=False)
     compute = compute.get_concrete_function(payload, words)
 
     def read(index: int, words: np.ndarray) -> dict[str, Any]:
@@ -150,7 +72,7 @@ def batches(
 ) -> Iterator[Batch]:
     """Batches of the planned examples, `size` pixels each."""
     planned: dict[int, Planned | Exception] = {}  # what the steps on their way hold
-    if isinstance(plan, TrainingPlan) and getattr(source, "sequential", False):
+    if isinstance(plan, TrainingPlan) and source.sequential:
         in_turn = sequential.batches(source, plan, steps.start)
         data = _payloads(lambda step: next(in_turn), steps, planned, at_once=1)
     else:
@@ -222,7 +144,7 @@ def _decoded(
 
     @tf.autograph.experimental.do_not_convert  # there is nothing to, and it takes seconds
     def one(step, slot, words, payload) -> dict[str, tf.Tensor]:
-        found = example(source, preprocess, payload, words)
+        found = source.example(preprocess, payload, words)
         if not found["image"].shape.is_fully_defined():
             found["image"] = tf.ensure_shape(found["image"], [*size, 3])
         return dict(found, step=step, slot=slot)

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from vit_jax.data.batches.examples import Plan, TrainingPlan
-from vit_jax.data.ops import numpy_ops
 from vit_jax.data.ops.preprocess import Preprocess
 from vit_jax.data.sources.source import ArraySource
 
@@ -31,15 +30,25 @@ def batches(
 
     def make(step: int) -> dict[str, np.ndarray]:
         epoch, index, words = plan(step)
-        image = numpy_ops.apply_all(preprocess, images[index], words)
+        image = preprocess.batched(images[index], words)
         return dict(
-            image=numpy_ops.to_rgb(image),
+            image=to_rgb(image),
             label=source.labels(index),
             index=index,
             epoch=epoch,
         )
 
     return _ahead(make, steps, threads, prefetch)
+
+
+def to_rgb(images: np.ndarray) -> np.ndarray:
+    """Grey images (b, h, w, 1) with three equal channels; others as they are."""
+    if images.shape[-1] == 3:
+        return np.ascontiguousarray(images)
+    rgb = np.empty((*images.shape[:3], 3), np.uint8)
+    for channel in range(3):  # several times as fast as a broadcast over the last axis
+        rgb[..., channel] = images[..., 0]
+    return rgb
 
 
 def settled(source: ArraySource, preprocess: Preprocess) -> tuple[np.ndarray, Preprocess]:
@@ -56,7 +65,7 @@ def settled(source: ArraySource, preprocess: Preprocess) -> tuple[np.ndarray, Pr
     settled = np.empty((source.size, height, width, channels), np.uint8)
     for start in range(0, source.size, _CHUNK):
         rows = slice(start, start + _CHUNK)
-        settled[rows] = numpy_ops.apply_all(first, source.images[rows], None)
+        settled[rows] = first.batched(source.images[rows], None)
     return settled, dataclasses.replace(preprocess, ops=preprocess.ops[fixed:])
 
 
@@ -68,7 +77,7 @@ def _ahead(make, steps: Iterable[int], threads: int, prefetch: int) -> Iterator:
         try:
             for step in steps:
                 pending.append(pool.submit(make, step))
-                if len(pending) > max(prefetch, 1):
+                if len(pending) > prefetch:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

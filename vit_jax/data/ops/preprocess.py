@@ -1,22 +1,22 @@
 """Preprocessing as text: `decode|inception_crop(224)|flip_lr|value_range(-1, 1)`.
 
 `parse` reads a pipeline of operations from text without evaluating any code; the
-operations themselves are in `vocabulary`.
+operations themselves are in `geometry`, `color` and `values`.
 """
 
 import ast
 import dataclasses
 import inspect
+from collections.abc import Sequence
+from typing import Any
 
-from vit_jax.data.ops.vocabulary import (
-    VOCABULARY,
-    Decode,
-    FlipLeftRight,
-    Normalization,
-    Op,
-    Size,
-)
-from vit_jax.errors import InputError, nearest, unknown
+import numpy as np
+
+from vit_jax.data.ops import color  # noqa: F401  registers its operations
+from vit_jax.data.ops.geometry import FlipLeftRight
+from vit_jax.data.ops.op import OPERATIONS, Array, Op, Size, Tensor
+from vit_jax.data.ops.values import Decode, Normalization
+from vit_jax.errors import InputError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,55 @@ class Preprocess:
         """Whether the last operation on the host is a random flip, which a device can do."""
         return bool(self.ops) and isinstance(self.ops[-1], FlipLeftRight)
 
+    @property
+    def has_batched(self) -> bool:
+        """Whether all operations work on batches in memory, without TensorFlow."""
+        return all(op.has_batched for op in self.ops)
+
+    def batched(self, images: Array, words: Array | None, xp: Any = np) -> Array:
+        """All operations in turn on a batch of images of one size.
+
+        Args:
+          images: uint8 (b, h, w, c).
+          words: uint32 (b, num_random, 2); None where nothing is random.
+          xp: numpy or jax.numpy.
+
+        Returns:
+          uint8 (b, h', w', c).
+        """
+        used = 0
+        for op in self.ops:
+            images = op.batched(images, words[:, used] if op.random else None, xp)
+            used += op.random
+        return images
+
+    def encoded(self, encoded: Tensor, words: Tensor) -> Tensor:
+        """Decodes and preprocesses in a TensorFlow graph.
+
+        Args:
+          encoded: string scalar, the bytes of an image file.
+          words: uint32 (num_random or more, 2).
+
+        Returns:
+          uint8 (h, w, 3).
+        """
+        first, *others = self.ops or (Decode(),)
+        if isinstance(first, Decode):
+            from vit_jax.data.ops import decode
+
+            return decode.decode(encoded)
+        pairs = _pairs(words)
+        image = first.tensorflow_encoded(encoded, pairs[0] if first.random else None)
+        return _in_turn(others, image, pairs[int(first.random) :])
+
+    def pixels(self, image: Tensor, words: Tensor) -> Tensor:
+        """Preprocesses a decoded image, uint8 (h, w, 1 or 3), in a TensorFlow graph."""
+        if image.shape[-1] == 1:
+            from vit_jax.data._tf import tf
+
+            image = tf.image.grayscale_to_rgb(image)
+        return _in_turn(self.ops, image, _pairs(words))
+
     def deterministic(self) -> "Preprocess":
         """The same for evaluation: random operations replaced by what stands for them."""
         ops = tuple(new for op in self.ops for new in op.evaluation())
@@ -74,6 +123,21 @@ class Preprocess:
     def __str__(self) -> str:
         ops = [Decode(), *self.ops] + ([self.normalization] if self.normalization else [])
         return "|".join(map(str, ops))
+
+
+def _pairs(words: Tensor) -> list[Tensor]:
+    """The pairs of words one by one, in a single operation."""
+    from vit_jax.data._tf import tf
+
+    return tf.unstack(words) if words.shape[0] else []
+
+
+def _in_turn(operations: Sequence[Op], image: Tensor, pairs: Sequence[Tensor]) -> Tensor:
+    used = 0
+    for op in operations:
+        image = op.tensorflow(image, pairs[used] if op.random else None)
+        used += op.random
+    return image
 
 
 def parse(text: str) -> Preprocess:
@@ -119,9 +183,7 @@ def _operation(node: ast.expr, text: str) -> Op:
     if not isinstance(call.func, ast.Name):
         raise InputError(f"{ast.unparse(node)!r} is no operation in {text!r}")
     name = call.func.id
-    if name not in VOCABULARY:
-        raise unknown("preprocessing operation", name, VOCABULARY)
-    cls = VOCABULARY[name]
+    cls = OPERATIONS[name]
     try:
         args = [ast.literal_eval(arg) for arg in call.args]
         kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}

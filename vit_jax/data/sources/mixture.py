@@ -14,6 +14,7 @@ import struct
 import numpy as np
 
 from vit_jax.data import order
+from vit_jax.data.ops.op import Tensor
 from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError
 
@@ -57,11 +58,6 @@ class MixtureSource(Source):
     shares: tuple[int, ...]
     class_of: tuple[np.ndarray, ...]
 
-    @property
-    def label_bytes(self) -> int:
-        """Length of a label in a payload."""
-        return self.num_classes if self.multi_label else 4
-
     @functools.cached_property
     def _starts(self) -> np.ndarray:
         return np.cumsum([0] + [component.size for component in self.components])
@@ -79,6 +75,9 @@ class MixtureSource(Source):
             own = component.order(place, seed=seed + number + 1, shuffle=shuffle)
             epoch[rows], index[rows] = own[0], own[1] + self._starts[number]
         return epoch, index
+
+    # A payload is a byte with the component's number; its label as the mixture's, int32 or one
+    # byte a class, unless the component's own payload has it; and the component's payload.
 
     def fetch(self, index):
         payloads = np.empty(len(index), object)
@@ -100,6 +99,38 @@ class MixtureSource(Source):
         found = np.zeros((len(labels), self.num_classes), np.uint8)
         found[:, classes] = labels
         return [label.tobytes() for label in found]
+
+    def example(self, preprocess, payload, words):
+        from vit_jax.data._tf import tf
+
+        def branch(number: int) -> dict[str, Tensor]:
+            component = self.components[number]
+            in_payload = component.labels(np.arange(0)) is None
+            length = 0 if in_payload else self.num_classes if self.multi_label else 4
+            own = tf.strings.substr(payload, 1 + length, -1)
+            found = component.example(preprocess, own, words)
+            label = tf.strings.substr(payload, 1, length)
+            if in_payload:
+                label = self._relabelled(found["label"], number)
+            elif self.multi_label:
+                label = tf.io.decode_raw(label, tf.uint8)
+            else:
+                label = tf.io.decode_raw(label, tf.int32)[0]
+            shape = [self.num_classes] if self.multi_label else []
+            return dict(image=found["image"], label=tf.ensure_shape(label, shape))
+
+        first = tf.io.decode_raw(tf.strings.substr(payload, 0, 1), tf.uint8)[0]
+        branches = [functools.partial(branch, i) for i in range(len(self.components))]
+        return tf.switch_case(tf.cast(first, tf.int32), branches)
+
+    def _relabelled(self, label: Tensor, number: int) -> Tensor:
+        """A component's label in the graph as the mixture's."""
+        from vit_jax.data._tf import tf
+
+        classes = self.class_of[number]
+        if not self.multi_label:
+            return tf.gather(tf.constant(classes, tf.int32), label)
+        return tf.scatter_nd(classes[:, None].astype(np.int32), label, [self.num_classes])
 
     def labels(self, index):
         return None

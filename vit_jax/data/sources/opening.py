@@ -1,24 +1,77 @@
-"""Opens sources by their spec: digits, idx:, npz:, folder:, tfds: and mixtures of them."""
+"""Opens sources by name: digits, idx:, npz:, folder:, tfds:, mixtures, and a user's own."""
 
+import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from vit_jax.data import order
+from vit_jax.data.options import DataOptions
 from vit_jax.data.sources import arrays, folder, mixture, splits
 from vit_jax.data.sources.source import ArraySource, FileSource, Source
 from vit_jax.errors import InputError, unknown
+from vit_jax.registry import Registry
 
-# What a spec looks like, by kind.
-FORMS = dict(
-    digits="digits",
-    idx="idx:DIR",
-    npz="npz:FILE",
-    folder="folder:DIR",
-    tfds="tfds:NAME or tfds:NAME?label=LABEL",
-    mix="mix:SOURCE*WEIGHT+SOURCE*WEIGHT",
-)
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked of a source, beside its argument.
+
+    Attributes:
+      name: the whole text of data.source.
+      split: in tfds syntax.
+      multi_label: labels are sets of classes.
+      data_dir: where tfds looks; "" for its default.
+      cache_dir: where lists and indices are kept; "" for beside the data, see `cache`.
+      sequential: read from front to back.
+    """
+
+    name: str
+    split: str
+    multi_label: bool = False
+    data_dir: str = ""
+    cache_dir: str = ""
+    sequential: bool = False
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """The attributes that a `Source` takes from here."""
+        return dict(name=self.name, split=self.split, multi_label=self.multi_label)
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceKind:
+    """A kind of source.
+
+    Attributes:
+      open: (argument, request) -> the source.
+      form: how it is written, such as "folder:DIR".
+      in_order: it can be read from front to back.
+    """
+
+    open: Callable[[str, Request], Source]
+    form: str
+    in_order: bool = False
+
+
+SOURCES: Registry[SourceKind] = Registry("data source")
+
+
+def source_kind(form: str, *, in_order: bool = False):
+    """Registers a function (argument, request) -> Source, under what stands before the colon.
+
+    Args:
+      form: how the source is written: "folder:DIR"; "digits" has no argument.
+      in_order: it honours `request.sequential`.
+    """
+
+    def register(open: Callable[[str, Request], Source]) -> Callable[[str, Request], Source]:
+        SOURCES.add(form.partition(":")[0], SourceKind(open, form, in_order), open)
+        return open
+
+    return register
 
 
 def open_source(
@@ -33,7 +86,7 @@ def open_source(
     """Opens a data source.
 
     Args:
-      spec: one of `FORMS`, e.g. "folder:photos" or "mix:digits*0.3+folder:photos*0.7".
+      spec: e.g. "folder:photos" or "mix:digits*0.3+folder:photos*0.7"; see `SOURCES`.
       split: in tfds syntax, e.g. "train[:80%]"; see `splits.select` for how slices are cut.
       data_dir: where tfds looks; "" for its default.
       cache_dir: where lists and indices are kept; "" for beside the data, see `cache`.
@@ -44,43 +97,34 @@ def open_source(
       InputError: unknown kind, split or data set, something missing or unreadable, more
         than 2**31 examples.
     """
-    kind, _, argument = spec.partition(":")
-    if kind not in FORMS:
-        raise unknown("data source", spec, FORMS)
-    if (kind != "digits") != bool(argument):
-        raise InputError(f"bad data source {spec!r}; write {FORMS[kind]}")
-    options = dict(data_dir=data_dir, cache_dir=cache_dir, multi_label=multi_label)
-    common = dict(name=spec, split=split, multi_label=multi_label)
-    path = os.path.expanduser(argument)
-    if sequential and kind != "tfds":
+    name, _, argument = spec.partition(":")
+    if name not in SOURCES:
+        raise unknown("data source", spec, SOURCES)
+    kind = SOURCES[name]
+    if (":" in kind.form) != bool(argument):
+        raise InputError(f"bad data source {spec!r}; write {kind.form}")
+    if sequential and not kind.in_order:
         raise InputError(f"data.sequential is for tfds sources; {spec} is read at random")
-    if kind == "mix":
-        parts = [
-            (open_source(part, split, **options), weight)
-            for part, weight in mixture.parse(argument)
-        ]
-        source = mixture.mix(parts, **common)
-    elif kind == "folder":
-        source = _open_folder(folder.scan(path, cache_dir), common)
-    elif kind == "tfds":
-        from vit_jax.data.sources import records
-
-        source = records.open_tfds(
-            path, data_dir=data_dir, cache_dir=cache_dir, sequential=sequential, **common
-        )
-    else:
-        source = _open_arrays(arrays.LOADERS[kind](path), common)
+    request = Request(spec, split, multi_label, data_dir, cache_dir, sequential)
+    source = kind.open(argument, request)
     if source.size >= order.MAX_SIZE:
         raise InputError(f"{spec} has {source.size} examples, more than {order.MAX_SIZE}")
     return source
 
 
-def open_configured(options: Any, *, source: str | None = None, split: str = "") -> Source:
-    """The source that the `data` section of a config names.
+def open_configured(
+    options: DataOptions,
+    *,
+    source: str | None = None,
+    split: str = "",
+    multi_label: bool | None = None,
+) -> Source:
+    """The source that the `data` section of a config names, or another read as it says.
 
     Args:
       options: `config.data`.
       source, split: instead of those of the section, for evaluation: read at random.
+      multi_label: instead of the section's.
 
     Raises:
       InputError: as `open_source`.
@@ -90,7 +134,7 @@ def open_configured(options: Any, *, source: str | None = None, split: str = "")
         split or options.split,
         data_dir=options.data_dir,
         cache_dir=options.cache_dir,
-        multi_label=options.multi_label,
+        multi_label=options.multi_label if multi_label is None else multi_label,
         sequential=options.sequential and not split,
     )
 
@@ -142,3 +186,45 @@ def _open_folder(data: folder.Folder, common: dict) -> FileSource:
         label_names=data.label_names,
         **common,
     )
+
+
+def _arrays(load: Callable[[str], arrays.Arrays]) -> Callable[[str, Request], Source]:
+    def open(argument: str, request: Request) -> Source:
+        return _open_arrays(load(os.path.expanduser(argument)), request.common)
+
+    return open
+
+
+for _form in ("digits", "idx:DIR", "npz:FILE"):
+    source_kind(_form)(_arrays(arrays.LOADERS[_form.partition(":")[0]]))
+
+
+@source_kind("folder:DIR")
+def _folder(argument: str, request: Request) -> Source:
+    scanned = folder.scan(os.path.expanduser(argument), request.cache_dir)
+    return _open_folder(scanned, request.common)
+
+
+@source_kind("tfds:NAME or tfds:NAME?label=LABEL", in_order=True)
+def _tfds(argument: str, request: Request) -> Source:
+    from vit_jax.data.sources import records
+
+    return records.open_tfds(
+        os.path.expanduser(argument),
+        data_dir=request.data_dir,
+        cache_dir=request.cache_dir,
+        sequential=request.sequential,
+        **request.common,
+    )
+
+
+@source_kind("mix:SOURCE*WEIGHT+SOURCE*WEIGHT")
+def _mix(argument: str, request: Request) -> Source:
+    options = dict(
+        data_dir=request.data_dir, cache_dir=request.cache_dir, multi_label=request.multi_label
+    )
+    parts = [
+        (open_source(part, request.split, **options), weight)
+        for part, weight in mixture.parse(argument)
+    ]
+    return mixture.mix(parts, **request.common)

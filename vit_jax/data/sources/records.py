@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.data.ops.op import Tensor
+from vit_jax.data.ops.preprocess import Preprocess
 from vit_jax.data.sources import record_files, splits
 from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError, unknown
@@ -40,7 +42,6 @@ class RecordSource(Source):
       open_file: a file's path -> an object whose `read` takes record numbers.
       image_key, label_key: features of an example; a label is an int or a list of them.
       rule: computes the label instead, see `labels`.
-      sequential: training reads from front to back.
     """
 
     shards: tuple[Shard, ...]
@@ -48,7 +49,6 @@ class RecordSource(Source):
     image_key: str
     label_key: str
     rule: Any = None
-    sequential: bool = False
 
     @functools.cached_property
     def starts(self) -> np.ndarray:
@@ -71,6 +71,34 @@ class RecordSource(Source):
 
     def labels(self, index: np.ndarray) -> None:
         return None
+
+    def example(self, preprocess: Preprocess, payload: Tensor, words: Tensor) -> dict[str, Tensor]:
+        from vit_jax.data._tf import tf
+
+        kinds = self.rule.features if self.rule else {self.label_key: tf.int64}
+        keys = {name: tf.io.VarLenFeature(kind) for name, kind in kinds.items()}
+        keys[self.image_key] = tf.io.FixedLenFeature([], tf.string)
+        found = tf.io.parse_single_example(payload, keys)
+        image = preprocess.encoded(found[self.image_key], words)
+        if self.rule:
+            label = self.rule(found)
+            if self.multi_label:
+                label = tf.one_hot(label, self.num_classes, dtype=tf.uint8)
+            return dict(image=image, label=label)
+        labels = found[self.label_key].values
+        if self.multi_label:
+            label = tf.reduce_max(tf.one_hot(labels, self.num_classes, dtype=tf.uint8), 0)
+        else:
+            label = tf.cast(tf.ensure_shape(labels, [1])[0], tf.int32)
+        return dict(image=image, label=label)
+
+    def file_names(self) -> list[str]:
+        from vit_jax.data._tf import tf
+        from vit_jax.data.listing import map_payloads
+
+        keys = dict(file_name=tf.io.FixedLenFeature([], tf.string))
+        names = map_payloads(self, lambda p: tf.io.parse_single_example(p, keys)["file_name"])
+        return [os.path.basename(os.fsdecode(name)) for name in names]
 
     def describe(self, index: int) -> str:
         shard, record = self._record(np.array([index]))

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from vit_jax.data import order
+from vit_jax.data.ops.op import Tensor
+from vit_jax.data.ops.preprocess import Preprocess
 from vit_jax.errors import InputError
 
 
@@ -27,6 +29,7 @@ class Source:
       label_names: one name a class.
       multi_label: labels are sets of classes.
       image_size: (height, width) in pixels if all images are known to share it.
+      sequential: training reads it from front to back, not at random.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Source:
     label_names: Sequence[str]
     multi_label: bool = False
     image_size: tuple[int, int] | None = None
+    sequential: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -53,6 +57,27 @@ class Source:
     def labels(self, index: np.ndarray) -> np.ndarray | None:
         """int32 (b,), or uint8 (b, classes) if multi-label; None: they are in the payload."""
         raise NotImplementedError
+
+    def example(self, preprocess: Preprocess, payload: Tensor, words: Tensor) -> dict[str, Tensor]:
+        """One example in a TensorFlow graph; by default the payload is an image file's bytes.
+
+        Args:
+          preprocess: what is done to the image.
+          payload: string scalar, of `fetch`.
+          words: uint32 (num_random or more, 2).
+
+        Returns:
+          {"image": uint8 (h, w, 3)}, and "label" if the payload has it.
+        """
+        return dict(image=preprocess.encoded(payload, words))
+
+    def file_names(self) -> list[str]:
+        """The name of each example's file, without its folder.
+
+        Raises:
+          InputError: the source does not know them.
+        """
+        raise InputError(f"{self.name} does not know the names of its image files")
 
     def describe(self, index: int) -> str:
         """Where an example comes from, for messages."""
@@ -100,6 +125,12 @@ class ArraySource(Source):
     def labels(self, index: np.ndarray) -> np.ndarray:
         return self._encode(self.targets[index])
 
+    def example(self, preprocess: Preprocess, payload: Tensor, words: Tensor) -> dict[str, Tensor]:
+        from vit_jax.data._tf import tf
+
+        image = tf.reshape(tf.io.decode_raw(payload, tf.uint8), self.images.shape[1:])
+        return dict(image=preprocess.pixels(image, words))
+
     def _identity(self):
         return np.ascontiguousarray(self.images), np.ascontiguousarray(self.targets)
 
@@ -138,6 +169,14 @@ class FileSource(Source):
 
     def labels(self, index: np.ndarray) -> np.ndarray:
         return self._encode(self.targets[index])
+
+    def example(self, preprocess: Preprocess, payload: Tensor, words: Tensor) -> dict[str, Tensor]:
+        from vit_jax.data._tf import tf
+
+        return dict(image=preprocess.encoded(tf.io.read_file(payload), words))
+
+    def file_names(self) -> list[str]:
+        return [os.fsdecode(os.path.basename(path)) for path in self.files]
 
     def describe(self, index: int) -> str:
         return os.fsdecode(self.files[index])

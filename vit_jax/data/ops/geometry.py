@@ -1,0 +1,375 @@
+"""Operations on the shape of images: resizing, cropping, padding, mirroring.
+
+Sizes are pixels, an int for squares or (height, width).
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data.ops.op import (
+    Array,
+    Op,
+    Size,
+    Tensor,
+    below,
+    check_range,
+    coin,
+    is_int,
+    operation,
+    seed,
+)
+from vit_jax.errors import InputError
+
+METHODS = ("bilinear", "bicubic", "nearest", "area")
+
+
+class Sized(Op):
+    """An operation with an argument `size`."""
+
+    size: Any
+
+    def __post_init__(self):
+        """Checks `size` and brings it to int (square) or (height, width)."""
+        size = self.size
+        if isinstance(size, (tuple, list)) and len(size) == 2:
+            ok = all(is_int(side) and side > 0 for side in size)
+        else:
+            ok = is_int(size) and size > 0
+        self.require(ok, "size", "pixels: a positive int or (height, width)")
+        if not is_int(size):
+            self.set_field("size", size[0] if size[0] == size[1] else tuple(size))
+
+    @property
+    def shape(self) -> Size:
+        """`size` as (height, width)."""
+        return (self.size, self.size) if is_int(self.size) else self.size
+
+
+class Resizing(Sized):
+    """An operation with arguments `size`, `method` and `antialias`."""
+
+    method: str
+    antialias: bool
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require(self.method in METHODS, "method", " or ".join(METHODS))
+        self.require(isinstance(self.antialias, bool), "antialias", "True or False")
+
+    def resized(self, image: Tensor, size: Any) -> Tensor:
+        """An image in TensorFlow, resized to (height, width)."""
+        from vit_jax.data._tf import tf
+
+        resized = tf.image.resize(image, size, method=self.method, antialias=self.antialias)
+        if self.method == "nearest":
+            return resized  # pixels as they were
+        if self.method == "bicubic":  # the others cannot leave the range
+            resized = tf.clip_by_value(resized, 0, 255)
+        return tf.cast(resized + 0.5, tf.uint8)
+
+
+@operation("resize")
+class Resize(Resizing):
+    """Resizes to `size`, aspect ratio not kept. `antialias` low-passes when shrinking."""
+
+    size: Any
+    method: str = "bilinear"
+    antialias: bool = False
+
+    def output_size(self, size):
+        return self.shape
+
+    def tensorflow(self, image, words):
+        return self.resized(image, self.shape)
+
+    @property
+    def has_batched(self):
+        return self.method in ("bilinear", "nearest")
+
+    def batched(self, images, words, xp):
+        if images.shape[1:3] == self.shape:
+            return images
+        rows, columns = (
+            resize_weights(old, new, self.method, self.antialias)
+            for old, new in zip(images.shape[1:3], self.shape)
+        )
+        resized = xp.einsum("yh,bhwc,xw->byxc", rows, images, columns, optimize=True)
+        return xp.clip(xp.rint(resized), 0, 255).astype(np.uint8)
+
+
+def resize_weights(size: int, new_size: int, method: str, antialias: bool) -> np.ndarray:
+    """The matrix (new_size, size) that resizes one axis, pixel centres at halves."""
+    scale = size / new_size
+    centre = (np.arange(new_size) + 0.5) * scale - 0.5
+    if method == "nearest":
+        return np.eye(size, dtype=np.float32)[np.floor(centre + 0.5).astype(int)]
+    if antialias:
+        radius = max(scale, 1.0)
+        distance = np.abs(np.arange(size) - centre[:, None]) / radius
+        weights = np.maximum(0, 1 - distance)
+        return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    clipped = np.clip(centre, 0, size - 1)
+    return np.maximum(0, 1 - np.abs(np.arange(size) - clipped[:, None])).astype(np.float32)
+
+
+@operation("resize_small")
+class ResizeSmall(Resizing):
+    """Resizes so that the image just covers `size`, aspect ratio kept.
+
+    For an int that is the length of the smaller side.
+    """
+
+    size: Any
+    method: str = "area"
+    antialias: bool = False
+
+    def output_size(self, size):
+        if size is None:
+            return None
+        scale = max(self.shape[0] / size[0], self.shape[1] / size[1])
+        return round(size[0] * scale), round(size[1] * scale)
+
+    def tensorflow(self, image, words):
+        from vit_jax.data._tf import tf
+
+        size = tf.cast(tf.shape(image)[:2], tf.float64)
+        scale = tf.reduce_max(tf.constant(self.shape, tf.float64) / size)
+        return self.resized(image, tf.cast(tf.round(size * scale), tf.int32))
+
+
+def _check_fits(op: Sized, size: Size | None, padding: int = 0) -> None:
+    """Refuses a crop of images known to be smaller."""
+    if size and any(have + 2 * padding < want for have, want in zip(size, op.shape)):
+        raise InputError(f"{op}: the image is {size[0]}x{size[1]} there; resize or pad it first")
+
+
+def _room(op: Sized, image: Tensor) -> Tensor:
+    """How many pixels a crop can move down and right: int32 (2,)."""
+    from vit_jax.data._tf import tf
+
+    room = tf.shape(image)[:2] - tf.constant(op.shape)
+    message = f"the image is smaller than {op}"
+    with tf.control_dependencies([tf.debugging.assert_non_negative(room, message)]):
+        return tf.identity(room)
+
+
+def _cut(image: Tensor, corner: Any, size: Size) -> Tensor:
+    from vit_jax.data._tf import tf
+
+    return tf.ensure_shape(tf.slice(image, [corner[0], corner[1], 0], [*size, 3]), [*size, 3])
+
+
+@operation("central_crop")
+class CentralCrop(Sized):
+    """Cuts `size` out of the middle; a smaller image is an error."""
+
+    exact = True
+    size: Any
+
+    def output_size(self, size):
+        _check_fits(self, size)
+        return self.shape
+
+    def tensorflow(self, image, words):
+        return _cut(image, _room(self, image) // 2, self.shape)
+
+    def batched(self, images, words, xp):
+        h, w = self.shape
+        y, x = (images.shape[1] - h) // 2, (images.shape[2] - w) // 2
+        return images[:, y : y + h, x : x + w]
+
+
+def _pad(image: Tensor, padding: int) -> Tensor:
+    from vit_jax.data._tf import tf
+
+    edge = [padding, padding]
+    return tf.pad(image, [edge, edge, [0, 0]]) if padding else image
+
+
+def _pad_batch(images: Array, padding: int, xp: Any) -> Array:
+    edge = (padding, padding)
+    return xp.pad(images, ((0, 0), edge, edge, (0, 0))) if padding else images
+
+
+@operation("pad")
+class Pad(Op):
+    """Adds `padding` black pixels on every side."""
+
+    exact = True
+    padding: int
+
+    def __post_init__(self):
+        self.require(is_int(self.padding) and self.padding >= 0, "padding", "pixels, 0 or more")
+
+    def output_size(self, size):
+        return size and (size[0] + 2 * self.padding, size[1] + 2 * self.padding)
+
+    def tensorflow(self, image, words):
+        return _pad(image, self.padding)
+
+    def batched(self, images, words, xp):
+        return _pad_batch(images, self.padding, xp)
+
+
+@operation("crop_border")
+class CropBorder(Op):
+    """Cuts `border` pixels off on every side, such as ObjectNet's red frame."""
+
+    stored_values = True
+    border: int
+
+    def __post_init__(self):
+        self.require(is_int(self.border) and self.border >= 0, "border", "pixels, 0 or more")
+
+    def output_size(self, size):
+        if size and min(size) <= 2 * self.border:
+            raise InputError(f"{self}: nothing would be left of an image of {size[0]}x{size[1]}")
+        return size and (size[0] - 2 * self.border, size[1] - 2 * self.border)
+
+    def tensorflow(self, image, words):
+        border = self.border
+        return image[border:-border, border:-border] if border else image
+
+
+@operation("random_crop")
+class RandomCrop(Sized):
+    """Adds `padding` black pixels on every side and cuts `size` out at a random place.
+
+    In evaluation: the middle of the padded image.
+    """
+
+    random = True
+    exact = True
+    size: Any
+    padding: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require(is_int(self.padding) and self.padding >= 0, "padding", "pixels, 0 or more")
+
+    def evaluation(self):
+        crop = CentralCrop(self.size)
+        return (Pad(self.padding), crop) if self.padding else (crop,)
+
+    def output_size(self, size):
+        _check_fits(self, size, self.padding)
+        return self.shape
+
+    def tensorflow(self, image, words):
+        image = _pad(image, self.padding)
+        room = _room(self, image)
+        corner = [_below(words[0], room[0] + 1), _below(words[1], room[1] + 1)]
+        return _cut(image, corner, self.shape)
+
+    def batched(self, images, words, xp):
+        images = _pad_batch(images, self.padding, xp)
+        (h, w), rows = self.shape, xp.arange(len(images))
+        y = below(words[:, 0], images.shape[1] - h + 1)
+        x = below(words[:, 1], images.shape[2] - w + 1)
+        if xp is np:  # copies whole windows: five times as fast as gathering pixels
+            windows = np.lib.stride_tricks.sliding_window_view(images, self.shape, axis=(1, 2))
+            return np.moveaxis(windows[rows, y, x], 1, -1)
+        y, x = y[:, None] + xp.arange(h), x[:, None] + xp.arange(w)
+        return images[rows[:, None, None], y[:, :, None], x[:, None, :]]
+
+
+def _below(word: Tensor, count: Tensor) -> Tensor:
+    """`below` in TensorFlow: int32 scalar."""
+    from vit_jax.data._tf import tf
+
+    upper = tf.cast(tf.bitwise.right_shift(word, 16), tf.int64)
+    return tf.cast((upper * tf.cast(count, tf.int64)) // 2**16, tf.int32)
+
+
+@operation("inception_crop")
+class InceptionCrop(Resizing):
+    """Cuts a box of random area and aspect ratio out and resizes it to `size`.
+
+    Szegedy et al. (1409.4842), section 6; areas in percent of the image, ratios are width
+    by height. In evaluation: 7/8 of the smaller side, in the middle (256 to 224).
+    """
+
+    random = True
+    size: Any
+    area_min: float = 5
+    area_max: float = 100
+    ratio_min: float = 0.75
+    ratio_max: float = 1.33
+    method: str = "bilinear"
+    antialias: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range(self, "area_min", "area_max", 0.01, 100)
+        check_range(self, "ratio_min", "ratio_max", 0.01, 100)
+
+    def evaluation(self):
+        h, w = (round(side * 8 / 7) for side in self.shape)
+        return ResizeSmall(h if h == w else (h, w)), CentralCrop(self.size)
+
+    def output_size(self, size):
+        return self.shape
+
+    def tensorflow(self, image, words):
+        from vit_jax.data._tf import tf
+
+        y, x, h, w = tf.unstack(self.box(tf.shape(image), words))
+        return self.resized(image[y : y + h, x : x + w], self.shape)
+
+    def tensorflow_encoded(self, encoded, words):
+        """Decodes the box alone."""
+        from vit_jax.data.ops import decode
+
+        box = functools.partial(self.box, words=words)
+        return self.resized(decode.decode_box(encoded, box), self.shape)
+
+    def box(self, shape: Tensor, words: Tensor) -> Tensor:
+        """A random box: int32 (y, x, height, width) within `shape` (h, w, 3)."""
+        from vit_jax.data._tf import tf
+
+        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+            shape,
+            tf.zeros([1, 0, 4]),
+            seed=seed(words),
+            area_range=(self.area_min / 100, self.area_max / 100),
+            aspect_ratio_range=(self.ratio_min, self.ratio_max),
+            min_object_covered=0.0,
+            use_image_if_no_bounding_boxes=True,
+        )
+        return tf.concat([begin[:2], size[:2]], 0)
+
+
+class Flip(Op):
+    """Mirrors along an axis with probability one half."""
+
+    random = True
+    exact = True
+    axis = 0  # of an image
+
+    def tensorflow(self, image, words):
+        from vit_jax.data._tf import tf
+
+        heads = tf.bitwise.right_shift(words[0], 31) == 1
+        return tf.cond(heads, lambda: tf.reverse(image, [self.axis]), lambda: image)
+
+    def batched(self, images, words, xp):
+        heads = coin(words)
+        if xp is np:  # mirrors only the images that need it
+            mirrored = images.copy()
+            mirrored[heads] = np.flip(images[heads], self.axis + 1)
+            return mirrored
+        return xp.where(heads[:, None, None, None], xp.flip(images, self.axis + 1), images)
+
+
+@operation("flip_lr")
+class FlipLeftRight(Flip):
+    """Mirrors left and right with probability one half."""
+
+    axis = 1
+
+
+@operation("flip_ud")
+class FlipUpDown(Flip):
+    """Mirrors top and bottom with probability one half."""

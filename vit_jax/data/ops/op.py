@@ -1,0 +1,146 @@
+"""What every preprocessing operation has, and the registry of their names."""
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from vit_jax.errors import InputError
+from vit_jax.registry import Registry
+
+Size = tuple[int, int]
+Tensor = Any  # of TensorFlow, which is imported only where images are read
+Array = Any  # of NumPy or jax.numpy
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """One operation on images: its arguments, its forms, and what evaluation does instead.
+
+    Fields of a subclass are its arguments in text, as in "resize(224, method='area')"; they
+    are checked in `__post_init__`. A subclass defines `tensorflow`; with `batched` too, it
+    works on data sets in memory without TensorFlow.
+
+    Attributes:
+      name: in text.
+      random: it uses a pair of random words of its example.
+      exact: `batched` gives the same numbers with jax.numpy, so that it may run on devices.
+      stored_values: it makes an image of what the data set stores; every protocol needs it.
+    """
+
+    name: ClassVar[str] = ""
+    random: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
+    stored_values: ClassVar[bool] = False
+
+    def tensorflow(self, image: Tensor, words: Tensor | None) -> Tensor:
+        """One image in a TensorFlow graph.
+
+        Args:
+          image: uint8 (h, w, 3).
+          words: uint32 (2,) of the example if the operation is random; the same words must
+            give the same image.
+
+        Returns:
+          uint8 (h', w', 3).
+        """
+        raise NotImplementedError(f"{self.name} has no TensorFlow form")
+
+    def tensorflow_encoded(self, encoded: Tensor, words: Tensor | None) -> Tensor:
+        """`tensorflow` of the bytes of an image file."""
+        from vit_jax.data.ops import decode
+
+        return self.tensorflow(decode.decode(encoded), words)
+
+    def batched(self, images: Array, words: Array | None, xp: Any) -> Array:
+        """A batch of images of one size.
+
+        Args:
+          images: uint8 (b, h, w, c) with 1 or 3 channels.
+          words: uint32 (b, 2) if the operation is random.
+          xp: numpy or jax.numpy.
+        """
+        raise NotImplementedError(f"{self.name} has no batched form")
+
+    @property
+    def has_batched(self) -> bool:
+        """Whether `batched` works."""
+        return type(self).batched is not Op.batched
+
+    def evaluation(self) -> tuple["Op", ...]:
+        """What stands in its place in evaluation; a random operation has none by default."""
+        return () if self.random else (self,)
+
+    def output_size(self, size: Size | None) -> Size | None:
+        """The image size it makes of `size`; None where that is not known."""
+        return size
+
+    def __str__(self) -> str:
+        """The call that makes this operation, defaults left out."""
+        arguments = [
+            repr(value) if field.default is dataclasses.MISSING else f"{field.name}={value!r}"
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        ]
+        return f"{self.name}({', '.join(arguments)})" if arguments else self.name
+
+    def set_field(self, field: str, value: Any) -> None:
+        """Brings an argument to its final form; in `__post_init__` only."""
+        object.__setattr__(self, field, value)
+
+    def require(self, condition: bool, field: str, wanted: str) -> None:
+        """Raises an InputError that names an argument where the condition does not hold."""
+        if not condition:
+            raise InputError(f"{self.name}: {field} is {getattr(self, field)!r}; wanted {wanted}")
+
+
+OPERATIONS: Registry[type[Op]] = Registry("preprocessing operation")
+
+
+def operation(name: str):
+    """Registers a class under `name` and makes it a frozen dataclass."""
+
+    def register(cls: type[Op]) -> type[Op]:
+        cls = dataclasses.dataclass(frozen=True)(cls)
+        cls.name = name
+        cls.__str__ = Op.__str__  # type: ignore[method-assign]
+        return OPERATIONS.add(name, cls)
+
+    return register
+
+
+def is_int(value: Any) -> bool:
+    """Whether this is a whole number, and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number, and no truth value."""
+    return is_int(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def check_range(op: Op, low: str, high: str, least: float, most: float) -> None:
+    """Checks that two arguments hold numbers, least <= low <= high <= most."""
+    for field in (low, high):
+        value = getattr(op, field)
+        ok = is_number(value) and least <= value <= most
+        op.require(ok, field, f"a number from {least:g} to {most:g}")
+    op.require(getattr(op, low) <= getattr(op, high), low, f"at most {high}")
+
+
+def below(word: Array, count: int) -> Array:
+    """Random words as integers in [0, count), count up to 2**16."""
+    return (((word >> np.uint32(16)) * np.uint32(count)) >> np.uint32(16)).astype(np.int32)
+
+
+def coin(words: Array) -> Array:
+    """A fair coin of each example: bool (b,) of words (b, 2)."""
+    return (words[:, 0] >> np.uint32(31)).astype(bool)
+
+
+def seed(words: Tensor) -> Tensor:
+    """Random words as the seed of TensorFlow's stateless functions."""
+    from vit_jax.data._tf import tf
+
+    return tf.bitcast(words, tf.int32)
