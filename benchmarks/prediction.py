@@ -19,10 +19,10 @@ import jax
 import numpy as np
 
 from vit_jax import create_model
-from vit_jax.checkpoint.load import ModelInfo
 from vit_jax.cli.allocator import restart_with_huge_pages
 from vit_jax.evaluate.predict import Predictor
 from vit_jax.speed.benchmark import create_case, default_dtype, run_config, step_ends
+from vit_jax.weights import Weights
 
 PP = "decode|resize_small(256)|central_crop(224)|value_range(-1, 1)"
 
@@ -45,7 +45,7 @@ def write_jpegs(folder: Path, count: int) -> list[str]:
 def measure(model: str, batch: int, batches: int, rounds: int) -> dict[str, Any]:
     """Images per second of each, medians over rounds."""
     options = dict(num_classes=1000, image_size=224, dtype=default_dtype())
-    info = ModelInfo(model, options, PP, [], "made up")
+    info = Weights(name=model, options=options, pp=PP)
     predictor = Predictor(create_model(model, **options), info, batch_size=batch)
     case = create_case(run_config(model, batch_size=batch), "infer")
     count = batch * batches

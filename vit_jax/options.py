@@ -25,9 +25,11 @@ from vit_jax.errors import InputError, unknown
 
 # What an option changes. A resumed run may change those in FREE_EFFECTS.
 EFFECTS = {
-    "network": "what the parameters of a model compute: it is stored with them. In a config file "
-    "None leaves it to the weights of init_from, the model's name, or the default",
-    "fitted": "the same, but weights are fitted to it: image size, classes",
+    "structure": "which parameters a model has. In a config file None leaves it to the weights "
+    "of init_from, the model's name, or the default",
+    "network": "what the same parameters compute; None as above",
+    "fitted": "what weights are fitted to: image size, classes; None: as the data say",
+    "training": "what training computes; weights are used without it",
     "computation": "what a run computes",
     "course": "how long a run is, what it reports and what it keeps",
     "layout": "how arrays lie on devices",
@@ -35,6 +37,9 @@ EFFECTS = {
     "speed": "only the speed or the memory needed",
 }
 FREE_EFFECTS = ("course", "layout", "place", "speed")
+# Options of a model that are stored with its weights; one that declares nothing is among them.
+STORED_EFFECTS = ("structure", "network", "fitted", "computation")
+_LEFT_OPEN = ("structure", "network", "fitted")  # None in config files
 MAX_INTEGER = 2**63 - 1
 
 
@@ -123,23 +128,35 @@ def declarations(kind: type) -> dict[str, Declaration]:
 
 
 def names_with(kind: type, *effects: str) -> tuple[str, ...]:
-    """The names of a section's options that have one of the effects."""
-    return tuple(name for name, found in declarations(kind).items() if found.effect in effects)
+    """The names of a section's options that have one of the effects.
+
+    A field that is not declared by `option` has the effect "computation".
+    """
+    declared = declarations(kind)
+    return tuple(
+        field.name
+        for field in dataclasses.fields(kind)
+        if (declared[field.name].effect if field.name in declared else "computation") in effects
+    )
 
 
-def defaults(kind: type) -> dict[str, Any]:
-    """Name -> default of a section's options that have one."""
+def defaults(kind: type, *effects: str) -> dict[str, Any]:
+    """Name -> default of a section's options, or of those with one of the effects.
+
+    Options without default are left out, but with `effects` their value is MISSING.
+    """
+    chosen = names_with(kind, *(effects or EFFECTS))
     return {
         field.name: field.default
         for field in dataclasses.fields(kind)
-        if field.default is not dataclasses.MISSING
+        if field.name in chosen and (effects or field.default is not dataclasses.MISSING)
     }
 
 
 def section(*kinds: type) -> ConfigDict:
     """A section as config files see it: all options of the classes, with their defaults.
 
-    Those with the effect "network" or "fitted", and those without default, are None there.
+    Those that are left open to weights and data, and those without default, are None there.
     """
     result = ConfigDict()
     for kind in kinds:
@@ -149,7 +166,7 @@ def section(*kinds: type) -> ConfigDict:
                 continue
             value = field.default
             effect = field.metadata["option"].effect
-            if effect in ("network", "fitted") or value is dataclasses.MISSING:
+            if effect in _LEFT_OPEN or value is dataclasses.MISSING:
                 value = None
             if dataclasses.is_dataclass(value) and not isinstance(value, type):
                 value = _filled(value)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 
-def some(names: Sequence[object], limit: int = 3) -> str:
+def some(names: Sequence[object], limit: int = 3, separator: str = ", ") -> str:
     """The first `limit` names: "a, b, c and 4 more"."""
-    shown = ", ".join(map(str, names[:limit]))
+    shown = separator.join(map(str, names[:limit]))
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vit_jax import config as configs
 from vit_jax.checkpoint import damage, stored
 from vit_jax.checkpoint.keep import expendable
-from vit_jax.checkpoint.load import read
+from vit_jax.checkpoint.load import read_weights
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.errors import InputError
 
@@ -288,7 +288,7 @@ def test_an_empty_workdir_has_no_checkpoint(tmp_path):
 def test_readers_are_told_which_file_is_damaged_and_what_is_good(under, workdir):
     message = truncate(workdir / "checkpoints" / "4")
     with pytest.raises(InputError, match=f"give {workdir}/checkpoints/2$") as error:
-        read(workdir / under)
+        read_weights(workdir / under)
     assert message in str(error.value)
     assert stored.latest_checkpoint(workdir / "checkpoints" / "2").name == "2"
 

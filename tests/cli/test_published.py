@@ -127,7 +127,7 @@ def test_fine_tuning_at_another_resolution_through_every_command(
     kept = (workdir / "init_from.txt").read_text().splitlines()
     assert kept[0] == f"{folder}: Hugging Face ViT, ViT-Ti/8, 40 tensors loaded"
     assert "resized: posemb/embedding (1, 17, 48) -> (1, 37, 48), bilinear_align_corners" in kept
-    assert "left out (config.init_skip): head/kernel" in kept
+    assert "left out: head/kernel" in kept
     assert "starts afresh: head/kernel (48, 3)" in kept
     assert any(line.startswith("note: the weights know images prepared by") for line in kept)
 

@@ -7,7 +7,7 @@ import pytest
 
 import vit_jax
 from vit_jax import config as configs
-from vit_jax.checkpoint.load import read
+from vit_jax.checkpoint.load import read_weights
 from vit_jax.data import open_source, parse
 from vit_jax.errors import InputError
 from vit_jax.evaluate.features import (
@@ -40,8 +40,9 @@ def test_features_are_what_the_head_sees(workdir, expected, engine):
     parallel = configs.default().parallel
     parallel.engine = engine
     engine = create_engine(parallel)
-    params, info = read(workdir)
-    config = headless_config(model_config(info.name, **info.options))
+    info = read_weights(workdir)
+    params = info.params
+    config = headless_config(info.config)
     pp = parse("resize(16, method='nearest')|value_range(-1, 1)")
     outputs = compile_outputs(engine, config, pp, batch_size=99)
     assert outputs.batch_size == 104  # divides over eight devices, not into 539 examples

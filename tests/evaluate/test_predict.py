@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from vit_jax import create_model, data
-from vit_jax.checkpoint.load import ModelInfo
 from vit_jax.errors import InputError
 from vit_jax.evaluate.predict import Predictor
+from vit_jax.weights import Weights
 
 OPTIONS = dict(width=8, depth=1, mlp_dim=8, num_heads=2, patch_size=4, image_size=8, num_classes=3)
 PP = "decode|resize(8)|normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))"
@@ -19,7 +19,7 @@ rng = np.random.default_rng(0)
 def loaded():
     model = create_model("ViT-Ti/16", **OPTIONS)
     model.head.kernel[...] = rng.normal(size=model.head.kernel.shape)
-    return model, ModelInfo("ViT-Ti/16", OPTIONS, PP, ["a", "b", "c"], "made up")
+    return model, Weights(name="ViT-Ti/16", options=OPTIONS, pp=PP, labels=["a", "b", "c"])
 
 
 def expected(model, images):

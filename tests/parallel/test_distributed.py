@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax.checkpoint.load import read
+from vit_jax.checkpoint.load import read_weights
 from vit_jax.errors import InputError
 from vit_jax.parallel.distributed import initialize, make_cpu_devices
 
@@ -114,7 +114,7 @@ def test_two_processes_equal_one_and_each_goes_on_with_the_others_run(engine, tm
     assert codes == [0, 0], outputs
     expected, end = losses(one)
     assert end["eval/test/examples"] == 359
-    params = read(one)[0]
+    params = read_weights(one).params
     same_run(two, expected, end, params)
     for workdir in (one, two):
         shutil.rmtree(workdir / "checkpoints" / "6")
@@ -132,7 +132,7 @@ def same_run(workdir, expected, expected_end, expected_params):
     assert end["eval/test/examples"] == expected_end["eval/test/examples"]
     assert end["eval/test/loss"] == pytest.approx(expected_end["eval/test/loss"], rel=1e-5)
     for leaf, wanted in zip(
-        jax.tree.leaves(read(workdir)[0]), jax.tree.leaves(expected_params), strict=True
+        jax.tree.leaves(read_weights(workdir).params), jax.tree.leaves(expected_params), strict=True
     ):
         np.testing.assert_allclose(leaf, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max() + 1e-9)
 

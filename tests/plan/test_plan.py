@@ -133,9 +133,9 @@ def test_out_of_memory_is_an_answer_with_suggestions(config_file, monkeypatch):
 
 
 def make_run(name, devices, steps, batch_size):
-    config = SimpleNamespace(batch_size=batch_size, model=SimpleNamespace(name=name))
+    config = SimpleNamespace(batch_size=batch_size)
     engine = SimpleNamespace(mesh=SimpleNamespace(devices=np.zeros(devices)))
-    return SimpleNamespace(config=config, engine=engine, total_steps=steps)
+    return SimpleNamespace(model_name=name, config=config, engine=engine, total_steps=steps)
 
 
 @pytest.mark.parametrize(

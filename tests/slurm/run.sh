@@ -146,7 +146,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vit_jax.checkpoint.load import read
+from vit_jax.checkpoint.load import read_weights
 
 logging.getLogger("absl").setLevel(logging.ERROR)
 
@@ -159,7 +159,7 @@ def losses(workdir):
 
 one, two = sys.argv[1:]
 assert losses(one) == losses(two)
-leaves = [jax.tree.leaves(read(Path(workdir))[0]) for workdir in (one, two)]
+leaves = [jax.tree.leaves(read_weights(Path(workdir)).params) for workdir in (one, two)]
 for first, second in zip(*leaves, strict=True):
     np.testing.assert_array_equal(first, second)
 print(f"Bit-equal: {len(losses(one))} losses and {len(leaves[0])} arrays of parameters.")

@@ -26,7 +26,7 @@ import numpy as np
 
 from tests.soak import process
 from tests.soak.process import LAYOUTS, Training
-from vit_jax.checkpoint.load import read
+from vit_jax.checkpoint.load import read_weights
 
 EVENTS = ("kill", "kill-save", "term", "damage", "damage-all", "layout")
 STEADY = "1 device"
@@ -179,8 +179,8 @@ def compare(workdir: Path, reference: Path, tolerance: float) -> str:
                 apart = max(apart, abs(line[name] - other[name]) / other[name])
     for use_ema in (False, True):
         pairs = zip(
-            jax.tree.leaves(read(workdir, use_ema=use_ema)[0]),
-            jax.tree.leaves(read(reference, use_ema=use_ema)[0]),
+            jax.tree.leaves(read_weights(workdir, use_ema=use_ema).params),
+            jax.tree.leaves(read_weights(reference, use_ema=use_ema).params),
             strict=True,
         )
         for leaf, other in pairs:

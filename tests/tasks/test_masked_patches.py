@@ -10,7 +10,7 @@ import pytest
 
 import vit_jax
 from vit_jax import config as configs
-from vit_jax.checkpoint.load import read
+from vit_jax.checkpoint.load import read_weights
 from vit_jax.cli.main import main
 from vit_jax.errors import InputError
 from vit_jax.parallel.pjit import PjitEngine
@@ -197,9 +197,9 @@ def test_pre_training_on_digits_then_fine_tuning(tmp_path, capfd):
     metrics = command(capfd, *tiny, f"--workdir={first}", *options)["metrics"]
     assert metrics["train/loss"] < 4 < np.log(COLORS)
     assert metrics["eval/test/top1"] > 0.2  # of the many greys black is the commonest
-    params, _ = read(first)
+    params = read_weights(first).params
     assert "masked" not in params  # of the task alone
-    whole, _ = read(first, task_params=True)
+    whole = read_weights(first, task_params=True).params
     assert np.asarray(whole["masked"]["embedding"]).any()
     assert vit_jax.load(first)[0](jnp.zeros((1, 16, 16, 3))).shape == (1, 32)
 
@@ -212,7 +212,7 @@ def test_pre_training_on_digits_then_fine_tuning(tmp_path, capfd):
 
     options = ("--config.total.steps=1", "--config.optimizer.learning_rate=0.0")
     command(capfd, *tiny, f"--workdir={second}", f"--config.init_from={first}", *options)
-    tuned, _ = read(second, task_params=True)
+    tuned = read_weights(second, task_params=True).params
     assert "masked" not in tuned
     assert tuned["head"]["kernel"].shape == (32, 10)
     assert not np.asarray(tuned["head"]["kernel"]).any()

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ import scipy.ndimage
 from sklearn.datasets import load_digits
 
 from vit_jax import config as configs
-from vit_jax.checkpoint.load import read
+from vit_jax.checkpoint.load import read_weights
 from vit_jax.checkpoint.manager import Checkpoints, read_meta
 from vit_jax.data import order
 from vit_jax.errors import InputError, NonFiniteError, Preempted
@@ -22,7 +23,7 @@ from vit_jax.train.batches import open_training_data
 from vit_jax.train.health import debug
 from vit_jax.train.health.preemption import PreemptionWatch
 from vit_jax.train.run import prepare
-from vit_jax.train.start import first_state
+from vit_jax.train.start import first_state, starting_weights
 
 STEPS = 9
 
@@ -79,8 +80,10 @@ def test_a_run_interrupted_anywhere_ends_bit_identical(attempt, undisturbed, tmp
         with pytest.raises(Preempted, match=f"step {at} of {STEPS}"):
             loop.train(tiny_config(), str(tmp_path))
     loop.train(tiny_config(), str(tmp_path))
-    assert_equal_params(read(tmp_path)[0], read(undisturbed)[0])
-    assert_equal_params(read(tmp_path, use_ema=True)[0], read(undisturbed, use_ema=True)[0])
+    assert_equal_params(read_weights(tmp_path).params, read_weights(undisturbed).params)
+    assert_equal_params(
+        read_weights(tmp_path, use_ema=True).params, read_weights(undisturbed, use_ema=True).params
+    )
     assert numbers(tmp_path) == numbers(undisturbed)
 
 
@@ -121,16 +124,17 @@ def test_data_that_changed_since_are_refused(tmp_path, monkeypatch):
 
 def test_batches_on_the_device_give_the_same_run(undisturbed, tmp_path):
     loop.train(tiny_config(**{"data.resident": True}), str(tmp_path))
-    assert_equal_params(read(tmp_path)[0], read(undisturbed)[0])
+    assert_equal_params(read_weights(tmp_path).params, read_weights(undisturbed).params)
 
 
 def test_fine_tuning_resamples_positions_and_starts_a_new_head(undisturbed, tmp_path):
     config = tiny_config(**{"init_from": str(undisturbed), "data.pp": "resize((16, 12))"})
     source, _, dataset = open_training_data(config)
-    run = prepare(config, dataset)
+    start = starting_weights(config, tmp_path)
+    run = prepare(config, dataset, start=start.model)
     checkpoints = Checkpoints(tmp_path, config.checkpoint)
     params = first_state(run, checkpoints, source)[1].params
-    old = read(undisturbed)[0]
+    old = read_weights(undisturbed).params
     np.testing.assert_array_equal(params["head"]["kernel"], 0)
     np.testing.assert_array_equal(params["blocks"]["mlp"]["fc1"]["kernel"],
                                   old["blocks"]["mlp"]["fc1"]["kernel"])  # fmt: skip
@@ -140,9 +144,30 @@ def test_fine_tuning_resamples_positions_and_starts_a_new_head(undisturbed, tmp_
     np.testing.assert_allclose(after[1:].reshape(4, 3, -1), zoomed, atol=1e-6)
 
 
+def test_model_options_left_alone_come_from_the_weights(tmp_path, monkeypatch):
+    """Also where a run goes on and the weights it began with are gone."""
+    own = {"model.gelu": "erf", "model.registers": 2, "model.layer_scale": 0.1}
+    loop.train(tiny_config(**own, **{"total.steps": 1}), str(tmp_path / "first"))
+    config = tiny_config(**{"init_from": str(tmp_path / "first"), "total.steps": 3})
+    with monkeypatch.context() as patch, pytest.raises(Preempted):
+        preempt_after(patch, 2)
+        loop.train(config, str(tmp_path / "second"))
+    shutil.rmtree(tmp_path / "first")
+    loop.train(config, str(tmp_path / "second"))
+    model = read_weights(tmp_path / "second").config
+    assert (model.gelu, model.registers, model.layer_scale) == ("erf", 2, 0.1)
+
+
+def test_a_model_option_that_contradicts_the_weights_is_refused(undisturbed, tmp_path):
+    config = tiny_config(**{"init_from": str(undisturbed), "model.gelu": "erf"})
+    with pytest.raises(InputError, match="gelu is 'tanh' in the weights, 'erf' in the model"):
+        loop.train(config, str(tmp_path / "new"))
+    assert not (tmp_path / "new" / "config.json").exists()
+
+
 def test_init_from_another_model_names_what_differs(undisturbed, tmp_path):
     config = tiny_config(**{"init_from": str(undisturbed), "model.mlp_dim": 32})
-    with pytest.raises(InputError, match=r"blocks/mlp/fc1/kernel: checkpoint \(2, 32, 64\), model"):
+    with pytest.raises(InputError, match=r"mlp_dim is 64 in the weights, 32 in the model; "):
         loop.train(config, str(tmp_path / "new"))
 
 
@@ -177,9 +202,10 @@ def test_a_pattern_that_is_none_is_refused(pattern, undisturbed, tmp_path):
 
 
 def test_weights_that_are_not_finite_are_refused_by_name(undisturbed, tmp_path, monkeypatch):
-    params, info = read(undisturbed)
+    info = read_weights(undisturbed)
+    params = info.params
     params["blocks"]["mlp"]["fc1"]["bias"] = np.full((2, 64), np.nan, np.float32)
-    monkeypatch.setattr(start, "read", lambda *_, **__: (params, info))
+    monkeypatch.setattr(start, "read_weights", lambda *_, **__: info)
     config = tiny_config(init_from=str(undisturbed))
     with pytest.raises(InputError, match="not finite in blocks/mlp/fc1/bias; take another"):
         loop.train(config, str(tmp_path))
@@ -195,11 +221,11 @@ def test_no_device_ever_holds_a_full_copy_of_what_a_run_begins_with(layout, tmp_
     read_arrays = []
 
     def read_and_note(*args, **options):
-        params, info = read(*args, **options)
-        read_arrays.extend(jax.tree.leaves(params))
-        return params, info
+        weights = read_weights(*args, **options)
+        read_arrays.extend(jax.tree.leaves(weights.params))
+        return weights
 
-    monkeypatch.setattr(start, "read", read_and_note)
+    monkeypatch.setattr(start, "read_weights", read_and_note)
     config = tiny_config(init_from=str(tmp_path / "first"), **wide, **layout)
     source, _, dataset = open_training_data(config)
     run = prepare(config, dataset)
@@ -209,7 +235,7 @@ def test_no_device_ever_holds_a_full_copy_of_what_a_run_begins_with(layout, tmp_
     parts = 8 if "parallel.fsdp" in layout else 1
     assert {leaf.size // leaf.addressable_shards[0].data.size for leaf in large} == {parts}
     params, averages = state.params["blocks"], state.ema["blocks"]
-    wanted = read(tmp_path / "first")[0]["blocks"]
+    wanted = read_weights(tmp_path / "first").params["blocks"]
     assert_equal_params(params, wanted)
     assert_equal_params(averages, wanted)
     # The step gives up the memory of both.

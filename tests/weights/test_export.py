@@ -11,7 +11,8 @@ from flax import traverse_util
 
 from vit_jax.errors import InputError
 from vit_jax.models import identify, model_config
-from vit_jax.weights import Published, export, read, write
+from vit_jax.weights import Weights, read, write
+from vit_jax.weights.formats import programs
 from vit_jax.weights.record import parameter_shapes
 
 PP = "resize_small((10, 15))|central_crop((8, 12))|normalize(mean=(0.1, 0.2, 0.3), std=0.5)"
@@ -36,7 +37,7 @@ def weights():
     }
     name, options = identify(config)
     params = traverse_util.unflatten_dict(params, sep="/")
-    return Published(name, options, params, PP, list("abc"), "", {}, [])
+    return Weights(name=name, options=options, params=params, pp=PP, labels=list("abc"))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_savedmodel_runs_in_tensorflow(weights, images, logits, tmp_path):
 
 
 def test_weights_that_do_not_fit_are_refused(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "MAX_BYTES", 100)
+    monkeypatch.setattr(programs, "MAX_BYTES", 100)
     with pytest.raises(InputError, match="holds less than 2 GiB"):
         write(weights, tmp_path / "x.stablehlo")
 

@@ -1,20 +1,18 @@
 """docs/weights.md: every command in it is one, and fine-tunes the file that it names."""
 
-import functools
 import re
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
-from flax import traverse_util
 
 from vit_jax import data, models
 from vit_jax.cli.commands import convert as convert_command
 from vit_jax.config_files import load_config
 from vit_jax.train.run import Dataset, configure_model
+from vit_jax.weights.fit import fit, other_normalization
 from vit_jax.weights.record import parameter_shapes
-from vit_jax.weights.transfer import other_normalization, transfer
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "weights.md").read_text()
@@ -72,28 +70,22 @@ def test_a_command_fine_tunes_the_file_it_names(words, monkeypatch):
     prepared = data.parse(config.data.pp)
     size = prepared.output_size((500, 375))
     dataset = Dataset(3_680, 37, size, prepared.mean, prepared.std)
-    wanted = configure_model(config, dataset)
+    wanted = configure_model(config, dataset, start=stored)
     for entry in config.evals.values():
         assert data.parse(entry.pp).output_size((500, 375)) == size
     assert other_normalization(pp, prepared.mean, prepared.std) == []
 
     source = {k: np.broadcast_to(np.float32(1), v) for k, v in parameter_shapes(stored).items()}
-    _, target = models.abstract(functools.partial(models.build_model, wanted))
-    loaded, report = transfer(
-        traverse_util.unflatten_dict(source, sep="/"),
-        target,
-        source_config=stored,
-        target_config=wanted,
-        skip=config.init_skip,
-        method=config.init_resample,
-    )
-    assert {line.split()[2] for line in report if line.startswith("starts afresh")} <= {
+    fitted = fit(source, stored, wanted, skip=config.init_skip, resample=config.init_resample)
+    assert fitted.fresh.keys() <= {
         "head/kernel",
         "head/bias",
         "head_dist/kernel",
         "head_dist/bias",
     }
-    assert len(loaded) > 10
+    notes = [line.split()[1] for line in fitted.report if line.startswith("note")]
+    assert notes == [name for name in ("head",) if any(f"model.{name}=" in word for word in words)]
+    assert len(fitted.params) > 10
 
 
 def test_conversions_in_the_guide_are_commands():

@@ -8,7 +8,9 @@ from PIL import Image
 
 from vit_jax.data import load_images, parse
 from vit_jax.weights.families import FAMILIES, Recognised
-from vit_jax.weights.preprocessing import Recipe, recipe_of, to_huggingface, to_timm
+from vit_jax.weights.formats.huggingface import to_huggingface
+from vit_jax.weights.formats.timm import to_timm
+from vit_jax.weights.preprocessing import Recipe
 
 transformers = pytest.importorskip("transformers")
 
@@ -36,8 +38,8 @@ SIZES = {"vit": (96, 96), "vit, not square": (96, 160)}
 
 
 def recipe(files, family="Hugging Face ViT"):
-    found = next(f for f in FAMILIES if f.name == family)
-    return recipe_of(Recognised(found, {}, {}, {}, []), files)
+    found = Recognised("x", family, FAMILIES[family], files)
+    return found.family.recipe(found)
 
 
 @pytest.fixture(scope="module")

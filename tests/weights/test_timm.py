@@ -10,7 +10,6 @@ from safetensors.numpy import load_file, save_file
 from vit_jax import weights
 from vit_jax.errors import InputError
 from vit_jax.models import model_config
-from vit_jax.weights import metadata
 from vit_jax.weights.families import FAMILIES, Recognised
 
 torch = pytest.importorskip("torch")
@@ -288,13 +287,14 @@ def test_bfloat16_is_read_as_float32(source, tmp_path):
     ],
 )
 def test_architectures_imply_the_activation(document, gelu):
-    family = next(family for family in FAMILIES if family.name == "timm ViT")
-    found = Recognised(family, {}, {}, {}, [])
-    assert metadata.hints("x", found, {"config.json": document})["gelu"] == gelu
+    family = FAMILIES["timm ViT"]
+    found = Recognised("x", "timm ViT", family, {"config.json": document})
+    assert family.hints(found)["gelu"] == gelu
 
 
 def test_pooling_that_no_head_does_is_named():
-    family = next(family for family in FAMILIES if family.name == "timm ViT")
-    found = Recognised(family, {}, {}, {}, [])
+    family = FAMILIES["timm ViT"]
+    document = dict(global_pool="avgmax")
+    found = Recognised("x", "timm ViT", family, {"config.json": document})
     with pytest.raises(InputError, match="global_pool avgmax is not supported"):
-        metadata.hints("x", found, {"config.json": dict(global_pool="avgmax")})
+        family.hints(found)

@@ -1,6 +1,8 @@
 """Weights given back: bit for bit, under names that the other program's own loader accepts."""
 
+import dataclasses
 import json
+from dataclasses import fields
 
 import jax
 import numpy as np
@@ -10,7 +12,9 @@ from safetensors.numpy import load_file
 
 from vit_jax.errors import InputError
 from vit_jax.models import identify, model_config
-from vit_jax.weights import Published, change, read, write
+from vit_jax.models.config import ViTConfig
+from vit_jax.options import option
+from vit_jax.weights import Weights, read, refit, write
 from vit_jax.weights.record import parameter_shapes
 
 SMALL = dict(width=24, depth=2, mlp_dim=40, num_heads=3, patch_size=4, image_size=(8, 12))
@@ -78,15 +82,12 @@ def random_weights(case, **more):
         for path, shape in parameter_shapes(config).items()
     }
     name, options = identify(config)
-    return Published(
+    return Weights(
         name=name,
         options=options,
         params=traverse_util.unflatten_dict(params, sep="/"),
         pp="resize((8, 12))|value_range(-1, 1)",
         labels=list("abcde")[: config.num_classes],
-        family="",
-        aside={},
-        report=[],
     )
 
 
@@ -159,9 +160,9 @@ def test_transformers_loads_what_is_written(case, tmp_path, run_ours, run_torch)
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     weights = random_weights(case, **({} if "bit" in case else dict(gelu="erf")))
-    weights = change(weights, resample="bilinear", image_size=32)
+    weights = refit(weights, resample="bilinear", image_size=32)
     scale = jax.tree.map(lambda x: x * 0.2, weights.params)
-    weights = Published(**{**vars(weights), "params": scale})
+    weights = Weights(**{**vars(weights), "params": scale})
     write(weights, tmp_path / "folder")
     kind = json.loads((tmp_path / "folder" / "config.json").read_text())["architectures"][0]
     model, info = getattr(transformers, kind).from_pretrained(
@@ -319,3 +320,28 @@ def test_what_the_other_program_does_differently_is_said(tmp_path):
     assert "vision_transformer has no posemb_where" in lines
     lines = write(random_weights("qk norm"), tmp_path / "x.safetensors")
     assert "timm's norm epsilon is 1e-6, not 1e-05" in lines
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tempered(ViTConfig):
+    """A model with an option that came after the formats, and one that only training uses."""
+
+    temperature: float = option(1.0, "of attention")
+    undeclared: bool = False
+    mask_ratio: float = option(0.0, "of patches in training", effect="training")
+
+
+@pytest.mark.parametrize("path, format", [("x.npz", ""), ("folder", ""), ("x.safetensors", "")])
+@pytest.mark.parametrize("changed", [dict(temperature=2.0), dict(undeclared=True)])
+def test_an_option_that_a_format_does_not_know_is_refused(
+    path, format, changed, tmp_path, monkeypatch
+):
+    weights = random_weights("plain", gelu="erf")
+    plain = {field.name: getattr(weights.config, field.name) for field in fields(ViTConfig)}
+    monkeypatch.setattr(Weights, "config", Tempered(**plain, mask_ratio=0.5, **changed))
+    (name,) = changed
+    with pytest.raises(InputError, match=f"no model with {name}="):
+        write(weights, tmp_path / path, format=format)
+    assert not (tmp_path / path).exists()
+    monkeypatch.setattr(Weights, "config", Tempered(**plain, mask_ratio=0.5))
+    write(weights, tmp_path / path, format=format)  # at their defaults they mean nothing

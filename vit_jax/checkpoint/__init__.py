@@ -1,5 +1,5 @@
-"""Checkpoints: a run's own, and the formats others publish."""
+"""A run's own checkpoints; `load` reads them and published weights alike."""
 
-from vit_jax.checkpoint.load import ModelInfo, load, read_weights
+from vit_jax.checkpoint.load import load, read_weights
 
-__all__ = ["ModelInfo", "load", "read_weights"]
+__all__ = ["load", "read_weights"]

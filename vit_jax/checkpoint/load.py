@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,10 @@ from flax import nnx, traverse_util
 from vit_jax.checkpoint.damage import DamagedCheckpoint
 from vit_jax.checkpoint.stored import Layout, latest_checkpoint, read_meta, read_params
 from vit_jax.errors import InputError
-from vit_jax.models import create_model, merge, split
-from vit_jax.weights import Published, change
-from vit_jax.weights import read as read_published
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelInfo:
-    """What is known about loaded weights."""
-
-    name: str  # such as "ViT-B/16"
-    options: dict[str, Any]  # of create_model
-    pp: str  # preprocessing of images for evaluation
-    labels: list[str]  # class names by index; [] where unknown
-    source: str  # where the weights came from
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the run; {} if foreign
-    report: list[str] = dataclasses.field(default_factory=list)  # what became of every tensor
+from vit_jax.models import create_model, merge, model_config, split
+from vit_jax.models.config import ModelConfig
+from vit_jax.weights import Weights, refit
+from vit_jax.weights.read import read_stored
 
 
 def load(
@@ -39,7 +27,7 @@ def load(
     resample: str = "bilinear_align_corners",
     leave_out: Sequence[str] = (),
     **options: Any,
-) -> tuple[nnx.Module, ModelInfo]:
+) -> tuple[nnx.Module, Weights]:
     """A model with the weights of a workdir, a checkpoint or a published weight file.
 
     Args:
@@ -53,54 +41,24 @@ def load(
         resizes the position embedding, another `num_classes` starts a new head.
 
     Returns:
-      The model and what is known about it; `info.report` accounts for every tensor.
+      The model and what is known about it, without the arrays; `info.report` accounts for
+      every tensor.
 
     Raises:
       InputError: nothing to load there, or weights that do not fit the model.
     """
-    params, info = read(path, use_ema=use_ema, resample=resample, leave_out=leave_out, **options)
-    model = nnx.eval_shape(lambda: create_model(info.name, **info.options))
-    graphdef, _ = split(model)
-    return merge(graphdef, jax.tree.map(jnp.asarray, params)), info
-
-
-def read(
-    path: str | Path,
-    *,
-    use_ema: bool = False,
-    layout: Layout | None = None,
-    task_params: bool = False,
-    **options: Any,
-) -> tuple[Any, ModelInfo]:
-    """Parameters as a nested dict and what is known about them; see `load`.
-
-    With `task_params`, those that only the run's task has are among them.
-
-    With a `layout` no device and no host holds the whole of a checkpoint of ours; a published
-    file is read by each process as a whole.
-    """
-    weights = read_weights(path, use_ema=use_ema, layout=layout, task_params=task_params, **options)
+    weights = read_weights(path, use_ema=use_ema, resample=resample, leave_out=leave_out, **options)
     for line in weights.report:
         logging.getLogger("vit_jax").info("%s", line)
-    own = _own_checkpoint(path)
-    info = ModelInfo(
-        name=weights.name,
-        options=weights.options,
-        pp=weights.pp,
-        labels=weights.labels,
-        source=str(own or path),
-        config=_run_config(own),
-        report=weights.report,
-    )
-    return weights.params, info
+    model = nnx.eval_shape(lambda: create_model(weights.name, **weights.options))
+    graphdef, _ = split(model)
+    params = jax.tree.map(jnp.asarray, weights.params)
+    return merge(graphdef, params), dataclasses.replace(weights, params={})
 
 
 def run_config(path: str | Path) -> dict[str, Any]:
     """The config of the run that a path of ours belongs to; {} for published weights."""
-    return _run_config(_own_checkpoint(path))
-
-
-def _run_config(own: Path | None) -> dict[str, Any]:
+    own = _own_checkpoint(path)
     return read_meta(own)["config"] if own else {}
 
 
@@ -113,15 +71,52 @@ def read_weights(
     resample: str = "bilinear_align_corners",
     leave_out: Sequence[str] = (),
     **options: Any,
-) -> Published:
-    """Weights of ours or others in one form, ready to be written again; see `load`."""
+) -> Weights:
+    """Weights of ours or others in one form, ready to be written again; see `load`.
+
+    Args:
+      path, use_ema, resample, leave_out, **options: as `load`.
+      layout: with it no device and no host holds the whole of a checkpoint of ours; a
+        published file is read by each process as a whole.
+      task_params: those that only the run's task has are among them.
+
+    Raises:
+      InputError: as `load`.
+    """
     own = _own_checkpoint(path)
     if own is not None:
         weights = _read_own(own, use_ema, layout, task_params)
-        return change(weights, resample=resample, **options)
-    if use_ema:
+    elif use_ema:
         raise InputError(f"{path} is no run of vit_jax: it keeps no averaged parameters")
-    return read_published(path, resample=resample, leave_out=leave_out, **options)
+    else:
+        weights = read_stored(path, options, leave_out)
+    return refit(weights, resample=resample, **options)
+
+
+def read_start(path: str | Path, told: Mapping[str, Any]) -> tuple[ModelConfig, Weights | None]:
+    """The model that the weights at a path belong to, for a run that begins with them.
+
+    Args:
+      path: as `load`.
+      told: options of `create_model`, used where a published file does not tell them.
+
+    Returns:
+      The model, and the weights if they had to be read: those of a published file.
+
+    Raises:
+      InputError: nothing to read there.
+    """
+    own = _own_checkpoint(path)
+    if own is not None:
+        return stored_model(own), None
+    weights = read_stored(path, told)
+    return weights.config, weights
+
+
+def stored_model(checkpoint: Path) -> ModelConfig:
+    """The model of a checkpoint of ours."""
+    model = dict(read_meta(checkpoint)["model"])
+    return model_config(model.pop("name"), **model)
 
 
 def _own_checkpoint(path: str | Path) -> Path | None:
@@ -141,9 +136,7 @@ def _own_checkpoint(path: str | Path) -> Path | None:
         return None
 
 
-def _read_own(
-    checkpoint: Path, use_ema: bool, layout: Layout | None, task_params: bool
-) -> Published:
+def _read_own(checkpoint: Path, use_ema: bool, layout: Layout | None, task_params: bool) -> Weights:
     meta = read_meta(checkpoint)
     name = meta["model"]["name"]
     params = traverse_util.flatten_dict(
@@ -154,14 +147,14 @@ def _read_own(
         own = _task_params(meta, params)
         params = {path: array for path, array in params.items() if path not in own}
         report += [f"left out, only the task of the run has it: {path}" for path in own]
-    return Published(
+    return Weights(
         name=name,
         options={key: value for key, value in meta["model"].items() if key != "name"},
         params=traverse_util.unflatten_dict(params, sep="/"),
         pp=meta["pp"],
         labels=meta["labels"],
-        family="vit_jax",
-        aside={},
+        source=str(checkpoint),
+        run_config=meta["config"],
         report=report,
     )
 

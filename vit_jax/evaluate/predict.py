@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from vit_jax import data, models
-from vit_jax.checkpoint.load import ModelInfo, load
+from vit_jax.checkpoint.load import load
 from vit_jax.errors import InputError
+from vit_jax.models.layers import normalize_pixels
+from vit_jax.weights import Weights
 
 MAX_BATCH = 64
 
@@ -26,16 +27,16 @@ class Predictor:
     computes, the next ones are read.
     """
 
-    def __init__(self, model: nnx.Module, info: ModelInfo, *, batch_size: int = MAX_BATCH):
+    def __init__(self, model: nnx.Module, info: Weights, *, batch_size: int = MAX_BATCH):
         """Takes what `vit_jax.load` returns."""
         self._pp = data.parse(info.pp)
         self._batch_size = batch_size
         graphdef, self._params = models.split(model)
-        mean, std = np.array(self._pp.mean, np.float32), np.array(self._pp.std, np.float32)
+        mean, std = self._pp.mean, self._pp.std
 
         @jax.jit
         def probabilities(params: Any, images: jax.Array) -> jax.Array:
-            images = (images.astype(jnp.float32) / 255.0 - mean) / std
+            images = normalize_pixels(images, mean, std)
             return jax.nn.softmax(models.merge(graphdef, params)(images))
 
         self._probabilities = probabilities

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from vit_jax import data, models
-from vit_jax.checkpoint.load import ModelInfo, read, run_config
+from vit_jax.checkpoint.load import read_weights, run_config
 from vit_jax.data.options import DataOptions
 from vit_jax.errors import InputError, unknown
 from vit_jax.evaluate import imagenet  # noqa: F401  registers its types
@@ -20,6 +20,7 @@ from vit_jax.parallel.mesh import ParallelOptions
 from vit_jax.tasks import bind, create_task
 from vit_jax.tasks.evaluation import make_eval_step
 from vit_jax.tasks.options import task_options
+from vit_jax.weights import Weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Stored:
 
     context: Context
     params: Any
-    info: ModelInfo
+    info: Weights  # without the arrays
 
     def run(self, evaluation: Evaluation) -> dict[str, Any]:
         """The results of an evaluation.
@@ -67,16 +68,17 @@ def open_stored(
     """
     if batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; it must be at least 1")
-    params, info = read(path, use_ema=use_ema, task_params=True)
-    config = task_options(info.config)
+    weights = read_weights(path, use_ema=use_ema, task_params=True)
+    params, info = weights.params, dataclasses.replace(weights, params={})
+    config = task_options(info.run_config)
     data_options = section(DataOptions)
-    if info.config:
-        known = {k: v for k, v in info.config["data"].items() if k in data_options}
+    if info.run_config:
+        known = {k: v for k, v in info.run_config["data"].items() if k in data_options}
         data_options.update(known)
     if data_dir:
         data_options.data_dir = data_dir
     preprocess = data.parse(pp or info.pp)
-    model_config = models.model_config(info.name, **info.options)
+    model_config = info.config
     task = create_task(config)
     graphdef, _ = models.abstract(functools.partial(task.build_model, model_config))
     task = bind(task, config, model_config, graphdef, preprocess.mean, preprocess.std)
@@ -181,14 +183,14 @@ def evaluate_protocol(
 
 
 def own_pair(
-    info: ModelInfo, source: str | None, train: str | None, test: str | None
+    info: Weights, source: str | None, train: str | None, test: str | None
 ) -> dict[str, str]:
     """Source and splits for a classifier on features: those given, else the run's own.
 
     Raises:
       InputError: nothing is given, and the weights belong to no run.
     """
-    run = info.config
+    run = info.run_config
     if source is None:
         if not run:
             raise InputError(f"{info.source} names no data; give --source, --train and --test")

@@ -5,12 +5,20 @@ from typing import Any
 
 from flax import nnx
 
-from vit_jax.models.variants import build_model, create_model, identify, list_models, model_config
+from vit_jax.models.variants import (
+    build_model,
+    create_model,
+    derived_config,
+    identify,
+    list_models,
+    model_config,
+)
 
 __all__ = [
     "abstract",
     "build_model",
     "create_model",
+    "derived_config",
     "identify",
     "list_models",
     "merge",

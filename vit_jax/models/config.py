@@ -32,12 +32,13 @@ class ModelConfig:
         at_least=0,
     )
     head_bias: float = option(
-        0.0, "initial bias of the head; -10 for sigmoid pre-training", effect="computation"
+        0.0, "initial bias of the head; -10 for sigmoid pre-training", effect="training"
     )
     dtype: str = option(
         "float32",
         "of matrix products, float32 or bfloat16; parameters stay float32",
         choices=DTYPES,
+        effect="training",
     )
     remat: str = option(
         "none",
@@ -48,10 +49,10 @@ class ModelConfig:
     resnet_stages: tuple[int, ...] | None = option(
         None,
         "units of each stage of the ResNet in hybrids and BiT; (): the root alone",
-        effect="network",
+        effect="structure",
     )
     resnet_width: int = option(
-        1, "channels of the ResNet's root, over 64", effect="network", at_least=1
+        1, "channels of the ResNet's root, over 64", effect="structure", at_least=1
     )
     resnet_norm_eps: float | None = option(
         None, "epsilon of group norms; None: as the code that trained it", effect="network"
@@ -91,7 +92,7 @@ class BiTConfig(ModelConfig):
     """What defines a BiT ResNet (1912.11370)."""
 
     preact: bool = option(
-        False, "pre-activation (ResNet v2), as in the published BiT weights", effect="network"
+        False, "pre-activation (ResNet v2), as in the published BiT weights", effect="structure"
     )
 
     def __post_init__(self):
@@ -109,24 +110,26 @@ class ViTConfig(ModelConfig):
     """What defines a ViT or hybrid (sections 3.1 and 4.1)."""
 
     # Shape.
-    width: int = option(meaning="of tokens (D)", effect="network", at_least=1)
-    depth: int = option(meaning="number of blocks (L)", effect="network", at_least=1)
-    mlp_dim: int = option(meaning="hidden width of MLPs", effect="network", at_least=1)
-    num_heads: int = option(meaning="attention heads", effect="network", at_least=1)
-    patch_size: Size = option(meaning="pixels, int or (height, width)", effect="network")
+    width: int = option(meaning="of tokens (D)", effect="structure", at_least=1)
+    depth: int = option(meaning="number of blocks (L)", effect="structure", at_least=1)
+    mlp_dim: int = option(meaning="hidden width of MLPs", effect="structure", at_least=1)
+    num_heads: int = option(meaning="attention heads", effect="structure", at_least=1)
+    patch_size: Size = option(meaning="pixels, int or (height, width)", effect="structure")
     # Parts.
     head: str = option(
         "token",
         "token: class token; gap: mean of the patches; map: attention pooling; token_gap: class "
         "token beside the mean (DINOv2)",
-        effect="network",
+        effect="structure",
         choices=HEADS,
     )
-    class_token: bool | None = option(None, "None: only where the head needs it", effect="network")
+    class_token: bool | None = option(
+        None, "None: only where the head needs it", effect="structure"
+    )
     distillation: str = option(
         "none",
         "token: DeiT's token (2012.12877); head: the token and its classifier",
-        effect="network",
+        effect="structure",
         choices=DISTILLATION,
     )
     pool_then_norm: bool = option(
@@ -152,23 +155,25 @@ class ViTConfig(ModelConfig):
         choices=POSEMB_WHERE,
     )
     posemb_class_slot: bool = option(
-        True, "class and distillation tokens have positions of their own", effect="network"
+        True, "class and distillation tokens have positions of their own", effect="structure"
     )
     posemb_register_slots: bool = option(
-        False, "registers have positions of their own", effect="network"
+        False, "registers have positions of their own", effect="structure"
     )
-    registers: int = option(0, "extra learnt tokens (2309.16588)", effect="network", at_least=0)
+    registers: int = option(0, "extra learnt tokens (2309.16588)", effect="structure", at_least=0)
     attention_kind: str = option(
         "full",
         "which tokens attend to which: full, or axial: rows, then columns (appendix D.5)",
-        effect="network",
+        effect="structure",
         choices=ATTENTION_KINDS,
     )
     layer_scale: float | None = option(
-        None, "initial scale of residual branches (2103.17239); None: no scale", effect="network"
+        None, "initial scale of residual branches (2103.17239); None: no scale", effect="structure"
     )
-    qk_norm: bool = option(False, "layer norm of queries and keys (2302.05442)", effect="network")
-    mlp: str = option("gelu", "gelu, or swiglu: gated (2002.05202)", effect="network", choices=MLPS)
+    qk_norm: bool = option(False, "layer norm of queries and keys (2302.05442)", effect="structure")
+    mlp: str = option(
+        "gelu", "gelu, or swiglu: gated (2002.05202)", effect="structure", choices=MLPS
+    )
     gelu: str = option(
         "tanh",
         "tanh (JAX checkpoints) or erf (PyTorch checkpoints)",
@@ -182,10 +187,17 @@ class ViTConfig(ModelConfig):
         "after every dense layer but qkv, and after the position embedding",
         at_least=0,
         below=1,
+        effect="training",
     )
-    attention_dropout: float = option(0.0, "on attention weights", at_least=0, below=1)
+    attention_dropout: float = option(
+        0.0, "on attention weights", at_least=0, below=1, effect="training"
+    )
     stochastic_depth: float = option(
-        0.0, "drop rate of the last block, growing linearly from 0", at_least=0, below=1
+        0.0,
+        "drop rate of the last block, growing linearly from 0",
+        at_least=0,
+        below=1,
+        effect="training",
     )
     # Execution.
     unroll: int = option(1, "layers per iteration of the scan over blocks; -1: all", effect="speed")

@@ -148,16 +148,17 @@ def derived_config(
     Args:
       base: of the model that the weights belong to; options of the network that are not
         given are taken from it.
-      name: see `list_models`; None: as `base`.
+      name: see `list_models`; None, or the nearest name of `base`: as `base`.
       **options: as in `model_config`.
 
     Raises:
       InputError: as `model_config`.
     """
-    network = names_with(type(base), "network")
-    own = {field: getattr(base, field) for field in network}
-    if name is None:
-        return _complete(type(base), identify(base)[0], own, _renamed(options))
+    stored = names_with(type(base), "structure", "network", "computation")
+    own = {field: getattr(base, field) for field in stored}
+    nearest = identify(base)[0]
+    if name is None or canonical_name(name) == nearest:
+        return _complete(type(base), nearest, own, _renamed(options))
     named = model_config(name)
     if not isinstance(named, type(base)):
         return model_config(name, **options)

@@ -21,6 +21,7 @@ from vit_jax.plan.collectives import Collective, find_collectives
 from vit_jax.plan.hlo import Module
 from vit_jax.plan.traffic import memory_traffic
 from vit_jax.train.run import Dataset, Run, prepare
+from vit_jax.train.start import starting_weights
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,10 @@ def compile_step(
     Raises:
       InputError: what is wrong with the config.
     """
-    run = prepare(config, dataset, create_engine(config.parallel, devices))
+    engine = create_engine(config.parallel, devices)
+    # A plan needs no weights: those that are not here have the model's usual options.
+    known = os.path.exists(config.init_from) and starting_weights(config, "")
+    run = prepare(config, dataset, engine, known.model if known else None)
     state = run.abstract
     params, ema = local_bytes(state.params), local_bytes(state.ema)
     optimizer = local_bytes(state) - params - ema

@@ -28,7 +28,7 @@ from vit_jax.train.log.goodput import Goodput
 from vit_jax.train.log.metrics import MetricsLog, Progress
 from vit_jax.train.log.summary import announce, describe, write_summary
 from vit_jax.train.run import Run, prepare, steps_of
-from vit_jax.train.start import first_state
+from vit_jax.train.start import first_state, starting_weights
 from vit_jax.train.state import TrainState
 from vit_jax.train.step import make_gradient
 from vit_jax.train.workdir import claim_workdir, only_run_in, open_workdir
@@ -70,14 +70,15 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
             first_process = jax.process_index() == 0
             engine = create_engine(config.parallel)
             source, pp, dataset = open_training_data(config)
-            run = prepare(config, dataset, engine)
+            start = starting_weights(config, workdir)
+            run = prepare(config, dataset, engine, start and start.model)
             evals = open_evaluations(run, source, pp)
             eval_every = steps_of(config.eval_every, "eval_every", config, dataset)
             save_every = steps_of(config.checkpoint.every, "checkpoint.every", config, dataset)
             workdir = open_workdir(workdir, config)
             stack.enter_context(only_run_in(workdir))
             checkpoints = Checkpoints(workdir, config.checkpoint)
-            step, state, meta = first_state(run, checkpoints, source)
+            step, state, meta = first_state(run, checkpoints, source, start)
             if first_process:
                 claim_workdir(workdir, config)
             goodput = opened(Goodput(workdir, clock, write=first_process))

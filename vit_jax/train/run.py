@@ -12,6 +12,7 @@ from vit_jax import models
 from vit_jax.durations import in_steps
 from vit_jax.errors import InputError
 from vit_jax.models.config import ModelConfig
+from vit_jax.models.variants import canonical_name, identify
 from vit_jax.parallel.engines import Engine, create_engine
 from vit_jax.parallel.mesh import check_batch_size
 from vit_jax.tasks import Task, bind, create_task
@@ -50,13 +51,19 @@ class Run:
     train_step: Callable  # (state, batch) -> (state, metrics)
 
 
-def prepare(config: ConfigDict, dataset: Dataset, engine: Engine | None = None) -> Run:
+def prepare(
+    config: ConfigDict,
+    dataset: Dataset,
+    engine: Engine | None = None,
+    start: ModelConfig | None = None,
+) -> Run:
     """Checks a config as a whole and builds the run it describes; allocates nothing.
 
     Args:
       config: of the run.
       dataset: of its training data.
       engine: None: the one that `config.parallel` names, on the devices present.
+      start: of the weights that the run begins with, see `start.starting_weights`.
 
     Raises:
       InputError: whatever in the config does not exist or does not fit the rest.
@@ -77,7 +84,7 @@ def prepare(config: ConfigDict, dataset: Dataset, engine: Engine | None = None) 
             f"config.task {config.task!r} compares all examples of a batch: set "
             "config.parallel.accumulate to 1"
         )
-    model_config = configure_model(config, dataset, task)
+    model_config = configure_model(config, dataset, task, start)
     create_model = functools.partial(task.build_model, model_config)
     graphdef, params = models.abstract(create_model)
     optimizer, schedule = create_optimizer(
@@ -97,7 +104,7 @@ def prepare(config: ConfigDict, dataset: Dataset, engine: Engine | None = None) 
     return Run(
         config=config,
         total_steps=total_steps,
-        model_name=config.model.name or DEFAULT_MODEL,
+        model_name=canonical_name(config.model.name or identify(model_config)[0]),
         model_config=model_config,
         engine=engine,
         task=task,
@@ -115,15 +122,20 @@ def steps_of(entry: ConfigDict, name: str, config: ConfigDict, dataset: Dataset)
     return in_steps(entry, name=name, batch_size=config.batch_size, train_size=dataset.size)
 
 
-def configure_model(config: ConfigDict, dataset: Dataset, task: Task | None = None) -> ModelConfig:
-    """The model's configuration, completed by the data and the task.
+def configure_model(
+    config: ConfigDict,
+    dataset: Dataset,
+    task: Task | None = None,
+    start: ModelConfig | None = None,
+) -> ModelConfig:
+    """The model's configuration, completed by the weights it begins with, the data and the task.
 
     Raises:
       InputError: labels beyond the classes, or images that the patches do not divide.
     """
     task = task or create_task(config)
     options = dict(config.model)
-    name = options.pop("name") or DEFAULT_MODEL
+    name = options.pop("name")
     options |= task.model_options(config, dataset.num_classes)
     if options["image_size"] is None:
         options["image_size"] = dataset.image_size
@@ -132,7 +144,10 @@ def configure_model(config: ConfigDict, dataset: Dataset, task: Task | None = No
             "config.data.pp does not fix the size of images; end it with an operation that does, "
             "such as resize(224)"
         )
-    model_config = models.model_config(name, **options)
+    if start is None:
+        model_config = models.model_config(name or DEFAULT_MODEL, **options)
+    else:
+        model_config = models.derived_config(start, name, **options)
     if dataset.image_size and tuple(dataset.image_size) != tuple(model_config.image_size):
         raise InputError(
             f"config.data.pp yields images of {dataset.image_size}, "

@@ -1,23 +1,72 @@
 """Where a run's state comes from: its own newest checkpoint, `init_from`, or a fresh start."""
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
 
 import jax
+from flax import traverse_util
+from ml_collections import ConfigDict
 
-from vit_jax import data, models
-from vit_jax.checkpoint.load import read
+from vit_jax import data
+from vit_jax.checkpoint.load import read_start, read_weights, stored_model
 from vit_jax.checkpoint.manager import Checkpoints, read_meta
+from vit_jax.checkpoint.stored import latest_checkpoint
+from vit_jax.data.sources.source import Source
+from vit_jax.errors import InputError
+from vit_jax.models.config import ModelConfig
 from vit_jax.train.run import Run
 from vit_jax.train.state import TrainState
-from vit_jax.weights import transfer
+from vit_jax.weights import Weights, fit
+from vit_jax.weights.fit import check_finite, other_normalization, replace
 
 log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The weights of `config.init_from`.
+
+    Attributes:
+      model: that they belong to.
+      weights: those of a published file; None: they are read in the layout of the run.
+    """
+
+    model: ModelConfig
+    weights: Weights | None = None
+
+
+def starting_weights(config: ConfigDict, workdir: str | Path) -> Start | None:
+    """What a run begins with, read as far as its model's options come from there.
+
+    A run that goes on takes them from its own newest checkpoint, so that `init_from` may be
+    gone by then.
+
+    Args:
+      config: of the run.
+      workdir: of the run, which may not exist yet.
+
+    Returns:
+      None where the config names no weights.
+
+    Raises:
+      InputError: `init_from` cannot be read.
+    """
+    if not config.init_from:
+        return None
+    own = Path(workdir) / "checkpoints"
+    if own.is_dir() and any(own.iterdir()):
+        try:
+            return Start(stored_model(latest_checkpoint(Path(workdir))))
+        except InputError:
+            log.debug("no checkpoint in %s; its start is read again", workdir)
+    told = {name: value for name, value in config.model.items() if value is not None}
+    return Start(*read_start(config.init_from, told))
+
+
 def first_state(
-    run: Run, checkpoints: Checkpoints, source: Any
+    run: Run, checkpoints: Checkpoints, source: Source, start: Start | None = None
 ) -> tuple[int, TrainState, dict[str, Any]]:
     """The state to start from: the newest good checkpoint, `init_from`, or a fresh one.
 
@@ -25,6 +74,7 @@ def first_state(
       run: the run.
       checkpoints: its own.
       source: its training data.
+      start: what `starting_weights` read of `init_from`.
 
     Returns:
       How many steps led to the state, the state, and what the checkpoint knows of itself,
@@ -35,7 +85,7 @@ def first_state(
     """
     found = checkpoints.restore_newest(run.abstract.items())
     if found is None:
-        return 0, _new_state(run, checkpoints.directory.parent), {}
+        return 0, _new_state(run, checkpoints.directory.parent, start), {}
     step, items = found
     meta = read_meta(checkpoints.directory / str(step))
     since = f"step {step} of the run in {checkpoints.directory.parent}"
@@ -43,21 +93,32 @@ def first_state(
     return step, TrainState.from_items(items), meta
 
 
-def _new_state(run: Run, workdir: Path) -> TrainState:
+def _new_state(run: Run, workdir: Path, start: Start | None) -> TrainState:
     """A fresh state, or one that begins with `init_from`; the workdir's init_from.txt says how."""
     state = run.engine.init(run.create)
     if not run.config.init_from:
         return state
-    loaded, report = pretrained(run)
+    loaded, report = pretrained(run, start.weights if start else None)
     if jax.process_index() == 0:
         (workdir / "init_from.txt").write_text("\n".join(report) + "\n")
-    params = transfer.replace(state.params, loaded)
-    ema = None if state.ema is None else transfer.replace(state.ema, loaded)
+    params = replace(state.params, loaded)
+    ema = None if state.ema is None else replace(state.ema, loaded)
     return state.replace(params=params, ema=ema)
 
 
-def pretrained(run: Run) -> tuple[dict[str, Any], list[str]]:
-    """Path -> array of what `config.init_from` gives to the model, and what became of it all."""
+def pretrained(run: Run, weights: Weights | None = None) -> tuple[dict[str, Any], list[str]]:
+    """What `config.init_from` gives to the model.
+
+    Args:
+      run: the run.
+      weights: of a published file, if they were read already.
+
+    Returns:
+      Path -> array, and lines that account for every tensor.
+
+    Raises:
+      InputError: they do not fit the model, or are not finite.
+    """
     config = run.config
     engine = run.engine
 
@@ -66,17 +127,29 @@ def pretrained(run: Run) -> tuple[dict[str, Any], list[str]]:
         whole = "posemb" in path.split("/")
         return engine.replicated if whole else engine.parameter_sharding(path, shape)
 
-    params, info = read(config.init_from, use_ema=config.init_ema, layout=layout)
-    loaded, report = transfer.transfer(
-        params,
-        run.abstract.params,
-        source_config=models.model_config(info.name, **info.options),
-        target_config=run.model_config,
-        skip=config.init_skip,
-        method=config.init_resample,
-    )
-    transfer.check_finite(loaded, config.init_from)
-    report += transfer.other_normalization(info.pp, run.task.setting.mean, run.task.setting.std)
+    if weights is None or config.init_ema:
+        weights = read_weights(config.init_from, use_ema=config.init_ema, layout=layout)
+    target = traverse_util.flatten_dict(run.abstract.params, sep="/")
+    try:
+        fitted = fit(
+            traverse_util.flatten_dict(weights.params, sep="/"),
+            weights.config,
+            run.model_config,
+            resample=config.init_resample,
+            skip=config.init_skip,
+            target={path: tuple(leaf.shape) for path, leaf in target.items()},
+        )
+    except InputError as error:
+        raise InputError(
+            f"init_from {config.init_from} does not fit config.model: {error}; config.init_skip "
+            "leaves parameters out"
+        ) from None
+    check_finite(fitted.params, config.init_from)
+    report = [
+        *weights.report,
+        *fitted.report,
+        *other_normalization(weights.pp, run.task.setting.mean, run.task.setting.std),
+    ]
     for line in report:
         log.info("%s", line)
-    return loaded, [*info.report, *report]
+    return fitted.params, report

@@ -1,7 +1,9 @@
-"""Published weight files: Google's .npz, timm's, Hugging Face's; in and out, strictly."""
+"""Weights that others publish or read: in and out, strictly."""
 
+from vit_jax.weights import formats  # noqa: F401  registers them
+from vit_jax.weights.fit import fit, refit
 from vit_jax.weights.read import read
-from vit_jax.weights.record import Published, change
+from vit_jax.weights.record import Weights
 from vit_jax.weights.write import FORMATS, write
 
-__all__ = ["FORMATS", "Published", "change", "read", "write"]
+__all__ = ["FORMATS", "Weights", "fit", "read", "refit", "write"]

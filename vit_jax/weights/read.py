@@ -9,13 +9,12 @@ from flax import traverse_util
 
 from vit_jax import models
 from vit_jax.errors import InputError
-from vit_jax.weights import metadata
+from vit_jax.models.config import ModelConfig
 from vit_jax.weights.families import QKV, Recognised, recognise
 from vit_jax.weights.files import read_files
+from vit_jax.weights.fit import refit
 from vit_jax.weights.infer import infer
-from vit_jax.weights.layout import Layout, layout_of
-from vit_jax.weights.preprocessing import recipe_of
-from vit_jax.weights.record import Config, Published, change, parameter_shapes
+from vit_jax.weights.record import Weights, layouts
 
 
 def read(
@@ -24,7 +23,7 @@ def read(
     resample: str = "bilinear_align_corners",
     leave_out: Sequence[str] = (),
     **options: Any,
-) -> Published:
+) -> Weights:
     """Reads any published ViT, hybrid or BiT.
 
     Args:
@@ -36,61 +35,81 @@ def read(
         `num_classes` starts a new head, `pre_logits=0` drops that layer and does so too.
 
     Raises:
+      InputError: as `read_stored` and `fit`.
+    """
+    return refit(read_stored(path, options, leave_out), resample=resample, **options)
+
+
+def read_stored(
+    path: str | Path, told: Mapping[str, Any], leave_out: Sequence[str] = ()
+) -> Weights:
+    """Reads a published file as it is stored.
+
+    Args:
+      path, leave_out: as `read`.
+      told: options of `create_model`, used where the file does not tell them.
+
+    Raises:
       InputError: no such file, an unknown family, something that has to be given, or
         missing, unexpected and misshapen tensors, which the message lists.
     """
     path = str(path)
     files = read_files(path)
-    found = recognise(path, files.tensors, leave_out)
-    own = metadata.sidecar(files.configs)
+    found = recognise(path, files.tensors, files.configs, leave_out)
+    own = _own_description(files.configs)
     if own:
         config = models.model_config(**own["model"])
     else:
-        config = infer(path, found, metadata.hints(path, found, files.configs), options)
-    params = load(path, config, found)
-    name, stored_options = models.identify(config)
-    pp = own["pp"] if own else recipe_of(found, files.configs).spec(config.image_size)
-    source = "as the files say" if files.configs else f"as is usual for {found.family.name}"
-    published = Published(
+        config = infer(path, found, found.family.hints(found), told)
+    params = _load(config, found)
+    name, options = models.identify(config)
+    pp = own["pp"] if own else found.family.recipe(found).spec(config.image_size)
+    source = "as the files say" if files.configs else f"as is usual for {found.name}"
+    return Weights(
         name=name,
-        options=stored_options,
+        options=options,
         params=traverse_util.unflatten_dict(params, sep="/"),
         pp=pp,
-        labels=own["labels"] if own else metadata.labels(files.configs, config.num_classes),
-        family=found.family.name,
+        labels=own["labels"] if own else _labels(found.config_json, config.num_classes),
+        source=path,
+        family=found.name,
         aside=found.aside,
         report=[
-            f"{path}: {found.family.name}, {name}, {len(found.tensors)} tensors loaded",
+            f"{path}: {found.name}, {name}, {len(found.tensors)} tensors loaded",
             f"preprocessing {source}: {pp}",
             *(f"left out on request: {name}" for name in found.left_out),
             *(f"kept aside, no part of a classifier: {name}" for name in found.aside),
         ],
     )
-    return change(published, resample=resample, **options)
 
 
-def layouts(config: Config, table: Mapping, family: str) -> dict[str, Layout]:
-    """Path -> layout of every parameter of a model in a format.
+def _own_description(configs: Mapping[str, Any]) -> dict[str, Any]:
+    """What `write.own_description` wrote, {} where there is none.
 
-    Raises:
-      InputError: the format has no place for some of them.
+    It stands in x.npz.json beside x.npz, or under the key "vit_jax" of timm's config.json.
     """
-    found = {
-        path: layout_of(path, shape, table) for path, shape in parameter_shapes(config).items()
-    }
-    homeless = sorted(path for path, layout in found.items() if layout is None)
-    if homeless:
-        raise InputError(f"the names of {family} have no place for {', '.join(homeless)}")
-    return found
+    own = configs.get("sidecar") or configs.get("config.json", {}).get("vit_jax") or {}
+    return own if isinstance(own, dict) and "model" in own else {}
 
 
-def load(path: str, config: Config, found: Recognised) -> dict[str, np.ndarray]:
+def _labels(config: Mapping[str, Any], num_classes: int) -> list[str]:
+    """Class names by index as timm or transformers have them; [] where the file has none."""
+    named = config.get("label_names", [])
+    by_id = config.get("id2label", {})
+    if by_id:
+        named = [by_id.get(str(i), "") for i in range(num_classes)]
+    if len(named) != num_classes or named == [f"LABEL_{i}" for i in range(num_classes)]:
+        return []
+    return [str(name) for name in named]
+
+
+def _load(config: ModelConfig, found: Recognised) -> dict[str, np.ndarray]:
     """Our parameters by path; every tensor is used, and once.
 
     Raises:
       InputError: lists what is missing, unexpected or misshapen, with both shapes.
     """
-    rows = layouts(config, found.family.table, found.family.name)
+    rows = layouts(config, found.family.table, found.name)
     wanted = {name: row.their_shape for row in rows.values() for name, _ in row.tensors(QKV)}
     have = {name: array.shape for name, array in found.tensors.items()}
     problems = [
@@ -108,7 +127,7 @@ def load(path: str, config: Config, found: Recognised) -> dict[str, np.ndarray]:
     if problems:
         name, _ = models.identify(config)
         raise InputError(
-            f"{path} does not fit {name} as a file of {found.family.name} "
+            f"{found.path} does not fit {name} as a file of {found.name} "
             f"({len(problems)} tensors differ):\n  " + "\n  ".join(problems)
         )
     return {path: row.to_ours(found.tensors, QKV) for path, row in rows.items()}

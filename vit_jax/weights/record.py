@@ -1,8 +1,7 @@
-"""Weights of one model fitted to a changed one: resolution, classes, representation layer."""
+"""Weights that were read, with what is known about them."""
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,78 +10,45 @@ from flax import traverse_util
 
 from vit_jax import models
 from vit_jax.errors import InputError
-from vit_jax.models.config import BiTConfig, ViTConfig
-from vit_jax.weights.preprocessing import Recipe
-from vit_jax.weights.resample import resample_positions
-
-Config = ViTConfig | BiTConfig
+from vit_jax.models.config import BiTConfig, ModelConfig, ViTConfig
+from vit_jax.weights.layout import Layout, layout_of
 
 
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """A published file, read.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weights of a run of ours or of a published file.
 
     Attributes:
       name: of the nearest model, such as "ViT-B/16".
-      options: of `create_model`, which make it the file's.
-      params: nested dict of float32 arrays.
+      options: of `create_model`, in which the model differs from it.
+      params: nested dict of arrays; {} where a model holds them.
       pp: preprocessing of images for evaluation.
       labels: class names by index; [] where unknown.
-      family: whose names the file has.
+      source: where they came from.
+      family: the names that the file has; "vit_jax" for a run's checkpoint.
+      run_config: of the run that made them; {} if that is foreign.
       aside: tensors that no classifier has, kept for the way back: "mask_token".
       report: lines that account for every tensor.
     """
 
     name: str
     options: dict[str, Any]
-    params: dict[str, Any]
+    params: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     pp: str
-    labels: list[str]
-    family: str
-    aside: dict[str, np.ndarray]
-    report: list[str]
+    labels: list[str] = dataclasses.field(default_factory=list)
+    source: str = ""
+    family: str = "vit_jax"
+    run_config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    aside: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    report: list[str] = dataclasses.field(default_factory=list)
 
     @property
-    def config(self) -> Config:
+    def config(self) -> ViTConfig | BiTConfig:
         """Of the model."""
         return models.model_config(self.name, **self.options)
 
 
-def change(published: Published, *, resample: str, **options: Any) -> Published:
-    """The same weights in a model with other options.
-
-    Args:
-      published: weights and their model.
-      resample: how the position embedding meets another `image_size`.
-      **options: of `create_model`; None: as it is.
-
-    Raises:
-      InputError: options that ask for parameters of other shapes.
-    """
-    options = {key: value for key, value in options.items() if value is not None}
-    stored = published.config
-    wanted = models.model_config(published.name, **{**published.options, **options})
-    if stored == wanted:
-        return published
-    params, changes = adapt(
-        traverse_util.flatten_dict(published.params, sep="/"), stored, wanted, resample
-    )
-    name, options = models.identify(wanted)
-    pp = published.pp
-    if stored.image_size != wanted.image_size:
-        pp = Recipe.parse(pp).spec(wanted.image_size)
-    return dataclasses.replace(
-        published,
-        name=name,
-        options=options,
-        params=traverse_util.unflatten_dict(params, sep="/"),
-        pp=pp,
-        labels=[] if any("new: head" in line for line in changes) else published.labels,
-        report=[*published.report, *changes],
-    )
-
-
-def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Path -> shape of every parameter of a model."""
     _, params = models.abstract(functools.partial(models.build_model, config))
     return {
@@ -91,38 +57,16 @@ def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     }
 
 
-def adapt(
-    params: Mapping[str, np.ndarray], stored: Config, wanted: Config, resample: str
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Parameters of one model fitted to another, and lines that tell what was done."""
-    skip = []
-    dropped = getattr(stored, "pre_logits", 0) and not wanted.pre_logits
-    if dropped:
-        skip += ["pre_logits/.*"]
-    if dropped or stored.num_classes != wanted.num_classes:
-        skip += ["head/.*", "head_dist/.*"]
-    result = {
-        path: array
-        for path, array in params.items()
-        if not any(re.fullmatch(pattern, path) for pattern in skip)
+def layouts(config: ModelConfig, table: Mapping, family: str) -> dict[str, Layout]:
+    """Path -> layout of every parameter of a model in a format.
+
+    Raises:
+      InputError: the format has no place for some of them.
+    """
+    found = {
+        path: layout_of(path, shape, table) for path, shape in parameter_shapes(config).items()
     }
-    changes = []
-    for path, array in resample_positions(result, stored, wanted, resample).items():
-        changes.append(f"resized: {path} {result[path].shape} -> {array.shape}, {resample}")
-        result[path] = array
-    shapes = parameter_shapes(wanted)
-    problems = [
-        f"{path}: file {array.shape}, model {shapes.get(path, 'has none')}"
-        for path, array in sorted(result.items())
-        if shapes.get(path) != array.shape
-    ]
-    if problems:
-        raise InputError("the options do not fit the file: " + "; ".join(problems))
-    changes += [f"left out on request: {path}" for path in sorted(params.keys() - result.keys())]
-    for path in sorted(shapes.keys() - result.keys()):
-        if not path.startswith("head"):
-            raise InputError(f"the options do not fit the file, which has no {path}")
-        value = wanted.head_bias if path.endswith("bias") else 0.0
-        result[path] = np.full(shapes[path], value, np.float32)
-        changes.append(f"new: {path} {shapes[path]}, {value:g}")
-    return result, changes
+    homeless = sorted(path for path, layout in found.items() if layout is None)
+    if homeless:
+        raise InputError(f"the names of {family} have no place for {', '.join(homeless)}")
+    return {path: layout for path, layout in found.items() if layout is not None}

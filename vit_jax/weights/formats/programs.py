@@ -17,7 +17,9 @@ from jax.extend.mlir.dialects import stablehlo as dialect
 
 from vit_jax import models
 from vit_jax.errors import InputError
-from vit_jax.weights.record import Published
+from vit_jax.models.layers import normalize_pixels
+from vit_jax.weights.record import Weights
+from vit_jax.weights.write import own_description, save_json, sidecar, weight_format
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 # The size of one protocol buffer, in which StableHLO keeps constants.
@@ -28,45 +30,43 @@ TENSORFLOW_STABLEHLO = "1.0.0"
 TENSORFLOW_PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def inference(published: Published) -> Callable[[Any, jax.Array], jax.Array]:
+def inference(weights: Weights) -> Callable[[Any, jax.Array], jax.Array]:
     """(params, images (B, H, W, 3) uint8) -> logits (B, K), as a JAX function."""
     from vit_jax.data import parse
 
-    pp = parse(published.pp)
-    mean, std = jnp.array(pp.mean, jnp.float32), jnp.array(pp.std, jnp.float32)
-    graphdef, _ = models.abstract(lambda rngs: models.build_model(published.config, rngs))
+    pp = parse(weights.pp)
+    graphdef, _ = models.abstract(lambda rngs: models.build_model(weights.config, rngs))
 
     def logits(params: Any, images: jax.Array) -> jax.Array:
-        images = (images.astype(jnp.float32) / 255.0 - mean) / std
-        return models.merge(graphdef, params)(images)
+        return models.merge(graphdef, params)(normalize_pixels(images, pp.mean, pp.std))
 
     return logits
 
 
-def _any_batch(published: Published) -> jax.ShapeDtypeStruct:
+def _any_batch(weights: Weights) -> jax.ShapeDtypeStruct:
     (batch,) = jax.export.symbolic_shape("batch")
-    return jax.ShapeDtypeStruct((batch, *published.config.image_size, 3), jnp.uint8)
+    return jax.ShapeDtypeStruct((batch, *weights.config.image_size, 3), jnp.uint8)
 
 
-def stablehlo(published: Published, path: Path) -> None:
+def stablehlo(weights: Weights, path: Path) -> None:
     """Writes what `jax.export.deserialize(bytes).call(images)` runs, on any of PLATFORMS.
 
     Raises:
       InputError: the weights are too many for the format.
     """
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(published.params))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(weights.params))
     if size >= MAX_BYTES:
         raise InputError(
             f"{path}: StableHLO holds less than 2 GiB, these weights take {size / 2**30:.1f}; "
             "write them as .npz or safetensors"
         )
-    params = jax.tree.map(jnp.asarray, published.params)
-    function = jax.jit(functools.partial(inference(published), params))
-    exported = jax.export.export(function, platforms=PLATFORMS)(_any_batch(published))
+    params = jax.tree.map(jnp.asarray, weights.params)
+    function = jax.jit(functools.partial(inference(weights), params))
+    exported = jax.export.export(function, platforms=PLATFORMS)(_any_batch(weights))
     path.write_bytes(exported.serialize())
 
 
-def savedmodel(published: Published, path: Path) -> None:
+def savedmodel(weights: Weights, path: Path) -> None:
     """Writes a TensorFlow SavedModel whose default signature maps `images` to `logits`.
 
     Its program is StableHLO, its weights are variables. Beside vit_jax.data the only user of
@@ -76,11 +76,11 @@ def savedmodel(published: Published, path: Path) -> None:
       InputError: TensorFlow is not installed.
     """
     tf, xla = _tensorflow()
-    images = _any_batch(published)
-    function = jax.jit(inference(published))
-    exported = jax.export.export(function, platforms=TENSORFLOW_PLATFORMS)(published.params, images)
+    images = _any_batch(weights)
+    function = jax.jit(inference(weights))
+    exported = jax.export.export(function, platforms=TENSORFLOW_PLATFORMS)(weights.params, images)
     module = tf.Module()
-    module.params = [tf.Variable(leaf) for leaf in jax.tree.leaves(published.params)]
+    module.params = [tf.Variable(leaf) for leaf in jax.tree.leaves(weights.params)]
     operation = functools.partial(
         xla.call_module,
         version=exported.calling_convention_version,
@@ -117,3 +117,17 @@ def _tensorflow() -> tuple[Any, Any]:
     except ImportError as error:
         raise InputError(f"a SavedModel needs TensorFlow: {error}; write .stablehlo") from error
     return tf, xla
+
+
+@weight_format("stablehlo", ".stablehlo")
+def write_stablehlo(weights: Weights, path: Path) -> list[str]:
+    """Writes the program and a sidecar."""
+    stablehlo(weights, path)
+    return [f"wrote {path}", *save_json({sidecar(path): own_description(weights)})]
+
+
+@weight_format("savedmodel", "")
+def write_savedmodel(weights: Weights, path: Path) -> list[str]:
+    """Writes a directory with the program and vit_jax.json."""
+    savedmodel(weights, path)
+    return [f"wrote {path}", *save_json({path / "vit_jax.json": own_description(weights)})]

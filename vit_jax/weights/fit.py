@@ -1,0 +1,229 @@
+"""Weights fitted to another model: resolution, classes, what starts afresh (section 3.2)."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from vit_jax import models, options
+from vit_jax.errors import InputError
+from vit_jax.models.config import ModelConfig, ViTConfig
+from vit_jax.text import some
+from vit_jax.trees import name_patterns, path_name
+from vit_jax.weights.preprocessing import Recipe
+from vit_jax.weights.record import Weights, parameter_shapes
+from vit_jax.weights.resample import resample_positions
+
+HEADS = ("head/.*", "head_dist/.*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """Parameters for another model.
+
+    Attributes:
+      params: path -> array of what is taken over.
+      fresh: path -> shape of what the model has besides.
+      report: lines that account for all parameters of both.
+    """
+
+    params: dict[str, Any]
+    fresh: dict[str, tuple[int, ...]]
+    report: list[str]
+
+
+def fit(
+    params: Mapping[str, Any],
+    stored: ModelConfig,
+    wanted: ModelConfig,
+    *,
+    resample: str = "bilinear_align_corners",
+    skip: Sequence[str] = (),
+    target: Mapping[str, tuple[int, ...]] | None = None,
+    allow_change: bool = False,
+) -> Fitted:
+    """Fits parameters of one model to another.
+
+    Position embeddings are resampled in two dimensions to the new grid, with the class
+    token's entry set aside. Everything else must be there and fit.
+
+    Args:
+      params: path -> array.
+      stored: the model that they belong to.
+      wanted: the other model.
+      resample: see `resample_posemb`.
+      skip: patterns of parameter paths that start afresh and are not taken over.
+      target: path -> shape of the other model's parameters; None: those of `wanted`.
+      allow_change: accept options under which the same parameters compute something else.
+
+    Raises:
+      InputError: lists what is missing, unexpected or misshapen, with both shapes; or
+        names an option under which the parameters would compute something else.
+    """
+    names = models.identify(stored)[0], models.identify(wanted)[0]
+    if type(stored) is not type(wanted):
+        raise InputError(f"the weights are of {names[0]}, the model is {names[1]}")
+    have, left_out = _split(params, skip)
+    want, fresh = _split(parameter_shapes(wanted) if target is None else target, skip)
+    resized = resample_positions(have, stored, wanted, resample)
+    report = [
+        f"resized: {path} {_shape(have[path])} -> {_shape(array)}, {resample}"
+        for path, array in resized.items()
+    ]
+    have |= resized
+    problems = [
+        f"{path}: weights {_shape(have.get(path))}, model {want.get(path, 'has none')}"
+        for path in sorted(have.keys() | want.keys())
+        if _shape(have.get(path)) != want.get(path, "")
+    ]
+    if problems:
+        differ = ", ".join(_difference(stored, wanted, "structure"))
+        raise InputError(
+            f"the weights do not fit the model{': ' if differ else ''}{differ}; "
+            + some(problems, 4, "; ")
+        )
+    differ = _difference(stored, wanted, "network", "computation")
+    if differ and not allow_change:
+        raise InputError(
+            f"the same weights would compute something else: {', '.join(differ)}; "
+            "leave the option as the weights have it"
+        )
+    differ += _difference(stored, wanted, "structure")
+    report += [f"note: {line}" for line in differ]
+    report += [f"left out: {path}" for path in sorted(left_out)]
+    report += [f"starts afresh: {path} {fresh[path]}" for path in sorted(fresh)]
+    return Fitted(have, fresh, [f"{len(have)} parameters taken over", *report])
+
+
+def refit(weights: Weights, *, resample: str = "bilinear_align_corners", **changes: Any) -> Weights:
+    """The same weights in a model with other options; a head for other classes starts at zero.
+
+    Args:
+      weights: weights and their model.
+      resample: how the position embedding meets another `image_size`.
+      **changes: options of `create_model`; None: as it is.
+
+    Raises:
+      InputError: as `fit`.
+    """
+    changes = {key: value for key, value in changes.items() if value is not None}
+    stored = weights.config
+    wanted = models.model_config(weights.name, **{**weights.options, **changes})
+    if stored == wanted:
+        return weights
+    skip: tuple[str, ...] = ()
+    dropped = isinstance(stored, ViTConfig) and stored.pre_logits and not wanted.pre_logits
+    if dropped:
+        skip += ("pre_logits/.*",)
+    if dropped or stored.num_classes != wanted.num_classes:
+        skip += HEADS
+    params = traverse_util.flatten_dict(weights.params, sep="/")
+    fitted = fit(params, stored, wanted, resample=resample, skip=skip, allow_change=True)
+    for path, shape in fitted.fresh.items():
+        value = wanted.head_bias if path.endswith("bias") else 0.0
+        fitted.params[path] = np.full(shape, value, np.float32)
+    name, own_options = models.identify(wanted)
+    pp = weights.pp
+    if stored.image_size != wanted.image_size:
+        pp = Recipe.parse(pp).spec(wanted.image_size)
+    return dataclasses.replace(
+        weights,
+        name=name,
+        options=own_options,
+        params=traverse_util.unflatten_dict(fitted.params, sep="/"),
+        pp=pp,
+        labels=[] if fitted.fresh else weights.labels,
+        report=[*weights.report, *fitted.report[1:]],
+    )
+
+
+def _difference(stored: ModelConfig, wanted: ModelConfig, *effects: str) -> list[str]:
+    """Options in which two models of a kind differ, with both values."""
+    return [
+        f"{name} is {getattr(stored, name)!r} in the weights, "
+        f"{getattr(wanted, name)!r} in the model"
+        for name in options.names_with(type(stored), *effects)
+        if getattr(stored, name) != getattr(wanted, name)
+        and not _only_initial(name, stored, wanted)
+    ]
+
+
+def _only_initial(name: str, stored: ModelConfig, wanted: ModelConfig) -> bool:
+    """Whether an option is the value that a stored parameter began with."""
+    both = getattr(stored, name) is not None and getattr(wanted, name) is not None
+    return name == "layer_scale" and both
+
+
+def other_normalization(pp: str, mean: Sequence[float], std: Sequence[float]) -> list[str]:
+    """A line where a run normalises images otherwise than those that weights were trained on.
+
+    Args:
+      pp: how the weights want images prepared.
+      mean, std: of the run.
+    """
+    from vit_jax.data import parse
+
+    was = parse(pp)
+    if np.allclose((was.mean, was.std), (mean, std), atol=1e-6):
+        return []
+    return [
+        f"note: the weights know images prepared by {pp}; config.data.pp normalises with "
+        f"mean {tuple(mean)}, std {tuple(std)}"
+    ]
+
+
+def check_finite(params: dict[str, Any], source: str) -> None:
+    """Refuses weights with which no training can begin.
+
+    Args:
+      params: path -> array.
+      source: where they are from.
+
+    Raises:
+      InputError: names a parameter with NaNs or infinities.
+    """
+
+    def is_finite(array):  # where the array is
+        return (jnp if isinstance(array, jax.Array) else np).isfinite(array).all()
+
+    finite = jax.device_get({path: is_finite(array) for path, array in params.items()})
+    if bad := [path for path, fine in finite.items() if not fine]:
+        more = f" and {len(bad) - 1} more parameters" if len(bad) > 1 else ""
+        raise InputError(
+            f"init_from: {source} has values that are not finite in {bad[0]}{more}; "
+            "take another checkpoint"
+        )
+
+
+def replace(params: Any, loaded: dict[str, Any]) -> Any:
+    """`params` with the arrays of `loaded`, in the layout that `params` has."""
+
+    def place(path, leaf):
+        array = loaded.get(path_name(path))
+        if array is None:
+            return leaf
+        if isinstance(array, jax.Array) and array.sharding == leaf.sharding:
+            # Averages begin as a copy: the step reuses the memory of both.
+            return jax.device_put(array.astype(leaf.dtype), leaf.sharding, may_alias=False)
+        array = np.asarray(array, leaf.dtype)
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index])
+
+    return jax.tree_util.tree_map_with_path(place, params)
+
+
+def _split(leaves: Mapping[str, Any], skip: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Path -> leaf of what `skip` does not match, and of what it does."""
+    patterns = name_patterns(skip, "config.init_skip")
+    kept, skipped = {}, {}
+    for path, leaf in leaves.items():
+        matches = any(pattern.fullmatch(path) for pattern in patterns)
+        (skipped if matches else kept)[path] = leaf
+    return kept, skipped
+
+
+def _shape(array: Any) -> tuple[int, ...] | str:
+    return "have none" if array is None else tuple(array.shape)
