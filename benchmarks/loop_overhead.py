@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vit_jax.cli.allocator import restart_with_huge_pages
+from vit_jax.cli.startup import restart_with_huge_pages
 from vit_jax.config import duration
 from vit_jax.config_files import load_config
 from vit_jax.parallel.engines import create_engine

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from vit_jax import create_model
-from vit_jax.cli.allocator import restart_with_huge_pages
+from vit_jax.cli.startup import restart_with_huge_pages
 from vit_jax.evaluate.predict import Predictor
 from vit_jax.speed.benchmark import create_case, default_dtype, run_config, step_ends
 from vit_jax.weights import Weights

@@ -28,7 +28,7 @@ import sys
 import time
 from typing import Any
 
-from vit_jax.cli.allocator import restart_with_huge_pages
+from vit_jax.cli.startup import restart_with_huge_pages
 
 SIZE, CLASSES = 224, 1000
 # Width, depth, heads.

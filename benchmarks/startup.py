@@ -3,7 +3,7 @@
     python benchmarks/startup.py [--model ViT-Ti/16] [--batch 1] [--rounds 1] [--depths 8 16 32]
 
 `vit_jax train` starts twice on random images with the same directory of compiled programs (see
-vit_jax/cli/compilations.py), which is empty at first, each time in a new workdir. A start ends
+vit_jax/cli/startup.py), which is empty at first, each time in a new workdir. A start ends
 with the line of its first step in metrics.jsonl, written when the second step has ended; so the
 default is a model whose steps take little time, though as long to compile as those of a larger one.
 

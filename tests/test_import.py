@@ -38,7 +38,7 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_a_quick_import_collects_no_garbage_and_leaves_the_collector_as_it_was():
     code = """
 import gc, sys
-from vit_jax.cli.imports import import_quickly
+from vit_jax.cli.startup import import_quickly
 seen = []
 gc.callbacks.append(lambda phase, info: seen.append(phase))
 module = import_quickly("flax.nnx")

@@ -12,11 +12,14 @@ _LAZY = {
     "create_model": "vit_jax.models",
     "list_models": "vit_jax.models",
     "load": "vit_jax.checkpoint",
+    "load_config": "vit_jax.config_files",
 }
-__all__ = ["InputError", "__version__", *_LAZY]
+__all__ = ["InputError", "__version__", "train", *_LAZY]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "train":  # a package that can be called
+        return importlib.import_module("vit_jax.train")
     if name not in _LAZY:
         raise AttributeError(f"module 'vit_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)

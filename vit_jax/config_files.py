@@ -2,7 +2,11 @@
 
 import ast
 import importlib.util
+import sys
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -13,7 +17,7 @@ from vit_jax.errors import InputError, nearest, unknown
 PREFIX = "--config."
 
 
-def load_config(spec: str, overrides: list[str]) -> ConfigDict:
+def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config of a file, with overrides applied.
 
     Args:
@@ -26,7 +30,7 @@ def load_config(spec: str, overrides: list[str]) -> ConfigDict:
         value of the wrong type or out of all bounds.
     """
     path, _, arg = spec.partition(":")
-    get_config = _load_file(Path(path))
+    get_config = _get_config(Path(path))
     config = get_config(arg) if arg else get_config()
     for override in overrides:
         name, equals, text = override.removeprefix(PREFIX).partition("=")
@@ -37,19 +41,35 @@ def load_config(spec: str, overrides: list[str]) -> ConfigDict:
     return config
 
 
-def _load_file(path: Path) -> Any:
+def import_file(path: str | Path) -> ModuleType:
+    """Runs a Python file; what it registers can be used by name from then on.
+
+    Raises:
+      InputError: it does not exist, or fails.
+    """
+    path = Path(path)
     if not path.is_file():
         known = sorted(str(file) for file in Path("configs").glob("*.py"))
         hint = nearest(str(path), known) or f"; known: {', '.join(known) or 'none here'}"
         raise InputError(f"config file {path} does not exist{hint}")
-    module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    module = importlib.util.module_from_spec(module_spec)
+    # Of one file always the same name, so that what it registers again replaces its own.
+    name = f"config_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise InputError(f"config file {path} is no Python file; its name must end in .py")
+    module = sys.modules[name] = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"config file {path} fails: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _get_config(path: Path) -> Callable[..., ConfigDict]:
+    """The function `get_config` of a file, with errors in one line."""
+    module = import_file(path)
     if not hasattr(module, "get_config"):
         raise InputError(f"config file {path} has no function get_config")
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax import __version__
-from vit_jax.cli.allocator import restart_with_huge_pages
+from vit_jax.cli.startup import restart_with_huge_pages
 from vit_jax.errors import InputError, NonFiniteError, NotSavedError, Preempted, nearest, unknown
 from vit_jax.parallel.chips import ignore_absent_tpus
 
@@ -78,6 +78,14 @@ def _run(argv: list[str]) -> int:
                 allow_abbrev=False,
             )
             module.add_arguments(sub)
+            sub.add_argument(
+                "--import",
+                dest="imports",
+                action="append",
+                default=[],
+                metavar="FILE",
+                help="run a Python file first: what it registers can be used by name",
+            )
         else:
             commands.add_parser(command, help=summary, add_help=False)
     args, rest = parser.parse_known_args(argv)
@@ -93,10 +101,15 @@ def _run(argv: list[str]) -> int:
     logging.getLogger("vit_jax").setLevel(logging.INFO)
     # Orbax warns of what is normal, and its errors reach us.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    if args.imports:
+        from vit_jax.config_files import import_file
+
+        for file in args.imports:
+            import_file(file)
     return modules[args.command].run(args)
 
 
 def _unknown_argument(word: str, args: argparse.Namespace) -> InputError:
-    flags = [f"--{name.replace('_', '-')}" for name in vars(args)]
+    flags = [f"--{name.replace('_', '-')}" for name in vars(args)] + ["--import"]
     hint = nearest(word.split("=")[0], flags)
     return InputError(f"unknown argument {word!r}{hint}; see `vit_jax {args.command} --help`")

@@ -86,6 +86,8 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
             unreadable = meta.get("unreadable", 0)
             loop = Loop(
                 run,
+                step,
+                state,
                 clock,
                 goodput,
                 batches=opened(
@@ -100,19 +102,22 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
                 spikes=SpikeWatch(config.log.spike, meta.get("spikes")),
                 watchdog=opened(Watchdog(config.watchdog, clock)),
             )
+            del state  # the loop's alone: each step reuses its memory
         announce(run, source, step)
-        while step < run.total_steps:
-            if preemption.reached(step):
-                loop.stop(step, state, preemption.reason)
-            state = loop.step(step, state)
-            step += 1
-            last = step == run.total_steps
-            evaluated = last or due(step, eval_every)
+        while not loop.finished:
+            if preemption.reached(loop.step):
+                loop.stop(preemption.reason)
+            loop.advance()
+            evaluated = loop.finished or due(loop.step, eval_every)
             if evaluated:
-                loop.evaluate(step, state, evals)
+                loop.evaluate(evals)
             # The best can only be kept if what was evaluated is saved.
-            if last or loop.interval.due(step) or (evaluated and config.checkpoint.best):
-                loop.save(step, state, final=last)
+            if (
+                loop.finished
+                or loop.interval.due(loop.step)
+                or (evaluated and config.checkpoint.best)
+            ):
+                loop.save(final=loop.finished)
         checkpoints.close()
         loop.metrics.close()
         goodput.close()
@@ -122,9 +127,16 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
 
 @dataclasses.dataclass
 class Loop:
-    """What happens around the compiled step: data, metrics, evaluation, checkpoints."""
+    """A run between its start and its end: where it stands, and what happens around a step.
+
+    Attributes:
+      step: how many steps led to `state`.
+      state: what the next step begins with.
+    """
 
     run: Run
+    step: int
+    state: TrainState
     clock: Clock
     goodput: Goodput
     batches: TrainingBatches
@@ -147,48 +159,52 @@ class Loop:
         self._flops = self.run.task.train_flops(self.run.model_config)
         self._peak = hardware.peak_flops(jax.devices()[0])
 
-    def step(self, step: int, state: TrainState) -> TrainState:
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done."""
+        return self.step >= self.run.total_steps
+
+    def advance(self) -> None:
         """Runs one step and, some steps later, looks at what came of it."""
         with self.clock.phase("data"):
             batch = next(self.batches)
         # The first call compiles.
-        training = self._training(step + 1)
+        training = self._training(self.step + 1)
         with self.clock.phase(training if self._compiled else "compile"):
-            state, metrics = self.run.train_step(state, batch)
+            self.state, metrics = self.run.train_step(self.state, batch)
             self._compiled = True
+        self.step += 1
         with self.clock.phase(training):
-            self._in_flight.append((step + 1, metrics))
+            self._in_flight.append((self.step, metrics))
             if len(self._in_flight) > STEPS_IN_FLIGHT:
                 self._land(*self._in_flight.popleft())
         if self.run.config.debug:
-            self._debug(step, state, batch)
+            self._debug(batch)
         self._images_since += self.run.config.batch_size
-        if self._logs(step + 1):
-            self._log(step + 1, metrics)
-        self.metrics.flush(before=step + 1 - STEPS_IN_FLIGHT)
-        return state
+        if self._logs(self.step):
+            self._log(metrics)
+        self.metrics.flush(before=self.step - STEPS_IN_FLIGHT)
 
-    def evaluate(self, step: int, state: TrainState, evals: list[RunEvaluation]) -> None:
+    def evaluate(self, evals: list[RunEvaluation]) -> None:
         """Evaluates on every data set of the config."""
         self.settle()
         with self.clock.phase("eval"):
             for evaluation in evals:
                 self.watchdog.pause()  # it may compile
-                params = state.ema if evaluation.use_ema else state.params
+                params = self.state.ema if evaluation.use_ema else self.state.params
                 result = evaluation.run(params, self.watchdog.beat)
                 named = {f"eval/{evaluation.name}/{key}": v for key, v in result.items()}
-                self.metrics.add(step, named)
+                self.metrics.add(self.step, named)
                 shown = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
-                log.info("step %d: %s %s", step, evaluation.name, shown)
+                log.info("step %d: %s %s", self.step, evaluation.name, shown)
             self.metrics.flush()
-        self._evaluated = step
+        self._evaluated = self.step
         self.watchdog.beat()
 
-    def save(self, step: int, state: TrainState, *, final: bool = False) -> None:
+    def save(self, *, final: bool = False) -> None:
         """Starts writing a checkpoint; lines of metrics up to it are on disk before.
 
         Args:
-          step: how many steps led to `state`.
           final: the run ends with it: return when it is written. Else it is left to a later
             step while updates are being skipped, as it may be this state that is to blame.
 
@@ -201,25 +217,26 @@ class Loop:
         before = self.clock.seconds.get("checkpoint", 0.0)
         with self.clock.phase("checkpoint"):
             self.metrics.flush(sync=True)
-            state = self.run.engine.globalize(state)
+            state = self.run.engine.globalize(self.state)
             seen = dict(spikes=self.spikes.memory(), unreadable=int(self.batches.unreadable))
             # Metrics of an earlier step's evaluation are not this state's.
-            own = self.metrics.last if self._evaluated == step else {}
-            saved = self.checkpoints.save(step, state.items(), self.meta | seen, own, wait=final)
+            own = self.metrics.last if self._evaluated == self.step else {}
+            meta = self.meta | seen
+            saved = self.checkpoints.save(self.step, state.items(), meta, own, wait=final)
         if final and not saved:
             raise NotSavedError(
-                f"the state after step {step} could not be saved: "
-                + lost_since(step, self.checkpoints.directory)
+                f"the state after step {self.step} could not be saved: "
+                + lost_since(self.step, self.checkpoints.directory)
             )
-        self.interval.saved(step, self.clock.seconds["checkpoint"] - before)
+        self.interval.saved(self.step, self.clock.seconds["checkpoint"] - before)
 
-    def stop(self, step: int, state: TrainState, reason: str) -> NoReturn:
+    def stop(self, reason: str) -> NoReturn:
         """Saves the state and ends the run before its time."""
-        self.save(step, state, final=True)
+        self.save(final=True)
         self.checkpoints.close()
         raise Preempted(
-            f"preempted after step {step} of {self.run.total_steps}, state saved ({reason}); the "
-            "same command goes on from there"
+            f"preempted after step {self.step} of {self.run.total_steps}, state saved ({reason}); "
+            "the same command goes on from there"
         )
 
     def settle(self) -> None:
@@ -244,18 +261,18 @@ class Loop:
             self.checkpoints.wait()
             raise NonFiniteError(self.bad_steps.report())
 
-    def _debug(self, step: int, state: TrainState, batch: Any) -> None:
+    def _debug(self, batch: dict[str, jax.Array]) -> None:
         """Ends the run at the first bad step, with the operation that is to blame."""
         self.settle()
         if self.bad_steps:
             # The update was skipped: these are still the parameters that the step began with.
             self.watchdog.pause()  # it takes its time
-            inputs = on_one_device(state.params, batch)
-            found = find_first(make_gradient(self.run.task), *inputs, step)
+            inputs = on_one_device(self.state.params, batch)
+            found = find_first(make_gradient(self.run.task), *inputs, self.step - 1)
             self.checkpoints.wait()
             raise NonFiniteError(f"{self.bad_steps.report()}\n{found}")
 
-    def _log(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    def _log(self, metrics: dict[str, jax.Array]) -> None:
         busy = self._busy()
         seconds = max(busy - self._busy_since, 1e-9)
         speed = self._images_since / seconds
@@ -267,11 +284,11 @@ class Loop:
         values["train/data_wait"] = (waited - self._data_since) / seconds
         if self._peak:
             values["train/mfu"] = speed * self._flops / (self._peak * jax.device_count())
-        self.metrics.add(step, values)
+        self.metrics.add(self.step, values)
         self._busy_since, self._data_since, self._images_since = busy, waited, 0
-        steps_left = self.run.total_steps - step
+        steps_left = self.run.total_steps - self.step
         left = steps_left * self.run.config.batch_size / speed
-        self.progress.show(step, self.metrics.last, left)
+        self.progress.show(self.step, self.metrics.last, left)
 
     def _logs(self, step: int) -> bool:
         return due(step, self.run.config.log.every) or step == self.run.total_steps

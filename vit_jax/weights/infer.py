@@ -48,7 +48,8 @@ def survey(found: Recognised) -> Survey:
                 sizes = _read_axes(axes, shapes[name]) | sizes
     rows = _gated_or_not(rows, sizes, table, shapes)
     norm = table.get("blocks/norm1/scale", ("", ""))[0]
-    depth = _count(lambda i: norm.format(l=i) in shapes) if norm else 0
+    counted = _count(lambda i: norm.format(l=i) in shapes) if "{l}" in norm else 0
+    depth = sizes.get("l", counted)  # an axis of the tensors, or a number in their names
     unit = next((table[r][0] for r in table if r.endswith("unit{c}/conv1/kernel")), "")
     stages = tuple(
         itertools.takewhile(

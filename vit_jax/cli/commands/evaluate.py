@@ -11,8 +11,8 @@ import argparse
 import json
 from typing import Any
 
-from vit_jax.cli.compilations import keep_compilations
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
+from vit_jax.cli.startup import keep_compilations
 from vit_jax.errors import InputError
 from vit_jax.jsonl import finite
 

@@ -6,8 +6,7 @@ vit_jax predict --checkpoint=workdirs/fashion_mnist shoe.png --topk=3
 import argparse
 import json
 
-from vit_jax.cli.compilations import keep_compilations
-from vit_jax.cli.imports import import_quickly
+from vit_jax.cli.startup import import_quickly, keep_compilations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,10 +12,9 @@ import argparse
 import json
 import time
 
-from vit_jax.cli.compilations import keep_compilations
 from vit_jax.cli.configs import add_config_argument
-from vit_jax.cli.imports import import_quickly
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
+from vit_jax.cli.startup import import_quickly, keep_compilations
 from vit_jax.config_files import load_config
 
 

@@ -8,7 +8,7 @@ import time
 
 CODE = """
 import sys, time, json
-from vit_jax.cli.compilations import keep_compilations
+from vit_jax.cli.startup import keep_compilations
 keep_compilations()
 import jax, jax.numpy as jnp
 events = []

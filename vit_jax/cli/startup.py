@@ -1,14 +1,38 @@
-"""Compiled programs on disk, so that a run that starts again does not compile again."""
+"""What a command does before its work: memory settings, compiled programs, quick imports."""
 
 import contextlib
+import gc
 import hashlib
+import importlib
 import os
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
+# XLA on CPUs takes its scratch memory anew at every step. Huge pages, kept instead of given
+# back, spare most page faults: the gradient of a small ViT takes about 0.6 of the time.
+TUNABLES = {
+    "glibc.malloc.hugetlb": 1,
+    "glibc.malloc.mmap_max": 0,
+    "glibc.malloc.trim_threshold": 64 * 2**30,
+    "glibc.malloc.top_pad": 256 * 2**20,
+}
 DIRECTORY = Path("~/.cache/vit_jax/compilations")
 UNUSED_SECONDS = 30 * 24 * 3600  # entries that nobody has read for so long are deleted
+
+
+def restart_with_huge_pages() -> None:
+    """Starts this process again, under the same id, with TUNABLES in its environment.
+
+    Only on Linux, and not where the environment already has such settings.
+    """
+    if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
+        return
+    settings = ":".join(f"{name}={value}" for name, value in TUNABLES.items())
+    environment = dict(os.environ, GLIBC_TUNABLES=settings)
+    # As it was started: where `-m` was not said, the working directory holds no modules.
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def keep_compilations() -> None:
@@ -44,3 +68,18 @@ def _delete_unused(directory: Path) -> None:
         about = path.stat()
         if max(about.st_atime, about.st_mtime) < oldest:
             path.unlink(missing_ok=True)
+
+
+def import_quickly(name: str) -> ModuleType:
+    """Imports a module without collecting garbage meanwhile: a tenth of a start.
+
+    Modules stay; later collections need not look through them either.
+    """
+    if name in sys.modules or not gc.isenabled():
+        return importlib.import_module(name)
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -1,0 +1,149 @@
+"""Every file that docs/extending.md prints, run as a user would: through `vit_jax train`."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vit_jax.train.loop  # noqa: F401  registers what the package has, before the fixture saves it
+from vit_jax.cli.main import main
+from vit_jax.data.ops import op
+from vit_jax.data.sources import opening
+from vit_jax.evaluate import evaluation
+from vit_jax.models import attention, posemb
+from vit_jax.tasks import losses, task
+from vit_jax.train import optim
+from vit_jax.weights import FORMATS, families
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "extending.md").read_text()
+FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", GUIDE, re.DOTALL))
+REGISTRIES = (
+    op.OPERATIONS,
+    opening.SOURCES,
+    evaluation.EVALUATIONS,
+    attention.ATTENTION_KINDS,
+    posemb.POSITION_EMBEDDINGS,
+    losses.LOSSES,
+    task.TASKS,
+    optim.OPTIMIZERS,
+    families.FAMILIES,
+    FORMATS,
+)
+SHORT = [
+    "--config.model.depth=2",
+    *("--config.total.epochs=None", "--config.total.steps=4", "--config.batch_size=32"),
+    *("--config.optimizer.warmup.epochs=None", "--config.optimizer.warmup.steps=0"),
+    *("--config.log.every=1", "--config.log.tensorboard=False"),
+]
+ENGINES = {
+    "pjit": [
+        "--config.parallel.data=4",
+        "--config.parallel.fsdp=2",
+        "--config.parallel.replicated_tolerance=1.0",
+    ],
+    "pmap": ["--config.parallel.engine=pmap"],
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The guide's files in the working directory, beside the configs; registries are restored."""
+    for registry in REGISTRIES:
+        for field in ("_things", "_origins"):
+            monkeypatch.setattr(registry, field, dict(getattr(registry, field)))
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train(name, workdir, *options):
+    assert main(["train", f"--config={name}", f"--workdir={workdir}", *SHORT, *options]) == 0
+    lines = [json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert len(losses) == 4 and np.isfinite(losses).all()
+    return losses, lines[-1]
+
+
+def test_the_guide_has_a_file_for_every_seam():
+    assert FILES.keys() == {
+        "stripes.py",
+        "posterize.py",
+        "window.py",
+        "fourier.py",
+        "radam.py",
+        "focal.py",
+        "contrastive.py",
+        "calibration.py",
+        "flat.py",
+    }
+    assert max(len(text.splitlines()) for text in FILES.values()) <= 70
+
+
+@pytest.mark.parametrize("name", sorted(FILES.keys() - {"flat.py"}))
+def test_a_file_trains_on_eight_devices_under_both_engines(name, folder):
+    losses = {}
+    for engine, options in ENGINES.items():
+        losses[engine], last = train(name, folder / engine, *options)
+    np.testing.assert_allclose(losses["pjit"], losses["pmap"], rtol=2e-4)
+    if name == "calibration.py":
+        assert 0 <= last["eval/calibration/error"] <= 1
+    if name == "contrastive.py":
+        assert {"eval/test/loss", "eval/test/nearest"} <= last.keys()
+
+
+def test_the_thing_in_the_file_is_what_is_used(folder):
+    """Without it, or with another argument, the numbers are others."""
+    plain, _ = train("configs/quickstart.py", "plain")
+    for name, option, other in [
+        ("posterize.py", "data.pp", "resize(16)|posterize(1)|random_crop(16, padding=1)"),
+        ("window.py", "model.attention_kind", "window(radius=2)"),
+        ("fourier.py", "model.posemb", "fourier(scale=1.0)"),
+        ("radam.py", "optimizer.name", "radam(threshold=1.0)"),
+        ("focal.py", "loss.name", "focal(gamma=3.0)"),
+    ]:
+        pp = "|value_range(-1, 1)" if option == "data.pp" else ""
+        first, _ = train(name, f"first-{name}")
+        second, _ = train(name, f"second-{name}", f"--config.{option}={other}{pp}")
+        assert first != plain and first != second
+
+
+def test_a_window_that_holds_all_patches_is_full_attention(folder):
+    plain, _ = train("configs/quickstart.py", "plain")
+    wide, _ = train("window.py", "wide", "--config.model.attention_kind=window(radius=3)")
+    np.testing.assert_allclose(wide, plain, rtol=1e-5)
+
+
+def test_other_commands_read_the_file_with_import(folder, capfd):
+    train("window.py", "run")
+    assert main(["evaluate", "--checkpoint=run", "--json", "--import=window.py"]) == 0
+    assert json.loads(capfd.readouterr().out)["examples"] == 359
+    assert main(["evaluate", "--checkpoint=run", "--import=windw.py"]) == 2
+    assert "config file windw.py does not exist" in capfd.readouterr().err
+
+
+def test_a_resumed_run_keeps_its_arguments(folder, capfd):
+    train("focal.py", "run")
+    changed = ["--config.loss.name=focal(gamma=3.0)", "--config.total.steps=6"]
+    assert main(["train", "--config=focal.py", "--workdir=run", *SHORT, *changed]) == 2
+    assert "loss.name" in capfd.readouterr().err
+
+
+def test_weights_in_a_format_of_ones_own(folder, capfd):
+    """Written by `convert`, read by `train`; what the format has no word for is refused."""
+    train("configs/quickstart.py", "workdirs/quickstart/pretrain")
+    convert = ["convert", "workdirs/quickstart/pretrain", "--format=flat", "--import=flat.py"]
+    assert main([*convert, "flat.safetensors"]) == 0
+    train("flat.py", "run")
+    kept = Path("run/init_from.txt").read_text()
+    assert "flat.safetensors: flat, ViT-" in kept and "posemb/embedding (1, 17, 64) -> " in kept
+    train("window.py", "windowed")
+    convert[1] = "windowed"
+    assert main([*convert, "--import=window.py", "window.safetensors"]) == 2
+    message = "the flat format has no model with attention_kind='window(radius=1)'"
+    assert message in capfd.readouterr().err
+    assert not Path("window.safetensors").exists()
