@@ -127,6 +127,40 @@ def declarations(kind: type) -> dict[str, Declaration]:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """An option for readers.
+
+    Attributes:
+      name: in full, such as "optimizer.learning_rate".
+      type: in the words of Python.
+      default: its value where nothing is said; None also where it must be given.
+      meaning: in a few words, with the unit.
+      effect: one of `EFFECTS`.
+    """
+
+    name: str
+    type: str
+    default: Any
+    meaning: str
+    effect: str = "structure"
+
+
+def described(kind: type, prefix: str) -> Iterator[Described]:
+    """The options of a section and of the sections in it, their names after `prefix`."""
+    hints = typing.get_type_hints(kind)
+    for name, found in declarations(kind).items():
+        hint, default = hints[name], defaults(kind).get(name)
+        if dataclasses.is_dataclass(hint):
+            for inner in described(typing.cast(type, hint), f"{prefix}{name}."):
+                own = getattr(default, inner.name.rpartition(".")[2])
+                meaning = f"{found.meaning}: {inner.meaning}" if found.meaning else inner.meaning
+                yield dataclasses.replace(inner, default=own, meaning=meaning)
+        else:
+            text = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+            yield Described(f"{prefix}{name}", text, default, found.meaning, found.effect)
+
+
 def names_with(kind: type, *effects: str) -> tuple[str, ...]:
     """The names of a section's options that have one of the effects.
 

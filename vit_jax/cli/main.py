@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": "name what image files show",
     "figures": "draw filters, position embeddings, attention distance and rollout",
     "convert": "turn weights of one program into those of another",
+    "config": "list the options of a run: type, default, meaning",
     "data": "show what a config would read and how fast",
     "plan": "what a run will need: memory, network, time",
     "tables": "the paper's tables with our numbers beside them",

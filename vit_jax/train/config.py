@@ -7,7 +7,7 @@ that do not exist are refused.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -18,9 +18,9 @@ from vit_jax.checkpoint.options import CheckpointOptions
 from vit_jax.data.options import DataOptions
 from vit_jax.durations import duration, in_steps
 from vit_jax.evaluate import classification, fewshot, imagenet, probe  # noqa: F401  their types
-from vit_jax.evaluate.evaluation import create_evaluation, evaluation
+from vit_jax.evaluate.evaluation import EVALUATIONS, create_evaluation, evaluation
 from vit_jax.models.config import BiTConfig, ViTConfig
-from vit_jax.options import FREE_EFFECTS, Duration, check_section, option
+from vit_jax.options import FREE_EFFECTS, Described, Duration, check_section, described, option
 from vit_jax.parallel.mesh import ParallelOptions
 from vit_jax.tasks import TASKS
 from vit_jax.tasks.losses import LossOptions
@@ -32,6 +32,10 @@ from vit_jax.train.optim import OptimizerOptions
 __all__ = ["check", "default", "duration", "evaluation", "in_steps", "is_free"]
 
 DEFAULT_MODEL = "ViT-S/16"
+MODEL_NAME = (
+    "a name that `vit_jax models` lists; None: that of the weights of init_from, or "
+    f"{DEFAULT_MODEL}"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,22 @@ def check(config: ConfigDict) -> None:
         check_section(kind, config[name], f"config.{name}")
     for name, entry in config.evals.items():
         create_evaluation(entry, f"config.evals.{name}")
+
+
+def every_option() -> Iterator[Described]:
+    """All options, section by section, then those of the models and of each evaluation type."""
+    yield from described(RunOptions, "")
+    yield Described("model.name", "str | None", None, MODEL_NAME)
+    seen: set[str] = set()
+    for kind in MODELS:
+        for found in described(kind, "model."):
+            if found.name not in seen:
+                yield found
+            seen.add(found.name)
+    for name, kind in SECTIONS.items():
+        yield from described(kind, f"{name}.")
+    for name, evaluation_kind in EVALUATIONS.items():
+        yield from described(evaluation_kind, f"evals.NAME[{name}].")
 
 
 def is_free(name: str) -> bool:
