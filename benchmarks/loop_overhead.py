@@ -49,15 +49,14 @@ def now() -> np.ndarray:
 class Timed(loop.Loop):
     """The loop of a run, which notes when it did its last WARM_UP step and its last one."""
 
-    def step(self, step: int, state: Any) -> Any:
+    times: list[np.ndarray] = []
+
+    def advance(self) -> None:
         """As the loop does; waits for steps in flight at both ends of what is timed."""
-        state = super().step(step, state)
-        if step + 1 in (WARM_UP, self.run.total_steps):
+        super().advance()
+        if self.step in (WARM_UP, self.run.total_steps):
             self.settle()
             self.times.append(now())
-        return state
-
-    times: list[np.ndarray] = []
 
 
 def of_train(config: Any) -> np.ndarray:
