@@ -143,7 +143,7 @@ class Described:
     type: str
     default: Any
     meaning: str
-    effect: str = "structure"
+    effect: str
 
 
 def described(kind: type, prefix: str) -> Iterator[Described]:
@@ -174,16 +174,12 @@ def names_with(kind: type, *effects: str) -> tuple[str, ...]:
     )
 
 
-def defaults(kind: type, *effects: str) -> dict[str, Any]:
-    """Name -> default of a section's options, or of those with one of the effects.
-
-    Options without default are left out, but with `effects` their value is MISSING.
-    """
-    chosen = names_with(kind, *(effects or EFFECTS))
+def defaults(kind: type) -> dict[str, Any]:
+    """Name -> default of a section's options that have one."""
     return {
         field.name: field.default
         for field in dataclasses.fields(kind)
-        if field.name in chosen and (effects or field.default is not dataclasses.MISSING)
+        if field.default is not dataclasses.MISSING
     }
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from vit_jax import options
 from vit_jax.checkpoint.options import CheckpointOptions
@@ -32,10 +31,6 @@ from vit_jax.train.optim import OptimizerOptions
 __all__ = ["check", "default", "duration", "evaluation", "in_steps", "is_free"]
 
 DEFAULT_MODEL = "ViT-S/16"
-MODEL_NAME = (
-    "a name that `vit_jax models` lists; None: that of the weights of init_from, or "
-    f"{DEFAULT_MODEL}"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +69,18 @@ class RunOptions:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class NameOptions:
+    """What stands in `config.model` beside the options of the model's class."""
+
+    name: str | None = option(
+        None,
+        "a name that `vit_jax models` lists; None: that of the weights of init_from, or "
+        f"{DEFAULT_MODEL}",
+        effect="structure",
+    )
+
+
 SECTIONS: dict[str, type] = {
     "data": DataOptions,
     "loss": LossOptions,
@@ -90,8 +97,7 @@ MODELS = (ViTConfig, BiTConfig)
 def default() -> ConfigDict:
     """The full set of options with their defaults."""
     config = options.section(RunOptions)
-    config.model = ConfigDict(dict(name=placeholder(str)))
-    config.model.update(options.section(*MODELS))
+    config.model = options.section(NameOptions, *MODELS)
     for name, kind in SECTIONS.items():
         config[name] = options.section(kind)
     config.evals = ConfigDict()  # name -> evaluation(...); metrics eval/<name>/<metric>
@@ -116,9 +122,8 @@ def check(config: ConfigDict) -> None:
 def every_option() -> Iterator[Described]:
     """All options, section by section, then those of the models and of each evaluation type."""
     yield from described(RunOptions, "")
-    yield Described("model.name", "str | None", None, MODEL_NAME)
     seen: set[str] = set()
-    for kind in MODELS:
+    for kind in (NameOptions, *MODELS):
         for found in described(kind, "model."):
             if found.name not in seen:
                 yield found

@@ -90,10 +90,11 @@ def check_expressible(program: str, config: ModelConfig, has: Mapping[str, Any])
     Raises:
       InputError: names the option.
     """
-    for name, default in options.defaults(type(config), *options.STORED_EFFECTS).items():
-        wanted = has.get(name, default)
+    expressible = options.defaults(type(config)) | dict(has)
+    for name in options.names_with(type(config), *options.STORED_EFFECTS):
         value = getattr(config, name)
-        if wanted is not ANY and value != wanted:
+        # What has neither a word nor a default is refused whatever its value.
+        if name not in expressible or expressible[name] not in (ANY, value):
             raise InputError(f"{program} has no model with {name}={value!r}; write .npz instead")
 
 
