@@ -41,6 +41,21 @@ def test_where_and_how_a_run_runs_may_change(tmp_path):
     assert stored(tmp_path)["parallel"]["fsdp"] == 8
 
 
+@pytest.mark.parametrize("section", ["model", "loss", "parallel", "mine"])
+@pytest.mark.parametrize("begun_with_it", [True, False])
+def test_an_option_that_resume_does_not_know_is_refused(section, begun_with_it, tmp_path):
+    """Of a section whose other options are free, too; whichever of the two configs has it."""
+    with_it = default()
+    with with_it.unlocked():
+        with_it[section] = {**with_it.get(section, {}), "unknown": 2}
+    configs = [with_it, default()] if begun_with_it else [default(), with_it]
+    begin(tmp_path, configs[0])
+    there = 2 if begun_with_it else None
+    with pytest.raises(InputError, match=rf"another config: {section}\.unknown \({there} there\)"):
+        open_workdir(str(tmp_path), configs[1])
+    open_workdir(str(tmp_path), configs[0])
+
+
 def test_one_run_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir, "PAUSE", 0.01)
     for _ in range(2):  # the first gives it free again
