@@ -24,7 +24,7 @@ def test_a_step_of_every_config(name):
     size = (2 * patch, 2 * patch)
     config.model.update(**SMALL_VIT, image_size=size)
     config.model.num_classes = 5 if config.task == "classify" else None
-    if config.model.pre_logits > 0:
+    if config.model.pre_logits:
         config.model.pre_logits = -1
     config.init_from = ""
     config.batch_size = 8
