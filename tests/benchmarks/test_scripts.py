@@ -11,8 +11,9 @@ import jax
 import pytest
 
 from vit_jax import models
-from vit_jax.data import parse
 from vit_jax.errors import InputError
+from vit_jax.files import write_atomic
+from vit_jax.paper import queue
 from vit_jax.paper.results import load_run_config
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -114,47 +115,22 @@ def test_startup():
     assert found["ratio"] == pytest.approx(found["second_seconds"] / found["first_seconds"])
 
 
-def small_studies():
-    return load("small_scale").STUDIES
-
-
-@pytest.mark.parametrize(
-    "study", ["positions", "resolution", "subsets", "compute", "pooling", "masked"]
-)
-def test_the_runs_of_small_studies_are_what_train_takes(study):
-    for recipe in small_studies()[study]().cells.values():
-        runs = [*recipe.runs, *(run for _, run in recipe.choices)]
-        assert len(recipe.runs) == 3 and len({run.workdir for run in runs}) == len(runs)
-        assert [config.seed for config in map(loaded, recipe.runs)] == [0, 1, 2]
-        for run in runs:
-            config = loaded(run)
-            options = {key: value for key, value in config.model.items() if key != "name"}
-            options |= dict(image_size=parse(config.data.pp).image_size, num_classes=10)
-            models.model_config(config.model.name, **options)
-            if run.start:
-                assert config.init_from == f"runs/{run.start.workdir}" and loaded(run.start)
-
-
-def loaded(run):
-    return load_run_config(run, Path("runs"))
-
-
 def test_a_small_study_is_what_its_runs_say(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     small_scale = load("small_scale")
     best, done = {"token": "1e-3", "gap": "1e-2"}, []
 
     def execute(run, folder, cores):
-        config = loaded(run)
+        config = load_run_config(run, folder)
         rate = f"{config.optimizer.learning_rate:g}"
         top1 = 0.9 if rate == f"{float(best[config.model.head]):g}" else 0.8
         top1 += 0.01 * config.seed
         workdir = folder / run.workdir
         workdir.mkdir(parents=True)
-        (workdir / "summary.json").write_text(json.dumps(dict(metrics={"eval/test/top1": top1})))
+        write_atomic(workdir / "summary.json", json.dumps(dict(metrics={"eval/test/top1": top1})))
         done.append(run.workdir)
 
-    monkeypatch.setattr(small_scale, "execute", execute)
+    monkeypatch.setattr(queue, "_execute", execute)
     arguments = [f"--workdir={tmp_path}/runs", f"--output={tmp_path}/results"]
     monkeypatch.setattr(sys, "argv", ["small_scale.py", "pooling", *arguments])
     small_scale.main()
@@ -167,27 +143,6 @@ def test_a_small_study_is_what_its_runs_say(tmp_path, monkeypatch, capsys):
         assert all(point["chosen"] in command for command in point["commands"])
     assert "| token | 91.00 ± 1.00 (learning_rate=1e-3) |" in capsys.readouterr().out
     assert (tmp_path / "results/pooling.png").stat().st_size > 1000
-
-
-def test_small_runs_go_on_behind_one_that_fails(tmp_path, monkeypatch):
-    small_scale = load("small_scale")
-    done = []
-
-    def execute(run, folder, cores):
-        if run.workdir.endswith("gap/seed1"):
-            raise InputError("status 1")
-        workdir = folder / run.workdir
-        workdir.mkdir(parents=True)
-        if run.workdir.endswith("token/dev_1e-2"):  # diverged: this choice is not taken
-            (workdir / "non_finite.json").write_text("{}")
-            raise InputError("status 1")
-        (workdir / "summary.json").write_text(json.dumps(dict(metrics={"eval/test/top1": 0.5})))
-        done.append(run.workdir)
-
-    monkeypatch.setattr(small_scale, "execute", execute)
-    with pytest.raises(InputError, match="all is done but for small/pooling/gap/seed1, which"):
-        small_scale.do_missing(small_scale.STUDIES["pooling"](), tmp_path, 2)
-    assert len(done) == len(set(done)) == 12 - 2
 
 
 def test_a_learning_curve_is_that_of_the_metrics(tmp_path, monkeypatch):

@@ -8,9 +8,8 @@ import pytest
 
 from vit_jax import InputError
 from vit_jax.cli.main import main
-from vit_jax.errors import NonFiniteError
+from vit_jax.paper import queue, render, results, runner
 from vit_jax.paper import recipes as recipes_module
-from vit_jax.paper import render, results, runner
 from vit_jax.paper.recipes import Recipe, Run, learning_rates, recipes
 
 CELL = ("ImageNet-21k: CIFAR-10", "ViT-B/16")
@@ -23,6 +22,12 @@ def finish(run, folder, **metrics):
     config = results.load_run_config(run, folder)
     (workdir / "config.json").write_text(json.dumps(config.to_dict(), default=str))
     (workdir / "summary.json").write_text(json.dumps(dict(metrics=metrics)))
+
+
+def next_runs(number, keys, folder):
+    """What can start now for these cells, at the paper's scale."""
+    found = [recipe for key in keys for recipe in results.recipes_behind(number, key)]
+    return queue.next_runs(found, folder)
 
 
 def test_every_cell_of_the_paper_that_can_be_run_has_runs_that_load(tmp_path):
@@ -86,19 +91,19 @@ def test_real_labels_are_evaluated_after_the_runs_on_imagenet(tmp_path, monkeypa
 
     monkeypatch.setattr(runner, "evaluate_protocol", evaluate)
     for evaluation in missing:
-        runner._do(evaluation, tmp_path)
+        runner.do_here(evaluation, tmp_path)
     assert asked[0] == (f"{tmp_path}/{missing[0].start.workdir}", True)
     assert results.measured(recipe, tmp_path).value == pytest.approx(90)
 
 
 def test_pre_training_comes_first_and_once(tmp_path):
     keys = runner.select(5, "ImageNet: CIFAR-10", None)
-    runs = runner.next_runs(5, keys, tmp_path, "paper")
+    runs = next_runs(5, keys, tmp_path)
     assert [run.workdir for run in runs] == [
         f"pretrain/ImageNet/ViT-{size}" for size in ("B_16", "B_32", "L_16", "L_32")
     ]
     finish(runs[0], tmp_path)
-    following = runner.next_runs(5, keys, tmp_path, "paper")
+    following = next_runs(5, keys, tmp_path)
     assert len(following) == 4 + 3
     assert f"--config.init_from={tmp_path}/pretrain/ImageNet/ViT-B_16" in following[0].command(
         tmp_path
@@ -156,7 +161,7 @@ def test_the_array_for_slurm_runs_the_commands(tmp_path):
     keys = runner.select(5, "ImageNet: CIFAR-10", None)
     script = runner.slurm_script(5, keys, tmp_path, "paper")
     assert "#SBATCH --array=0-3" in script
-    wanted = runner.next_runs(5, keys, tmp_path, "paper")[2].command(tmp_path).split()[1:]
+    wanted = next_runs(5, keys, tmp_path)[2].command(tmp_path).split()[1:]
     status, output = run_script(script, tmp_path, 2, 'echo "$@"')
     assert status == 0 and output.split() == wanted
     # One that was stopped in time goes back into the queue.
@@ -171,7 +176,7 @@ def test_the_array_for_slurm_evaluates_too(tmp_path):
     for run in recipe.final(recipe.choices[0][0]):
         finish(run.start, tmp_path, **{"eval/test/top1": 0.8})
     keys = [("ImageNet ReaL", "L/16 JFT")]
-    evaluation = runner.next_runs(2, keys, tmp_path, "paper")[1]
+    evaluation = next_runs(2, keys, tmp_path)[1]
     script = runner.slurm_script(2, keys, tmp_path, "paper")
     status, _ = run_script(script, tmp_path, 1, """echo '{"top1": 0.7}'""")
     assert status == 0
@@ -190,25 +195,10 @@ def test_a_choice_that_diverged_is_the_last_one(tmp_path):
     assert [run.overrides[-1] for run in missing] == [recipe.choices[2][0]] * 3
 
 
-def test_runs_go_on_behind_one_that_diverges(tmp_path, monkeypatch):
-    done = []
-
-    def do(run, folder):
-        if run.overrides[-1].endswith("seed=1"):
-            raise NonFiniteError("step 3")
-        done.append(run.workdir)
-        finish(run, folder, **{"eval/test/top1": 0.5})
-
-    monkeypatch.setattr(runner, "_do", do)
-    with pytest.raises(NonFiniteError, match="table 8: diverged.*none_stem/seed1$"):
-        runner.run_missing(8, runner.select(8, "None", "Stem"), tmp_path, "small")
-    assert [path.rpartition("/")[2] for path in done] == ["seed0", "seed2"]
-
-
 def test_the_runs_behind_a_mean_are_those_of_its_cells(tmp_path):
     def runs(number, row, column):
         keys = runner.select(number, row, column)
-        return [run.workdir for run in runner.next_runs(number, keys, tmp_path, "paper")]
+        return [run.workdir for run in next_runs(number, keys, tmp_path)]
 
     column = "L/16 JFT"
     finish(recipes(9)["Caltech101", column].runs[0].start, tmp_path)

@@ -1,0 +1,29 @@
+"""The small-scale studies: their runs are what `vit_jax train` takes."""
+
+from pathlib import Path
+
+import pytest
+
+from vit_jax import models
+from vit_jax.data import parse
+from vit_jax.paper.results import load_run_config
+from vit_jax.paper.studies import STUDIES
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_runs_of_small_studies_are_what_train_takes(study):
+    for recipe in STUDIES[study]().cells.values():
+        runs = [*recipe.runs, *(run for _, run in recipe.choices)]
+        assert len(recipe.runs) == 3 and len({run.workdir for run in runs}) == len(runs)
+        assert [config.seed for config in map(loaded, recipe.runs)] == [0, 1, 2]
+        for run in runs:
+            config = loaded(run)
+            options = {key: value for key, value in config.model.items() if key != "name"}
+            options |= dict(image_size=parse(config.data.pp).image_size, num_classes=10)
+            models.model_config(config.model.name, **options)
+            if run.start:
+                assert config.init_from == f"runs/{run.start.workdir}" and loaded(run.start)
+
+
+def loaded(run):
+    return load_run_config(run, Path("runs"))
