@@ -28,6 +28,7 @@ class SaveInterval:
         """
         self._every, self._keep_every = every, config.keep_every
         self._seconds = 60 * config.minutes
+        self._look = 0  # the step at which the clock is asked next
         self._begin(step, cost=0.0)
 
     def due(self, step: int) -> bool:

@@ -132,7 +132,8 @@ def _fitted(image: np.ndarray) -> Any:
 
     scale = _CELL / max(image.shape[:2])
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    smooth = Image.NEAREST if scale > 1 else Image.BILINEAR  # small pictures show their pixels
+    # Small pictures show their pixels.
+    smooth = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
     return Image.fromarray(image).resize(size, smooth)
 
 

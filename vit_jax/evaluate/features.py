@@ -93,9 +93,10 @@ class Outputs:
         parts = list(run_batches(self.step, params, batches, place, after_batch))
         # Padding stands at the end of the last batch.
         count = source.size if examples is None else len(examples)
-        return tuple(
+        values, labels = (
             np.concatenate([part[name] for part in parts])[:count] for name in ("value", "label")
         )
+        return values, labels
 
 
 def compile_outputs(

@@ -132,7 +132,7 @@ class FewShot:
         where = where.reshape(self.chosen.shape)
         x, y = features(self.train, numbers)
         x_test, y_test = features(self.test, None)
-        results = {}
+        results: dict[int, dict[str, Any]] = {}
         for shots in self.shots:
             rows = where[:, :, :shots].reshape(len(where), -1)
             found = np.array(

@@ -178,9 +178,11 @@ class NearestNeighbours(AllLabelsEvaluation):
         queries: tuple[np.ndarray, np.ndarray],
         num_classes: int,
     ) -> dict[str, Any]:
-        how = dict(k=self.k, temperature=self.temperature)
-        found = knn_predict(*features, queries[0], num_classes=num_classes, **how)
-        return dict(top1=float((found == queries[1]).mean()), **how)
+        k, temperature = self.k, self.temperature
+        found = knn_predict(
+            *features, queries[0], num_classes=num_classes, k=k, temperature=temperature
+        )
+        return dict(top1=float((found == queries[1]).mean()), k=k, temperature=temperature)
 
 
 @EVALUATIONS.register("probe")

@@ -237,7 +237,7 @@ def _draw_rollout(pixels: np.ndarray, maps: np.ndarray) -> Any:
     pictures = []
     for image, seen in zip(pixels, maps):
         scaled = Image.fromarray((seen / seen.max()).astype(np.float32))
-        mask = np.asarray(scaled.resize(image.shape[1::-1], Image.BILINEAR))
+        mask = np.asarray(scaled.resize(image.shape[1::-1], Image.Resampling.BILINEAR))
         pictures += [image / 255, image / 255 * mask[..., None]]
     tiles = np.nan_to_num(_tiled(np.stack(pictures), 2 if len(pixels) < 4 else 4), nan=1.0)
     return _draw_image(tiles, "Input, and where attention comes from")[0]

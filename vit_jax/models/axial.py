@@ -1,6 +1,7 @@
 """Axial attention: along the rows and the columns of the grid in turn (appendix D.5)."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -47,7 +48,7 @@ class AxialAttention(SelfAttention):
             count = self.grid[0] if self.axis == "row" else self.grid[1]
             keys = jax.vmap(lambda key: jax.random.split(key, count))(keys).reshape(-1)
         y, weights = super().__call__(lines, bias=bias, keys=keys, return_weights=return_weights)
-        return self._join(y), self._spread(weights) if return_weights else None
+        return self._join(y), None if weights is None else self._spread(weights)
 
     def _cut(self, x: jax.Array) -> jax.Array:
         """(B, R * C, D) -> (B * R, C, D), or (B * C, R, D)."""
@@ -96,9 +97,12 @@ class AxialBlock(nnx.Module):
         return_weights: bool = False,
     ) -> tuple[jax.Array, Intermediates]:
         """As `Block`; by name `row/attention`, `column/attention` and `output`."""
-        options = dict(drop_rate=drop_rate, bias=bias, return_weights=return_weights)
-        x, row = self.row(x, keys=fold_in(keys, 0), **options)
-        x, column = self.column(x, keys=fold_in(keys, 1), **options)
+        row_block, column_block = (
+            functools.partial(block, drop_rate=drop_rate, bias=bias, return_weights=return_weights)
+            for block in (self.row, self.column)
+        )
+        x, row = row_block(x, keys=fold_in(keys, 0))
+        x, column = column_block(x, keys=fold_in(keys, 1))
         if not return_weights:
             return x, {}
         return x, {

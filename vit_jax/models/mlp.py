@@ -30,12 +30,14 @@ class Mlp(nnx.Module):
         gelu: str = "tanh",
         dropout: float = 0.0,
     ):
-        options = dict(rngs=rngs, dtype=dtype, bias_init=nnx.initializers.normal(1e-6))
+        dense = functools.partial(
+            Dense, rngs=rngs, dtype=dtype, bias_init=nnx.initializers.normal(1e-6)
+        )
         if kind == "swiglu":
-            self.gated = Dense((width,), (2, mlp_dim), groups=1, **options)
+            self.gated = dense((width,), (2, mlp_dim), groups=1)
         else:
-            self.fc1 = Dense((width,), (mlp_dim,), **options)
-        self.fc2 = Dense((mlp_dim,), (width,), **options)
+            self.fc1 = dense((width,), (mlp_dim,))
+        self.fc2 = dense((mlp_dim,), (width,))
         self.kind = kind
         self.approximate = gelu == "tanh"
         self.dropout = dropout

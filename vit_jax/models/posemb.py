@@ -78,11 +78,13 @@ class Learned2dPositionEmbedding(AddedPositionEmbedding):
     """
 
     def __init__(self, grid: Grid, slots: int, width: int, *, rngs: nnx.Rngs):
-        for name, shape in dict(
-            columns=(grid[1], width // 2), rows=(grid[0], width // 2), prefix=(slots, width)
-        ).items():
-            if shape[0]:
-                setattr(self, name, nnx.Param(_normal(rngs.params(), shape, jnp.float32)))
+        def learnt(*shape: int) -> nnx.Param:
+            return nnx.Param(_normal(rngs.params(), shape, jnp.float32))
+
+        self.columns = learnt(grid[1], width // 2)
+        self.rows = learnt(grid[0], width // 2)
+        if slots:
+            self.prefix = learnt(slots, width)
         self.slots = slots
 
     def table(self) -> jax.Array:

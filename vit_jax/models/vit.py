@@ -6,7 +6,7 @@ from flax import nnx
 
 from vit_jax.errors import InputError
 from vit_jax.models import layers
-from vit_jax.models.block import create_blocks, create_posemb
+from vit_jax.models.block import Intermediates, create_blocks, create_posemb
 from vit_jax.models.config import ViTConfig, feature_channels
 from vit_jax.models.heads import AttentionPool
 from vit_jax.models.layers import REMAT_POLICIES, Dense, LayerNorm, fold_in, shard_batch
@@ -120,7 +120,7 @@ class ViT(nnx.Module):
                 f"the model takes images of shape (batch, {config.image_size[0]}, "
                 f"{config.image_size[1]}, 3), got {images.shape}"
             )
-        stem = {}
+        stem: Intermediates = {}
         if config.resnet_stages is not None:
             with jax.named_scope("stem"):
                 images, stem = self.stem(images)

@@ -67,8 +67,8 @@ def _variants() -> dict[Key, float]:
 
 
 def _core_days() -> dict[Key, float]:
-    chip = hardware.find_chip("TPU v3")
-    cells = {}
+    chip = hardware.TPU_V3
+    cells: dict[Key, float] = {}
     for column, (name, images) in _PRETRAINING.items():
         work = images * flops.train_flops(models.model_config(name, num_classes=0))
         seconds = work / (chip.bf16_flops / chip.cores) / MFU
@@ -78,7 +78,7 @@ def _core_days() -> dict[Key, float]:
 
 def _exaflops() -> dict[Key, float]:
     """Forward and backward pass of the headless model, taps on padding not counted."""
-    cells = {}
+    cells: dict[Key, float] = {}
     for row in table(6).rows:
         name, epochs = row.removesuffix(" epochs").split(", ")
         macs = flops.macs(models.model_config(name, num_classes=0), padding=False)

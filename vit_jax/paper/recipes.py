@@ -134,7 +134,8 @@ def pretraining(upstream: str, model: str, epochs: int | None = None) -> Run:
         "ImageNet-21k": ("vit_i21k.py", None),
         "ImageNet": ("vit_i1k.py", None),
     }[upstream]
-    overrides, suffix = (), ""
+    overrides: tuple[str, ...] = ()
+    suffix = ""
     if epochs and epochs != table(3).cells[f"{upstream} {model}", "Epochs"].value:
         unit = f"examples={epochs * images}" if images else f"epochs={epochs}"
         overrides, suffix = (f"--config.total.{unit}",), f"_{epochs}ep"

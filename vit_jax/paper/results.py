@@ -72,14 +72,14 @@ def measured(recipe: Recipe, folder: Path) -> Ours:
     missing = tuple(run for override, run in recipe.choices if scores[override] is None)
     if missing:
         return Ours(missing=missing)
-    runs = recipe.final(max(scores, key=scores.get) if scores else "")
-    values = [_metric(run, folder, recipe.metric) for run in runs]
-    missing = tuple(run for run, value in zip(runs, values) if value is None)
-    values = [value * (100 if recipe.percent else 1) for value in values if value is not None]
+    runs = recipe.final(max(scores, key=lambda option: scores[option]) if scores else "")
+    found = [_metric(run, folder, recipe.metric) for run in runs]
+    still = tuple(run for run, value in zip(runs, found) if value is None)
+    values = [value * (100 if recipe.percent else 1) for value in found if value is not None]
     if not values:
-        return Ours(missing=missing)
+        return Ours(missing=still)
     std = statistics.stdev(values) if len(values) > 1 else None
-    return Ours(statistics.mean(values), std, len(values), missing)
+    return Ours(statistics.mean(values), std, len(values), still)
 
 
 def _choice_score(run: Run, folder: Path, name: str) -> float | None:
@@ -96,7 +96,7 @@ def summary(run: Run | Evaluation, folder: Path) -> dict[str, Any] | None:
       InputError: its workdir belongs to a run of another config.
     """
     workdir = folder / run.workdir
-    if (workdir / "config.json").exists():
+    if isinstance(run, Run) and (workdir / "config.json").exists():
         _check(run, folder)
     try:
         found = json.loads((workdir / "summary.json").read_text())
@@ -152,12 +152,14 @@ def _metric(run: Run | Evaluation, folder: Path, name: str) -> float | None:
 
 def _means(paper: Table, cells: dict[Key, Ours]) -> dict[Key, Ours]:
     """The row of means; a column with an empty cell has none."""
-    mean_row, means = _MEANS[paper.number], {}
+    mean_row = _MEANS[paper.number]
+    means: dict[Key, Ours] = {}
     for column in paper.columns:
         parts = [cells.get((row, column), Ours()) for row in paper.rows if row != mean_row]
         missing = tuple(run for part in parts for run in part.missing)
-        if all(part.value is not None for part in parts):
-            value = statistics.mean(part.value for part in parts)
+        values = [part.value for part in parts if isinstance(part.value, float | int)]
+        if len(values) == len(parts):
+            value = statistics.mean(values)
             means[mean_row, column] = Ours(value, None, sum(part.runs for part in parts), missing)
         else:
             means[mean_row, column] = Ours(missing=missing)

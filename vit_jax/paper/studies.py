@@ -50,10 +50,10 @@ def seeded(
     workdir: str, family: str, *overrides: str, starts: Iterable[Run] | None = None
 ) -> tuple[Run, ...]:
     """The same run with each seed; each from the start of its seed, where there are starts."""
-    starts = tuple(starts or [None] * len(SEEDS))
+    each = tuple(starts) if starts else (None,) * len(SEEDS)
     return tuple(
         Run(f"{workdir}/seed{seed}", BASE(family), (*overrides, f"--config.seed={seed}"), start)
-        for seed, start in zip(SEEDS, starts)
+        for seed, start in zip(SEEDS, each)
     )
 
 
@@ -89,7 +89,7 @@ def resolution() -> Study:
     tuned = ("--config.optimizer.learning_rate=1e-3", *examples(30_000))
     # The classes stay the same: the head is taken along.
     keep, again = "--config.init_skip=()", "--config.init_skip=('posemb/.*',)"
-    arms = {"stays at 16": (keep,)}
+    arms: dict[str, tuple[str, ...]] = {"stays at 16": (keep,)}
     for size in (24, 32):
         pp = f"--config.data.pp=resize({size}, antialias=True)|{CROP(size)}"
         arms[f"{size}, interpolated"] = (keep, pp)
@@ -200,7 +200,7 @@ def chosen_option(recipe: Recipe, folder: Path) -> str:
         option: measured(Recipe((run,), recipe.choice_metric), folder).value
         for option, run in recipe.choices
     }
-    return max(scores, key=scores.get) if scores else ""
+    return max(scores, key=lambda option: scores[option]) if scores else ""
 
 
 def machine() -> dict[str, Any]:

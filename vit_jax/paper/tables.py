@@ -241,5 +241,5 @@ def table(number: int) -> Table:
       InputError: the paper has no such table.
     """
     if number not in TABLES:
-        raise unknown("table", number, TABLES)
+        raise unknown("table", number, map(str, TABLES))
     return TABLES[number]

@@ -66,7 +66,7 @@ def create_engine(parallel: ConfigDict, devices: Sequence[jax.Device] | None = N
     from vit_jax.parallel.pjit import PjitEngine
     from vit_jax.parallel.pmap import PmapEngine
 
-    engines = dict(pjit=PjitEngine, pmap=PmapEngine)
+    engines: dict[str, Callable[..., Engine]] = dict(pjit=PjitEngine, pmap=PmapEngine)
     if parallel.engine not in engines:
         raise unknown("config.parallel.engine", parallel.engine, engines)
     return engines[parallel.engine](parallel, devices)

@@ -47,6 +47,7 @@ CHIPS = (
     Chip("NVIDIA GeForce RTX 3090", 71e12, 24 * GIB, 0.94e12, 32e9),
     Chip("NVIDIA GeForce RTX 4090", 165e12, 24 * GIB, 1.01e12, 32e9),
 )
+TPU_V3 = CHIPS[0]  # the paper's
 # Chips of a whole TPU pod, beyond which the compiler cannot be asked (Cloud TPU's documentation).
 PODS = {
     "v2": (16, 16),

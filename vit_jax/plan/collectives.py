@@ -78,7 +78,7 @@ def find_collectives(module: Module) -> list[Collective]:
 
 def by_kind(found: Iterable[Collective]) -> dict[str, int]:
     """Bytes a device sends per step, by kind of collective."""
-    total = collections.Counter()
+    total: collections.Counter[str] = collections.Counter()
     for collective in found:
         total[collective.kind] += collective.bytes
     return dict(sorted(total.items()))
@@ -116,7 +116,7 @@ def minimum(
       rounds: float32 products round what they multiply to bfloat16, as TPUs do unless told
         otherwise, so that weights are gathered so; their gradients stay float32.
     """
-    total: dict[str, float] = collections.Counter()
+    total: dict[str, float] = collections.defaultdict(float)
     fsdp, tensor = mesh.shape.get("fsdp", 1), mesh.shape.get("tensor", 1)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name, spec = path_name(path), leaf.sharding.spec
@@ -144,7 +144,8 @@ class _Finder:
 
     def collectives(self) -> list[Collective]:
         """What one execution of the module runs."""
-        single, pipelined = [], {}
+        single: list[Collective] = []
+        pipelined: dict[str, Collective] = {}
         for found in self._inside(self.module.entry):
             if not found.pipeline:
                 single.append(found)

@@ -69,8 +69,10 @@ class Module:
         """
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(known[1])
-        names = re.search(r"condition=%?([\w.-]+), body=%?([\w.-]+)", loop.attributes).groups()
-        condition, body = (self.computations[name] for name in names)
+        names = re.search(r"condition=%?([\w.-]+), body=%?([\w.-]+)", loop.attributes)
+        if not names:
+            raise ValueError(f"the loop {loop.name} names no condition and body")
+        condition, body = (self.computations[name] for name in names.groups())
         limit = _operand(condition[-1], condition, "constant")
         counter = _operand(condition[-1], condition, "get-tuple-element")
         place = re.search(r"index=(\d+)", counter.attributes) if counter else None

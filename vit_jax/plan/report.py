@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from vit_jax.models.config import ViTConfig
 from vit_jax.parallel import hardware
 from vit_jax.plan import collectives, roofline
 from vit_jax.plan.compile import Step
@@ -121,7 +122,7 @@ def minimum(run: Run) -> dict[str, int]:
     """See `collectives.minimum`."""
     config, model = run.config, run.model_config
     rows = config.batch_size // run.engine.batch_shards
-    values = rows * model.num_tokens * model.width if hasattr(model, "num_tokens") else 0
+    values = rows * model.num_tokens * model.width if isinstance(model, ViTConfig) else 0
     return collectives.minimum(
         run.abstract.params,
         run.engine.mesh,
@@ -137,7 +138,7 @@ def run_time(
     run: Run, per_image: int, images: int, chip: hardware.Chip | None, mfu: float
 ) -> dict[str, Any]:
     """Days at an MFU, TPU-core-days there and on TPU v3, and those of the paper."""
-    v3 = hardware.find_chip("TPU v3")
+    v3 = hardware.TPU_V3
     core_seconds = per_image * images / (v3.bf16_flops / v3.cores)  # of TPU v3 at its peak
     numbers = dict(
         mfu=mfu,

@@ -56,7 +56,7 @@ def predict(
         **terms,
         overlapped=overlapped,
         step=max(compute, memory, overlapped) + exposed,
-        bottleneck=max(terms, key=terms.get),
+        bottleneck=max(terms, key=lambda name: terms[name]),
     )
 
 

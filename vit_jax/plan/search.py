@@ -149,7 +149,8 @@ def largest(fits: Callable[[int], bool], start: int, precision: int = 16) -> int
       start: first guess.
       precision: what lies within a share 1 / precision is as good.
     """
-    low, high = 0, math.inf
+    low = 0
+    high = math.inf
     guess = start
     while high - low > max(1, low // precision):
         if fits(guess):

@@ -124,7 +124,7 @@ def _span(key: jax.Array, side: jax.Array, size: int) -> jax.Array:
 
 
 def _with(mix: Mix, alpha: float) -> Mix:
-    def mixed(images: jax.Array, targets: jax.Array, **options: Any) -> tuple[jax.Array, ...]:
+    def mixed(images: jax.Array, targets: jax.Array, **options: Any) -> tuple[jax.Array, jax.Array]:
         return mix(images, targets, alpha=alpha, **options)
 
     return mixed

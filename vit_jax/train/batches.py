@@ -47,6 +47,7 @@ class TrainingBatches(Iterator[dict[str, jax.Array]]):
             shuffle=config.data.shuffle,
         )
         self._unreadable_before, self._unreadable = unreadable, 0
+        self._batches: Iterator[tuple[dict[str, jax.Array], int]]
         if config.data.resident:
             batches = resident_batches(source, pp, engine, **order)
             self._batches = ((batch, 0) for batch in batches)

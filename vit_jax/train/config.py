@@ -123,8 +123,9 @@ def every_option() -> Iterator[Described]:
     """All options, section by section, then those of the models and of each evaluation type."""
     yield from described(RunOptions, "")
     seen: set[str] = set()
-    for kind in (NameOptions, *MODELS):
-        for found in described(kind, "model."):
+    model_kinds: tuple[type, ...] = (NameOptions, *MODELS)
+    for model_kind in model_kinds:
+        for found in described(model_kind, "model."):
             if found.name not in seen:
                 yield found
             seen.add(found.name)
@@ -142,13 +143,14 @@ def is_free(name: str) -> bool:
     first, _, rest = name.partition(".")
     if first == "evals":
         return True
+    kinds: tuple[type, ...]
     if first == "model":
-        kinds, rest = MODELS, rest.partition(".")[0]
+        kinds, option = MODELS, rest.partition(".")[0]
     elif first in SECTIONS:
-        kinds, rest = (SECTIONS[first],), rest.partition(".")[0]
+        kinds, option = (SECTIONS[first],), rest.partition(".")[0]
     else:
-        kinds, rest = (RunOptions,), first
-    return any(rest in options.names_with(kind, *FREE_EFFECTS) for kind in kinds)
+        kinds, option = (RunOptions,), first
+    return any(option in options.names_with(kind, *FREE_EFFECTS) for kind in kinds)
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:

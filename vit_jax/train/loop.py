@@ -71,17 +71,17 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
             engine = create_engine(config.parallel)
             source, pp, dataset = open_training_data(config)
             start = starting_weights(config, workdir)
-            run = prepare(config, dataset, engine, start and start.model)
+            run = prepare(config, dataset, engine, start.model if start else None)
             evals = open_evaluations(run, source, pp)
             eval_every = steps_of(config.eval_every, "eval_every", config, dataset)
             save_every = steps_of(config.checkpoint.every, "checkpoint.every", config, dataset)
-            workdir = open_workdir(workdir, config)
-            stack.enter_context(only_run_in(workdir))
-            checkpoints = Checkpoints(workdir, config.checkpoint)
+            folder = open_workdir(workdir, config)
+            stack.enter_context(only_run_in(folder))
+            checkpoints = Checkpoints(folder, config.checkpoint)
             step, state, meta = first_state(run, checkpoints, source, start)
             if first_process:
-                claim_workdir(workdir, config)
-            goodput = opened(Goodput(workdir, clock, write=first_process))
+                claim_workdir(folder, config)
+            goodput = opened(Goodput(folder, clock, write=first_process))
             preemption.lost = lambda: lost_since(step, checkpoints.directory)
             unreadable = meta.get("unreadable", 0)
             loop = Loop(
@@ -93,12 +93,12 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
                 batches=opened(
                     TrainingBatches(run, source, pp, start_step=step, unreadable=unreadable)
                 ),
-                metrics=opened(MetricsLog(workdir, config.log, step=step, write=first_process)),
+                metrics=opened(MetricsLog(folder, config.log, step=step, write=first_process)),
                 progress=Progress(run.total_steps, active=first_process),
                 checkpoints=checkpoints,
                 meta=describe(run, source, pp),
                 interval=SaveInterval(config.checkpoint, save_every, step),
-                bad_steps=BadSteps(run, source, workdir, write=first_process),
+                bad_steps=BadSteps(run, source, folder, write=first_process),
                 spikes=SpikeWatch(config.log.spike, meta.get("spikes")),
                 watchdog=opened(Watchdog(config.watchdog, clock)),
             )
@@ -122,7 +122,7 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
         loop.metrics.close()
         goodput.close()
         last = loop.metrics.last
-        return write_summary(run, workdir, last, clock, goodput, first_process)
+        return write_summary(run, folder, last, clock, goodput, first_process)
 
 
 @dataclasses.dataclass
@@ -277,7 +277,9 @@ class Loop:
         seconds = max(busy - self._busy_since, 1e-9)
         speed = self._images_since / seconds
         waited = self.clock.seconds.get("data", 0.0)
-        values = {f"train/{name}": value for name, value in metrics.items() if not value.ndim}
+        values: dict[str, Any] = {
+            f"train/{name}": value for name, value in metrics.items() if not value.ndim
+        }
         values["train/images_per_second"] = speed
         values["train/unreadable"] = self.batches.unreadable
         values["checkpoint/failed"] = self.checkpoints.failures
@@ -304,4 +306,4 @@ class Loop:
 
 def due(step: int, every: int | None) -> bool:
     """Whether something that happens every so many steps happens after this one."""
-    return bool(every) and step % every == 0
+    return every is not None and every > 0 and step % every == 0

@@ -100,7 +100,7 @@ def _from_hub(repo: str) -> Path:
             f"{repo} is no local path, and huggingface_hub, which reads hub ids, is not installed"
         ) from error
     try:
-        names = [file.rfilename for file in HfApi().model_info(repo, timeout=10).siblings]
+        names = [file.rfilename for file in HfApi().model_info(repo, timeout=10).siblings or []]
         patterns = ["*.json", "*.safetensors"]
         if not any(name.endswith(".safetensors") for name in names):
             patterns += ["pytorch_model*", "*.npz"]

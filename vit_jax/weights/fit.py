@@ -92,8 +92,8 @@ def fit(
             f"the same weights would compute something else: {', '.join(differ)}; "
             "leave the option as the weights have it"
         )
-    differ += _difference(stored, wanted, "structure")
-    report += [f"note: {line}" for line in differ]
+    changed = differ + _difference(stored, wanted, "structure")
+    report += [f"note: {line}" for line in changed]
     report += [f"left out: {path}" for path in sorted(left_out)]
     report += [f"starts afresh: {path} {fresh[path]}" for path in sorted(fresh)]
     return Fitted(have, fresh, [f"{len(have)} parameters taken over", *report])
@@ -218,7 +218,8 @@ def replace(params: Any, loaded: dict[str, Any]) -> Any:
 def _split(leaves: Mapping[str, Any], skip: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Path -> leaf of what `skip` does not match, and of what it does."""
     patterns = name_patterns(skip, "config.init_skip")
-    kept, skipped = {}, {}
+    kept: dict[str, Any] = {}
+    skipped: dict[str, Any] = {}
     for path, leaf in leaves.items():
         matches = any(pattern.fullmatch(path) for pattern in patterns)
         (skipped if matches else kept)[path] = leaf

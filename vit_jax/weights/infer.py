@@ -39,7 +39,8 @@ def survey(found: Recognised) -> Survey:
     """Looks every row of the family's table up in the file."""
     table, shapes = found.family.table, {k: v.shape for k, v in found.tensors.items()}
     templates = [template for template, _ in table.values()]
-    rows, sizes = set(), {}
+    rows: set[str] = set()
+    sizes: dict[str, int] = {}
     for row, (template, axes) in table.items():
         name = _first(template)
         if name in shapes:
@@ -213,7 +214,7 @@ def _positions(
 def _grid(size: tuple[int, int], pixels: list[int], stem: tuple | None) -> tuple[int, int]:
     """Patches in an image: incomplete ones are cut off, but a stem pads."""
     if stem is None:
-        return tuple(side // pixel for side, pixel in zip(size, pixels))
+        return size[0] // pixels[0], size[1] // pixels[1]
     stride = 4 * 2 ** max(0, len(stem) - 1)
     return tuple(-(-side // stride) // (pixel // stride) for side, pixel in zip(size, pixels))
 

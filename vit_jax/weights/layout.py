@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-Table = Mapping[str, tuple[str, str]]
+Table = dict[str, tuple[str, str]]
 Shape = tuple[int, ...]
 
 # d width, l layer, n positions, r registers, p q patch, i channels of what is cut into

@@ -31,7 +31,7 @@ class Recipe:
         """In the words of vit_jax.data, for images of (height, width)."""
         how = "" if self.squash and self.method == "bilinear" else f", method={self.method!r}"
         how += ", antialias=True" if self.antialias else ""
-        whole = tuple(round(side / self.share) for side in size)
+        whole = (round(size[0] / self.share), round(size[1] / self.share))
         operations = [f"{'resize' if self.squash else 'resize_small'}({_show(whole)}{how})"]
         if not self.squash or whole != tuple(size):
             operations.append(f"central_crop({_show(size)})")
@@ -41,18 +41,19 @@ class Recipe:
     def parse(cls, spec: str) -> "Recipe":
         """The recipe behind our words; what it cannot say is left to the defaults."""
         from vit_jax.data import parse
+        from vit_jax.data.ops.geometry import CentralCrop, Resize, ResizeSmall
 
         preprocess = parse(spec).deterministic()
         recipe = cls(mean=preprocess.mean, std=preprocess.std)
         side = None
         for op in preprocess.ops:
-            if op.name in ("resize", "resize_small"):
+            if isinstance(op, (Resize, ResizeSmall)):
                 side = min(op.shape)
-                squash, method = op.name == "resize", op.method
+                squash, method = isinstance(op, Resize), op.method
                 recipe = dataclasses.replace(
                     recipe, share=1.0, squash=squash, method=method, antialias=op.antialias
                 )
-            if op.name == "central_crop" and side:
+            if isinstance(op, CentralCrop) and side:
                 recipe = dataclasses.replace(recipe, share=min(op.shape) / side)
         # "area" averages what a pixel covers: of the others, bilinear with antialias is nearest.
         if recipe.method == "area":

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from flax import traverse_util
 from vit_jax import models
 from vit_jax.errors import InputError
 from vit_jax.models.config import BiTConfig, ModelConfig, ViTConfig
-from vit_jax.weights.layout import Layout, layout_of
+from vit_jax.weights.layout import Layout, Table, layout_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def layouts(config: ModelConfig, table: Mapping, family: str) -> dict[str, Layout]:
+def layouts(config: ModelConfig, table: Table, family: str) -> dict[str, Layout]:
     """Path -> layout of every parameter of a model in a format.
 
     Raises:

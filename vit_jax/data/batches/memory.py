@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def _ahead(make, steps: Iterable[int], threads: int, prefetch: int) -> Iterator:
     """make(step) for each step, in order, computed by threads `prefetch` steps ahead."""
     steps = iter(steps)
     with ThreadPoolExecutor(threads, "vit_jax-data") as pool:
-        pending = collections.deque()
+        pending: collections.deque[Future] = collections.deque()
         try:
             for step in steps:
                 pending.append(pool.submit(make, step))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
 import numpy as np
 
@@ -98,6 +98,7 @@ class Op:
 OPERATIONS: Registry[type[Op]] = Registry("preprocessing operation")
 
 
+@dataclass_transform(frozen_default=True)
 def operation(name: str):
     """Registers a class under `name` and makes it a frozen dataclass."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from vit_jax.data.ops import color  # noqa: F401  registers its operations
 from vit_jax.data.ops.geometry import FlipLeftRight
 from vit_jax.data.ops.op import OPERATIONS, Array, Op, Size, Tensor
-from vit_jax.data.ops.values import Decode, Normalization
+from vit_jax.data.ops.values import Decode, Normalization, Triple
 from vit_jax.errors import InputError, nearest
 
 
@@ -32,14 +32,14 @@ class Preprocess:
     normalization: Normalization | None = None
 
     @property
-    def mean(self) -> tuple[float, ...]:
+    def mean(self) -> Triple:
         """Per channel, in units of pixel/255: the device computes (x/255 - mean)/std."""
-        return self.normalization.mean_std()[0] if self.normalization else (0.0,) * 3
+        return self.normalization.mean_std()[0] if self.normalization else (0.0, 0.0, 0.0)
 
     @property
-    def std(self) -> tuple[float, ...]:
+    def std(self) -> Triple:
         """Per channel, in units of pixel/255."""
-        return self.normalization.mean_std()[1] if self.normalization else (1.0,) * 3
+        return self.normalization.mean_std()[1] if self.normalization else (1.0, 1.0, 1.0)
 
     @property
     def image_size(self) -> Size | None:

@@ -2,6 +2,8 @@
 
 from vit_jax.data.ops.op import Op, is_number, operation
 
+Triple = tuple[float, float, float]  # one number per channel
+
 
 @operation("decode")
 class Decode(Op):
@@ -14,7 +16,7 @@ class Normalization(Op):
     The model gets (x / 255 - mean) / std, per channel.
     """
 
-    def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def mean_std(self) -> tuple[Triple, Triple]:
         """Mean and deviation per channel, of pixels in 0..1."""
         raise NotImplementedError
 

@@ -99,8 +99,10 @@ def _tree(root: str) -> dict[str | None, list[str]]:
         raise InputError(f"folder:{root}: no class folders in it; expected class/image files")
     if any(_images(os.path.join(root, child)) for child in children):
         return {None: children}
-    tree = {child: _subfolders(os.path.join(root, child)) for child in children}
-    tree = {split: classes for split, classes in tree.items() if classes}
+    tree: dict[str | None, list[str]] = {}
+    for child in children:
+        if classes := _subfolders(os.path.join(root, child)):
+            tree[child] = classes
     if not tree:
         raise InputError(
             f"folder:{root}: no images found; expected class/image or split/class/image "

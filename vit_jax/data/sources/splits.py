@@ -19,7 +19,7 @@ def parse(split: str) -> list[tuple[str, str | None, str | None]]:
     Raises:
       InputError: the text is no split.
     """
-    parts = []
+    parts: list[tuple[str, str | None, str | None]] = []
     for text in split.split("+"):
         match = _PART.fullmatch(text.strip())
         if not match:
@@ -27,7 +27,7 @@ def parse(split: str) -> list[tuple[str, str | None, str | None]]:
                 f"bad slice {text.strip()!r} in split {split!r}; write e.g. train, train[:80%] "
                 "or train[1000:]+test"
             )
-        parts.append(match.groups())
+        parts.append((match[1], match[2], match[3]))
     return parts
 
 

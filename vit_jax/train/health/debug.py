@@ -5,7 +5,7 @@ operations, and run one by one.
 """
 
 import linecache
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def find_first(function: Callable, *args: Any) -> str:
 def on_one_device(params: Any, batch: dict[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
     """Parameters and a global batch of any engine as whole arrays on one local device."""
 
-    def gather(x: jax.Array) -> jax.Array:
+    def gather(x: jax.Array) -> np.ndarray:
         whole = x.is_fully_addressable or x.is_fully_replicated
         return np.asarray(x) if whole else multihost_utils.process_allgather(x, tiled=True)
 
@@ -97,7 +97,7 @@ def _describe(equation: core.JaxprEqn, inputs: list[Any], results: list[Any]) ->
 def _line(equation: core.JaxprEqn) -> str:
     """The innermost line of this package that led to an operation."""
     trace = equation.source_info.traceback
-    frames = trace.frames if trace else []
+    frames: Sequence[Any] = trace.frames if trace else ()
     for frame in frames:
         if frame.file_name.startswith(_PACKAGE) and frame.file_name != __file__:
             code = linecache.getline(frame.file_name, frame.line_num).strip()

@@ -47,8 +47,9 @@ class Goodput:
         self.reached = max((line["step"] for line in self._before), default=0)
         self._clock = clock
         self._line = dict(start=len(self._before) + 1, began=time.time() - clock.total())
-        self._step = self._next = 0
-        self._file = None
+        self._step = 0
+        self._next = 0.0  # seconds of the run at which the next line is due
+        self._file: jsonl.Appender | None = None
         if write:
             jsonl.replace(path, self._before)
             self._file = jsonl.Appender(path)
@@ -58,10 +59,10 @@ class Goodput:
         """Notes that `step` steps are done; writes a line if it is time."""
         self._step = step
         if self._file and self._clock.total() >= self._next:
-            self._write()
+            self._write(self._file)
 
-    def _write(self) -> None:
-        self._file.write(self._now())
+    def _write(self, file: jsonl.Appender) -> None:
+        file.write(self._now())
         wall = self._clock.total()
         self._next = wall + max(SECONDS, SHARE * wall)
 
@@ -84,6 +85,6 @@ class Goodput:
     def close(self) -> None:
         """Writes the last line."""
         if self._file:
-            self._write()
+            self._write(self._file)
             self._file.close()
             self._file = None

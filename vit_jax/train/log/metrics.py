@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class Events:
         self._options = dict(logdir=str(workdir), purge_step=purge_step)
         self._writer: Any = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
-        self._last = self._thread.submit(bool)
+        self._last: Future[None] = self._thread.submit(lambda: None)
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Hands the values of a step over; raises what went wrong with earlier ones."""

@@ -295,7 +295,7 @@ def documents(weights: Weights) -> dict[str, dict[str, Any]]:
 
 
 def _vit(config: ViTConfig, kind: str) -> dict[str, Any]:
-    document = dict(
+    document: dict[str, Any] = dict(
         hidden_size=config.width,
         num_hidden_layers=config.depth,
         num_attention_heads=config.num_heads,

@@ -62,7 +62,7 @@ def norm(ours: str, theirs: str, axis: str = "d", *, torch: bool = True) -> Tabl
 def torch_resnet(ours: str, root: str, root_norm: str, unit: str) -> Table:
     """Rows of a ResNet; `unit` is a template of a unit's name, with {s0} and {c0}."""
     block = f"{ours}/block{{s}}/unit{{c}}"
-    table = {f"{ours}/conv_root/kernel": (f"{root}.weight", "yxab")}
+    table: Table = {f"{ours}/conv_root/kernel": (f"{root}.weight", "yxab")}
     table |= norm(f"{ours}/gn_root", root_norm, "y")
     for i in (1, 2, 3):
         table[f"{block}/conv{i}/kernel"] = (f"{unit}.conv{i}.weight", "yxab")

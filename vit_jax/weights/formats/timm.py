@@ -234,7 +234,7 @@ def _arguments(config: ViTConfig) -> dict[str, Any]:
     distillation = "head" if config.distillation == "head" else "none"
     has = _VIT | RESNET | SIZES | dict(head=head, distillation=distillation)
     check_expressible("timm", config, has)
-    arguments = dict(
+    arguments: dict[str, Any] = dict(
         img_size=list(config.image_size),
         patch_size=side_length(config.patch_size),
         embed_dim=config.width,
