@@ -62,10 +62,11 @@ class Declaration:
             return self._must_be("a whole number")
         if not isinstance(value, numbers.Real):
             return ""
-        too_large = isinstance(value, numbers.Integral) and abs(value) > MAX_INTEGER
-        if not math.isfinite(value) or too_large:
+        too_large = isinstance(value, numbers.Integral) and abs(int(value)) > MAX_INTEGER
+        if too_large or not math.isfinite(value):
             return "it must be a finite number"
-        if not (self.at_least <= value < self.below and value > self.above):
+        number = float(value)
+        if not (self.at_least <= number < self.below and number > self.above):
             return self._must_be("")
         return ""
 

@@ -45,7 +45,7 @@ def evaluate_features(args: argparse.Namespace, type: str, **options: Any) -> di
         batch_size=args.batch_size,
         use_ema=args.use_ema,
     )
-    pair = own_pair(stored.info, args.source, args.train, args.test)
+    pair: dict[str, Any] = own_pair(stored.info, args.source, args.train, args.test)
     return stored.run(EVALUATIONS[type](pp=args.pp or "", **pair, **options))
 
 

@@ -72,7 +72,9 @@ def _read(
     examples = [read(int(i), word) for i, word in zip(index, words)]
     for example in examples:
         if "label" not in example:
-            example["label"] = source.labels(np.array([example["index"]]))[0]
+            labels = source.labels(np.array([example["index"]]))
+            assert labels is not None  # they are known, or in the payload
+            example["label"] = labels[0]
     return examples
 
 

@@ -34,7 +34,7 @@ def map_payloads(source: Source, compute: Callable[[Any], Any]) -> np.ndarray:
     """A function of the payload, in the graph, of every example."""
     from vit_jax.data._tf import tf
 
-    def fetch(start: np.int64) -> np.ndarray:
+    def fetch(start: int) -> np.ndarray:
         return source.fetch(np.arange(start, min(start + _CHUNK, source.size)))
 
     data = tf.data.Dataset.range(0, source.size, _CHUNK).map(

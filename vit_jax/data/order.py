@@ -11,8 +11,11 @@ on JAX arrays as well as on NumPy's.
 """
 
 import math
+from typing import Any
 
 import numpy as np
+
+Array = Any  # of NumPy, or of JAX where a batch is made on the device
 
 _ROUNDS = 8  # of the Feistel network; 4 are a strong pseudo-random permutation in theory
 # Separate the streams of words that share a seed.
@@ -58,12 +61,12 @@ def seed_key(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array([seed & 0xFFFFFFFF], np.uint32), np.array([seed >> 32], np.uint32)
 
 
-def epoch_key(seed: int, epoch: np.ndarray, stream: int) -> tuple[np.ndarray, np.ndarray]:
+def epoch_key(seed: int, epoch: Array, stream: int) -> tuple[np.ndarray, np.ndarray]:
     """The key of one stream of random words in each of the epochs given."""
     return threefry2x32(seed_key(seed), (epoch.astype(np.uint32), np.array([stream], np.uint32)))
 
 
-def round_keys(seed: int, epoch: np.ndarray) -> np.ndarray:
+def round_keys(seed: int, epoch: Array) -> np.ndarray:
     """Keys of the permutation's rounds: uint32 (rounds,) + epoch.shape."""
     k0, k1 = epoch_key(seed, epoch, _ORDER)
     rounds = np.arange(_ROUNDS, dtype=np.uint32).reshape((_ROUNDS,) + (1,) * epoch.ndim)
@@ -78,17 +81,15 @@ def radices(size: int) -> tuple[int, int]:
 
 def feistel(x, keys, a: int, b: int):
     """A bijection of [0, a * b): x = left * b + right, halves added to in turn."""
-    a, b = np.uint32(a), np.uint32(b)
-    left, right = x // b, x % b
+    rows, columns = np.uint32(a), np.uint32(b)
+    left, right = x // columns, x % columns
     for i in range(0, len(keys), 2):
-        left = (left + mix32(right ^ keys[i]) % a) % a
-        right = (right + mix32(left ^ keys[i + 1]) % b) % b
+        left = (left + mix32(right ^ keys[i]) % rows) % rows
+        right = (right + mix32(left ^ keys[i + 1]) % columns) % columns
     return left * b + right
 
 
-def permutation(
-    position: np.ndarray, epoch: np.ndarray | int, *, seed: int, size: int
-) -> np.ndarray:
+def permutation(position: np.ndarray, epoch: Array | int, *, seed: int, size: int) -> np.ndarray:
     """permutation(seed, epoch)[position], elementwise and without storing it.
 
     Args:
@@ -119,7 +120,7 @@ def examples(
     return epoch, index
 
 
-def words(epoch: np.ndarray, index: np.ndarray, *, seed: int, count: int) -> np.ndarray:
+def words(epoch: Array, index: np.ndarray, *, seed: int, count: int) -> np.ndarray:
     """Random words of each example, a pure function of (seed, epoch, index).
 
     Args:

@@ -8,7 +8,7 @@ operations all have a batched form never touch TensorFlow.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -36,7 +36,7 @@ class Batches(Iterator[Batch]):
 
     def __init__(
         self,
-        batches: Iterator[Batch],
+        batches: Generator[Batch, None, None],
         replacements: Replacements,
         flips: Callable[[Batch], np.ndarray] | None,
     ):
@@ -250,7 +250,7 @@ def _batches(
     threads: int,
     prefetch: int,
     on_unreadable: Unreadable,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches of the planned examples, in memory where that can be."""
     threads = threads or len(os.sched_getaffinity(0))
     if isinstance(source, ArraySource) and preprocess.has_batched:

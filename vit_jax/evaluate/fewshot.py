@@ -154,7 +154,8 @@ class FewShot:
 
 
 def _positive(values: Sequence[Any], kinds: tuple[type, ...]) -> bool:
-    return bool(values) and all(isinstance(v, kinds) and 0 < v < math.inf for v in values)
+    numbers = all(isinstance(value, kinds) for value in values)
+    return bool(values) and numbers and all(0 < value < math.inf for value in values)
 
 
 def few_shot(

@@ -97,7 +97,7 @@ def predict(
     if missing:
         raise InputError(f"image {missing[0]} does not exist")
     model, info = load(checkpoint, use_ema=use_ema)
-    if not model.config.num_classes:
+    if not info.config.num_classes:
         raise InputError(f"{checkpoint} has no classes; fine-tune with it as config.init_from")
     rows = Predictor(model, info).files(paths)
     return [

@@ -117,11 +117,11 @@ def _pixels(
 
 def _position_table(model: Any) -> np.ndarray | None:
     """What the model adds to its patches, (P, D)."""
-    posemb = getattr(model, "posemb", None)
-    if not hasattr(posemb, "table"):
+    table = getattr(getattr(model, "posemb", None), "table", None)
+    if table is None:
         return None
     rows, columns = model.config.grid
-    return np.asarray(posemb.table())[-rows * columns :]
+    return np.asarray(table())[-rows * columns :]
 
 
 def _look(model: Any, pixels: np.ndarray, preprocess: Any) -> tuple[np.ndarray, np.ndarray] | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +129,7 @@ def create_blocks(config: ViTConfig, rngs: nnx.Rngs) -> nnx.Module:
     @nnx.split_rngs(splits=config.depth)
     @nnx.vmap(in_axes=0, out_axes=0)
     def create(rngs: nnx.Rngs) -> nnx.Module:
-        block = config.kind.create_block(config, rngs)
+        block: Any = config.kind.create_block(config, rngs)
         if config.posemb_where == "layers":
             block.posemb = create_posemb(config, rngs)
         return block

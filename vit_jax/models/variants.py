@@ -141,7 +141,7 @@ def model_config(name: str, **options: Any) -> ViTConfig | BiTConfig:
 
 
 def derived_config(
-    base: ViTConfig | BiTConfig, name: str | None = None, **options: Any
+    base: ModelConfig, name: str | None = None, **options: Any
 ) -> ViTConfig | BiTConfig:
     """The configuration of a model that begins with the weights of another.
 
@@ -154,16 +154,17 @@ def derived_config(
     Raises:
       InputError: as `model_config`.
     """
-    stored = names_with(type(base), "structure", "network", "computation")
+    kind = ViTConfig if isinstance(base, ViTConfig) else BiTConfig
+    stored = names_with(kind, "structure", "network", "computation")
     own = {field: getattr(base, field) for field in stored}
     nearest = identify(base)[0]
     if name is None or canonical_name(name) == nearest:
-        return _complete(type(base), nearest, own, _renamed(options))
+        return _complete(kind, nearest, own, _renamed(options))
     named = model_config(name)
-    if not isinstance(named, type(base)):
+    if not isinstance(named, kind):
         return model_config(name, **options)
     canonical, fields = _parse(name)
-    return _complete(type(base), canonical, own | fields, _renamed(options))
+    return _complete(kind, canonical, own | fields, _renamed(options))
 
 
 def _renamed(options: dict[str, Any]) -> dict[str, Any]:

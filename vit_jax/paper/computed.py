@@ -1,8 +1,8 @@
 """Cells that need no training: sizes, costs and the settings of our configs."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -10,9 +10,12 @@ from ml_collections import ConfigDict
 from vit_jax import models
 from vit_jax.config_files import load_config
 from vit_jax.models import flops
+from vit_jax.models.config import ViTConfig
 from vit_jax.paper.tables import Key, table
 from vit_jax.parallel import hardware
 from vit_jax.plan.report import SECONDS_PER_DAY
+
+Cells = dict[Key, float | str]
 
 JFT_IMAGES, IMAGENET_21K_IMAGES = 303_000_000, 14_197_122
 # The MFU at which table 2's TPU-core-days are computed, as `vit_jax plan` does by default.
@@ -34,7 +37,7 @@ _FINETUNE = {
 }
 
 
-def computed(number: int, configs: Path = Path("configs")) -> dict[Key, float | str]:
+def computed(number: int, configs: Path = Path("configs")) -> Cells:
     """Our values of a table's cells that follow from the code alone.
 
     Args:
@@ -42,18 +45,19 @@ def computed(number: int, configs: Path = Path("configs")) -> dict[Key, float | 
       configs: the folder of config files, whose settings are tables 3 and 4; without
         it these stay empty.
     """
-    functions = {1: _variants, 2: _core_days, 6: _exaflops}
+    functions: dict[int, Callable[[], Cells]] = {1: _variants, 2: _core_days, 6: _exaflops}
     if configs.is_dir():
         settings = {3: _pretraining_settings, 4: _finetuning_settings}
         functions |= {key: functools.partial(f, configs) for key, f in settings.items()}
     return functions[number]() if number in functions else {}
 
 
-def _variants() -> dict[Key, float]:
-    cells = {}
+def _variants() -> Cells:
+    cells: Cells = {}
     for row in table(1).rows:
         patch = 14 if row in ("ViT-Huge", "ViT-g", "ViT-G") else 16
         config = models.model_config(f"{_SIZES.get(row, row)}/{patch}", image_size=224)
+        assert isinstance(config, ViTConfig)
         _, params = models.abstract(functools.partial(models.build_model, config))
         count = sum(leaf.size for leaf in jax.tree.leaves(params))
         cells |= {
@@ -66,9 +70,9 @@ def _variants() -> dict[Key, float]:
     return cells
 
 
-def _core_days() -> dict[Key, float]:
+def _core_days() -> Cells:
     chip = hardware.TPU_V3
-    cells: dict[Key, float] = {}
+    cells: Cells = {}
     for column, (name, images) in _PRETRAINING.items():
         work = images * flops.train_flops(models.model_config(name, num_classes=0))
         seconds = work / (chip.bf16_flops / chip.cores) / MFU
@@ -76,9 +80,9 @@ def _core_days() -> dict[Key, float]:
     return cells
 
 
-def _exaflops() -> dict[Key, float]:
+def _exaflops() -> Cells:
     """Forward and backward pass of the headless model, taps on padding not counted."""
-    cells: dict[Key, float] = {}
+    cells: Cells = {}
     for row in table(6).rows:
         name, epochs = row.removesuffix(" epochs").split(", ")
         macs = flops.macs(models.model_config(name, num_classes=0), padding=False)
@@ -86,8 +90,8 @@ def _exaflops() -> dict[Key, float]:
     return cells
 
 
-def _pretraining_settings(configs: Path) -> dict[Key, Any]:
-    cells = {}
+def _pretraining_settings(configs: Path) -> Cells:
+    cells: Cells = {}
     for row in table(3).rows:
         upstream, model = row.split(" ")
         config = load_config(f"{configs / _CONFIGS[upstream]}:{model}", [])
@@ -108,8 +112,8 @@ def _epochs(config: ConfigDict) -> float:
     return config.total.examples / JFT_IMAGES
 
 
-def _finetuning_settings(configs: Path) -> dict[Key, Any]:
-    cells = {}
+def _finetuning_settings(configs: Path) -> Cells:
+    cells: Cells = {}
     for row, dataset in _FINETUNE.items():
         config = load_config(f"{configs / 'finetune.py'}:ViT-B/16,{dataset}", [])
         cells[row, "Steps"] = config.total.steps

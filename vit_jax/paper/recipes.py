@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from vit_jax.errors import InputError, unknown
 from vit_jax.evaluate import vtab
@@ -53,7 +54,7 @@ class Evaluation:
         """Where its summary.json goes."""
         return f"{self.start.workdir}/real"
 
-    def options(self, folder: Path) -> dict[str, str | bool]:
+    def options(self, folder: Path) -> dict[str, Any]:
         """Of `evaluate_protocol`; the labels lie in the folder of all runs."""
         return dict(
             protocol="real",

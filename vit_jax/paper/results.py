@@ -65,14 +65,12 @@ def recipes_behind(number: int, key: Key, scale: str = "paper") -> list[Recipe]:
 
 def measured(recipe: Recipe, folder: Path) -> Ours:
     """What the finished runs of a recipe say, or the runs that come next."""
-    scores = {
-        override: _choice_score(run, folder, recipe.choice_metric)
-        for override, run in recipe.choices
-    }
-    missing = tuple(run for override, run in recipe.choices if scores[override] is None)
+    missing = tuple(
+        run for _, run in recipe.choices if _choice_score(run, folder, recipe.choice_metric) is None
+    )
     if missing:
         return Ours(missing=missing)
-    runs = recipe.final(max(scores, key=lambda option: scores[option]) if scores else "")
+    runs = recipe.final(choice(recipe, folder))
     found = [_metric(run, folder, recipe.metric) for run in runs]
     still = tuple(run for run, value in zip(runs, found) if value is None)
     values = [value * (100 if recipe.percent else 1) for value in found if value is not None]
@@ -80,6 +78,19 @@ def measured(recipe: Recipe, folder: Path) -> Ours:
         return Ours(missing=still)
     std = statistics.stdev(values) if len(values) > 1 else None
     return Ours(statistics.mean(values), std, len(values), still)
+
+
+def choice(recipe: Recipe, folder: Path) -> str:
+    """The override that did best among a recipe's choices; "" where it has none.
+
+    One whose run is not done comes last.
+    """
+    scores = {
+        override: _choice_score(run, folder, recipe.choice_metric)
+        for override, run in recipe.choices
+    }
+    known = {option: -math.inf if score is None else score for option, score in scores.items()}
+    return max(known, key=lambda option: known[option]) if known else ""
 
 
 def _choice_score(run: Run, folder: Path, name: str) -> float | None:

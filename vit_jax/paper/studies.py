@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.paper.recipes import SEEDS, Recipe, Run, recipes
-from vit_jax.paper.results import measured
+from vit_jax.paper.results import choice, measured
 
 METRIC = "eval/test/top1"
 BASE = "configs/small.py:{}".format
@@ -168,8 +168,8 @@ def document(name: str, study: Study, folder: Path) -> dict[str, Any]:
     points = []
     for (curve, point), recipe in study.cells.items():
         ours = measured(recipe, folder)
-        chosen = chosen_option(recipe, folder)
-        runs = recipe.final(chosen)
+        chosen = choice(recipe, folder)
+        runs = [run for run in recipe.final(chosen) if isinstance(run, Run)]
         points.append(
             dict(
                 curve=curve,
@@ -192,15 +192,6 @@ def document(name: str, study: Study, folder: Path) -> dict[str, Any]:
         **machine(),
         points=points,
     )
-
-
-def chosen_option(recipe: Recipe, folder: Path) -> str:
-    """The override that did best among the choices; "" where nothing was to be chosen."""
-    scores = {
-        option: measured(Recipe((run,), recipe.choice_metric), folder).value
-        for option, run in recipe.choices
-    }
-    return max(scores, key=lambda option: scores[option]) if scores else ""
 
 
 def machine() -> dict[str, Any]:

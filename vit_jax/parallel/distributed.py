@@ -38,11 +38,9 @@ def initialize(
     Raises:
       InputError: incomplete arguments, or the others do not arrive in time.
     """
-    given = [
-        coordinator or os.environ.get(ADDRESS) or None,
-        _number(num_processes, COUNT),
-        _number(process_id, INDEX),
-    ]
+    address = coordinator or os.environ.get(ADDRESS) or None
+    count, number = _number(num_processes, COUNT), _number(process_id, INDEX)
+    given = (address, count, number)
     explicit = any(value is not None for value in given)
     if explicit and None in given:
         raise InputError(
@@ -56,18 +54,21 @@ def initialize(
         log.info(
             "process %d of %d joins the others at %s; JAX ends it if they are not there within "
             "%d s",
-            *(given[2], given[1], given[0], timeout),
+            *(number, count, address, timeout),
         )
-    limits = dict(initialization_timeout=timeout, heartbeat_timeout_seconds=timeout)
     try:
-        if explicit:
-            jax.distributed.initialize(*given, **limits)
-        else:
-            jax.distributed.initialize(**limits)
+        # What is None is found by JAX.
+        jax.distributed.initialize(
+            coordinator_address=address,
+            num_processes=count,
+            process_id=number,
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=timeout,
+        )
     except (RuntimeError, ValueError) as error:
-        where = f"at {given[0]} " if explicit else ""
+        where = f"at {address} " if explicit else ""
         raise InputError(
-            f"process {given[2] if explicit else ''} did not find the others {where}within "
+            f"process {number if explicit else ''} did not find the others {where}within "
             f"{timeout} s: {first_line(error)}"
         ) from error
 

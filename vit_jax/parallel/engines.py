@@ -15,6 +15,14 @@ from vit_jax.errors import unknown
 MakeStep = Callable[..., Callable]
 
 
+class CompiledStep(Protocol):
+    """A step that its first call compiles, or `lower` ahead of it, from shapes alone."""
+
+    def __call__(self, *args: Any) -> Any: ...
+
+    def lower(self, *args: Any) -> jax.stages.Lowered: ...
+
+
 class Engine(Protocol):
     """Places state and batches on devices and compiles steps."""
 
@@ -34,10 +42,10 @@ class Engine(Protocol):
     def init(self, create: Callable[[], Any]) -> Any:
         """Runs `create` so that its result is born in the layout of `abstract`."""
 
-    def compile_train(self, make_step: MakeStep, abstract: Any) -> Callable:
+    def compile_train(self, make_step: MakeStep, abstract: Any) -> CompiledStep:
         """(state, batch) -> (state, metrics), with the state donated; has `lower` as jax.jit."""
 
-    def compile_eval(self, make_step: MakeStep) -> Callable:
+    def compile_eval(self, make_step: MakeStep) -> CompiledStep:
         """(params, batch) -> sums over the global batch."""
 
     def put_batch(self, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:

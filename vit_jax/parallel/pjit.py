@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from vit_jax.parallel.axes import BATCH_AXES
+from vit_jax.parallel.engines import CompiledStep
 from vit_jax.parallel.mesh import batch_shards, create_mesh
 from vit_jax.parallel.rules import (
     check_replication,
@@ -57,7 +58,7 @@ class PjitEngine:
         with jax.set_mesh(self.mesh):
             return jax.jit(create, out_shardings=shardings)()
 
-    def compile_train(self, make_step: Callable[..., Callable], abstract: Any) -> Callable:
+    def compile_train(self, make_step: Callable[..., Callable], abstract: Any) -> CompiledStep:
         """(state, batch) -> (state, metrics); the state's memory is reused."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         step = jax.jit(
@@ -67,7 +68,7 @@ class PjitEngine:
         )
         return _InMesh(step, self.mesh)
 
-    def compile_eval(self, make_step: Callable[..., Callable]) -> Callable:
+    def compile_eval(self, make_step: Callable[..., Callable]) -> CompiledStep:
         """(params, batch) -> sums over the global batch."""
         step = jax.jit(make_step(axis_name=None), out_shardings=self.replicated)
         return _InMesh(step, self.mesh)

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
+from vit_jax.parallel.engines import CompiledStep
 from vit_jax.parallel.mesh import mesh_sizes
 
 AXIS_NAME = "batch"
@@ -54,7 +55,7 @@ class PmapEngine:
         """Runs `create` on every device."""
         return jax.jit(create, out_shardings=self.replicated)()
 
-    def compile_train(self, make_step: Callable[..., Callable], abstract: Any) -> Callable:
+    def compile_train(self, make_step: Callable[..., Callable], abstract: Any) -> CompiledStep:
         """(state, batch) -> (state, metrics); the state's memory is reused."""
         del abstract  # the layout is always the same
         return self._pmap(
@@ -64,7 +65,7 @@ class PmapEngine:
             donate_argnums=0,
         )
 
-    def compile_eval(self, make_step: Callable[..., Callable]) -> Callable:
+    def compile_eval(self, make_step: Callable[..., Callable]) -> CompiledStep:
         """(params, batch) -> sums over the global batch."""
         return self._pmap(make_step(axis_name=AXIS_NAME), in_axes=(None, 0), out_axes=None)
 

@@ -123,6 +123,7 @@ def compile_step(
     params, ema = local_bytes(state.params), local_bytes(state.ema)
     optimizer = local_bytes(state) - params - ema
     kept = params + optimizer + ema
+    limit: int | None
     start = time.perf_counter()
     try:
         compiled = run.train_step.lower(state, abstract_batch(run)).compile()
@@ -130,7 +131,7 @@ def compile_step(
         total, limit = _what_did_not_fit(error, kept)
         batch, fits, found, traffic = 0, False, None, None
     else:
-        memory = compiled.memory_analysis()
+        memory: Any = compiled.memory_analysis()
         arguments = memory.argument_size_in_bytes
         new = memory.output_size_in_bytes - memory.alias_size_in_bytes
         total = arguments + new + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
@@ -191,7 +192,7 @@ def _movement(
 ) -> tuple[tuple[Collective, ...] | None, int | None]:
     """Collectives and memory traffic, None where the compiled text is not understood."""
     try:
-        module = Module(compiled.as_text())
+        module = Module(compiled.as_text() or "")
         return tuple(find_collectives(module)), memory_traffic(module)
     except ValueError as error:
         log.warning("collectives and memory traffic are not counted: %s", error)

@@ -94,7 +94,12 @@ def type_bytes(text: str, *, main_memory: bool = False) -> int:
     for dtype, sizes, layout in _ARRAY.findall(text):
         if main_memory and re.search(r"S\([1-9]", layout):
             continue
-        bits = 8 if dtype == "pred" else int(_BITS.match(dtype)[1]) if dtype != "token" else 0
+        if dtype == "token":
+            continue
+        named = _BITS.match(dtype)
+        if not named and dtype != "pred":
+            raise ValueError(f"the type {dtype} is not known")
+        bits = int(named[1]) if named else 8
         total += math.ceil(math.prod(int(n) for n in sizes.split(",") if n) * bits / 8)
     return total
 

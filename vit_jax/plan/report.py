@@ -101,7 +101,7 @@ def _network(step: Step) -> dict[str, Any]:
 
 def _roofline(step: Step, chip: hardware.Chip | None) -> dict[str, Any] | None:
     """See `roofline.predict`, with the `mfu` of that speed; None without chip or compilation."""
-    if chip is None or step.found is None:
+    if chip is None or step.found is None or step.traffic_bytes is None:
         return None
     run = step.run
     placed = list(run.engine.mesh.devices.flat)

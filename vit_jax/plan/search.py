@@ -72,14 +72,15 @@ class Planner:
         """Families of remedies, each from the cheapest to the one that saves most."""
         yield ({"model.remat": remat} for remat in self._more_remat(step))
         kept, share = step.total_bytes - step.temporary_bytes, self.config.parallel.accumulate
+        limit = math.inf if step.limit_bytes is None else step.limit_bytes
         # Sharding spares the state at most, and as much of gradients and updates.
-        if (fsdp := self._fsdp(step)) and step.total_bytes - 2 * kept <= step.limit_bytes:
+        if (fsdp := self._fsdp(step)) and step.total_bytes - 2 * kept <= limit:
             yield iter([fsdp])
         # Microbatches make nothing smaller but temporaries, and those in proportion at best.
         yield (
             {"parallel.accumulate": parts}
             for parts in self._more_parts(step)
-            if kept + step.temporary_bytes * share / parts <= step.limit_bytes
+            if kept + step.temporary_bytes * share / parts <= limit
         )
 
     def _joint_remedies(self, step: Step) -> Iterator[dict[str, Any]]:
@@ -149,15 +150,13 @@ def largest(fits: Callable[[int], bool], start: int, precision: int = 16) -> int
       start: first guess.
       precision: what lies within a share 1 / precision is as good.
     """
-    low = 0
-    high = math.inf
-    guess = start
-    while high - low > max(1, low // precision):
+    low, high, guess = 0, None, start
+    while high is None or high - low > max(1, low // precision):
         if fits(guess):
             low = guess
         else:
             high = guess
-        guess = 2 * low if high == math.inf else (low + high) // 2
+        guess = 2 * low if high is None else (low + high) // 2
     return low
 
 

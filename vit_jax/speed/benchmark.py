@@ -27,6 +27,7 @@ from vit_jax.plan.compile import abstract_batch, memory_of
 from vit_jax.tasks import Task
 from vit_jax.train.config import DEFAULT_MODEL
 from vit_jax.train.run import Dataset, Run, prepare
+from vit_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,9 @@ def _create_case(run: Run, mode: str, compiler_options: dict[str, Any] | None) -
         carry = engine.init(run.create)
     else:
         # What is not used of a state is not computed.
-        create = lambda: run.create().replace(opt_state=(), ema=None)  # noqa: E731
+        def create() -> TrainState:
+            return dataclasses.replace(run.create(), opt_state=(), ema=None)
+
         carry = engine.init(create).params
     rng = np.random.default_rng(0)
     rows = len(engine.rows(batch_size))

@@ -6,8 +6,8 @@ where its result belongs.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,9 @@ def profile(config: ConfigDict, mode: str, directory: str) -> dict[str, Any]:
     with jax.profiler.trace(directory, profiler_options=tracing):
         ends = list(step_ends(outputs))
     text = case.compiled.as_text()
-    spent = by_part(text, busy_seconds(newest_trace(Path(directory)), _MODULE.search(text)[1]))
+    named = _MODULE.search(text)
+    module = named[1] if named else ""
+    spent = by_part(text, busy_seconds(newest_trace(Path(directory)), module))
     if not spent:
         raise InputError(f"the trace of {jax.devices()[0].device_kind} names no operations")
     devices = jax.local_device_count()
@@ -85,9 +87,9 @@ def newest_trace(directory: Path) -> Path:
     return max(directory.glob("**/*.xplane.pb"), key=lambda path: path.stat().st_mtime)
 
 
-def busy_seconds(path: Path, module: str) -> Counter:
+def busy_seconds(path: Path, module: str) -> dict[str, float]:
     """Seconds that each HLO instruction of a module took in a trace, all devices together."""
-    seconds: Counter = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
         lines = list(plane.lines)
         # TPUs also show steps and modules, which contain the operations.
@@ -115,14 +117,14 @@ def _instructions(lines: list[Any], module: str) -> Iterator[tuple[str, float]]:
             yield name, event.start_ns - start
 
 
-def by_part(text: str, seconds: Counter) -> Counter:
+def by_part(text: str, seconds: Mapping[str, float]) -> dict[tuple[str, bool], float]:
     """Seconds of each (part, whether of the backward pass).
 
     Args:
       text: of the compiled module.
       seconds: of its instructions, by name.
     """
-    spent: Counter = Counter()
+    spent: dict[tuple[str, bool], float] = defaultdict(float)
     for line in text.splitlines():
         match = _INSTRUCTION.match(line)
         if match and match[1] in seconds and match[2] not in CONTAINERS:

@@ -193,9 +193,9 @@ class MaskedPatches(Task):
         config = self.setting.model_config
         colors = mean_colors(images, config.patch_size, config.grid)
         corrupt_key, dropout_key = jax.random.split(key)
-        corruption = self._corrupt(corrupt_key, len(images), axis_name)
+        chosen, hidden, source = self._corrupt(corrupt_key, len(images), axis_name)
         dropout_keys = self.dropout_keys(dropout_key, len(images), axis_name)
-        return Inputs(self.normalize(images), colors, *corruption, dropout_keys)
+        return Inputs(self.normalize(images), colors, chosen, hidden, source, dropout_keys)
 
     def losses(self, model: "MaskedViT", inputs: Inputs, axis_name: str | None) -> jax.Array:
         """Mean losses (B,) over the corrupted patches."""

@@ -1,6 +1,6 @@
 """The data of a run: training batches on the devices, evaluations ready to go."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
@@ -47,7 +47,7 @@ class TrainingBatches(Iterator[dict[str, jax.Array]]):
             shuffle=config.data.shuffle,
         )
         self._unreadable_before, self._unreadable = unreadable, 0
-        self._batches: Iterator[tuple[dict[str, jax.Array], int]]
+        self._batches: Generator[tuple[dict[str, jax.Array], int], None, None]
         if config.data.resident:
             batches = resident_batches(source, pp, engine, **order)
             self._batches = ((batch, 0) for batch in batches)

@@ -143,11 +143,9 @@ def create_schedule(
     w to the end of the run. Cooldown takes the decayed rate linearly to the end value.
     """
     warmup, cooldown = (
-        in_steps(
-            config[name], name=f"optimizer.{name}", batch_size=batch_size, train_size=train_size
-        )
+        in_steps(duration, name=f"optimizer.{name}", batch_size=batch_size, train_size=train_size)
         or 0
-        for name in ("warmup", "cooldown")
+        for name, duration in (("warmup", config.warmup), ("cooldown", config.cooldown))
     )
     if warmup + cooldown > total_steps:
         raise InputError(

@@ -2,13 +2,13 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 _END = object()
 
 
-def prefetch(batches: Iterable[Any], place: Callable[[Any], Any]) -> Iterator[Any]:
+def prefetch(batches: Iterable[Any], place: Callable[[Any], Any]) -> Generator[Any, None, None]:
     """Yields `place(batch)` for each batch, one of them ahead of the consumer.
 
     Reading and placing happen in a thread of their own; what they raise is raised here. The

@@ -13,7 +13,7 @@ from vit_jax.durations import in_steps
 from vit_jax.errors import InputError
 from vit_jax.models.config import ModelConfig
 from vit_jax.models.variants import canonical_name, identify
-from vit_jax.parallel.engines import Engine, create_engine
+from vit_jax.parallel.engines import CompiledStep, Engine, create_engine
 from vit_jax.parallel.mesh import check_batch_size
 from vit_jax.tasks import Task, bind, create_task
 from vit_jax.train.config import DEFAULT_MODEL
@@ -48,7 +48,7 @@ class Run:
     schedule: Callable[[jax.Array], jax.Array]
     create: Callable[[], TrainState]  # traceable
     abstract: TrainState  # shapes and shardings of what `create` returns
-    train_step: Callable  # (state, batch) -> (state, metrics)
+    train_step: CompiledStep  # (state, batch) -> (state, metrics)
 
 
 def prepare(

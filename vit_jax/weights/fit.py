@@ -81,9 +81,9 @@ def fit(
         if _shape(have.get(path)) != want.get(path, "")
     ]
     if problems:
-        differ = ", ".join(_difference(stored, wanted, "structure"))
+        options = ", ".join(_difference(stored, wanted, "structure"))
         raise InputError(
-            f"the weights do not fit the model{': ' if differ else ''}{differ}; "
+            f"the weights do not fit the model{': ' if options else ''}{options}; "
             + some(problems, 4, "; ")
         )
     differ = _difference(stored, wanted, "network", "computation")
@@ -116,7 +116,7 @@ def refit(weights: Weights, *, resample: str = "bilinear_align_corners", **chang
     if stored == wanted:
         return weights
     skip: tuple[str, ...] = ()
-    dropped = isinstance(stored, ViTConfig) and stored.pre_logits and not wanted.pre_logits
+    dropped = _pre_logits(stored) and not _pre_logits(wanted)
     if dropped:
         skip += ("pre_logits/.*",)
     if dropped or stored.num_classes != wanted.num_classes:
@@ -139,6 +139,10 @@ def refit(weights: Weights, *, resample: str = "bilinear_align_corners", **chang
         labels=[] if fitted.fresh else weights.labels,
         report=[*weights.report, *fitted.report[1:]],
     )
+
+
+def _pre_logits(config: ModelConfig) -> int:
+    return config.pre_logits if isinstance(config, ViTConfig) else 0
 
 
 def _difference(stored: ModelConfig, wanted: ModelConfig, *effects: str) -> list[str]:

@@ -137,7 +137,7 @@ def _structure(path: str, seen: Survey, known: Mapping[str, Any]) -> dict[str, A
     if not heads:
         raise InputError(f"{path} does not tell how many attention heads it has; give num_heads")
     hybrid = "stem/conv_root/kernel" in rows
-    fields = dict(
+    fields: dict[str, Any] = dict(
         width=width,
         depth=seen.depth,
         mlp_dim=sizes.get("m", 0),

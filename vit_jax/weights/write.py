@@ -133,7 +133,8 @@ def save(path: Path, tensors: Tensors, files: Mapping[Path, Any]) -> list[str]:
     """Writes tensors and JSON; returns a line for each file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
-        np.savez(path, **tensors)  # type: ignore[arg-type]  names of tensors are no options
+        arrays: dict[str, Any] = dict(tensors)
+        np.savez(path, **arrays)
     else:
         from safetensors.numpy import save_file
 

@@ -4,6 +4,7 @@ vit_jax models "R50*" --json
 """
 
 import argparse
+import functools
 import json
 
 from vit_jax.errors import InputError
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     rows = []
     for name in models.list_models(args.pattern):
         config = models.model_config(name, num_classes=1000, image_size=224)
-        _, params = models.abstract(lambda rngs, config=config: models.build_model(config, rngs))
+        _, params = models.abstract(functools.partial(models.build_model, config))
         count = sum(leaf.size for leaf in jax.tree.leaves(params))
         rows.append(dict(name=name, params=count, macs=flops.macs(config), image_size=224))
     if not rows:

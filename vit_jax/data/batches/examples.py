@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -10,7 +10,8 @@ from vit_jax.data import order
 from vit_jax.data.sources.source import Source
 
 
-class Planned(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Planned:
     """One process's part of one batch.
 
     epoch, index: int64 (m,), m short of a full batch only at the end of an evaluation.
@@ -24,6 +25,11 @@ class Planned(NamedTuple):
 
 class Plan(Protocol):
     """A pure function of the step."""
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Which rows of a batch are this process's."""
+        ...
 
     def __call__(self, step: int) -> Planned: ...
 
@@ -52,7 +58,8 @@ class TrainingPlan:
     def __call__(self, step: int) -> Planned:
         block, offset = divmod(step, self._steps)
         rows = slice(offset * len(self.rows), (offset + 1) * len(self.rows))
-        return Planned(*(values[rows] for values in self._block(block)))
+        planned = self._block(block)
+        return Planned(planned.epoch[rows], planned.index[rows], planned.words[rows])
 
     def _plan_block(self, block: int) -> Planned:
         """Several steps in one go."""

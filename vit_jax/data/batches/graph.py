@@ -9,7 +9,7 @@ import contextlib
 import functools
 import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ def batches(
     threads: int,
     prefetch: int,
     on_unreadable: Unreadable,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches of the planned examples, `size` pixels each."""
     planned: dict[int, Planned | Exception] = {}  # what the steps on their way hold
     if isinstance(plan, TrainingPlan) and source.sequential:
@@ -91,8 +91,9 @@ def batches(
         found, index = _joined([nothing, *parts]), wanted.index
         on_unreadable.seen += len(index)
         if len(found["slot"]) < len(index):
-            found, index = _filled(found, wanted, lambda *at: on_unreadable(*at, read))
+            found, index = _filled(found, wanted, functools.partial(on_unreadable, read=read))
         label = found["label"] if "label" in found else source.labels(index)
+        assert label is not None  # they are known, or in the payload
         yield dict(image=found["image"], label=label, index=index, epoch=wanted.epoch)
 
 
@@ -117,8 +118,9 @@ def _payloads(
 
     def call(step: np.ndarray) -> tuple[bool, np.ndarray, np.ndarray]:
         try:
-            planned[int(step)], payloads = fetch(int(step))
-            return True, planned[int(step)].words, payloads
+            found, payloads = fetch(int(step))
+            planned[int(step)] = found
+            return True, found.words, payloads
         except Exception as error:  # raised again by the consumer, at this step
             planned[int(step)] = error
             return False, np.zeros((0, 0, 2), np.uint32), np.zeros(0, object)
@@ -161,15 +163,15 @@ def _decoded(
 
 def _by_step(
     chunks: Iterator[Batch], steps: range, planned: dict[int, Planned | Exception]
-) -> Iterator[tuple[Planned, list[Batch]]]:
+) -> Generator[tuple[Planned, list[Batch]], None, None]:
     """Cuts the stream of examples, from which unreadable ones are missing, into steps."""
-    chunk = None
+    chunk: Batch | None = None
     for step in steps:
         parts, have = [], 0
         while step not in planned or have < len(_checked(planned[step]).index):
             chunk = chunk or next(chunks, None)
-            cut = np.searchsorted(chunk["step"], step, side="right") if chunk else 0
-            if not cut:
+            cut = int(np.searchsorted(chunk["step"], step, side="right")) if chunk else 0
+            if not chunk or not cut:
                 break  # what follows is of later steps: the rest of this one is unreadable
             parts.append({name: value[:cut] for name, value in chunk.items()})
             have += cut
@@ -196,15 +198,14 @@ def _joined(parts: list[Batch]) -> Batch:
 
 def _filled(found: Batch, wanted: Planned, replace: Callable) -> tuple[Batch, np.ndarray]:
     """A batch with other examples in its holes, and the indices it has then."""
-    epoch, index, words = wanted
-    index = index.copy()
+    index = wanted.index.copy()
     filled = {}
     for name in found.keys() & {"image", "label"}:
         value = found[name]
         filled[name] = np.zeros((len(index), *value.shape[1:]), value.dtype)
         filled[name][found["slot"]] = value
     for slot in np.setdiff1d(np.arange(len(index)), found["slot"]):
-        example = replace(int(epoch[slot]), int(index[slot]), words[slot])
+        example = replace(int(wanted.epoch[slot]), int(index[slot]), wanted.words[slot])
         index[slot] = example["index"]
         for name in filled:
             filled[name][slot] = example[name]

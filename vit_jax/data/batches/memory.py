@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -22,20 +22,20 @@ def batches(
     steps: Iterable[int],
     threads: int,
     prefetch: int,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """Batches of the planned examples, made by threads ahead of their use."""
     images = source.images
     if isinstance(plan, TrainingPlan):  # each image is used many times
         images, preprocess = settled(source, preprocess)
 
     def make(step: int) -> dict[str, np.ndarray]:
-        epoch, index, words = plan(step)
-        image = preprocess.batched(images[index], words)
+        planned = plan(step)
+        image = preprocess.batched(images[planned.index], planned.words)
         return dict(
             image=to_rgb(image),
-            label=source.labels(index),
-            index=index,
-            epoch=epoch,
+            label=source.labels(planned.index),
+            index=planned.index,
+            epoch=planned.epoch,
         )
 
     return _ahead(make, steps, threads, prefetch)
@@ -58,7 +58,9 @@ def settled(source: ArraySource, preprocess: Preprocess) -> tuple[np.ndarray, Pr
     """
     fixed = next((i for i, op in enumerate(preprocess.ops) if op.random), len(preprocess.ops))
     first = dataclasses.replace(preprocess, ops=preprocess.ops[:fixed])
-    height, width = first.output_size(source.image_size)
+    size = first.output_size(source.image_size)
+    assert size is not None  # images in memory share theirs
+    height, width = size
     channels = source.images.shape[-1]
     if not fixed or source.size * height * width * channels > _CACHE_BYTES:
         return source.images, preprocess
@@ -69,7 +71,7 @@ def settled(source: ArraySource, preprocess: Preprocess) -> tuple[np.ndarray, Pr
     return settled, dataclasses.replace(preprocess, ops=preprocess.ops[fixed:])
 
 
-def _ahead(make, steps: Iterable[int], threads: int, prefetch: int) -> Iterator:
+def _ahead(make, steps: Iterable[int], threads: int, prefetch: int) -> Generator:
     """make(step) for each step, in order, computed by threads `prefetch` steps ahead."""
     steps = iter(steps)
     with ThreadPoolExecutor(threads, "vit_jax-data") as pool:

@@ -10,6 +10,7 @@ from vit_jax.data import order
 from vit_jax.data._tf import tf
 from vit_jax.data.batches.examples import Planned, TrainingPlan
 from vit_jax.data.sources.records import RecordSource
+from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -20,13 +21,14 @@ _CHUNK = 64  # records
 
 
 def batches(
-    source: RecordSource, plan: TrainingPlan, start_step: int
+    source: Source, plan: TrainingPlan, start_step: int
 ) -> Iterator[tuple[Planned, np.ndarray]]:
     """One process's part of each batch from `start_step` on, with its payloads.
 
     Raises:
       InputError: a file went away or is damaged.
     """
+    assert isinstance(source, RecordSource)  # no other is sequential
     first, done = divmod(start_step * plan.batch_size, source.size)
     if done:
         log.info(

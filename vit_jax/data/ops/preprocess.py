@@ -84,7 +84,8 @@ class Preprocess:
         """
         used = 0
         for op in self.ops:
-            images = op.batched(images, words[:, used] if op.random else None, xp)
+            own = words[:, used] if op.random and words is not None else None
+            images = op.batched(images, own, xp)
             used += op.random
         return images
 
@@ -150,7 +151,10 @@ def parse(text: str) -> Preprocess:
     ops = [_operation(node, text) for node in _calls(text)]
     if ops and isinstance(ops[0], Decode):
         ops = ops[1:]
-    normalization = ops.pop() if ops and isinstance(ops[-1], Normalization) else None
+    last = ops[-1] if ops else None
+    normalization = last if isinstance(last, Normalization) else None
+    if normalization:
+        ops = ops[:-1]
     for op in ops:
         if isinstance(op, (Decode, Normalization)):
             place = "first" if isinstance(op, Decode) else "last"
@@ -186,7 +190,7 @@ def _operation(node: ast.expr, text: str) -> Op:
     cls = OPERATIONS[name]
     try:
         args = [ast.literal_eval(arg) for arg in call.args]
-        kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        kwargs = {keyword.arg or "**": ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise InputError(
             f"{ast.unparse(node)}: arguments must be plain numbers, strings or tuples"

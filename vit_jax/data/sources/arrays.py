@@ -8,6 +8,7 @@ import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -181,4 +182,4 @@ def _count_classes(labels: np.ndarray) -> int:
     return labels.shape[1] if labels.ndim == 2 else 1 + int(labels.max())
 
 
-LOADERS = dict(digits=load_digits, idx=load_idx, npz=load_npz)
+LOADERS: dict[str, Callable[[str], Arrays]] = dict(digits=load_digits, idx=load_idx, npz=load_npz)

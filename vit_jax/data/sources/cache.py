@@ -10,6 +10,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -86,4 +87,5 @@ def _keep(what: str, beside: str, paths: list[str], made: Table) -> None:
 def _write(path: str, made: Table) -> None:
     """Writes a file that is there in full or not at all."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    write_atomic(path, lambda file: np.savez(file, **made))
+    columns: dict[str, Any] = dict(made)
+    write_atomic(path, lambda file: np.savez(file, **columns))

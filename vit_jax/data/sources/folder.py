@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -25,6 +26,9 @@ class Paths:
 
     def __getitem__(self, row: int) -> bytes:
         return os.path.join(self.root, self.name(row))
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(self.__getitem__, range(len(self)))
 
     def name(self, row: int) -> bytes:
         """The path below `root`."""

@@ -220,11 +220,14 @@ def _tfds(argument: str, request: Request) -> Source:
 
 @source_kind("mix:SOURCE*WEIGHT+SOURCE*WEIGHT")
 def _mix(argument: str, request: Request) -> Source:
-    options = dict(
-        data_dir=request.data_dir, cache_dir=request.cache_dir, multi_label=request.multi_label
-    )
-    parts = [
-        (open_source(part, request.split, **options), weight)
-        for part, weight in mixture.parse(argument)
-    ]
+    def opened(part: str) -> Source:
+        return open_source(
+            part,
+            request.split,
+            data_dir=request.data_dir,
+            cache_dir=request.cache_dir,
+            multi_label=request.multi_label,
+        )
+
+    parts = [(opened(part), weight) for part, weight in mixture.parse(argument)]
     return mixture.mix(parts, **request.common)

@@ -8,7 +8,8 @@ that hold all pixels in memory (`ArraySource`) are also read without TensorFlow.
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -91,7 +92,7 @@ class Source:
         """
         digest = hashlib.blake2b(digest_size=16)
         for part in self._identity():
-            digest.update(part)
+            digest.update(part if isinstance(part, bytes) else part.data)
         return dict(size=self.size, digest=digest.hexdigest())
 
     def _identity(self) -> Iterable[bytes | np.ndarray]:
@@ -135,6 +136,16 @@ class ArraySource(Source):
         return np.ascontiguousarray(self.images), np.ascontiguousarray(self.targets)
 
 
+class FileNames(Protocol):
+    """A list of paths, or what holds many in little memory."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> bytes: ...
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FileSource(Source):
     """Image files with one class each.
@@ -145,7 +156,7 @@ class FileSource(Source):
       file_sizes: int64 (size,), in bytes, when they were listed.
     """
 
-    files: Sequence[bytes]
+    files: FileNames
     targets: np.ndarray
     file_sizes: np.ndarray
 

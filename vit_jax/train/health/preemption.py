@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -32,7 +33,7 @@ class PreemptionWatch:
         self.lost: Callable[[], str] = lambda: "nothing is lost"
         self._distributed = jax.process_count() > 1
         self._asked_by: str | None = None
-        self._former: dict[signal.Signals, object] = {}
+        self._former: dict[signal.Signals, Any] = {}
         # Python lets only the main thread handle signals.
         if threading.current_thread() is threading.main_thread():
             self._listen()

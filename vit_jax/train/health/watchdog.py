@@ -77,7 +77,7 @@ class Watchdog:
             "watchdog: nothing ended for %g s after step %d, in phase %r; stacks of all threads:",
             *(self._seconds, self._step, self._clock.current),
         )
-        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         if self._exit:
             log.error("watchdog: ending the process with status %d", HUNG)
             os._exit(HUNG)

@@ -278,7 +278,7 @@ def documents(weights: Weights) -> dict[str, dict[str, Any]]:
     config = weights.config
     kind = model_type(config)
     suffix = "ForImageClassification" if config.num_classes else "Model"
-    if getattr(config, "distillation", "") == "head":
+    if isinstance(config, ViTConfig) and config.distillation == "head":
         suffix += "WithTeacher"
     names = weights.labels or [f"LABEL_{i}" for i in range(config.num_classes)]
     document = dict(
@@ -288,7 +288,7 @@ def documents(weights: Weights) -> dict[str, dict[str, Any]]:
         num_channels=3,
         id2label={str(i): name for i, name in enumerate(names)},
         label2id={name: i for i, name in enumerate(names)},
-        **(_bit(config, config.preact) if kind == "bit" else _vit(config, kind)),
+        **(_vit(config, kind) if isinstance(config, ViTConfig) else _bit(config, config.preact)),
     )
     preprocessor = to_huggingface(Recipe.parse(weights.pp), config.image_size)
     return {"config.json": document, "preprocessor_config.json": preprocessor}
@@ -311,7 +311,7 @@ def _vit(config: ViTConfig, kind: str) -> dict[str, Any]:
     if config.pre_logits:
         document |= dict(pooler_act="tanh", pooler_output_size=config.pre_logits)
     if kind == "vit-hybrid":
-        stages = config.resnet_stages
+        stages = config.stages
         grid = feature_grid(config.image_size, stages)
         channels = feature_channels(stages, config.resnet_width)
         backbone = dict(_bit(config, preact=False), model_type="bit")
@@ -346,7 +346,7 @@ def _dinov2(config: ViTConfig) -> dict[str, Any]:
 
 
 def _bit(config: ViTConfig | BiTConfig, preact: bool) -> dict[str, Any]:
-    stages, width = config.resnet_stages, 64 * config.resnet_width
+    stages, width = config.stages, 64 * config.resnet_width
     return dict(
         layer_type="preactivation" if preact else "bottleneck",
         global_padding=None if preact else "SAME",

@@ -274,6 +274,7 @@ def _architecture(name: str, config: ViTConfig | BiTConfig) -> str:
         return known[key]
     variant, patch = name.removeprefix("ViT-").split("/")
     size = _TIMM_SIZES[variant]
+    assert isinstance(config, ViTConfig)  # a BiT has stages
     if config.distillation == "head":
         return f"deit_{size}_distilled_patch16_224"
     if config.mlp == "swiglu":
