@@ -19,10 +19,12 @@ class Chip:
 
 
 GIB = 2**30
+# The chip that the paper counts TPUv3-core-days of.
+TPU_V3 = Chip("TPU v3", 123e12, 32 * GIB, 0.9e12, 332e9, devices=2, cores=2)
 CHIPS = (
     # TPU: the system architecture pages of Cloud TPU's documentation. "Bidirectional" network
     # figures are halved; v3's is its pod's all-reduce bandwidth over its chips.
-    Chip("TPU v3", 123e12, 32 * GIB, 0.9e12, 332e9, devices=2, cores=2),
+    TPU_V3,
     Chip("TPU v4", 275e12, 32 * GIB, 1.2e12, 300e9, cores=2),
     Chip("TPU v5 lite", 197e12, 16 * GIB, 0.819e12, 200e9),
     Chip("TPU v5p", 459e12, 95 * GIB, 2.765e12, 600e9, cores=2),
@@ -47,7 +49,6 @@ CHIPS = (
     Chip("NVIDIA GeForce RTX 3090", 71e12, 24 * GIB, 0.94e12, 32e9),
     Chip("NVIDIA GeForce RTX 4090", 165e12, 24 * GIB, 1.01e12, 32e9),
 )
-TPU_V3 = CHIPS[0]  # the paper's
 # Chips of a whole TPU pod, beyond which the compiler cannot be asked (Cloud TPU's documentation).
 PODS = {
     "v2": (16, 16),
