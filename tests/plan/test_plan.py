@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vit_jax.cli.commands.plan import lines
+from vit_jax.cli.commands.runs.plan import lines
 from vit_jax.cli.main import main
 from vit_jax.parallel import hardware
 from vit_jax.plan import compile as compiling

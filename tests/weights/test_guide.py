@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vit_jax import data, models
-from vit_jax.cli.commands import convert as convert_command
+from vit_jax.cli.commands.weights import convert as convert_command
 from vit_jax.config_files import load_config
 from vit_jax.train.run import Dataset, configure_model
 from vit_jax.weights.fit import fit, other_normalization

@@ -12,20 +12,22 @@ from vit_jax.cli.startup import restart_with_huge_pages
 from vit_jax.errors import InputError, NonFiniteError, NotSavedError, Preempted, nearest, unknown
 from vit_jax.parallel.chips import ignore_absent_tpus
 
+_RUNS, _WEIGHTS = "vit_jax.cli.commands.runs", "vit_jax.cli.commands.weights"
+# Where a command's file is, and what the command does.
 COMMANDS = {
-    "train": "pre-train or fine-tune a model",
-    "evaluate": "accuracy of a checkpoint on a data set",
-    "fewshot": "accuracy of frozen features with a few images of each class",
-    "probe": "accuracy of frozen features with all training images",
-    "predict": "name what image files show",
-    "figures": "draw filters, position embeddings, attention distance and rollout",
-    "convert": "turn weights of one program into those of another",
-    "config": "list the options of a run: type, default, meaning",
-    "data": "show what a config would read and how fast",
-    "plan": "what a run will need: memory, network, time",
-    "tables": "the paper's tables with our numbers beside them",
-    "benchmark": "speed of a model's step, and where its time goes",
-    "models": "list the models, their parameters and cost",
+    "train": (_RUNS, "pre-train or fine-tune a model"),
+    "evaluate": (_WEIGHTS, "accuracy of a checkpoint on a data set"),
+    "fewshot": (_WEIGHTS, "accuracy of frozen features with a few images of each class"),
+    "probe": (_WEIGHTS, "accuracy of frozen features with all training images"),
+    "predict": (_WEIGHTS, "name what image files show"),
+    "figures": (_WEIGHTS, "draw filters, position embeddings, attention distance and rollout"),
+    "convert": (_WEIGHTS, "turn weights of one program into those of another"),
+    "config": (_RUNS, "list the options of a run: type, default, meaning"),
+    "data": (_RUNS, "show what a config would read and how fast"),
+    "plan": (_RUNS, "what a run will need: memory, network, time"),
+    "tables": (_RUNS, "the paper's tables with our numbers beside them"),
+    "benchmark": (_RUNS, "speed of a model's step, and where its time goes"),
+    "models": (_WEIGHTS, "list the models, their parameters and cost"),
 }
 DONE, FAILED, WRONG_INPUT, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
 
@@ -67,10 +69,10 @@ def _run(argv: list[str]) -> int:
     if name is not None and name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
     modules = {}
-    for command, summary in COMMANDS.items():
+    for command, (room, summary) in COMMANDS.items():
         # Only the chosen command is imported: start-up stays quick.
         if command == name:
-            module = modules[command] = importlib.import_module(f"vit_jax.cli.commands.{command}")
+            module = modules[command] = importlib.import_module(f"{room}.{command}")
             sub = commands.add_parser(
                 command,
                 help=summary,

@@ -1,1 +1,1 @@
-"""The commands, one file each."""
+"""The commands, one file each: those about runs and those about weights."""

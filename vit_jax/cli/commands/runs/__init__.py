@@ -1,0 +1,1 @@
+"""Commands about training runs: before, during, and tables of many."""

@@ -1,0 +1,1 @@
+"""Commands that use trained weights, and the list of models."""
