@@ -1,6 +1,7 @@
 """Config files with an argument, `FILE[:ARG]`, and overrides, `--config.a.b=VALUE`."""
 
 import ast
+import difflib
 import importlib.util
 import sys
 import zlib
@@ -12,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax.config import check
-from vit_jax.errors import InputError, nearest, unknown
+from vit_jax.errors import InputError, nearest
 
 PREFIX = "--config."
 
@@ -99,12 +100,14 @@ def set_option(config: ConfigDict, name: str, text: str) -> None:
     if not isinstance(section, ConfigDict) or last not in section:
         raise _no_option(config, name)
     if isinstance(section[last], ConfigDict):
-        example = next(iter(section[last]), "OPTION")
+        example = next(iter(_option_names(section[last])), "OPTION")
         raise InputError(f"--config.{name} is a section; set an option, as {name}.{example}")
     value = _literal(text)
     kind = section.get_type(last)
     if kind is str:
-        value = text
+        value = None if text == "None" else text
+    elif kind in (int, float) and isinstance(value, bool):
+        raise InputError(f"--config.{name}={text}: give a value of type {kind.__name__}")
     elif kind is tuple and not isinstance(value, tuple):
         value = tuple(value) if isinstance(value, list) else (value,)
     elif kind is bool and not isinstance(value, bool):
@@ -124,11 +127,50 @@ def _literal(text: str) -> Any:
 
 
 def _no_option(config: ConfigDict, name: str) -> InputError:
-    options = list(_option_names(config))
-    same_end = [option for option in options if option.split(".")[-1] == name.split(".")[-1]]
-    if len(same_end) == 1:
-        return InputError(f"unknown option --config.{name} (did you mean {same_end[0]!r}?)")
-    return unknown("option", f"--config.{name}", [f"--config.{option}" for option in options])
+    meant = meant_option(config, name)
+    if meant is None:
+        return InputError(f"unknown option --config.{name}; `vit_jax config` lists all")
+    return InputError(f"unknown option --config.{name} (did you mean '--config.{meant}'?)")
+
+
+def meant_option(config: ConfigDict, name: str) -> str | None:
+    """The full name of the option that a wrong name probably means; None where none is near.
+
+    Understood are the last part of a name ("learning_rate"), its initials ("lr") or beginning
+    ("ema"), the name of a section, and names that are spelled almost right.
+    """
+    options = _option_names(config)
+    *parents, last = name.lower().split(".")
+    ends = {option: option.rpartition(".")[2] for option in options}
+    close = difflib.get_close_matches(last, set(ends.values()), n=1, cutoff=0.8)
+    spelled = difflib.get_close_matches(name, options, n=1, cutoff=0.88)
+    rules: tuple[Callable[[str], bool], ...] = (
+        lambda option: option in spelled,
+        lambda option: ends[option] == last,
+        lambda option: _initials(ends[option]) == last,
+        lambda option: last in option.split(".")[:-1],
+        lambda option: ends[option] in close,
+        lambda option: ends[option].startswith(f"{last}_"),
+    )
+    for rule in rules:
+        found = [option for option in options if rule(option)]
+        if found:
+            # In the section that was named, else the highest, and the run's own length first.
+            return min(
+                found,
+                key=lambda option: (
+                    option.split(".")[:-1] != parents,
+                    option.count("."),
+                    not option.startswith("total."),
+                    options.index(option),
+                ),
+            )
+    return None
+
+
+def _initials(name: str) -> str:
+    parts = name.split("_")
+    return "".join(part[:1] for part in parts) if len(parts) > 1 else ""
 
 
 def _option_names(config: ConfigDict, prefix: str = "") -> list[str]:

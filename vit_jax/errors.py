@@ -11,13 +11,14 @@ class InputError(ValueError):
     """
 
 
-def nearest(name: str, options: Iterable[str]) -> str:
+def nearest(name: str, options: Iterable[str], cutoff: float = 0.5) -> str:
     """Returns " (did you mean 'x'?)" for the option closest to `name`, else "".
 
-    Matching ignores case: `Adamw` finds `adamw`.
+    Matching ignores case: `Adamw` finds `adamw`. `cutoff` is the similarity, from 0 to 1, that
+    is needed.
     """
     by_lower = {str(option).lower(): str(option) for option in options}
-    match = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    match = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=cutoff)
     return f" (did you mean {by_lower[match[0]]!r}?)" if match else ""
 
 

@@ -185,3 +185,20 @@ def test_a_plan_is_for_the_devices_of_the_config():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["devices"] == 2
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--learning_rate=0.1"], "did you mean '--config.optimizer.learning_rate=0.1'"),
+        (["--batch-size", "32"], "did you mean '--config.batch_size'"),
+        (["--wrokdir=x"], "did you mean '--workdir'"),
+        (
+            ["--config.batch_size", "32"],
+            "'32' after --config.batch_size; write --config.batch_size=32",
+        ),
+    ],
+)
+def test_an_argument_that_is_an_option_is_named(words, message, capsys):
+    assert main(["train", "--config=configs/quickstart.py", "--workdir=x", *words]) == 2
+    assert message in capsys.readouterr().err

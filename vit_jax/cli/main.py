@@ -94,9 +94,9 @@ def _run(argv: list[str]) -> int:
     args, rest = parser.parse_known_args(argv)
     takes_config = hasattr(args, "config")
     args.overrides = [word for word in rest if takes_config and word.startswith("--config.")]
-    for word in rest:
+    for place, word in enumerate(rest):
         if word not in args.overrides:
-            raise _unknown_argument(word, args)
+            raise _unknown_argument(word, rest[place - 1] if place else "", args, takes_config)
     if not args.command:
         parser.print_help()
         return DONE
@@ -112,7 +112,18 @@ def _run(argv: list[str]) -> int:
     return modules[args.command].run(args)
 
 
-def _unknown_argument(word: str, args: argparse.Namespace) -> InputError:
+def _unknown_argument(
+    word: str, before: str, args: argparse.Namespace, takes_config: bool
+) -> InputError:
     flags = [f"--{name.replace('_', '-')}" for name in vars(args)] + ["--import"]
-    hint = nearest(word.split("=")[0], flags)
+    name, equals, value = word.partition("=")
+    hint = nearest(name, flags, cutoff=0.7)
+    if before.startswith("--config.") and "=" not in before and not word.startswith("-"):
+        hint = f" after {before}; write {before}={word}"
+    elif takes_config and not hint and name.startswith("--"):
+        from vit_jax.config import default
+        from vit_jax.config_files import meant_option
+
+        option = meant_option(default(), name[2:].replace("-", "_"))
+        hint = f" (did you mean '--config.{option}{equals}{value}'?)" if option else ""
     return InputError(f"unknown argument {word!r}{hint}; see `vit_jax {args.command} --help`")

@@ -1,0 +1,112 @@
+"""Overrides on the command line: each kind of value, and what is refused."""
+
+import pytest
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from vit_jax import InputError
+from vit_jax.config import default
+from vit_jax.config_files import meant_option, set_option
+
+
+@pytest.fixture
+def config():
+    return ConfigDict(
+        dict(
+            rate=0.1,
+            steps=3,
+            name="adam",
+            flag=True,
+            skip=("head/*",),
+            nested=dict(rate=1.0, depth=dict(size=2)),
+            maybe=placeholder(int),
+            share=placeholder(float),
+            word=placeholder(str),
+            anything=placeholder(object),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "name, text, value",
+    [
+        ("rate", "3e-4", 3e-4),
+        ("rate", "2", 2.0),
+        ("steps", "-7", -7),
+        ("name", "sgd", "sgd"),
+        ("name", "3", "3"),
+        ("name", "None", None),
+        ("name", "a=b", "a=b"),
+        ("flag", "False", False),
+        ("skip", "('a', 'b')", ("a", "b")),
+        ("skip", "['a', 'b']", ("a", "b")),
+        ("skip", "a/*", ("a/*",)),
+        ("skip", "()", ()),
+        ("nested.rate", "0.5", 0.5),
+        ("nested.depth.size", "8", 8),
+        ("maybe", "5", 5),
+        ("maybe", "None", None),
+        ("share", "0.25", 0.25),
+        ("share", "1", 1.0),
+        ("word", "None", None),
+        ("anything", "(224, 192)", (224, 192)),
+        ("anything", "224", 224),
+        ("anything", "gap", "gap"),
+    ],
+)
+def test_a_value_gets_the_type_of_its_option(config, name, text, value):
+    set_option(config, name, text)
+    found = config
+    for part in name.split("."):
+        found = found[part]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("steps", "1.5", "--config.steps=1.5: give a value of type int"),
+        ("steps", "many", "--config.steps=many: give a value of type int"),
+        ("rate", "True", "--config.rate=True: give a value of type float"),
+        ("rate", "fast", "--config.rate=fast: give a value of type float"),
+        ("flag", "1", "--config.flag=1: give True or False"),
+        ("flag", "yes", "--config.flag=yes: give True or False"),
+        ("nested", "3", "--config.nested is a section; set an option, as nested.depth.size"),
+        ("nested.rat", "3", r"option --config.nested.rat \(did you mean '--config.nested.rate'"),
+        ("size", "3", r"option --config.size \(did you mean '--config.nested.depth.size'\?\)"),
+        ("rate.size", "3", "option --config.rate.size"),
+        ("nested..rate", "3", "unknown option --config.nested..rate"),
+        ("xyz", "3", "unknown option --config.xyz; `vit_jax config` lists all"),
+    ],
+)
+def test_what_is_refused_changes_nothing(config, name, text, message):
+    before = config.to_dict()
+    with pytest.raises(InputError, match=message):
+        set_option(config, name, text)
+    assert config.to_dict() == before
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("optimizer.lr", "optimizer.learning_rate"),
+        ("lr", "optimizer.learning_rate"),
+        ("LR", "optimizer.learning_rate"),
+        ("learning_rate", "optimizer.learning_rate"),
+        ("learning_rte", "optimizer.learning_rate"),
+        ("bs", "batch_size"),
+        ("wd", "optimizer.weight_decay"),
+        ("epochs", "total.epochs"),
+        ("total_steps", "total.steps"),
+        ("warmup", "optimizer.warmup.epochs"),
+        ("optimizer.warmup_steps", "optimizer.warmup.steps"),
+        ("mixup", "mixup.alpha"),
+        ("modle.name", "model.name"),
+        ("model.patch", "model.patch_size"),
+        ("ema", "optimizer.ema_decay"),
+        ("data.sorce", "data.source"),
+        ("xyz", None),
+    ],
+)
+def test_the_option_that_was_meant(name, meant):
+    assert meant_option(default(), name) == meant
