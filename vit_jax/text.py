@@ -13,3 +13,9 @@ def first_line(error: BaseException, limit: int = 300) -> str:
     """An error's type and the first line of its message, cut off after `limit` characters."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:limit]}"
+
+
+def reason(error: BaseException) -> str:
+    """Why a file cannot be used: the system's words for it, else the error in one line."""
+    words = error.strerror if isinstance(error, OSError) else None
+    return words or first_line(error)

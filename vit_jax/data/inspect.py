@@ -11,6 +11,7 @@ from vit_jax.data.ops.preprocess import Preprocess, parse
 from vit_jax.data.pipeline import train_batches
 from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError
+from vit_jax.text import reason
 
 _CELL = 128  # pixels of a picture in the contact sheet
 _CAPTION = 16
@@ -44,7 +45,7 @@ def describe(source: Source, preprocess: Preprocess, *, samples: int = 100) -> d
             median=list(shapes[len(shapes) // 2]),
             largest=list(shapes[-1]),
         ),
-        bytes_per_example=round(float(np.mean([_bytes(source, i) for i in index]))),
+        bytes_per_example=round(float(np.mean([source.stored_bytes(i) for i in index]))),
         preprocessing=str(preprocess),
         image_size=preprocess.output_size(source.image_size),
     )
@@ -53,12 +54,6 @@ def describe(source: Source, preprocess: Preprocess, *, samples: int = 100) -> d
         counts = labels.sum(0) if one_hot else np.bincount(labels, minlength=source.num_classes)
         summary["examples_per_class"] = [int(counts.min()), int(counts.max())]
     return summary
-
-
-def _bytes(source: Source, index: int) -> int:
-    """What is stored of an example."""
-    sizes = getattr(source, "file_sizes", None)
-    return len(source.fetch(np.array([index]))[0]) if sizes is None else int(sizes[index])
 
 
 def _read(
@@ -119,7 +114,7 @@ def contact_sheet(
     try:
         sheet.save(path, "PNG")
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise InputError(f"{path}: cannot be written: {reason(error)}") from error
 
 
 def _name(names: Sequence[str], label: np.ndarray) -> str:

@@ -28,6 +28,7 @@ from vit_jax.evaluate.evaluation import (
 )
 from vit_jax.evaluate.features import compile_outputs
 from vit_jax.options import option
+from vit_jax.text import reason
 
 CLASSES = 1000
 BORDER = 2  # pixels of the red frame around ObjectNet's images
@@ -144,8 +145,7 @@ def _read_text(path: str) -> str:
     try:
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text"
-        raise InputError(f"labels {path} cannot be read: {reason}") from None
+        raise InputError(f"labels {path} cannot be read: {reason(error)}") from None
 
 
 def score(top: np.ndarray, targets: np.ndarray) -> dict[str, float]:

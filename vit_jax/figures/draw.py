@@ -13,6 +13,8 @@ from vit_jax import data, models
 from vit_jax.checkpoint.load import load
 from vit_jax.errors import InputError
 from vit_jax.figures import attention
+from vit_jax.models.posemb import AddedPositionEmbedding
+from vit_jax.models.vit import ViT
 
 EXAMPLES = 128  # images of a data set, as in figure 11
 MAX_ROLLOUTS = 16  # rows of a picture
@@ -117,11 +119,12 @@ def _pixels(
 
 def _position_table(model: Any) -> np.ndarray | None:
     """What the model adds to its patches, (P, D)."""
-    table = getattr(getattr(model, "posemb", None), "table", None)
-    if table is None:
+    if not isinstance(model, ViT) or model.config.posemb_where == "layers":
+        return None
+    if not isinstance(model.posemb, AddedPositionEmbedding):
         return None
     rows, columns = model.config.grid
-    return np.asarray(table())[-rows * columns :]
+    return np.asarray(model.posemb.table())[-rows * columns :]
 
 
 def _look(model: Any, pixels: np.ndarray, preprocess: Any) -> tuple[np.ndarray, np.ndarray] | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from vit_jax.errors import InputError
 from vit_jax.paper.tables import Printed, table
+from vit_jax.text import reason
 
 # Images in the data sets of table 5.
 IMAGES = {"ImageNet": 1.28e6, "ImageNet-21k": 14.2e6, "JFT": 303e6}
@@ -97,7 +98,7 @@ def plot(document: dict[str, Any], file: Path) -> None:
     try:
         figure.savefig(file, dpi=120)
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot write {file}: {getattr(error, 'strerror', error)}") from error
+        raise InputError(f"cannot write {file}: {reason(error)}") from error
     finally:
         pyplot.close(figure)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from vit_jax.errors import InputError
+from vit_jax.text import reason
 
 FASHION = [
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -90,7 +91,7 @@ def read_idx(path: str, *, ndim: int) -> np.ndarray:
         with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     except (EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     header = 4 + 4 * ndim
@@ -140,7 +141,7 @@ def _read_npz(path: str) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise InputError(f"npz:{path}: no such file") from None
     except OSError as error:
-        raise InputError(f"npz:{path}: cannot be read: {error.strerror or error}") from None
+        raise InputError(f"npz:{path}: cannot be read: {reason(error)}") from None
     except (ValueError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
         raise InputError(f"npz:{path}: cannot be read: {error}") from None
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.files import write_atomic
+from vit_jax.text import reason
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def _keep(what: str, beside: str, paths: list[str], made: Table) -> None:
             _write(path, made)
             return
         except OSError as error:
-            reasons.append(f"{os.path.dirname(path)}: {error.strerror or error}")
+            reasons.append(f"{os.path.dirname(path)}: {reason(error)}")
     log.warning(
         "the %s of %s cannot be kept and will be made again in the next run (%s); "
         "set data.cache_dir to a folder with room",

@@ -55,6 +55,10 @@ class Source:
         """Payloads of examples: an object array (b,) of bytes."""
         raise NotImplementedError
 
+    def stored_bytes(self, index: int) -> int:
+        """Size of one stored example in bytes."""
+        return len(self.fetch(np.array([index]))[0])
+
     def labels(self, index: np.ndarray) -> np.ndarray | None:
         """int32 (b,), or uint8 (b, classes) if multi-label; None: they are in the payload."""
         raise NotImplementedError
@@ -177,6 +181,9 @@ class FileSource(Source):
         payloads = np.empty(len(index), object)
         payloads[:] = [self.files[i] for i in index]
         return payloads
+
+    def stored_bytes(self, index: int) -> int:
+        return int(self.file_sizes[index])
 
     def labels(self, index: np.ndarray) -> np.ndarray:
         return self._encode(self.targets[index])

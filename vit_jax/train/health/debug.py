@@ -113,5 +113,4 @@ def _bad(x: Any) -> str:
 
 
 def _finite(x: Any) -> bool:
-    dtype = x.dtype if hasattr(x, "dtype") else np.result_type(x)
-    return not jnp.issubdtype(dtype, jnp.floating) or bool(jnp.isfinite(x).all())
+    return not jnp.issubdtype(jnp.result_type(x), jnp.floating) or bool(jnp.isfinite(x).all())
