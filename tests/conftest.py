@@ -1,14 +1,40 @@
-"""Every test sees eight CPU devices; set before JAX is imported anywhere."""
+"""The devices of tests: eight CPU devices, or the accelerator of VIT_JAX_TEST_PLATFORM.
+
+A test without a marker is for CPUs. `VIT_JAX_TEST_PLATFORM=gpu pytest` (or `tpu`) runs the tests
+marked `gpu` (or `tpu`) on that device, with the CPU beside it, and skips the others. All of this
+is set before JAX is imported anywhere.
+"""
 
 import os
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # what a user keeps is no business of tests
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        # Tests compile much and run little: a quarter of the time to compile.
-        "--xla_backend_optimization_level=0",
-    ]
-)
+import pytest
+
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "tpu": "tpu,cpu"}
+PLATFORM = os.environ.get("VIT_JAX_TEST_PLATFORM", "cpu")
+if PLATFORM not in PLATFORMS:
+    raise pytest.UsageError(f"VIT_JAX_TEST_PLATFORM={PLATFORM}: give one of {', '.join(PLATFORMS)}")
+
+os.environ["JAX_PLATFORMS"] = PLATFORMS[PLATFORM]
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # tests leave the user's cache alone
+if PLATFORM == "cpu":
+    os.environ["XLA_FLAGS"] = " ".join(
+        [
+            os.environ.get("XLA_FLAGS", ""),
+            "--xla_force_host_platform_device_count=8",
+            # Tests compile much and run little: this takes a quarter of the time to compile.
+            "--xla_backend_optimization_level=0",
+        ]
+    )
+else:
+    # Float32 products in full precision, as the references have them.
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        platforms = [name for name in PLATFORMS if item.get_closest_marker(name)] or ["cpu"]
+        for name in platforms:
+            item.add_marker(name)
+        if PLATFORM not in platforms:
+            reason = f"for {' and '.join(platforms)}; set VIT_JAX_TEST_PLATFORM"
+            item.add_marker(pytest.mark.skip(reason=reason))
