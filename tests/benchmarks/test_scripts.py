@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ run, at sizes that say nothing about speed."""
+"""Smoke tests: the scripts of benchmarks/ run, at sizes that say nothing about speed."""
 
 import importlib.util
 import json
@@ -67,7 +67,7 @@ def test_the_best_batch_of_a_contestant():
 
 
 @pytest.mark.slow
-def test_side_by_side(tmp_path):
+def test_smoke_of_side_by_side(tmp_path):
     pytest.importorskip("torch")
     result = run(
         "side_by_side", "--models", "ViT-Ti/16", "--modes", "train", "--rounds", 1, "--steps", 1,
@@ -76,12 +76,12 @@ def test_side_by_side(tmp_path):
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     (row,) = found["rows"]
-    assert row["ratio"] == pytest.approx(row["ours"] / row["theirs"])
+    assert row["ours"] > 0 and row["theirs"] > 0 and row["ratio"] > 0
     assert "| ViT-Ti/16 | train | 1 |" in result.stdout
 
 
 @pytest.mark.slow
-def test_attention():
+def test_smoke_of_attention():
     result = run("attention", "--batch", 1, "--heads", 1, "--lengths", 5, "--rounds", 1, "--json")
     assert result.returncode == 0, result.stderr
     (row,) = json.loads(result.stdout)["rows"]
@@ -90,16 +90,15 @@ def test_attention():
 
 
 @pytest.mark.slow
-def test_loop_overhead():
+def test_smoke_of_loop_overhead():
     result = run("loop_overhead", "--rounds", 1, "--steps", 5, "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
-    (_, fed), (_, trained) = list(found["step_ms"].values())[1:]  # processor time
-    assert found["loop_overhead"][1] == pytest.approx(trained / fed - 1)
+    assert all(ms > 0 for times in found["step_ms"].values() for ms in times)
 
 
 @pytest.mark.slow
-def test_prediction():
+def test_smoke_of_prediction():
     result = run(
         "prediction", "--model", "ViT-Ti/16", "--batch", 2, "--batches", 1, "--rounds", 1, "--json"
     )
@@ -108,11 +107,11 @@ def test_prediction():
 
 
 @pytest.mark.slow
-def test_startup():
+def test_smoke_of_startup():
     result = run("startup", "--model", "ViT-Ti/16", "--depths", "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)["starts"]
-    assert found["ratio"] == pytest.approx(found["second_seconds"] / found["first_seconds"])
+    assert found["first_seconds"] > 0 and found["second_seconds"] > 0
 
 
 def test_a_small_study_is_what_its_runs_say(tmp_path, monkeypatch, capsys):
