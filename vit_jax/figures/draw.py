@@ -13,6 +13,7 @@ from vit_jax import data, models
 from vit_jax.checkpoint.load import load
 from vit_jax.errors import InputError
 from vit_jax.figures import attention
+from vit_jax.models.layers import normalize_pixels
 from vit_jax.models.posemb import AddedPositionEmbedding
 from vit_jax.models.vit import ViT
 
@@ -135,11 +136,10 @@ def _look(model: Any, pixels: np.ndarray, preprocess: Any) -> tuple[np.ndarray, 
     config = model.config
     graphdef, params = models.split(model)
     distances = attention.patch_distances(config.grid, config.image_size)
-    mean, std = jnp.asarray(preprocess.mean), jnp.asarray(preprocess.std)
     names = [f"block{i:02}/attention" for i in range(config.depth)]
 
     def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
-        images = (images.astype(jnp.float32) / 255.0 - mean) / std
+        images = normalize_pixels(images, preprocess.mean, preprocess.std)
         return models.merge(graphdef, params)(images, return_intermediates=True)[1]
 
     if names[0] not in jax.eval_shape(apply, params, pixels[:1]):
