@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(argv)
     except InputError as error:
+        _tell_others(str(error))
         print(f"vit_jax: {error}", file=sys.stderr)
         return WRONG_INPUT
     except Preempted as error:
@@ -59,6 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vit_jax: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _tell_others(problem: str) -> None:
+    """Ends the other processes of a run, which would wait for this one."""
+    if "jax" in sys.modules:
+        from vit_jax.parallel.same import tell_others
+
+        tell_others(problem)
 
 
 def _run(argv: list[str]) -> int:

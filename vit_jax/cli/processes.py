@@ -4,6 +4,9 @@ import argparse
 import os
 import sys
 
+# Arguments that each process has of its own; overrides are compared as parts of the config.
+_OWN = ("coordinator", "num_processes", "process_id", "process_timeout", "overrides")
+
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what only launches without Slurm, Open MPI or Cloud TPU need."""
@@ -21,14 +24,27 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def join_processes(args: argparse.Namespace) -> None:
-    """Joins the other processes, if there are any."""
+    """Joins the other processes, if there are any, and compares versions and arguments.
+
+    Raises:
+      InputError: they did not arrive, or one of them was started in another way.
+    """
     import jax
 
+    from vit_jax import __version__
+    from vit_jax.parallel import same
     from vit_jax.parallel.distributed import initialize
 
     initialize(args.coordinator, args.num_processes, args.process_id, args.process_timeout)
     if jax.distributed.is_initialized():
         _keep_output_clean()
+        versions = {"the version of vit_jax": __version__, "the version of JAX": jax.__version__}
+        arguments = {
+            f"--{name.replace('_', '-')}": value
+            for name, value in vars(args).items()
+            if name not in _OWN
+        }
+        same.compare(versions | arguments)
 
 
 def _keep_output_clean() -> None:

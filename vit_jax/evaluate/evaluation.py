@@ -20,6 +20,7 @@ from vit_jax.data.options import DataOptions
 from vit_jax.errors import InputError, unknown
 from vit_jax.options import check_section, option, section
 from vit_jax.parallel.engines import Engine
+from vit_jax.parallel.same import compare_data
 from vit_jax.registry import Registry
 from vit_jax.tasks import Task
 
@@ -57,9 +58,13 @@ class Context:
         """The examples of a split; `source` None: the default one.
 
         Raises:
-          InputError: they cannot be opened.
+          InputError: they cannot be opened, or are others on another process.
         """
-        return data.open_configured(self.data, source=source, split=split, multi_label=multi_label)
+        opened = data.open_configured(
+            self.data, source=source, split=split, multi_label=multi_label
+        )
+        compare_data(f"{self.where} ({split})", opened.fingerprint())
+        return opened
 
     def whole_batch_size(self, batch_size: int) -> int:
         """A batch size, or the default for 0, rounded up to a multiple of the devices' share."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from vit_jax.evaluate import imagenet  # noqa: F401  registers its types
 from vit_jax.evaluate.classification import ClassificationEvaluation
 from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Evaluation
 from vit_jax.options import section
+from vit_jax.parallel import same
 from vit_jax.parallel.engines import Engine, create_engine
 from vit_jax.parallel.mesh import ParallelOptions
 from vit_jax.tasks import bind, create_task
@@ -64,11 +66,15 @@ def open_stored(
       use_ema: use averaged parameters.
 
     Raises:
-      InputError: nothing is stored there, or the model does not fit its task.
+      InputError: nothing is stored there, another process finds something else, or the model
+        does not fit its task.
     """
     if batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; it must be at least 1")
+    # Before devices are used, which waits for all processes.
+    same.compare({f"the presence of {path}": Path(path).expanduser().exists()})
     weights = read_weights(path, use_ema=use_ema, task_params=True)
+    same.compare({f"the model of {path}": repr(weights.config), "preprocessing": weights.pp})
     params, info = weights.params, dataclasses.replace(weights, params={})
     config = task_options(info.run_config)
     data_options = section(DataOptions)

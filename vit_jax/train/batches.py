@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vit_jax import data
 from vit_jax.parallel.agree import total
+from vit_jax.parallel.same import compare_data
 from vit_jax.train.prefetch import prefetch
 from vit_jax.train.resident import resident_batches
 from vit_jax.train.run import Dataset, Run
@@ -23,6 +24,7 @@ def open_training_data(config: ConfigDict) -> tuple[Any, Any, Dataset]:
     options = config.data
     source = data.open_configured(options)
     pp = data.parse(options.pp)
+    compare_data("config.data.source", source.fingerprint())
     size = pp.output_size(source.image_size)
     return source, pp, Dataset(source.size, source.num_classes, size, pp.mean, pp.std)
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from vit_jax.checkpoint.interval import SaveInterval
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.errors import NonFiniteError, NotSavedError, Preempted
-from vit_jax.parallel import hardware
+from vit_jax.parallel import hardware, same
 from vit_jax.parallel.distributed import make_cpu_devices
 from vit_jax.parallel.engines import create_engine
 from vit_jax.train.batches import TrainingBatches, open_training_data
@@ -31,7 +31,7 @@ from vit_jax.train.run import Run, prepare, steps_of
 from vit_jax.train.start import first_state, starting_weights
 from vit_jax.train.state import TrainState
 from vit_jax.train.step import make_gradient
-from vit_jax.train.workdir import claim_workdir, only_run_in, open_workdir
+from vit_jax.train.workdir import claim_workdir, compare_starts, only_run_in, open_workdir
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,9 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
         def opened(thing):
             return stack.enter_context(contextlib.closing(thing))
 
+        stack.enter_context(same.telling_others())
         make_cpu_devices(config.parallel.cpu_devices)
+        compare_starts(config, workdir)
         preemption = opened(PreemptionWatch())
         with clock.phase("start"):
             first_process = jax.process_index() == 0
@@ -76,6 +78,7 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
             eval_every = steps_of(config.eval_every, "eval_every", config, dataset)
             save_every = steps_of(config.checkpoint.every, "checkpoint.every", config, dataset)
             folder = open_workdir(workdir, config)
+            same.compare({"the number of devices": jax.local_device_count()})
             stack.enter_context(only_run_in(folder))
             checkpoints = Checkpoints(folder, config.checkpoint)
             step, state, meta = first_state(run, checkpoints, source, start)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from vit_jax.errors import InputError
 from vit_jax.files import write_atomic
 from vit_jax.options import flatten
+from vit_jax.parallel import same
 from vit_jax.parallel.agree import from_first
 from vit_jax.text import some
 from vit_jax.train.config import completed, default, is_free
@@ -45,6 +46,16 @@ def open_workdir(workdir: str, config: ConfigDict) -> Path:
     except json.JSONDecodeError as error:
         raise InputError(f"{stored} is damaged ({error}); restore or delete it") from error
     return path
+
+
+def compare_starts(config: ConfigDict, workdir: str) -> None:
+    """Compares config and workdir with those of the other processes.
+
+    Raises:
+      InputError: on every process, where one has others.
+    """
+    options = {f"config.{name}": value for name, value in flatten(json.loads(_json(config)))}
+    same.compare({"--workdir": str(Path(workdir).expanduser().absolute())} | options)
 
 
 @contextlib.contextmanager

@@ -30,9 +30,9 @@ def run(args: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
     started = time.monotonic()
     keep_compilations()
+    join_processes(args)
     config = load_config(args.config, args.overrides)
     loop = import_quickly("vit_jax.train.loop")
-    join_processes(args)
     summary = loop.train(config, args.workdir, started=started)
     if args.json:
         print_once(json.dumps(summary))
