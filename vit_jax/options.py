@@ -114,9 +114,9 @@ def _always(names: Collection[str]) -> Callable[[], Collection[str]]:
 class Duration:
     """A length of training in one of three units; the others stay None."""
 
-    steps: int | None = option(None, "optimizer steps", effect="course")
-    epochs: float | None = option(None, "passes over the training data", effect="course")
-    examples: int | None = option(None, "training examples", effect="course")
+    steps: int | None = option(None, "number of optimizer steps", effect="course")
+    epochs: float | None = option(None, "number of passes over the training data", effect="course")
+    examples: int | None = option(None, "number of training examples", effect="course")
 
 
 def declarations(kind: type) -> dict[str, Declaration]:

@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 class ClassificationEvaluation(Evaluation):
     """What the task measures, on one split; without pp as in training, without randomness."""
 
-    split: str = option("test", 'in the syntax of tfds: "test", "train[90%:]"', effect="course")
+    split: str = option(
+        "test", 'split to evaluate on, in tfds syntax: "test", "train[90%:]"', effect="course"
+    )
 
     def open(self, context: Context) -> Opened:
         """See `Evaluation.open`."""

@@ -85,12 +85,21 @@ class Opened:
 class Evaluation(abc.ABC):
     """A protocol with its options, registered under its type in `EVALUATIONS`."""
 
-    source: str | None = option(None, "as data.source; None: the training source", effect="course")
-    pp: str = option("", 'preprocessing; "": as the type says', effect="course")
-    batch_size: int = option(
-        0, "over all devices; 0: the training batch size", effect="course", at_least=0
+    source: str | None = option(
+        None, "images, written as data.source; None: the training source", effect="course"
     )
-    use_ema: bool = option(False, "evaluate the EMA (Polyak) parameters", effect="course")
+    pp: str = option(
+        "",
+        'preprocessing of images, written as data.pp; "": the default of this type of evaluation',
+        effect="course",
+    )
+    batch_size: int = option(
+        0,
+        "examples per batch over all devices; 0: the training batch size",
+        effect="course",
+        at_least=0,
+    )
+    use_ema: bool = option(False, "evaluate the averaged (EMA, Polyak) parameters", effect="course")
 
     @abc.abstractmethod
     def open(self, context: Context) -> Opened:

@@ -162,8 +162,8 @@ def protocol_pp(image_size: tuple[int, int], preprocess: Preprocess) -> Preproce
 class FeatureEvaluation(Evaluation):
     """What a classifier on frozen features is worth; without pp by `protocol_pp`."""
 
-    train: str = option("train", "fitted on this split, in the syntax of tfds", effect="course")
-    test: str = option("test", "tested on this split", effect="course")
+    train: str = option("train", "split to fit the classifier on, in tfds syntax", effect="course")
+    test: str = option("test", "split to test the classifier on, in tfds syntax", effect="course")
 
     def open_pair(self, context: Context) -> tuple[Source, Source]:
         """The images to fit on and those to test on.

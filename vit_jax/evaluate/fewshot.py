@@ -190,10 +190,18 @@ def few_shot(
 class FewShotEvaluation(FeatureEvaluation):
     """Few-shot linear evaluation; the metrics "1shot", "5shot", ... are means over seeds."""
 
-    shots: tuple[int, ...] = option(SHOTS, "training examples of each class", effect="course")
-    seeds: int = option(SEEDS, "random choices of them", effect="course")
+    shots: tuple[int, ...] = option(
+        SHOTS, "numbers of training examples per class, each tested on its own", effect="course"
+    )
+    seeds: int = option(
+        SEEDS,
+        "number of random choices of the training examples, over which results are averaged",
+        effect="course",
+    )
     l2: tuple[float, ...] = option(
-        L2, "ridge penalties; of several the best on the test examples counts", effect="course"
+        L2,
+        "L2 penalties of the ridge regression; if several, the best on the test examples counts",
+        effect="course",
     )
 
     def open(self, context: Context) -> Opened:

@@ -172,7 +172,7 @@ def score(top: np.ndarray, targets: np.ndarray) -> dict[str, float]:
 class ImageNetEvaluation(Evaluation):
     """Images whose right classes are sets of ImageNet's; without pp as in training."""
 
-    split: str = option("all", "in the syntax of tfds", effect="course")
+    split: str = option("all", "split to evaluate on, in tfds syntax", effect="course")
 
     @abc.abstractmethod
     def targets(self, source: Source) -> np.ndarray:
@@ -223,7 +223,12 @@ class ImageNetEvaluation(Evaluation):
 class PublishedLabels(ImageNetEvaluation):
     """Labels that their project publishes."""
 
-    labels: str = option("", "path of the labels", effect="course")
+    labels: str = option(
+        "",
+        "path of the published labels: for real the file real.json, for objectnet the folder "
+        "mappings",
+        effect="course",
+    )
 
     def __post_init__(self):
         if not self.labels:
@@ -240,7 +245,7 @@ class PublishedLabels(ImageNetEvaluation):
 class ReaL(PublishedLabels):
     """ImageNet-ReaL (2006.07159): better labels of the validation set."""
 
-    split: str = option("validation", "in the syntax of tfds", effect="course")
+    split: str = option("validation", "split to evaluate on, in tfds syntax", effect="course")
 
     @property
     def where_from(self) -> str:

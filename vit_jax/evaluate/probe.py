@@ -169,8 +169,13 @@ def _check_single_label(source: Source) -> None:
 class NearestNeighbours(AllLabelsEvaluation):
     """Votes of the nearest training images; see `knn_predict`."""
 
-    k: int = option(20, "neighbours", effect="course", at_least=1)
-    temperature: float = option(0.07, "of the votes", effect="course", above=0)
+    k: int = option(20, "number of nearest neighbours that vote", effect="course", at_least=1)
+    temperature: float = option(
+        0.07,
+        "temperature of the votes: exp(cosine similarity / temperature) for each neighbour",
+        effect="course",
+        above=0,
+    )
 
     def score(
         self,
@@ -191,7 +196,10 @@ class LinearProbe(AllLabelsEvaluation):
     """Logistic regression; see `linear_probe`."""
 
     c: tuple[float, ...] = option(
-        (1.0,), "inverse strengths of the penalty; see `linear_probe`", effect="course"
+        (1.0,),
+        "inverse strengths of the L2 penalty; if several, the best on a tenth of the training "
+        "examples is used",
+        effect="course",
     )
 
     def score(

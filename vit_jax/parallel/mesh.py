@@ -19,21 +19,49 @@ from vit_jax.parallel.axes import AXES, BATCH_AXES
 class ParallelOptions:
     """`config.parallel`: sizes of the mesh axes, one of which may be -1 (what is left)."""
 
-    engine: str = option("pjit", "pjit or pmap", effect="layout", choices=("pjit", "pmap"))
-    replica: int = option(1, "the slow network between pods or hosts", effect="layout")
-    data: int = option(-1, "data parallelism with replicated parameters", effect="layout")
-    fsdp: int = option(1, "data parallelism with sharded parameters", effect="layout")
-    tensor: int = option(1, "heads and MLP width", effect="layout")
+    engine: str = option(
+        "pjit",
+        "pjit (sharded global arrays) or pmap (data parallelism with replicated parameters)",
+        effect="layout",
+        choices=("pjit", "pmap"),
+    )
+    replica: int = option(
+        1,
+        "size of a mesh axis: data parallelism over the slow network between pods or hosts",
+        effect="layout",
+    )
+    data: int = option(
+        -1,
+        "size of a mesh axis: data parallelism with replicated parameters; -1: all devices that "
+        "the other axes leave",
+        effect="layout",
+    )
+    fsdp: int = option(
+        1, "size of a mesh axis: data parallelism with sharded parameters", effect="layout"
+    )
+    tensor: int = option(
+        1,
+        "size of a mesh axis: tensor parallelism, which splits attention heads and MLP width",
+        effect="layout",
+    )
     replicated_tolerance: float = option(
-        0.05, "share of the parameters that may stay replicated", effect="layout", at_least=0
+        0.05,
+        "largest share of the parameters that fsdp or tensor may leave replicated; more is an "
+        "error",
+        effect="layout",
+        at_least=0,
     )
     accumulate: int = option(
-        1, "microbatches per step, gradients averaged", effect="layout", at_least=1
+        1,
+        "number of microbatches per step (gradient accumulation)",
+        effect="layout",
+        at_least=1,
     )
     cpu_devices: int = option(
         0,
-        "devices to make of a machine without accelerators; 0: one, or as XLA_FLAGS says. For "
-        "small models, one device per core is faster than one device with several threads",
+        "number of devices to create on a machine without accelerators; 0: one, or as XLA_FLAGS "
+        "says. For small models, one device per core is faster than one device with several "
+        "threads",
         effect="layout",
         at_least=0,
     )

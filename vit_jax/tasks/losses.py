@@ -59,10 +59,14 @@ def sigmoid() -> Loss:
 class LossOptions:
     """`config.loss`."""
 
-    name: str = option("softmax", "softmax or sigmoid cross-entropy", choices=LOSSES)
+    name: str = option(
+        "softmax",
+        "loss: softmax (cross-entropy) or sigmoid (binary cross-entropy, summed over classes)",
+        choices=LOSSES,
+    )
     label_smoothing: float = option(
         0.0,
-        "share of every target that is spread evenly over all classes (1512.00567)",
+        "label smoothing: share of each target that is spread evenly over all classes (1512.00567)",
         at_least=0,
         below=1,
     )

@@ -27,9 +27,16 @@ class MixupOptions:
     """`config.mixup`: with both on, each step takes one of the two by the toss of a coin."""
 
     alpha: float = option(
-        0.0, "mixup (1710.09412) with a ratio from Beta(alpha, alpha); 0: off", at_least=0
+        0.0,
+        "mixup (1710.09412) of pairs of images, with a ratio drawn from Beta(alpha, alpha); 0: off",
+        at_least=0,
     )
-    cutmix_alpha: float = option(0.0, "CutMix (1905.04899), likewise; 0: off", at_least=0)
+    cutmix_alpha: float = option(
+        0.0,
+        "CutMix (1905.04899), with a relative area drawn from Beta(cutmix_alpha, cutmix_alpha); "
+        "0: off. With mixup on too, each step picks one of the two at random",
+        at_least=0,
+    )
 
 
 def create_mix(config: MixupOptions) -> Mix | None:

@@ -40,31 +40,42 @@ class RunOptions:
     seed: int = option(0, "of initialisation, data order, augmentation and dropout", at_least=0)
     task: str = option(
         "classify",
-        "what is learned: classify, or masked: the colours of hidden patches (section 4.6, B.1.2)",
+        "training task: classify (labels of images) or masked (masked patch prediction, without "
+        "labels; section 4.6, appendix B.1.2)",
         choices=TASKS,
     )
     total: Duration = option(Duration(), "length of the run", effect="course")
     batch_size: int = option(128, "examples per step over all devices and processes", at_least=1)
     init_from: str = option(
-        "", "fine-tune from: a workdir, a checkpoint or a published weight file"
+        "",
+        "weights to start from: a workdir, a checkpoint or a published weight file; "
+        '"": random initialisation',
     )
     init_skip: tuple[str, ...] = option(
         ("head/.*", "head_dist/.*", "pre_logits/.*", "masked/.*"),
-        "path patterns of parameters that start afresh in spite of init_from",
+        "regular expressions for whole parameter paths: these parameters are initialised, not "
+        "taken from init_from",
     )
-    init_ema: bool = option(False, "take the averaged parameters of init_from")
+    init_ema: bool = option(False, "start from the averaged (EMA) parameters of init_from")
     init_resample: str = option(
-        "bilinear_align_corners", "how position embeddings are fitted to another grid"
+        "bilinear_align_corners",
+        "interpolation of position embeddings to another grid of patches; docs/weights.md lists "
+        "the methods",
     )
     eval_every: Duration = option(
-        Duration(), "between evaluations; None: once, at the end", effect="course"
+        Duration(), "interval between evaluations (unset: only at the end)", effect="course"
     )
     max_skipped_steps: int = option(
-        10, "non-finite steps in a row that end the run", effect="course", at_least=1
+        10,
+        "stop after this many consecutive steps whose loss or gradient is not finite; their "
+        "updates are skipped",
+        effect="course",
+        at_least=1,
     )
     debug: bool = option(
         False,
-        "at the first non-finite step, find the operation to blame; training is slower",
+        "stop at the first step that is not finite and report the operation that caused it; "
+        "training is slower",
         effect="course",
     )
 
@@ -75,8 +86,8 @@ class NameOptions:
 
     name: str | None = option(
         None,
-        "a name that `vit_jax models` lists; None: that of the weights of init_from, or "
-        f"{DEFAULT_MODEL}",
+        "model name, as listed by `vit_jax models`; None: the model of init_from, or "
+        f"{DEFAULT_MODEL} without init_from",
         effect="structure",
     )
 

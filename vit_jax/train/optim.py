@@ -49,43 +49,78 @@ SCHEDULES: Registry[Callable[..., jax.Array]] = Registry("schedule")
 class OptimizerOptions:
     """`config.optimizer`. Patterns are regular expressions for whole paths, as "head/.*"."""
 
-    name: str = option("adamw", "sgd, adam, adamw, adafactor, lion", choices=OPTIMIZERS)
-    learning_rate: float = option(1e-3, "peak, after warm-up", at_least=0)
-    momentum: float = option(0.9, "sgd", at_least=0, below=1)
-    nesterov: bool = option(False, "sgd")
-    b1: float = option(0.9, "adam, adamw, lion; the momentum of adafactor", at_least=0, below=1)
-    b2: float = option(
-        0.999, "adam, adamw; the highest of adafactor; .99 suits lion", at_least=0, below=1
+    name: str = option(
+        "adamw", "optimizer: sgd, adam, adamw, adafactor or lion", choices=OPTIMIZERS
     )
-    eps: float = option(1e-8, "adam, adamw", at_least=0)
+    learning_rate: float = option(1e-3, "peak learning rate, reached after warm-up", at_least=0)
+    momentum: float = option(0.9, "momentum of sgd", at_least=0, below=1)
+    nesterov: bool = option(False, "use Nesterov momentum in sgd")
+    b1: float = option(
+        0.9,
+        "beta 1 of adam and adamw (decay rate of the first moment) and of lion; momentum of "
+        "adafactor",
+        at_least=0,
+        below=1,
+    )
+    b2: float = option(
+        0.999,
+        "beta 2 of adam and adamw (decay rate of the second moment) and of lion (0.99 suits it); "
+        "in adafactor the upper limit of that rate",
+        at_least=0,
+        below=1,
+    )
+    eps: float = option(1e-8, "epsilon of adam and adamw", at_least=0)
     moment_dtype: str = option(
         "float32",
-        "of the first moment (and momentum): float32 or bfloat16",
+        "dtype in which the first moment or momentum is stored: float32 or bfloat16",
         choices=("float32", "bfloat16"),
     )
     weight_decay: float = option(
         0.0,
-        "of kernels only, as in torch.optim under the same name. adamw, adafactor, lion: "
-        "p <- p - lr(t) * (update + weight_decay * p). sgd, adam: weight_decay * p is added to "
-        "the gradient (L2). The paper's Adam is adamw",
+        "weight decay, of kernels only, as in torch.optim under the same name. adamw, adafactor, "
+        "lion: p <- p - lr(t) * (update + weight_decay * p). sgd, adam: weight_decay * p is added "
+        "to the gradient (L2). The paper's Adam is adamw",
         at_least=0,
     )
-    clip_norm: float = option(0.0, "clip gradients at this global norm; 0: off", at_least=0)
-    schedule: str = option("cosine", "constant, linear, cosine, rsqrt", choices=SCHEDULES)
-    warmup: Duration = option(Duration(steps=0), "linear from 0 to learning_rate")
-    cooldown: Duration = option(Duration(steps=0), "linear to end_value over the last steps")
+    clip_norm: float = option(
+        0.0, "largest global norm of the gradient, to which it is clipped; 0: off", at_least=0
+    )
+    schedule: str = option(
+        "cosine",
+        "learning rate after warm-up: constant, linear, cosine or rsqrt (inverse square root)",
+        choices=SCHEDULES,
+    )
+    warmup: Duration = option(
+        Duration(steps=0), "length of the linear warm-up from 0 to learning_rate"
+    )
+    cooldown: Duration = option(
+        Duration(steps=0), "length of the linear decay to end_value at the end of the run"
+    )
     end_value: float = option(
-        0.0, "last learning rate (linear, cosine, cooldown), as a share of the peak", at_least=0
+        0.0,
+        "final learning rate of linear, cosine and the cooldown, as a share of learning_rate",
+        at_least=0,
     )
     rsqrt_timescale: int = option(
-        10_000, "rsqrt: steps after which the rate has fallen by sqrt(2)", above=0
+        10_000,
+        "for schedule rsqrt: number of steps after warm-up in which the learning rate falls by a "
+        "factor of sqrt(2)",
+        above=0,
     )
     multipliers: tuple[tuple[str, float], ...] = option(
-        (), "(pattern, factor) pairs on the learning rate; the first match counts"
+        (),
+        "(pattern, factor) pairs: the learning rate is multiplied by the factor for parameters "
+        "whose whole path matches the regular expression; the first match counts",
     )
-    freeze: tuple[str, ...] = option((), "patterns of parameters that stay as they are")
+    freeze: tuple[str, ...] = option(
+        (), "regular expressions for whole parameter paths: these parameters are not trained"
+    )
     ema_decay: float = option(
-        0.0, "Polyak averaging of parameters; 0: off, the paper's: .9999", at_least=0, below=1
+        0.0,
+        "decay rate of the moving average (EMA, Polyak) of the parameters; 0: no average; the "
+        "paper's: 0.9999",
+        at_least=0,
+        below=1,
     )
 
 

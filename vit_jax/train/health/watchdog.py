@@ -22,11 +22,14 @@ class WatchdogOptions:
 
     seconds: float = option(
         600.0,
-        "without a step, after which the stacks of all threads are printed; 0: never",
+        "print the stacks of all threads when no step or batch of an evaluation ends for this "
+        "many seconds; 0: never",
         effect="course",
         at_least=0,
     )
-    exit: bool = option(False, "then end the process with status 70", effect="course")
+    exit: bool = option(
+        False, "after printing the stacks, end the process with exit status 70", effect="course"
+    )
 
 
 class Watchdog:

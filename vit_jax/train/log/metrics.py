@@ -16,8 +16,12 @@ from vit_jax.options import option
 class LogOptions:
     """`config.log`."""
 
-    every: int = option(50, "steps between lines of metrics.jsonl", effect="course", at_least=1)
-    tensorboard: bool = option(True, "write event files into the workdir", effect="course")
+    every: int = option(
+        50, "number of steps between lines of metrics.jsonl", effect="course", at_least=1
+    )
+    tensorboard: bool = option(
+        True, "write TensorBoard event files into the workdir", effect="course"
+    )
     spike: float = option(
         3.0,
         "warn when the loss exceeds this factor times the 90th percentile of the last 64 losses; "
