@@ -1,6 +1,6 @@
-"""Every option of a run: `default()` gives them all.
+"""All options of a run; `default()` returns them with their defaults.
 
-An option's type, default, meaning, range and effect stand in the section it belongs to: the
+An option's type, default, meaning, range and effect are declared in the class of its section: the
 classes in `SECTIONS`, those of models, and those of evaluations. A config file (`configs/*.py`)
 starts from `default()`, sets what differs, and returns the `ml_collections.ConfigDict`. Options
 that do not exist are refused.
@@ -35,7 +35,7 @@ DEFAULT_MODEL = "ViT-S/16"
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Options that stand in no section."""
+    """Options outside all sections."""
 
     seed: int = option(0, "of initialisation, data order, augmentation and dropout", at_least=0)
     task: str = option(
@@ -82,7 +82,7 @@ class RunOptions:
 
 @dataclasses.dataclass(frozen=True)
 class NameOptions:
-    """What stands in `config.model` beside the options of the model's class."""
+    """The model's name, in `config.model` beside the options of the model's class."""
 
     name: str | None = option(
         None,
@@ -149,7 +149,7 @@ def every_option() -> Iterator[Described]:
 def is_free(name: str) -> bool:
     """Whether a resumed run may change an option, given by its full name.
 
-    Options that are not known may not.
+    Unknown options may not be changed.
     """
     first, _, rest = name.partition(".")
     if first == "evals":
@@ -165,9 +165,9 @@ def is_free(name: str) -> bool:
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A flat config with every option of the network at the value that None stands for.
+    """A flat config in which options of the model that are None have their defaults.
 
-    Configs of earlier versions are brought to today's names.
+    Options of earlier versions get today's names.
 
     Args:
       config: full name -> value, of an earlier run or of this one.
@@ -176,7 +176,7 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     if values.pop("model.axial", None):
         values["model.attention_kind"] = "axial"
     for name in [name for name in values if name == "fewshot" or name.startswith("fewshot.")]:
-        del values[name]  # evaluations today, which are free
+        del values[name]  # today an evaluation, and those may change
     defaults = options.defaults(BiTConfig) | options.defaults(ViTConfig) | {"name": DEFAULT_MODEL}
     for name, value in defaults.items():
         if values.get(f"model.{name}") is None:

@@ -3,11 +3,11 @@
 Every optimizer does what torch.optim does under the same name:
 
 * sgd and adam add `weight_decay * p` to the gradient (L2), before momentum;
-* adamw, and so adafactor and lion, decay apart from the gradient:
+* adamw, and likewise adafactor and lion, decouple the decay from the gradient:
   p <- p - lr(t) * (update + weight_decay * p).
 
 The paper's "Adam with weight decay 0.1" is adamw here: the optimizer of its code
-(flax.optim.Adam) decayed apart from the gradient, scaled by the learning rate.
+(flax.optim.Adam) decoupled the decay and scaled it by the learning rate.
 Only kernels decay: parameters whose path ends in "kernel". Biases, norms, class
 token, position embeddings and the probe of the attention pool do not.
 
@@ -174,8 +174,9 @@ def create_schedule(
 ) -> Schedule:
     """The learning rate of update t = 0, 1, ...; see `create_optimizer`.
 
-    With warm-up w, t < w is linear from 0, and t = w has the peak. Decay runs from
-    w to the end of the run. Cooldown takes the decayed rate linearly to the end value.
+    With a warm-up of w steps, the rate grows linearly from 0 and reaches its peak at t = w. It
+    then decays until the end of the run. The cooldown takes the decayed rate linearly to the
+    end value.
     """
     warmup, cooldown = (
         in_steps(duration, name=f"optimizer.{name}", batch_size=batch_size, train_size=train_size)
@@ -281,7 +282,7 @@ COUPLED_DECAY = ("sgd", "adam")
 
 
 def multiplier_tree(pairs: Sequence[tuple[str, float]], params: Any) -> Any:
-    """The factor on the learning rate of every parameter: of the first pattern that matches.
+    """The learning rate factor of every parameter, from the first pattern that matches.
 
     Args:
       pairs: (pattern, factor); a pattern is a regular expression for the whole
@@ -289,8 +290,8 @@ def multiplier_tree(pairs: Sequence[tuple[str, float]], params: Any) -> Any:
       params: nested dict.
 
     Raises:
-      InputError: a pattern that is no regular expression, decides nothing, or
-        has a factor that is not above zero.
+      InputError: a pattern that is not a regular expression or is never the first to
+        match, or a factor that is not above zero.
     """
     where = "optimizer.multipliers"
     for pair in pairs:
@@ -313,10 +314,10 @@ def multiplier_tree(pairs: Sequence[tuple[str, float]], params: Any) -> Any:
 
 
 def frozen_tree(patterns: Sequence[str], params: Any) -> Any:
-    """Which parameters stay as they are: those whose path a pattern matches.
+    """Whether each parameter is frozen: those with a path that matches a pattern.
 
     Raises:
-      InputError: a pattern that is no regular expression or matches nothing, or
+      InputError: a pattern that is not a regular expression or matches nothing, or
         patterns that leave nothing to train.
     """
     where = "optimizer.freeze"
@@ -352,7 +353,7 @@ def _check(config: OptimizerOptions) -> None:
 
 
 def _scale(factors: Any) -> optax.GradientTransformation:
-    """Multiplies every update by its factor; what is masked out stays so."""
+    """Multiplies every update by its factor; masked updates stay masked."""
 
     def scale(factor: float, update: Any) -> Any:
         return update if factor == 1 else jax.tree.map(lambda x: factor * x, update)
