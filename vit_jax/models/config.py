@@ -1,4 +1,4 @@
-"""What defines a model, option by option, checked as a whole."""
+"""The configuration of a model: its options, checked as a whole."""
 
 import dataclasses
 import functools
@@ -89,7 +89,7 @@ class ModelConfig:
 
     @property
     def patch(self) -> Size:
-        """Height and width that must divide those of the image."""
+        """Height and width into which the image must divide."""
         return (1, 1)
 
     @property
@@ -105,7 +105,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BiTConfig(ModelConfig):
-    """What defines a BiT ResNet (1912.11370)."""
+    """The configuration of a BiT ResNet (1912.11370)."""
 
     preact: bool = option(
         False,
@@ -125,7 +125,7 @@ class BiTConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViTConfig(ModelConfig):
-    """What defines a ViT or hybrid (sections 3.1 and 4.1)."""
+    """The configuration of a ViT or hybrid (sections 3.1 and 4.1)."""
 
     # Shape.
     width: int = option(meaning="width of a token (D)", effect="structure", at_least=1)
@@ -333,7 +333,7 @@ class ViTConfig(ModelConfig):
 
     @property
     def posemb_slots(self) -> int:
-        """Leading entries of a position embedding that belong to prefix tokens, not patches."""
+        """Number of leading vectors of a position embedding that belong to prefix tokens."""
         if not self.posemb_kind.has_slots or not self.posemb_class_slot:
             return 0
         return self.prefix_tokens - (0 if self.posemb_register_slots else self.registers)
@@ -354,12 +354,12 @@ class ViTConfig(ModelConfig):
 
 
 def feature_channels(stages: Sequence[int], width: int) -> int:
-    """Channels of a ResNet's last map."""
+    """Number of channels of a ResNet's last feature map."""
     return 64 * width * (2 ** (len(stages) + 1) if stages else 1)
 
 
 def feature_grid(image_size: Size, stages: Sequence[int]) -> Size:
-    """Rows and columns of a ResNet's last map.
+    """Rows and columns of a ResNet's last feature map.
 
     The root halves the map twice, each stage but the first once.
     """
