@@ -17,7 +17,7 @@ from vit_jax.parallel.axes import AXES, BATCH_AXES
 
 @dataclasses.dataclass(frozen=True)
 class ParallelOptions:
-    """`config.parallel`: sizes of the mesh axes, one of which may be -1 (what is left)."""
+    """`config.parallel`: sizes of the mesh axes; one may be -1, all remaining devices."""
 
     engine: str = option(
         "pjit",
@@ -128,16 +128,16 @@ def _arrange(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
 
 
 def batch_shards(sizes: dict[str, int] | Mesh) -> int:
-    """Into how many parts the mesh cuts a batch."""
+    """The number of parts into which the mesh cuts a batch."""
     sizes = sizes.shape if isinstance(sizes, Mesh) else sizes
     return math.prod(sizes[axis] for axis in BATCH_AXES)
 
 
 def check_batch_size(batch_size: int, shards: int, *, accumulate: int = 1, name: str) -> None:
-    """Refuses a global batch that the mesh does not divide, naming the nearest that it does.
+    """Checks that a global batch divides over the mesh.
 
     Raises:
-      InputError: see above.
+      InputError: it does not; names the nearest batch size that does.
     """
     parts = shards * accumulate
     if batch_size > 0 and batch_size % parts == 0:
