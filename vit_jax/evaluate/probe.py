@@ -96,7 +96,7 @@ def knn_predict(
       features, labels: neighbours, (n, d) and (n,); they stay on the device.
       queries: (m, d); the device takes a few hundred at a time.
       num_classes: number of classes.
-      k, temperature: see above.
+      k, temperature: number of neighbours, and temperature of their votes.
 
     Returns:
       The class of each query: int (m,).

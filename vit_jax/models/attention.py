@@ -150,7 +150,7 @@ class SelfAttention(nnx.Module):
 
 
 class AttentionKind(abc.ABC):
-    """Which tokens attend to which: the value of `model.attention_kind`.
+    """A kind of attention (which tokens attend to which): the value of `model.attention_kind`.
 
     A kind is a frozen dataclass, registered under its name in `ATTENTION_KINDS`; its fields
     are the arguments in parentheses, as in "window(radius=3)".

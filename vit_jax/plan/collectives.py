@@ -63,7 +63,7 @@ class Collective:
 
     @property
     def bytes(self) -> int:
-        """What a device sends per step."""
+        """Bytes that a device sends per step."""
         return round(self.times * SENT[self.kind](self.operand_bytes, self.group))
 
 

@@ -123,7 +123,7 @@ def predecessors(x: jax.Array, axis_name: str | None = None) -> jax.Array:
 
 
 def _span(key: jax.Array, side: jax.Array, size: int) -> jax.Array:
-    """Which of `size` pixels a random interval of length side * size covers: (size,) bool."""
+    """Whether each of `size` pixels is in a random interval of length side * size: (size,) bool."""
     centre = jax.random.randint(key, (), 0, size)
     length = jnp.round(side * size).astype(jnp.int32)
     start = centre - length // 2

@@ -40,7 +40,7 @@ def resident_batches(
       pp: preprocessing: first deterministic operations (they are applied before the copy),
         then random crops and flips.
       engine: engine of the run, which must be pjit.
-      batch_size, seed, start_step, shuffle: as in `data.train_batches`.
+      batch_size, seed, start_step, shuffle: arguments as in `data.train_batches`.
 
     Returns:
       An endless iterator of {"image": uint8 (B, h, w, 3), "label": (B,) or (B, K)}.

@@ -89,7 +89,7 @@ class PreemptionWatch:
 
 
 def lost_since(step: int, checkpoints: Path) -> str:
-    """What is lost of a run that ends after `step`, given the directory of its checkpoints."""
+    """Says what is lost if a run ends after `step`, given the directory of its checkpoints."""
     newest = max(steps_in(checkpoints), default=0)
     if newest >= step:
         return "nothing is lost"

@@ -1,4 +1,4 @@
-"""Where wall-clock time goes, by phase."""
+"""Wall-clock time of a run by phase."""
 
 import contextlib
 import time

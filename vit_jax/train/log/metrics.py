@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl, TensorBoard events, a progress line."""
+"""Reports of a run: metrics.jsonl, TensorBoard events, a progress line."""
 
 import dataclasses
 import sys
@@ -82,7 +82,7 @@ class MetricsLog:
             self._events.add(step, values)
 
     def close(self) -> None:
-        """Writes what is pending and closes the files."""
+        """Writes the pending lines and closes the files."""
         self.flush()
         for output in (self._file, self._events):
             if output:

@@ -74,5 +74,5 @@ def write_summary(
 
 
 def num_params(run: Run) -> int:
-    """How many parameters the model has."""
+    """The number of parameters of the model."""
     return sum(leaf.size for leaf in jax.tree.leaves(run.abstract.params))
