@@ -4,13 +4,13 @@
 
 Data: i1k (tfds:imagenet2012) or i21k (folder:imagenet21k). Levels of RandAugment and mixup, from
 weak to strong: none, light1, light2, medium1, medium2, strong1, strong2. 300 epochs at 224
-pixels; the publication also has 30 of ImageNet-21k: --config.total.epochs=30. It tries each
-level with and without regularisation, which is off here:
+pixels; the publication also has 30 epochs of ImageNet-21k: --config.total.epochs=30. It tries
+each level without regularisation, as here, and with:
 
   --config.model.dropout=0.1 --config.model.stochastic_depth=0.1
 
-and a weight decay of .1, as here, or .03. Top-1 on ImageNet at 224 pixels of the best of each
-(table 3 there), after pre-training alone (i1k) and after fine-tuning (i21k):
+and a weight decay of .1, as here, or .03. Its best top-1 on ImageNet at 224 pixels for each
+model (table 3 there), after pre-training alone (i1k) and after fine-tuning (i21k):
 
                   Ti/16   S/32    S/16    B/32    B/16    L/16   R26+S/32  R50+L/32
   i1k, 300        72.59   72.07   79.00   74.42   79.84   75.72   79.61     76.84
@@ -58,7 +58,7 @@ def get_config(arg: str = "ViT-S/16,i1k,medium2") -> ConfigDict:
             config.evals.val = evaluation(split="validation", pp=pp)
         else:
             config.data.source = "folder:imagenet21k"
-            config.model.num_classes = 21_843  # as the published weights; folders may be fewer
+            config.model.num_classes = 21_843  # as in published weights; there may be fewer folders
             config.model.head_bias = -10.0
             config.loss.name = "sigmoid"
 

@@ -18,8 +18,8 @@ DEBIAN = "/usr/share/datasets/fashion-mnist"
 def get_config(folder: str = DEBIAN) -> ConfigDict:
     """The config, with the folder that holds the IDX files."""
     config = default()
-    # A ResNet's root and first unit make 7x7 tokens of an image, from which a small ViT learns
-    # with fewer images than from cut patches (table 6).
+    # A ResNet's root and first unit turn an image into 7x7 tokens. With them, a small ViT needs
+    # fewer images than with plain patches (table 6).
     config.model.name = "R+ViT-Ti/2"
     config.model.update(resnet_stages=(1,), width=96, depth=2, mlp_dim=192, num_heads=3, head="gap")
     config.data.source = f"idx:{folder}"

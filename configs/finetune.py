@@ -3,13 +3,13 @@
   vit_jax train --config=configs/finetune.py:ViT-B/16,cifar10 --workdir=workdirs/b16_cifar10 \\
       --config.init_from=workdirs/vit_b16_i21k
 
-Data sets: imagenet, imagenet512, cifar10, cifar100, pets, flowers. The learning rate is chosen on a
-part of the training set, and the final run then sees all of it:
+Data sets: imagenet, imagenet512, cifar10, cifar100, pets, flowers. Choose the learning rate with
+runs that hold out a part of the training set; the final run then uses all of it:
 
   vit_jax train --config=configs/finetune.py:ViT-B/16,cifar10,dev --workdir=... \\
       --config.optimizer.learning_rate=0.01
 
-with .003, .01, .03 (and .06 for ResNets and hybrids) on ImageNet; .001, .003, .01, .03
+Rates to try: .003, .01, .03 (and .06 for ResNets and hybrids) on ImageNet; .001, .003, .01, .03
 elsewhere. Published top-1 at 384 pixels after pre-training on ImageNet-21k (table 5):
 
              B/16    B/32    L/16    L/32    H/14
@@ -19,8 +19,8 @@ elsewhere. Published top-1 at 384 pixels after pre-training on ImageNet-21k (tab
   pets       94.43   93.02   94.73   93.09   94.82
   flowers    99.38   99.11   99.61   99.19   99.51
 
-Patches of 14 pixels make 27x27 of 378. init_from is by default the file that Google
-publishes, such as ViT-B_16.npz, in the current directory.
+Models with patches of 14 pixels take images of 378 pixels, 27x27 patches. init_from is by
+default the file that Google publishes, such as ViT-B_16.npz, in the current directory.
 
 imagenet512 is ImageNet as in table 2: 512 pixels (518 for patches of 14) and parameters
 averaged with a decay of .9999. Published: L/16 85.30 after ImageNet-21k, 87.76 after JFT;
@@ -33,7 +33,7 @@ from vit_jax.config import default, duration, evaluation
 from vit_jax.errors import InputError, unknown
 from vit_jax.models.variants import canonical_name
 
-# Source, test split, share of the training set to choose on in percent, steps, warm-up.
+# Source, test split, percentage of the training set held out in dev runs, steps, warm-up steps.
 DATASETS = {
     "imagenet": ("tfds:imagenet2012", "validation", 1, 20_000, 500),
     "imagenet512": ("tfds:imagenet2012", "validation", 1, 20_000, 500),

@@ -3,10 +3,10 @@
   vit_jax train --config=configs/masked_patch.py:jft --workdir=workdirs/masked_jft \\
       --config.data.source=folder:DIR
 
-Half of the patches are corrupted, and the model tells their mean colours; labels do not
-count. On JFT the paper trains for 1M steps and reaches 79.9% on ImageNet after fine-tuning,
-2 points above training from scratch. It sees little gain beyond 100k steps, and as much from
-ImageNet:
+Half of the patches are corrupted, and the model predicts their mean colours; labels are not
+used. On JFT the paper trains for 1M steps and reaches 79.9% on ImageNet after fine-tuning,
+2 points above training from scratch. It finds little gain beyond 100k steps, and a similar gain
+with ImageNet:
 
   vit_jax train --config=configs/masked_patch.py:imagenet --workdir=workdirs/masked_imagenet
 
@@ -15,8 +15,8 @@ Fine-tuning takes the encoder and starts a new head:
   vit_jax train --config=configs/finetune.py:ViT-B/16,imagenet --workdir=workdirs/masked_b16 \\
       --config.init_from=workdirs/masked_jft
 
-The paper names no weight decay; there is none. metrics.jsonl has the loss, and under
-eval/val/top1 the share of corrupted patches whose colour is right.
+The paper names no weight decay, so there is none here. metrics.jsonl has the loss; its
+eval/val/top1 is the share of corrupted patches with the right colour predicted.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from vit_jax.config import default, duration, evaluation
 from vit_jax.errors import unknown
 
-# Source, part of it for evaluation, steps.
+# Source, split for evaluation, steps.
 DATASETS = {
     "jft": ("folder:jft", "train[:50000]", 1_000_000),
     "imagenet": ("tfds:imagenet2012", "validation", 100_000),

@@ -1,11 +1,11 @@
-"""The paper's comparisons at a size that two CPU cores carry: small models on Fashion-MNIST.
+"""The paper's comparisons at a size for two CPU cores: small models on Fashion-MNIST.
 
   vit_jax train --config=configs/small.py:ViT --workdir=workdirs/small_vit
 
-The argument names the family: ViT, BiT or hybrid, of about as many products each. Images
-are halved to 16x16 pixels, of which the transformers make 4x4 tokens.
-`vit_jax tables N --scale=small --run` and benchmarks/small_scale.py start from here and
-change what they compare; docs/results has what came of it.
+The argument names the family, ViT, BiT or hybrid, each with about the same number of
+multiply-accumulates. Images are resized to 16x16 pixels; the Transformers have 4x4 tokens.
+`vit_jax tables N --scale=small --run` and benchmarks/small_scale.py start from this config
+and change the options that they compare; docs/results has the results.
 configs/small.py:FAMILY,DIR reads the IDX files of another folder.
 """
 
@@ -16,7 +16,7 @@ from vit_jax.errors import unknown
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 
-# 1.83, 1.86 and 1.78 million multiply-accumulates an image.
+# 1.83, 1.86 and 1.78 million multiply-accumulates per image.
 FAMILIES = {
     "ViT": ("ViT-Ti/4", dict(width=64, depth=3, mlp_dim=128, num_heads=4)),
     "hybrid": ("R+ViT-Ti/2", dict(width=64, depth=2, mlp_dim=128, num_heads=4)),

@@ -4,7 +4,7 @@
 
 300 epochs (93.8k steps) at 224 pixels; then fine-tune at 384 with configs/finetune.py.
 Published top-1 on ImageNet after that (table 5): B/16 77.91, B/32 73.38, L/16 76.53,
-L/32 71.16. Any other model runs with the same settings, as in the table.
+L/32 71.16. All models have the same settings, as in the table; any other model name works too.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +32,7 @@ def get_config(model: str = "ViT-B/16") -> ConfigDict:
     with config.unlocked():
         config.evals.val = evaluation(split="validation", pp=pp)
 
-    config.optimizer.name = "adamw"  # the paper's Adam: its code decays apart from the gradient
+    config.optimizer.name = "adamw"  # the paper's Adam: its code decouples the weight decay
     config.optimizer.learning_rate = 3e-3
     config.optimizer.weight_decay = 0.3
     config.optimizer.schedule = "cosine"

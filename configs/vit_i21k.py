@@ -29,7 +29,7 @@ def get_config(model: str = "ViT-B/16") -> ConfigDict:
     config.checkpoint.every = duration(steps=1000)
 
     config.model.name = model
-    config.model.num_classes = 21_843  # as the published weights; folders may be fewer
+    config.model.num_classes = 21_843  # as in the published weights; there may be fewer folders
     config.model.pre_logits = -1
     config.model.head_bias = -10.0
     config.model.dropout = 0.1
@@ -43,7 +43,7 @@ def get_config(model: str = "ViT-B/16") -> ConfigDict:
     with config.unlocked():
         config.evals.dev = evaluation(split="train[99%:]", pp=pp)
 
-    config.optimizer.name = "adamw"  # the paper's Adam: its code decays apart from the gradient
+    config.optimizer.name = "adamw"  # the paper's Adam: its code decouples the weight decay
     config.optimizer.learning_rate = 1e-3
     config.optimizer.weight_decay = 0.03
     config.optimizer.schedule = "linear"

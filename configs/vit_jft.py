@@ -3,16 +3,16 @@
   vit_jax train --config=configs/vit_jft.py:ViT-L/16 --workdir=workdirs/vit_l16_jft \\
       --config.data.source=folder:DIR
 
-JFT-300M (303M images, 18,291 classes) is not public: this is the run to plan for, and
-to train where 300M images are at hand. Published top-1 on ImageNet after fine-tuning at
+JFT-300M (303M images, 18,291 classes) is not public: use this config to plan such a run,
+or to train on a data set of that size. Published top-1 on ImageNet after fine-tuning at
 384 pixels (tables 5 and 6) and cost in TPUv3-core-days (table 2):
 
               B/32    B/16    L/32    L/16 (7 epochs)   L/16 (14)     H/14 (14)
   ImageNet    80.73   84.15   84.37   86.30             87.12         88.04
   core-days                                             0.68k         2.5k
 
-L/16 runs 14 epochs; the 7 of the paper: --config.total.examples=2121000000
-configs/vit_jft.py:ViT-B/16,fewshot also tells ImageNet's 5-shot accuracy (table 8: .64206).
+L/16 runs for 14 epochs; for the paper's run of 7: --config.total.examples=2121000000
+configs/vit_jft.py:ViT-B/16,fewshot also measures 5-shot accuracy on ImageNet (table 8: .64206).
 """
 
 from ml_collections import ConfigDict
@@ -72,7 +72,7 @@ def get_config(arg: str = "ViT-L/16") -> ConfigDict:
                 "fewshot", source="tfds:imagenet2012", test="validation"
             )
 
-    config.optimizer.name = "adamw"  # the paper's Adam: its code decays apart from the gradient
+    config.optimizer.name = "adamw"  # the paper's Adam: its code decouples the weight decay
     config.optimizer.learning_rate = learning_rate
     config.optimizer.weight_decay = 0.1
     config.optimizer.schedule = "linear"

@@ -9,8 +9,8 @@ The argument is the number of epochs. Published top-1 at 224 pixels (table 1 the
   learned position embedding        75.0     78.0   79.6
   no RandAugment, no mixup          73.6     73.7   73.7
 
-This is the whole recipe. The other lines: --config.model.posemb=learned, and
---config.data.pp without randaug with --config.mixup.alpha=0.
+This config is the whole recipe. For the second line add --config.model.posemb=learned; for the
+third, --config.data.pp without randaug and --config.mixup.alpha=0.
 """
 
 from ml_collections import ConfigDict

@@ -3,13 +3,13 @@
   vit_jax train --config=configs/vtab.py:ViT-L/16,pets --workdir=workdirs/vtab/pets \\
       --config.init_from=ViT-L_16.npz
 
-Tasks: the keys of vit_jax.evaluate.vtab.TASKS. The test set is for this final run; choices
-are made on 200 held-out images after training on the other 800:
+Tasks: the keys of vit_jax.evaluate.vtab.TASKS. Only this final run uses the test set; to choose
+settings, train on 800 of the images and test on the other 200:
 
   vit_jax train --config=configs/vtab.py:ViT-L/16,pets,select --workdir=workdirs/vtab_dev/pets
 
-384 pixels, learning rate .01, 2500 steps (AugReg, 2106.10270, also chooses among four rates
-and 500 steps). `vit_jax tables 9 --run` does all of it. Published top-1 (table 9):
+384 pixels, learning rate .01, 2500 steps (AugReg, 2106.10270, also tries four learning rates
+and 500 steps). `vit_jax tables 9 --run` runs all tasks. Published top-1 (table 9):
 
                         H/14 JFT   L/16 JFT   L/16 I21k
   caltech101                95.3       95.4        90.8
@@ -43,7 +43,7 @@ from vit_jax.models.variants import canonical_name
 
 
 def get_config(arg: str = "ViT-B/16,pets") -> ConfigDict:
-    """The config for "MODEL,TASK", or "MODEL,TASK,select" to choose on the 200."""
+    """The config for "MODEL,TASK", or "MODEL,TASK,select" to choose settings on 200 images."""
     model, _, rest = arg.partition(",")
     name, _, select = rest.partition(",")
     if not name or select not in ("", "select"):

@@ -1,6 +1,6 @@
-"""Config files start here: `default()` has every option, `evaluation()` and `duration()` parts.
+"""Functions for config files: `default()` (all options), `evaluation()`, `duration()`.
 
-Where an option is declared, with its meaning: see `vit_jax.train.config`.
+`vit_jax.train.config` says where an option is declared, with its meaning.
 """
 
 from vit_jax.durations import duration, in_steps

@@ -22,13 +22,13 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config of a file, with overrides applied.
 
     Args:
-      spec: "configs/x.py" or "configs/x.py:arg", what follows the colon is passed
+      spec: "configs/x.py" or "configs/x.py:arg"; the text after the colon is passed
         to the file's `get_config`.
       overrides: "--config.a.b=VALUE"; values are Python literals or plain strings.
 
     Raises:
-      InputError: a file that is missing or fails, an option that does not exist, a
-        value of the wrong type or out of all bounds.
+      InputError: the file is missing or fails, an option does not exist, or a value has
+        the wrong type or is out of range.
     """
     path, _, arg = spec.partition(":")
     get_config = _get_config(Path(path))
@@ -43,7 +43,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def import_file(path: str | Path) -> ModuleType:
-    """Runs a Python file; what it registers can be used by name from then on.
+    """Runs a Python file; entries that it registers can be used by name from then on.
 
     Raises:
       InputError: it does not exist, or fails.
@@ -53,7 +53,7 @@ def import_file(path: str | Path) -> ModuleType:
         known = sorted(str(file) for file in Path("configs").glob("*.py"))
         hint = nearest(str(path), known) or f"; known: {', '.join(known) or 'none here'}"
         raise InputError(f"config file {path} does not exist{hint}")
-    # Of one file always the same name, so that what it registers again replaces its own.
+    # The same name whenever a file is read, so that its entries replace those from before.
     name = f"config_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
     module_spec = importlib.util.spec_from_file_location(name, path)
     if module_spec is None or module_spec.loader is None:
@@ -69,7 +69,7 @@ def import_file(path: str | Path) -> ModuleType:
 
 
 def _get_config(path: Path) -> Callable[..., ConfigDict]:
-    """The function `get_config` of a file, with errors in one line."""
+    """The function `get_config` of a file, with its errors in one line."""
     module = import_file(path)
     if not hasattr(module, "get_config"):
         raise InputError(f"config file {path} has no function get_config")
@@ -136,8 +136,8 @@ def _no_option(config: ConfigDict, name: str) -> InputError:
 def meant_option(config: ConfigDict, name: str) -> str | None:
     """The full name of the option that a wrong name probably means; None where none is near.
 
-    Understood are the last part of a name ("learning_rate"), its initials ("lr") or beginning
-    ("ema"), the name of a section, and names that are spelled almost right.
+    It recognises the last part of a name ("learning_rate"), its initials ("lr") or beginning
+    ("ema"), the name of a section, and misspelled names.
     """
     options = _option_names(config)
     *parents, last = name.lower().split(".")
@@ -155,7 +155,7 @@ def meant_option(config: ConfigDict, name: str) -> str | None:
     for rule in rules:
         found = [option for option in options if rule(option)]
         if found:
-            # In the section that was named, else the highest, and the run's own length first.
+            # Preferred: the named section, then fewer levels, then `total`.
             return min(
                 found,
                 key=lambda option: (

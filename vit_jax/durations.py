@@ -26,8 +26,8 @@ def in_steps(entry: ConfigDict, *, name: str, batch_size: int, train_size: int) 
     """A duration in optimizer steps, or None where no unit is set.
 
     Args:
-      entry: a `duration`.
-      name: of the option in messages.
+      entry: result of `duration`.
+      name: name of the option in messages.
       batch_size: examples per step.
       train_size: examples per epoch.
 

@@ -1,13 +1,13 @@
 """Options: the type, default, meaning, range and effect of each, declared in one place.
 
-A section of a run's configuration is a frozen dataclass whose fields are made by `option`:
+A section of a run's configuration is a frozen dataclass with fields made by `option`:
 
     @dataclasses.dataclass(frozen=True)
     class MixupOptions:
         alpha: float = option(0.0, "ratio from Beta(alpha, alpha); 0: off", at_least=0)
 
-`section` turns such a class into the `ConfigDict` that config files change. `check` refuses
-values out of range. What an option changes is its `effect`, one of `EFFECTS`.
+`section` turns such a class into the `ConfigDict` that config files change. `check_section`
+refuses values out of range. An option's `effect`, one of `EFFECTS`, says what it changes.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from ml_collections.config_dict import placeholder
 
 from vit_jax.errors import InputError, unknown
 
-# What an option changes. A resumed run may change those in FREE_EFFECTS.
+# What an option changes. A resumed run may change options with an effect in FREE_EFFECTS.
 EFFECTS = {
     "structure": "which parameters a model has. In a config file None leaves it to the weights "
     "of init_from, the model's name, or the default",
@@ -37,7 +37,7 @@ EFFECTS = {
     "speed": "only the speed or the memory needed",
 }
 FREE_EFFECTS = ("course", "layout", "place", "speed")
-# Options of a model that are stored with its weights; one that declares nothing is among them.
+# Options of a model that are stored with its weights, including fields not made by `option`.
 STORED_EFFECTS = ("structure", "network", "fitted", "computation")
 _LEFT_OPEN = ("structure", "network", "fitted")  # None in config files
 MAX_INTEGER = 2**63 - 1
@@ -45,7 +45,7 @@ MAX_INTEGER = 2**63 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Declaration:
-    """What is known about an option besides its type and default; see `option`."""
+    """The declaration of an option, besides its type and default; see `option`."""
 
     meaning: str
     effect: str
@@ -55,7 +55,7 @@ class Declaration:
     choices: Callable[[], Collection[str]] | None
 
     def problem(self, value: Any, *, whole: bool) -> str:
-        """Why a number is refused, "" where it is accepted; `whole`: only integers are."""
+        """Why a number is refused; "" if it is accepted. `whole`: only integers are accepted."""
         if value is None or isinstance(value, bool):
             return ""
         if whole and not isinstance(value, numbers.Integral):
@@ -90,14 +90,14 @@ def option(
     below: float = math.inf,
     choices: Callable[[], Collection[str]] | Collection[str] | None = None,
 ) -> Any:
-    """A field of a section.
+    """Declares a field of a section.
 
     Args:
-      default: its value where nothing is said; none: it must be given.
-      meaning: in a few words, with the unit.
+      default: default value; without one, a value must be given.
+      meaning: meaning in a few words, with the unit.
       effect: one of `EFFECTS`.
-      at_least, above, below: the range of a number.
-      choices: the names that exist, or a function that lists them.
+      at_least, above, below: range of a number.
+      choices: allowed names, or a function that lists them.
     """
     if effect not in EFFECTS:
         raise unknown("effect of an option", effect, EFFECTS)
@@ -114,9 +114,9 @@ def _always(names: Collection[str]) -> Callable[[], Collection[str]]:
 class Duration:
     """A length of training in one of three units; the others stay None."""
 
-    steps: int | None = option(None, "optimizer steps", effect="course")
-    epochs: float | None = option(None, "passes over the training data", effect="course")
-    examples: int | None = option(None, "training examples", effect="course")
+    steps: int | None = option(None, "number of optimizer steps", effect="course")
+    epochs: float | None = option(None, "number of passes over the training data", effect="course")
+    examples: int | None = option(None, "number of training examples", effect="course")
 
 
 def declarations(kind: type) -> dict[str, Declaration]:
@@ -130,13 +130,13 @@ def declarations(kind: type) -> dict[str, Declaration]:
 
 @dataclasses.dataclass(frozen=True)
 class Described:
-    """An option for readers.
+    """The description of an option, for display.
 
     Attributes:
-      name: in full, such as "optimizer.learning_rate".
-      type: in the words of Python.
-      default: its value where nothing is said; None also where it must be given.
-      meaning: in a few words, with the unit.
+      name: full name, such as "optimizer.learning_rate".
+      type: type as written in Python.
+      default: default value; None also if a value must be given.
+      meaning: meaning in a few words, with the unit.
       effect: one of `EFFECTS`.
     """
 
@@ -148,7 +148,7 @@ class Described:
 
 
 def described(kind: type, prefix: str) -> Iterator[Described]:
-    """The options of a section and of the sections in it, their names after `prefix`."""
+    """Describes the options of a section and of its subsections, with `prefix` before names."""
     hints = typing.get_type_hints(kind)
     for name, found in declarations(kind).items():
         hint, default = hints[name], defaults(kind).get(name)
@@ -185,9 +185,9 @@ def defaults(kind: type) -> dict[str, Any]:
 
 
 def section(*kinds: type) -> ConfigDict:
-    """A section as config files see it: all options of the classes, with their defaults.
+    """A section for config files: all options of the classes, with their defaults.
 
-    Those that are left open to weights and data, and those without default, are None there.
+    Options that weights or data may decide, and those without default, are None.
     """
     result = ConfigDict()
     for kind in kinds:
@@ -217,7 +217,7 @@ def _filled(value: Any) -> ConfigDict:
 
 
 def _single_type(hint: Any) -> type:
-    """The type that a placeholder enforces: `object` where several are meant."""
+    """The type that a placeholder enforces: `object` if there are several."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
         hint = kinds[0] if len(kinds) == 1 else object
@@ -229,11 +229,11 @@ def check_section(kind: type, values: Any, where: str) -> None:
 
     Args:
       kind: the section's class.
-      values: an instance of it, or a ConfigDict with its options; None passes.
-      where: what messages call the section, such as "config.optimizer".
+      values: an instance of it, or a ConfigDict with its options; values of None pass.
+      where: name of the section in messages, such as "config.optimizer".
 
     Raises:
-      InputError: names the option and what it may be.
+      InputError: names the option and its allowed values.
     """
     hints = typing.get_type_hints(kind)
     for name, declared in declarations(kind).items():
@@ -244,7 +244,7 @@ def check_section(kind: type, values: Any, where: str) -> None:
             raise InputError(f"{where}.{name} is {value!r}; {problem}")
         if declared.choices is not None and isinstance(value, str):
             names = declared.choices()
-            # A name may have arguments in parentheses; what has registered it checks them.
+            # A name may have arguments in parentheses; the registered function checks them.
             if value.partition("(")[0] not in names:
                 raise unknown(f"{where}.{name}", value, names)
 

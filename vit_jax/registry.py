@@ -1,4 +1,4 @@
-"""Registries: things that are found by name, and that a user's own file may add to."""
+"""Registries: functions and classes by name, to which a user's own file may add."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Name -> thing of one kind, in the order of registration.
+    """A mapping from names to entries of one kind, in the order of registration.
 
     Args:
-      kind: what messages call a thing, such as "optimizer".
+      kind: name of the kind in messages, such as "optimizer".
     """
 
     def __init__(self, kind: str):
@@ -21,15 +21,15 @@ class Registry(Mapping[str, T], Generic[T]):
         self._origins: dict[str, tuple[str, str]] = {}
 
     def add(self, name: str, thing: T, definition: object = None) -> T:
-        """Registers a thing under a name.
+        """Registers an entry under a name.
 
         Args:
-          name: how configs and commands call it.
-          thing: the thing.
-          definition: the function or class that was written for it, if not the thing itself.
+          name: name in configs and commands.
+          thing: entry to register.
+          definition: function or class in whose file the entry is defined, if not `thing` itself.
 
         Raises:
-          InputError: another thing has the name. The same file read again replaces its own.
+          InputError: another entry has the name. A file that is read again replaces its own.
         """
         origin = _origin(thing if definition is None else definition)
         if self._origins.setdefault(name, origin) != origin:
@@ -42,7 +42,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return lambda thing: self.add(name, thing)
 
     def __getitem__(self, name: str) -> T:
-        """The thing of that name.
+        """The entry of that name.
 
         Raises:
           InputError: there is none; names the nearest.
@@ -62,6 +62,6 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 def _origin(thing: object) -> tuple[str, str]:
-    """Where a function or class was defined, to know it when its file is read again."""
+    """Module and name of a definition, to recognise it when its file is read again."""
     kind = thing if hasattr(thing, "__qualname__") else type(thing)
     return kind.__module__, kind.__qualname__

@@ -1,4 +1,4 @@
-"""Names with arguments, such as "window(4, shift=True)", for things in a registry."""
+"""Names with arguments, such as "window(4, shift=True)", for entries of a registry."""
 
 import ast
 import inspect
@@ -10,12 +10,15 @@ from vit_jax.registry import Registry
 
 
 def create(registry: Registry[Callable[..., Any]], text: str, where: str) -> Any:
-    """What a registered class or function returns for the arguments in a text.
+    """Calls a registered class or function with the arguments in a text.
 
     Args:
-      registry: where the name is looked up.
-      text: a name, or a name with plain numbers, texts or tuples in parentheses.
-      where: what messages call the option, such as "config.loss.name".
+      registry: registry in which the name is looked up.
+      text: name, with or without numbers, strings or tuples in parentheses.
+      where: name of the option in messages, such as "config.loss.name".
+
+    Returns:
+      The result of the call.
 
     Raises:
       InputError: an unknown name, arguments that it does not take, or values it refuses.
@@ -34,7 +37,7 @@ def create(registry: Registry[Callable[..., Any]], text: str, where: str) -> Any
 
 
 def parse(text: str, where: str) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
-    """Name, arguments and arguments by name of a text such as "window(4, shift=True)".
+    """Name, positional and keyword arguments of a text such as "window(4, shift=True)".
 
     Raises:
       InputError: the text is not a name, or an argument is not a plain value.

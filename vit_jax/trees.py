@@ -21,14 +21,14 @@ def named_leaves(tree: Any, is_leaf: Any = None) -> dict[str, Any]:
 
 
 def name_patterns(patterns: Sequence[str], name: str) -> list[re.Pattern[str]]:
-    """Regular expressions for whole names of parameters, as "head/.*", ready to `fullmatch`.
+    """Compiles regular expressions for whole parameter paths, such as "head/.*".
 
     Args:
-      patterns: of an option.
-      name: of the option in messages.
+      patterns: patterns of an option, to be used with `fullmatch`.
+      name: name of the option in messages.
 
     Raises:
-      InputError: one is no regular expression.
+      InputError: one is not a regular expression.
     """
     try:
         return [re.compile(pattern) for pattern in patterns]

@@ -1,4 +1,4 @@
-"""The metrics of the task over a data set, every example counted once: top-1, top-5, loss."""
+"""The task's metrics (top-1, top-5, loss) over a data set, with every example counted once."""
 
 import dataclasses
 import logging
@@ -27,9 +27,11 @@ log = logging.getLogger(__name__)
 @EVALUATIONS.register("classification")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassificationEvaluation(Evaluation):
-    """What the task measures, on one split; without pp as in training, without randomness."""
+    """The task's metrics on one split; without pp, preprocessed as in training but not randomly."""
 
-    split: str = option("test", 'in the syntax of tfds: "test", "train[90%:]"', effect="course")
+    split: str = option(
+        "test", 'split to evaluate on, in tfds syntax: "test", "train[90%:]"', effect="course"
+    )
 
     def open(self, context: Context) -> Opened:
         """See `Evaluation.open`."""
@@ -80,17 +82,17 @@ def mean_metrics(
     """Runs a compiled evaluation step over all batches.
 
     Args:
-      eval_step: (params, batch) -> sums by name, and of `examples`.
-      engine: places batches.
-      params: of the model.
-      batches: this process's part of each global batch, as `data.eval_batches` yields.
-      batch_size: of the global batch.
+      eval_step: (params, batch) -> sums by name, and `examples`.
+      engine: engine that places batches.
+      params: parameters of the model.
+      batches: this process's part of each global batch, from `data.eval_batches`.
+      batch_size: size of the global batch.
       fields: parts of a batch that the step takes, besides `mask`.
-      after_batch: called after each batch.
+      after_batch: function called after each batch.
 
     Returns:
-      The mean over examples of each sum, such as `top1`, `top5` and `loss`; and `examples`
-      (count).
+      The mean over examples of each sum, such as `top1`, `top5` and `loss`; and `examples`,
+      their number.
     """
 
     def place(batch: dict) -> Any:
@@ -106,15 +108,16 @@ def mean_metrics(
 
 
 def renumbered(batches: Iterable[dict], source: Source, labels: Sequence[str]) -> Iterable[dict]:
-    """Batches with the model's class numbers in place of the data's.
+    """Batches with the model's class numbers in place of the data set's.
 
-    Class names decide if the model knows all of the data's: folders are numbered by alphabet,
-    and one that lacks classes numbers the rest otherwise.
+    Classes are matched by name if the model has all of the data set's class names. Image folders
+    are numbered in alphabetical order, so that a data set without some classes numbers the others
+    differently.
 
     Args:
-      batches: of `source`.
-      source: where they come from.
-      labels: the model's class names by number; [] where unknown.
+      batches: batches of `source`.
+      source: data set of the batches.
+      labels: class names of the model by number; [] if unknown.
     """
     numbers = _numbers_by_name(source, list(labels))
     if numbers is None:
@@ -125,7 +128,7 @@ def renumbered(batches: Iterable[dict], source: Source, labels: Sequence[str]) -
 def _numbers_by_name(
     source: Source, labels: list[str]
 ) -> Callable[[np.ndarray], np.ndarray] | None:
-    """From the data's labels to the model's; None where the data's own numbers count."""
+    """A function from the data's labels to the model's; None if the data's own numbers count."""
     names = list(source.label_names)
     if not labels or names == labels[: len(names)]:
         return None

@@ -1,8 +1,8 @@
-"""What every evaluation has: the seam between training, the commands, and a protocol.
+"""The interface of evaluations, used by training and by the commands.
 
 An entry of `config.evals` names its type; its other options are those of the class that is
-registered under that type. Training opens it before the first step and runs it now and then;
-a command opens the same object with a stored model.
+registered under that type. Training opens it before the first step and runs it every
+`config.eval_every`; a command opens the same object with a stored model.
 """
 
 import abc
@@ -27,17 +27,17 @@ from vit_jax.tasks import Task
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What an evaluation is opened with: a model, devices, and defaults.
+    """The model, devices and defaults with which an evaluation is opened.
 
     Attributes:
-      where: what messages call the evaluation, such as "config.evals.test".
-      engine: places parameters and batches.
-      task: of the model, bound to it.
-      eval_step: compiled: (parameters, batch) -> sums of the task's metrics.
-      pp: preprocessing for evaluation, as the run or the checkpoint says.
-      labels: class names by number; () where unknown.
-      data: where images are and how they are read; `source` is the default source.
-      batch_size: over all devices; the default.
+      where: name of the evaluation in messages, such as "config.evals.test".
+      engine: engine that places parameters and batches.
+      task: task of the model, bound to it.
+      eval_step: compiled step: (parameters, batch) -> sums of the task's metrics.
+      pp: preprocessing for evaluation, from the run or the checkpoint.
+      labels: class names by number; () if unknown.
+      data: options for reading images; its `source` is the default source.
+      batch_size: default batch size over all devices.
     """
 
     where: str
@@ -51,7 +51,7 @@ class Context:
 
     @property
     def model_config(self) -> Any:
-        """Of the model."""
+        """The configuration of the model."""
         return self.task.setting.model_config
 
     def open_source(self, source: str | None, split: str, *, multi_label: bool = False) -> Source:
@@ -67,7 +67,7 @@ class Context:
         return opened
 
     def whole_batch_size(self, batch_size: int) -> int:
-        """A batch size, or the default for 0, rounded up to a multiple of the devices' share."""
+        """A batch size (0: the default), rounded up to a multiple of the engine's batch shards."""
         shards = self.engine.batch_shards
         return -(-(batch_size or self.batch_size) // shards) * shards
 
@@ -77,9 +77,9 @@ class Opened:
     """An evaluation whose data are open.
 
     Attributes:
-      metrics: names among the results by which checkpoints may be compared.
+      metrics: names of results by which checkpoints may be compared.
       run: (parameters on the devices, function to call after each batch) -> results by name:
-        numbers, and whatever else a command shows.
+        numbers, and other values that commands show.
     """
 
     metrics: tuple[str, ...]
@@ -90,19 +90,28 @@ class Opened:
 class Evaluation(abc.ABC):
     """A protocol with its options, registered under its type in `EVALUATIONS`."""
 
-    source: str | None = option(None, "as data.source; None: the training source", effect="course")
-    pp: str = option("", 'preprocessing; "": as the type says', effect="course")
-    batch_size: int = option(
-        0, "over all devices; 0: the training batch size", effect="course", at_least=0
+    source: str | None = option(
+        None, "images, written as data.source; None: the training source", effect="course"
     )
-    use_ema: bool = option(False, "evaluate the EMA (Polyak) parameters", effect="course")
+    pp: str = option(
+        "",
+        'preprocessing of images, written as data.pp; "": the default of this type of evaluation',
+        effect="course",
+    )
+    batch_size: int = option(
+        0,
+        "examples per batch over all devices; 0: the training batch size",
+        effect="course",
+        at_least=0,
+    )
+    use_ema: bool = option(False, "evaluate the averaged (EMA, Polyak) parameters", effect="course")
 
     @abc.abstractmethod
     def open(self, context: Context) -> Opened:
         """Opens the data and checks that they fit the model.
 
         Raises:
-          InputError: they do not, or cannot be opened.
+          InputError: the data do not fit the model or cannot be opened.
         """
 
 
@@ -113,8 +122,8 @@ def evaluation(type: str = "classification", **options: Any) -> ConfigDict:
     """One entry of `config.evals`: a data set that is evaluated during and after training.
 
     Args:
-      type: a name in `EVALUATIONS`.
-      **options: of that type.
+      type: name in `EVALUATIONS`.
+      **options: options of that type.
 
     Raises:
       InputError: an unknown type or option.
@@ -153,16 +162,16 @@ def run_batches(
     place: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]],
     after_batch: Callable[[], None] = lambda: None,
 ) -> Iterator[Any]:
-    """The results of a compiled step for all batches, on the host.
+    """Yields the results of a compiled step for all batches, on the host.
 
     A result is fetched while the device works on the next batch.
 
     Args:
       step: (params, batch) -> pytree of arrays.
-      params: on the devices.
+      params: parameters on the devices.
       batches: this process's part of each global batch.
-      place: puts a batch on the devices.
-      after_batch: called after each batch.
+      place: function that puts a batch on the devices.
+      after_batch: function called after each batch.
     """
     pending = None
     for batch in batches:
@@ -176,7 +185,7 @@ def run_batches(
 
 
 def check_normalization(context: Context, pp: Preprocess) -> None:
-    """Refuses preprocessing that normalises pixels otherwise than the model expects."""
+    """Refuses preprocessing that does not normalise pixels as the model expects."""
     if (pp.mean, pp.std) != (context.task.setting.mean, context.task.setting.std):
         raise InputError(
             f"{context.where}.pp normalises pixels differently from config.data.pp; make "

@@ -1,4 +1,4 @@
-"""What a frozen model makes of every image of a data set, on all devices."""
+"""Outputs of a frozen model, such as features, for all images of a data set, on all devices."""
 
 import dataclasses
 import functools
@@ -34,11 +34,11 @@ def headless_config(model_config: ModelConfig) -> ModelConfig:
 
 
 def headless_params(params: dict[str, Any], model_config: ModelConfig) -> dict[str, Any]:
-    """Those parameters that the model without a head has.
+    """The parameters that the model has without its head.
 
     Args:
-      params: of a model or of a task that trains it.
-      model_config: see `headless_config`.
+      params: parameters of the model, or of a task that trains it.
+      model_config: configuration without head; see `headless_config`.
     """
     _, wanted = models.abstract(functools.partial(models.build_model, model_config))
     return {name: params[name] for name in wanted}
@@ -49,11 +49,11 @@ class Outputs:
     """A compiled model that is applied to whole data sets.
 
     Attributes:
-      engine: places parameters and batches.
+      engine: engine that places parameters and batches.
       step: (params, batch) -> value and label of every row of the global batch.
-      preprocess: of the images.
-      batch_size: over all devices.
-      threads: that decode images; 0: as many as there are cores.
+      preprocess: preprocessing of the images.
+      batch_size: batch size over all devices.
+      threads: number of threads that decode images; 0: as many as there are cores.
     """
 
     engine: Engine
@@ -72,10 +72,10 @@ class Outputs:
         """Values (n, ...) and labels (n,) of all examples, in order, on every process.
 
         Args:
-          params: of the model, on the devices.
-          source: of images.
-          examples: numbers of those that are wanted, in this order; None: all.
-          after_batch: called after each batch.
+          params: parameters of the model, on the devices.
+          source: source of images.
+          examples: numbers of the examples to use, in this order; None: all.
+          after_batch: function called after each batch.
         """
         batches = data.eval_batches(
             source,
@@ -91,7 +91,7 @@ class Outputs:
             return self.engine.put_batch(arrays, self.batch_size)
 
         parts = list(run_batches(self.step, params, batches, place, after_batch))
-        # Padding stands at the end of the last batch.
+        # Padding is at the end of the last batch.
         count = source.size if examples is None else len(examples)
         values, labels = (
             np.concatenate([part[name] for part in parts])[:count] for name in ("value", "label")
@@ -111,15 +111,16 @@ def compile_outputs(
     """Compiles a model, whose parameters come later, for use on data sets.
 
     Args:
-      engine: on whose devices.
-      model_config: without classes (see `headless_config`) for features, else logits.
-      preprocess: of the images.
-      batch_size: over all devices; rounded up to what they divide.
-      reduce: what is kept of the model's output (B, ...), traced.
-      threads: that decode images.
+      engine: engine whose devices run the model.
+      model_config: configuration of the model; without classes (see `headless_config`) it
+        returns features, else logits.
+      preprocess: preprocessing of the images.
+      batch_size: batch size over all devices; rounded up to a multiple of the batch shards.
+      reduce: traced function from the model's output (B, ...) to the value to keep.
+      threads: number of threads that decode images.
 
     Raises:
-      InputError: images are not of the model's size.
+      InputError: the images do not have the model's size.
     """
     size = preprocess.image_size
     if size is not None and size != tuple(model_config.image_size):
@@ -147,8 +148,8 @@ def compile_outputs(
 def protocol_pp(image_size: tuple[int, int], preprocess: Preprocess) -> Preprocess:
     """Preprocessing of the public few-shot protocol: resized to 8/7 of the size, then cropped.
 
-    For 224 pixels that is 256. Pixels are normalised as in `preprocess`, and what makes an
-    image of the data's stored values comes first as there.
+    For 224 pixels that is 256. Pixels are normalised as in `preprocess`. Its operations that
+    correct stored images (`stored_values`, such as `crop_border`) come first.
     """
     larger = tuple(round(side * 8 / 7) for side in image_size)
     resized = data.parse(f"resize({larger})|central_crop({tuple(image_size)})")
@@ -160,16 +161,16 @@ def protocol_pp(image_size: tuple[int, int], preprocess: Preprocess) -> Preproce
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureEvaluation(Evaluation):
-    """What a classifier on frozen features is worth; without pp by `protocol_pp`."""
+    """Accuracy of a classifier on frozen features; without pp, preprocessed by `protocol_pp`."""
 
-    train: str = option("train", "fitted on this split, in the syntax of tfds", effect="course")
-    test: str = option("test", "tested on this split", effect="course")
+    train: str = option("train", "split to fit the classifier on, in tfds syntax", effect="course")
+    test: str = option("test", "split to test the classifier on, in tfds syntax", effect="course")
 
     def open_pair(self, context: Context) -> tuple[Source, Source]:
         """The images to fit on and those to test on.
 
         Raises:
-          InputError: they cannot be opened, or have other classes.
+          InputError: they cannot be opened, or have different classes.
         """
         train = context.open_source(self.source, self.train)
         test = context.open_source(self.source, self.test)

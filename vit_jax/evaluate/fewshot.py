@@ -1,8 +1,8 @@
 """Few-shot linear evaluation: ridge regression on frozen features in closed form.
 
 The paper's quick measure of a representation (section 4.1, tables 8 and figures 3 and 4),
-by the public protocol: features are whitened with the mean and deviation of the shots, a
-constant feature takes the place of an intercept, targets are -1 and 1.
+by the public protocol: features are standardised with the mean and standard deviation of the
+shots, a constant feature takes the place of an intercept, and targets are -1 and 1.
 """
 
 import dataclasses
@@ -31,9 +31,10 @@ _ROWS = 8192  # test examples at a time
 class RidgeRegression:
     """argmin_W |x W - y|^2 + l2 |W|^2 for any number of l2 after one eigendecomposition.
 
-    x are the whitened features with the constant one, y the targets in {-1, 1}. With
-    fewer examples than features the dual problem is the smaller: (x x^T + l2)^-1 instead
-    of (x^T x + l2)^-1. Numbers are float64: a small l2 leaves the problem ill conditioned.
+    x are the standardised features and the constant one, y the targets in {-1, 1}. With
+    fewer examples than features the dual problem is smaller and is solved instead:
+    (x x^T + l2)^-1 instead of (x^T x + l2)^-1. All is float64, as the problem is ill
+    conditioned for small l2.
     """
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, num_classes: int):
@@ -54,7 +55,7 @@ class RidgeRegression:
             self._right = vectors.T @ (2.0 * sums - x.sum(0)).T  # x^T y without y
 
     def design(self, features: np.ndarray) -> np.ndarray:
-        """(n, d) -> (n, d + 1): whitened, with the constant feature last."""
+        """(n, d) -> (n, d + 1): standardised features, with the constant feature last."""
         white = (features.astype(np.float64) - self.mean) / self.scale
         return np.pad(white, ((0, 0), (0, 1)), constant_values=BIAS)
 
@@ -76,16 +77,18 @@ class RidgeRegression:
 
 
 def select_shots(labels: np.ndarray, shots: int, seed: int, names: Sequence[str]) -> np.ndarray:
-    """Numbers of `shots` random examples of each class; fewer shots are the first of them.
+    """Chooses `shots` random examples of each class.
+
+    With the same seed, fewer shots are the first ones of more.
 
     Args:
       labels: int (n,).
-      shots: how many.
-      seed: of the choice.
-      names: one a class.
+      shots: number of examples of each class.
+      seed: random seed of the choice.
+      names: name of each class.
 
     Returns:
-      int (classes, shots).
+      Numbers of the examples: int (classes, shots).
 
     Raises:
       InputError: a class has fewer examples.
@@ -107,13 +110,13 @@ def select_shots(labels: np.ndarray, shots: int, seed: int, names: Sequence[str]
 class FewShot:
     """A pair of data sets and the shots on which a classifier is fitted.
 
-    Only images that are shots or test examples are ever read.
+    Only the shots and the test examples are read.
 
     Attributes:
-      train, test: of the same classes.
-      shots: examples of each class, ascending.
-      chosen: int (seeds, classes, most shots), numbers of training examples.
-      l2: penalties; of several the best on the test examples counts.
+      train, test: data sets of the same classes.
+      shots: numbers of examples of each class, ascending.
+      chosen: numbers of the training examples, int (seeds, classes, most shots).
+      l2: penalties; if several, the best on the test examples counts.
     """
 
     train: Source
@@ -123,7 +126,7 @@ class FewShot:
     l2: tuple[float, ...]
 
     def run(self, features: Features) -> dict[int, dict[str, Any]]:
-        """Fits and tests.
+        """Fits and tests the classifiers.
 
         Returns:
           shots -> {"top1" (mean over seeds), "std" (over seeds), "seeds" (each), "l2"}.
@@ -169,7 +172,7 @@ def few_shot(
     """Chooses the shots.
 
     Raises:
-      InputError: a class with too few examples, or numbers that make no sense.
+      InputError: a class has too few examples, or a number is not positive.
     """
     whole, real = (int,), (int, float)
     if not (_positive(shots, whole) and _positive((seeds,), whole) and _positive(l2, real)):
@@ -190,10 +193,18 @@ def few_shot(
 class FewShotEvaluation(FeatureEvaluation):
     """Few-shot linear evaluation; the metrics "1shot", "5shot", ... are means over seeds."""
 
-    shots: tuple[int, ...] = option(SHOTS, "training examples of each class", effect="course")
-    seeds: int = option(SEEDS, "random choices of them", effect="course")
+    shots: tuple[int, ...] = option(
+        SHOTS, "numbers of training examples per class, each tested on its own", effect="course"
+    )
+    seeds: int = option(
+        SEEDS,
+        "number of random choices of the training examples, over which results are averaged",
+        effect="course",
+    )
     l2: tuple[float, ...] = option(
-        L2, "ridge penalties; of several the best on the test examples counts", effect="course"
+        L2,
+        "L2 penalties of the ridge regression; if several, the best on the test examples counts",
+        effect="course",
     )
 
     def open(self, context: Context) -> Opened:

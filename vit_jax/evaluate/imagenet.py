@@ -1,7 +1,7 @@
 """ImageNet classifiers on other labels and images: ReaL, ImageNet-v2 and ObjectNet.
 
-What is right for an image is a set of ImageNet's classes, from files that those projects
-publish. Images whose set is empty do not count.
+The right answer for an image is a set of ImageNet classes, from files that those projects
+publish. Images with an empty set do not count.
 """
 
 import abc
@@ -39,7 +39,7 @@ def real_targets(source: Source, path: str) -> np.ndarray:
     """ReaL (2006.07159): real.json lists the classes of each image of the validation set.
 
     Raises:
-      InputError: no such list, or images of another set.
+      InputError: the list cannot be read, or images are not of the validation set.
     """
     lists = _read_json(path, list)
     numbers = {_REAL_NAME.format(i + 1).lower(): i for i in range(len(lists))}
@@ -55,13 +55,13 @@ def real_targets(source: Source, path: str) -> np.ndarray:
 
 
 def v2_targets(source: Source) -> np.ndarray:
-    """ImageNet-v2 (1902.10811): one class an image.
+    """ImageNet-v2 (1902.10811): one class per image.
 
     Folders are named by a class's number, 0 to 999, or by its WordNet id; the 1000 ids in
     alphabetical order are ImageNet's classes.
 
     Raises:
-      InputError: classes of other names.
+      InputError: a class has another kind of name.
     """
     names = list(source.label_names)
     numbers = [int(name) if name.isdecimal() else -1 for name in names]
@@ -84,7 +84,7 @@ def objectnet_targets(source: Source, path: str) -> np.ndarray:
     """ObjectNet: folders whose objects are among ImageNet's classes, by its mappings.
 
     Raises:
-      InputError: no such mappings, or a folder that they do not know.
+      InputError: the mappings cannot be read or lack a folder.
     """
     objects = objectnet_classes(path)
     unknown_names = [name for name in source.label_names if name not in objects]
@@ -149,11 +149,11 @@ def _read_text(path: str) -> str:
 
 
 def score(top: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Shares of images whose first, or one of whose first five, classes are right.
+    """Top-1 and top-5 accuracy.
 
     Args:
-      top: int (n, 5), classes from the most probable on.
-      targets: bool (n, classes); rows without any do not count.
+      top: the five most probable classes, best first: int (n, 5).
+      targets: right classes, bool (n, classes); rows without any do not count.
 
     Returns:
       {"top1", "top5", "examples", "left_out"}.
@@ -170,13 +170,13 @@ def score(top: np.ndarray, targets: np.ndarray) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageNetEvaluation(Evaluation):
-    """Images whose right classes are sets of ImageNet's; without pp as in training."""
+    """Accuracy with sets of right ImageNet classes; without pp, preprocessed as in training."""
 
-    split: str = option("all", "in the syntax of tfds", effect="course")
+    split: str = option("all", "split to evaluate on, in tfds syntax", effect="course")
 
     @abc.abstractmethod
     def targets(self, source: Source) -> np.ndarray:
-        """Which classes are right for each image: bool (n, 1000)."""
+        """Right classes of each image: bool (n, 1000)."""
 
     @property
     def operations(self) -> str:
@@ -221,9 +221,14 @@ class ImageNetEvaluation(Evaluation):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PublishedLabels(ImageNetEvaluation):
-    """Labels that their project publishes."""
+    """An evaluation with labels from a file or folder of the project that published them."""
 
-    labels: str = option("", "path of the labels", effect="course")
+    labels: str = option(
+        "",
+        "path of the published labels: for real the file real.json, for objectnet the folder "
+        "mappings",
+        effect="course",
+    )
 
     def __post_init__(self):
         if not self.labels:
@@ -232,7 +237,7 @@ class PublishedLabels(ImageNetEvaluation):
     @property
     @abc.abstractmethod
     def where_from(self) -> str:
-        """What the labels are called and where they are found."""
+        """The name of the labels and where to find them."""
 
 
 @EVALUATIONS.register("real")
@@ -240,7 +245,7 @@ class PublishedLabels(ImageNetEvaluation):
 class ReaL(PublishedLabels):
     """ImageNet-ReaL (2006.07159): better labels of the validation set."""
 
-    split: str = option("validation", "in the syntax of tfds", effect="course")
+    split: str = option("validation", "split to evaluate on, in tfds syntax", effect="course")
 
     @property
     def where_from(self) -> str:
@@ -264,7 +269,7 @@ class ImageNetV2(ImageNetEvaluation):
 @EVALUATIONS.register("objectnet")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectNet(PublishedLabels):
-    """ObjectNet: its objects that are among ImageNet's classes."""
+    """ObjectNet: images of those objects that are among ImageNet's classes."""
 
     @property
     def where_from(self) -> str:

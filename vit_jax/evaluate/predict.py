@@ -23,12 +23,12 @@ class Predictor:
         predictor = Predictor(*vit_jax.load("workdirs/fashion_mnist"))
         probabilities = predictor.files(paths)
 
-    Images go to the device `batch_size` at a time, the rest padded to a power of two; while it
-    computes, the next ones are read.
+    Images go to the device in batches of `batch_size`; the last batch is padded to a power of
+    two. While the device computes, the next images are read.
     """
 
     def __init__(self, model: nnx.Module, info: Weights, *, batch_size: int = MAX_BATCH):
-        """Takes what `vit_jax.load` returns."""
+        """Takes the results of `vit_jax.load`."""
         self._pp = data.parse(info.pp)
         self._batch_size = batch_size
         graphdef, self._params = models.split(model)
@@ -42,16 +42,16 @@ class Predictor:
         self._probabilities = probabilities
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (n, h, w, 3), of the size the model takes -> float32 (n, K)."""
+        """Probabilities, float32 (n, K), of images, uint8 (n, h, w, 3) in the model's size."""
         size = self._batch_size
         parts = (images[start : start + size] for start in range(0, len(images), size))
         return np.concatenate(list(self._rows(parts)))
 
     def files(self, paths: Sequence[str]) -> np.ndarray:
-        """Image files, preprocessed as the model's evaluation -> float32 (n, K).
+        """Probabilities, float32 (n, K), of image files, preprocessed as in evaluation.
 
         Raises:
-          InputError: an image that is missing or cannot be read.
+          InputError: an image is missing or cannot be read.
         """
         batches = data.image_batches(paths, self._pp, self._batch_size)
         return np.concatenate(list(self._rows(batches)))
@@ -66,7 +66,7 @@ class Predictor:
             yield np.asarray(started[0])[: started[1]]
 
     def _start(self, images: np.ndarray) -> jax.Array:
-        """Has the device begin with a batch; its rows of padding are zeros."""
+        """Starts computing a batch on the device, padded with zeros."""
         rows = min(_padded_size(len(images)), self._batch_size)
         padded = np.pad(images, ((0, rows - len(images)), (0, 0), (0, 0), (0, 0)))
         return self._probabilities(self._params, padded)
@@ -80,8 +80,8 @@ def predict(
     Args:
       checkpoint: workdir, checkpoint or weight file.
       paths: image files.
-      topk: how many classes.
-      use_ema: use averaged parameters.
+      topk: number of classes per image.
+      use_ema: whether to use averaged parameters.
 
     Returns:
       A list of {"path", "top": [{"label", "index", "probability"}]}, best first.

@@ -1,4 +1,4 @@
-"""A linear probe and nearest neighbours: what frozen features are worth with all labels."""
+"""A linear probe and nearest neighbours: classifiers on frozen features with all labels."""
 
 import abc
 import dataclasses
@@ -18,7 +18,7 @@ from vit_jax.evaluate.features import FeatureEvaluation
 from vit_jax.options import option
 
 _CHUNK = 256  # queries at a time
-_HELD_OUT = 0.1  # of the training examples, to choose between strengths of regularisation
+_HELD_OUT = 0.1  # share of the training examples that chooses between penalties
 
 
 def linear_probe(
@@ -33,17 +33,17 @@ def linear_probe(
     """Logistic regression by L-BFGS (scikit-learn's) on standardised features.
 
     Args:
-      features, labels: (n, d) and (n,) to fit.
-      test_features, test_labels: (m, d) and (m,).
-      c: inverse strengths of the L2 penalty; of several the best on a tenth of the
-        training examples is used, and fitted again on all of them.
-      max_iterations: of L-BFGS.
+      features, labels: training examples, (n, d) and (n,).
+      test_features, test_labels: test examples, (m, d) and (m,).
+      c: inverse strengths of the L2 penalty; if several, the best on a tenth of the
+        training examples is chosen, and the model fitted again on all of them.
+      max_iterations: largest number of L-BFGS iterations.
 
     Returns:
       {"top1", "c", "iterations"}.
 
     Raises:
-      InputError: nothing to choose from, a c that is not positive, or a single class.
+      InputError: no c, a c that is not positive, a single class, or too few examples to choose.
     """
     if not c or not all(0 < value < math.inf for value in c):
         raise InputError(f"linear probe: c is {tuple(c)}; give positive numbers")
@@ -88,21 +88,21 @@ def knn_predict(
     k: int = 20,
     temperature: float = 0.07,
 ) -> np.ndarray:
-    """The class for which the k nearest neighbours vote, as in DINO (2104.14294).
+    """Classifies queries by the votes of their k nearest neighbours, as in DINO (2104.14294).
 
     A neighbour at cosine similarity s has exp(s / temperature) votes.
 
     Args:
-      features, labels: (n, d) and (n,), the neighbours; they stay on the device.
-      queries: (m, d); the device takes some hundred at a time.
-      num_classes: of the labels.
-      k, temperature: see above.
+      features, labels: neighbours, (n, d) and (n,); they stay on the device.
+      queries: (m, d); the device takes a few hundred at a time.
+      num_classes: number of classes.
+      k, temperature: number of neighbours, and temperature of their votes.
 
     Returns:
-      int (m,).
+      The class of each query: int (m,).
 
     Raises:
-      InputError: k or temperature make no sense.
+      InputError: k or temperature is out of range.
     """
     if not 1 <= k <= len(features) or not 0 < temperature < math.inf:
         raise InputError(
@@ -115,7 +115,7 @@ def knn_predict(
     def vote(bank: jax.Array, classes: jax.Array, chunk: jax.Array) -> jax.Array:
         similarity = jnp.matmul(_unit(chunk), bank.T, precision=lax.Precision.HIGHEST)
         nearest, index = lax.top_k(similarity, k)
-        votes = jnp.exp((nearest - nearest[:, :1]) / temperature)  # the nearest has one
+        votes = jnp.exp((nearest - nearest[:, :1]) / temperature)  # the nearest has one vote
         rows = jnp.arange(len(chunk))[:, None]
         return jnp.zeros((len(chunk), num_classes)).at[rows, classes[index]].add(votes).argmax(1)
 
@@ -133,7 +133,7 @@ def _unit(x: jax.Array) -> jax.Array:
 
 
 class AllLabelsEvaluation(FeatureEvaluation, abc.ABC):
-    """A classifier that all training examples are given to."""
+    """A classifier that is fitted on all training examples."""
 
     @abc.abstractmethod
     def score(
@@ -142,7 +142,11 @@ class AllLabelsEvaluation(FeatureEvaluation, abc.ABC):
         queries: tuple[np.ndarray, np.ndarray],
         num_classes: int,
     ) -> dict[str, Any]:
-        """`top1` on the queries, and how; both are features (n, d) with labels (n,)."""
+        """Fits on `features` and tests on `queries`, each (n, d) with labels (n,).
+
+        Returns:
+          `top1` on the queries, and the classifier's settings.
+        """
 
     def open(self, context: Context) -> Opened:
         """See `Evaluation.open`."""
@@ -169,8 +173,13 @@ def _check_single_label(source: Source) -> None:
 class NearestNeighbours(AllLabelsEvaluation):
     """Votes of the nearest training images; see `knn_predict`."""
 
-    k: int = option(20, "neighbours", effect="course", at_least=1)
-    temperature: float = option(0.07, "of the votes", effect="course", above=0)
+    k: int = option(20, "number of nearest neighbours that vote", effect="course", at_least=1)
+    temperature: float = option(
+        0.07,
+        "temperature of the votes: exp(cosine similarity / temperature) for each neighbour",
+        effect="course",
+        above=0,
+    )
 
     def score(
         self,
@@ -191,7 +200,10 @@ class LinearProbe(AllLabelsEvaluation):
     """Logistic regression; see `linear_probe`."""
 
     c: tuple[float, ...] = option(
-        (1.0,), "inverse strengths of the penalty; see `linear_probe`", effect="course"
+        (1.0,),
+        "inverse strengths of the L2 penalty; if several, the best on a tenth of the training "
+        "examples is used",
+        effect="course",
     )
 
     def score(

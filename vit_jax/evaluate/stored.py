@@ -30,9 +30,9 @@ class Stored:
     """A stored model on all devices, ready to be evaluated.
 
     Attributes:
-      context: with which evaluations are opened.
-      params: on the devices.
-      info: what is known about the weights.
+      context: context with which evaluations are opened.
+      params: parameters on the devices.
+      info: information about the weights.
     """
 
     context: Context
@@ -40,7 +40,7 @@ class Stored:
     info: Weights  # without the arrays
 
     def run(self, evaluation: Evaluation) -> dict[str, Any]:
-        """The results of an evaluation.
+        """Runs an evaluation; returns its results.
 
         Raises:
           InputError: its data cannot be opened, or do not fit the model.
@@ -56,14 +56,14 @@ def open_stored(
     batch_size: int = 128,
     use_ema: bool = False,
 ) -> Stored:
-    """A workdir, checkpoint or weight file on all devices of all processes.
+    """Loads a workdir, checkpoint or weight file onto all devices of all processes.
 
     Args:
-      path: of it.
+      path: workdir, checkpoint or weight file.
       pp: preprocessing of images; None: that of the weights.
-      data_dir: where tfds looks; "": as the run did, or its default.
-      batch_size: over all devices; rounded up to what they divide.
-      use_ema: use averaged parameters.
+      data_dir: folder of tfds data; "": that of the run, or the default of tfds.
+      batch_size: batch size over all devices; rounded up to a multiple of the batch shards.
+      use_ema: whether to use averaged parameters.
 
     Raises:
       InputError: nothing is stored there, another process finds something else, or the model
@@ -116,12 +116,12 @@ def evaluate_checkpoint(
 
     Args:
       path: workdir, checkpoint or weight file.
-      source, split: data; None: the first evaluation of the run's config, which then also
-        says what else is not given.
+      source, split: data and split. Without `source`, the first evaluation of the run's config
+        decides the source and everything else that is not given.
       pp: preprocessing; None: the checkpoint's.
-      data_dir: where tfds looks; "": as the run does, or its default.
-      batch_size: over all devices; rounded up to what they divide.
-      use_ema: use averaged parameters; None: as that evaluation does.
+      data_dir: folder of tfds data; "": that of the run, or the default of tfds.
+      batch_size: batch size over all devices; rounded up to a multiple of the batch shards.
+      use_ema: whether to use averaged parameters; None: as in that evaluation.
 
     Returns:
       Of a classifier `top1`, `top5` and `loss`; `examples`, `source`, `split`.
@@ -153,17 +153,17 @@ def evaluate_protocol(
     use_ema: bool | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """The results of stored weights by a type of evaluation.
+    """Evaluates stored weights by a type of evaluation.
 
     Args:
       path: workdir, checkpoint or weight file.
-      protocol: a name in `EVALUATIONS`, such as real, v2 or objectnet.
-      source: of the images.
+      protocol: name in `EVALUATIONS`, such as real, v2 or objectnet.
+      source: source of the images.
       pp: preprocessing; None: that of the weights.
-      data_dir: where tfds looks.
-      batch_size: over all devices.
-      use_ema: use averaged parameters.
-      **options: of that type; None: its default.
+      data_dir: folder of tfds data.
+      batch_size: batch size over all devices.
+      use_ema: whether to use averaged parameters.
+      **options: options of that type; None: its default.
 
     Returns:
       The results, with `protocol` and `source`.
@@ -191,7 +191,7 @@ def evaluate_protocol(
 def own_pair(
     info: Weights, source: str | None, train: str | None, test: str | None
 ) -> dict[str, str]:
-    """Source and splits for a classifier on features: those given, else the run's own.
+    """The source and splits for a classifier on features: those given, else those of the run.
 
     Raises:
       InputError: nothing is given, and the weights belong to no run.
@@ -208,13 +208,13 @@ def own_pair(
 
 
 def replicate(engine: Engine, params: Any) -> Any:
-    """Loaded parameters on every device, those of other processes included."""
-    # By way of NumPy: arrays of one device do not go to another process' devices.
+    """Puts loaded parameters on every device, including those of other processes."""
+    # Through NumPy: JAX does not copy arrays of one device to another process's devices.
     return jax.device_put(jax.tree.map(np.asarray, params), engine.replicated)
 
 
 def _complete(ran: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-    """What was asked for; without a source the run's first evaluation says the rest."""
+    """The given values; without a source, the run's first evaluation provides the rest."""
     entry = dict(source=None, split="test", use_ema=False)
     if asked["source"] is None and (evals := _plain(ran.get("evals", {}))):
         entry = evals[min(evals)]
@@ -223,7 +223,7 @@ def _complete(ran: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(evals: dict[str, Any]) -> dict[str, Any]:
-    """The evaluations that the task itself measures."""
+    """The evaluations of type "classification"."""
     return {
         name: entry
         for name, entry in evals.items()

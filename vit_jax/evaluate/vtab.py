@@ -1,7 +1,8 @@
-"""VTAB-1k (1910.04867): 19 tasks of 1000 training examples each, as the paper's table 9.
+"""VTAB-1k (1910.04867): 19 tasks of 1000 training examples each, as in the paper's table 9.
 
-Splits are slices of what tfds prepares; labels that it does not store have a rule (see
-`data.labels`). A model is chosen on `train800` and `val200` and trained again on both.
+Splits are slices of the data sets of tfds; labels that tfds does not store are computed by a rule
+(see `data.sources.labels`). Hyperparameters are chosen by training on `train800` and testing on
+`val200`; the final model is trained on both.
 """
 
 import dataclasses
@@ -17,12 +18,12 @@ class Task:
     """One task.
 
     Attributes:
-      title: as in table 9.
+      title: name in table 9.
       group: one of GROUPS.
-      source: for `config.data.source`.
+      source: value for `config.data.source`.
       train800, val200, test: splits.
-      classes: how many.
-      flip, crop: whether mirroring and random crops leave the label as it is.
+      classes: number of classes.
+      flip, crop: whether the label stays the same under mirroring and random crops.
       scale: factor that brings pixels to 0..255.
     """
 
@@ -113,7 +114,7 @@ def task(name: str) -> Task:
     """A task by its name in TASKS.
 
     Raises:
-      InputError: there is none of that name.
+      InputError: there is no task of that name.
     """
     if name not in TASKS:
         raise unknown("VTAB task", name, TASKS)
@@ -133,10 +134,10 @@ def group_means(accuracies: Mapping[str, float]) -> dict[str, float]:
     """Means over the tasks of each group, and over all 19.
 
     Args:
-      accuracies: by names in TASKS.
+      accuracies: accuracy by name in TASKS.
 
     Returns:
-      GROUPS and "mean"; a mean for which a task is missing is left out.
+      Means by name, GROUPS and "mean"; a mean is left out if one of its tasks is missing.
 
     Raises:
       InputError: an unknown task.

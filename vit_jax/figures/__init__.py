@@ -1,1 +1,1 @@
-"""Figures: what a trained model has learnt, drawn."""
+"""Figures of a trained model: filters, position embeddings, attention."""

@@ -1,4 +1,4 @@
-"""What a trained ViT has learnt, in numbers: filters, positions, attention (section 4.5).
+"""Analysis of a trained ViT: filters, position embeddings, attention (section 4.5).
 
 Pure functions of arrays. Tokens are in the model's order: those before the patches
 (`prefix`: class, distillation, registers), then the patches by row.
@@ -16,11 +16,11 @@ def filter_components(kernel: np.ndarray, count: int = 28) -> tuple[np.ndarray, 
 
     Args:
       kernel: (ph, pw, channels, D), D filters.
-      count: how many components; there are never more than pixels or filters.
+      count: number of components; there are never more than pixels or filters.
 
     Returns:
-      (count, ph, pw, channels) of length 1, the strongest first, and the share of the
-      filters' variance that each explains. A component's largest entry is positive.
+      Components of length 1, (count, ph, pw, channels), the strongest first, and the share of
+      the filters' variance that each explains. A component's largest entry is positive.
     """
     filters = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1]).T
     _, values, components = np.linalg.svd(filters - filters.mean(0), full_matrices=False)
@@ -52,15 +52,15 @@ def patch_distances(grid: Grid, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def attention_distance(weights: jax.Array, distances: np.ndarray, prefix: int) -> jax.Array:
-    """How far a head looks: the mean distance of a patch to those it attends to (figure 7, right).
+    """Attention distance: mean distance of a patch to those it attends to (figure 7, right).
 
-    Distances are weighted by attention among patches and averaged over the patches that
-    look. Tokens without a place neither look nor are looked at.
+    Distances are weighted by attention among patches and averaged over the attending patches.
+    Prefix tokens, which have no position in the image, are left out.
 
     Args:
-      weights: (..., N, N) attention of each token to all, rows add up to 1.
-      distances: (P, P) in pixels, see `patch_distances`.
-      prefix: N - P.
+      weights: (..., N, N) attention of each token to all; rows add up to 1.
+      distances: (P, P) in pixels; see `patch_distances`.
+      prefix: number of tokens before the patches, N - P.
 
     Returns:
       (...) in pixels.
@@ -71,10 +71,10 @@ def attention_distance(weights: jax.Array, distances: np.ndarray, prefix: int) -
 
 
 def rollout(weights: jax.Array) -> jax.Array:
-    """How much of each input token reaches each output token (2005.00928; figures 6 and 14).
+    """Attention rollout: the share of each input token in each output token (2005.00928).
 
-    Averages heads, adds the identity for the residual connection, scales rows to add up
-    to 1, and multiplies the layers.
+    Used in figures 6 and 14. It averages heads, adds the identity for the residual connection,
+    scales rows to add up to 1, and multiplies the layers.
 
     Args:
       weights: (layers, ..., heads, N, N), the first layer first.
@@ -91,14 +91,14 @@ def rollout(weights: jax.Array) -> jax.Array:
 
 
 def rollout_map(flow: jax.Array, grid: Grid, prefix: int, *, class_token: bool) -> jax.Array:
-    """What the classifier sees of each patch, by `rollout`.
+    """The share of each patch in the input of the classifier, by `rollout`.
 
     Args:
-      flow: (..., N, N), see `rollout`.
+      flow: (..., N, N), result of `rollout`.
       grid: rows and columns.
-      prefix: tokens before the patches.
-      class_token: whether the class token, which comes first, is classified; else the
-        mean of the patches.
+      prefix: number of tokens before the patches.
+      class_token: whether the classifier takes the class token, which comes first; otherwise it
+        takes the mean of the patches.
 
     Returns:
       (..., rows, columns).

@@ -1,4 +1,4 @@
-"""Pictures of what a checkpoint has learnt: the paper's figures 6, 7, 10, 11 and 14."""
+"""Draws the paper's figures 6, 7, 10, 11 and 14 for a checkpoint."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ from vit_jax.models.posemb import AddedPositionEmbedding
 from vit_jax.models.vit import ViT
 
 EXAMPLES = 128  # images of a data set, as in figure 11
-MAX_ROLLOUTS = 16  # rows of a picture
-_WEIGHT_BYTES = 2**30  # of attention that a device holds at a time
+MAX_ROLLOUTS = 16  # images in the rollout figure
+_WEIGHT_BYTES = 2**30  # bytes of attention weights on the device at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """What came of it.
+    """The result of `draw`.
 
     Attributes:
       figures: name -> path of the PNG.
-      skipped: name -> why there is none.
+      skipped: name -> reason why there is no figure.
       distances: mean attention distance in pixels by layer and head; [] without images.
     """
 
@@ -51,10 +51,10 @@ def draw(
 
     Args:
       path: workdir, checkpoint or weight file of a ViT.
-      output: folder for the PNG files, made if need be.
-      images: files to look at; or
-      source, split, data_dir: data of which the first 128 are.
-      use_ema: use averaged parameters.
+      output: folder for the PNG files, created if necessary.
+      images: image files whose attention is drawn; or
+      source, split, data_dir: data whose first 128 images are used instead.
+      use_ema: whether to use averaged parameters.
 
     Raises:
       InputError: no matplotlib, no such checkpoint or image, a model without attention.
@@ -105,7 +105,7 @@ def figure_class() -> Any:
 def _pixels(
     paths: Sequence[str], source: str | None, split: str, data_dir: str, preprocess: Any
 ) -> np.ndarray | None:
-    """The images to look at, uint8 (n, h, w, 3); None: none are asked for."""
+    """The images whose attention is drawn, uint8 (n, h, w, 3); None if none are given."""
     if paths and source:
         raise InputError("give --image or --source, not both")
     if paths:
@@ -119,7 +119,7 @@ def _pixels(
 
 
 def _position_table(model: Any) -> np.ndarray | None:
-    """What the model adds to its patches, (P, D)."""
+    """The position embeddings that the model adds to its patches, (P, D); None if it has none."""
     if not isinstance(model, ViT) or model.config.posemb_where == "layers":
         return None
     if not isinstance(model.posemb, AddedPositionEmbedding):
@@ -131,7 +131,7 @@ def _position_table(model: Any) -> np.ndarray | None:
 def _look(model: Any, pixels: np.ndarray, preprocess: Any) -> tuple[np.ndarray, np.ndarray] | None:
     """Attention distances (layers, heads), means over images, and rollouts (n, rows, columns).
 
-    None: the model's attention is not of all tokens to all.
+    None if the model's tokens do not attend to all tokens.
     """
     config = model.config
     graphdef, params = models.split(model)
@@ -169,7 +169,7 @@ def _look(model: Any, pixels: np.ndarray, preprocess: Any) -> tuple[np.ndarray, 
 
 
 def _draw_weights(model: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """Figures of the parameters by name, and why others are missing."""
+    """Figures of the parameters by name, and reasons why others are missing."""
     made, skipped = {}, {}
     if model.config.resnet_stages is None:
         kernel = np.asarray(model.embedding.kernel[...])
@@ -234,7 +234,7 @@ def _draw_distances(distances: np.ndarray) -> Any:
 
 
 def _draw_rollout(pixels: np.ndarray, maps: np.ndarray) -> Any:
-    """Each image beside itself, darkened where attention does not come from."""
+    """Draws each image, and beside it a copy that is dark where rollout is low."""
     from PIL import Image
 
     pictures = []

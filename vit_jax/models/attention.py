@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 
-# Queries (B, N, H, d) -> what is added to the logits (B, H, N, N) in float32, or None.
+# Queries (B, N, H, d) -> bias on the attention logits (B, H, N, N) in float32, or None.
 Bias = Callable[[jax.Array], jax.Array | None]
 
 
@@ -31,9 +31,9 @@ def attention_weights(query: jax.Array, key: jax.Array, bias: jax.Array | None =
 def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v; (B, H, Q, d), (B, H, K, d), (B, H, K, d) -> (B, H, Q, d).
 
-    The derivative is written out. The forward pass keeps one array of Q x K in the type of
-    the values, where differentiation would keep the softmax in float32 too, and the
-    products of the backward pass are of that type, where they would be of float32.
+    The derivative is written out. The forward pass then keeps one array of Q x K, in the dtype
+    of the values; automatic differentiation would also keep the softmax in float32. The
+    products of the backward pass are in the same dtype instead of float32.
     """
     return _attention_forward(query, key, value)[0]
 
@@ -46,7 +46,8 @@ def _attention_forward(query, key, value):
 
 def _attention_backward(saved, grad):
     query, key, value, weights, y = saved
-    # Of each query, the sum over keys of weight times its gradient, as a sum over d (2205.14135).
+    # For each query, the sum over keys of weight times its gradient, computed as a sum over d
+    # (2205.14135).
     total = (grad.astype(jnp.float32) * y.astype(jnp.float32)).sum(-1, keepdims=True)
     scores = jnp.einsum("bhqd,bhkd->bhqk", grad, value, preferred_element_type=jnp.float32)
     scores = (weights * (scores - total)).astype(weights.dtype)
@@ -77,8 +78,8 @@ def attend(
     Args:
       query, key, value: (B, N, H, d).
       bias: (B, H, N, N) added to the logits.
-      implementation: xla, cudnn (bfloat16, no bias, no weights returned), or auto: xla.
-      rate: dropout of attention weights.
+      implementation: xla, cudnn (bfloat16, no bias, no weights returned), or auto, which is xla.
+      rate: dropout rate of attention weights.
       keys: (B,) dropout keys, None in evaluation.
       return_weights: also return the weights, (B, H, N, N) in float32.
 
@@ -149,13 +150,13 @@ class SelfAttention(nnx.Module):
 
 
 class AttentionKind(abc.ABC):
-    """Which tokens attend to which: the value of `model.attention_kind`.
+    """A kind of attention (which tokens attend to which): the value of `model.attention_kind`.
 
     A kind is a frozen dataclass, registered under its name in `ATTENTION_KINDS`; its fields
     are the arguments in parentheses, as in "window(radius=3)".
     """
 
-    # Attention layers, each with its MLP, in one block.
+    # Number of attention layers in one block, each with its MLP.
     branches = 1
 
     def check(self, config: "ViTConfig") -> None:  # noqa: B027  most kinds suit all options
@@ -163,16 +164,16 @@ class AttentionKind(abc.ABC):
 
     @abc.abstractmethod
     def create_block(self, config: "ViTConfig", rngs: nnx.Rngs) -> nnx.Module:
-        """A block of the encoder; commonly `Block(config, attention, rngs=rngs)`.
+        """Creates a block of the encoder, commonly `Block(config, attention, rngs=rngs)`.
 
-        It is called as `vit_jax.models.block.Block` is.
+        It is called like a `vit_jax.models.block.Block`.
         """
 
     @abc.abstractmethod
     def macs(self, config: "ViTConfig") -> int:
         """Multiply-accumulates of queries with keys and of weights with values in one block.
 
-        Those of an image's forward pass; projections are counted apart.
+        They are counted for one image's forward pass, without projections.
         """
 
 

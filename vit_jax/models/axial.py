@@ -1,4 +1,4 @@
-"""Axial attention: along the rows and the columns of the grid in turn (appendix D.5)."""
+"""Axial attention: along the rows, then along the columns of the grid (appendix D.5)."""
 
 import dataclasses
 import functools
@@ -24,9 +24,9 @@ Grid = tuple[int, int]
 
 
 class AxialAttention(SelfAttention):
-    """Self-attention of patches that stand in the same row, or in the same column.
+    """Self-attention among the patches of each row, or of each column.
 
-    Parameters are those of self-attention: every row, or column, is a short sequence.
+    It has the parameters of self-attention, applied to every row or column as a short sequence.
     """
 
     def __init__(self, *args: Any, grid: Grid, axis: str, **options: Any):
@@ -42,7 +42,10 @@ class AxialAttention(SelfAttention):
         keys: jax.Array | None = None,
         return_weights: bool = False,
     ) -> tuple[jax.Array, jax.Array | None]:
-        """(B, N, D) -> (B, N, D) and, if asked for, the weights (B, H, N, N), 0 between lines."""
+        """(B, N, D) -> (B, N, D) and, if asked for, the weights (B, H, N, N).
+
+        Weights between different rows (or columns) are 0.
+        """
         lines = self._cut(x)
         if keys is not None:
             count = self.grid[0] if self.axis == "row" else self.grid[1]
@@ -67,7 +70,7 @@ class AxialAttention(SelfAttention):
         return lines.swapaxes(1, 2).reshape(-1, rows * columns, lines.shape[-1])
 
     def _spread(self, weights: jax.Array) -> jax.Array:
-        """Weights of all lines (B * L, H, n, n) among all patches (B, H, N, N)."""
+        """Weights of all lines (B * L, H, n, n) -> weights among all patches (B, H, N, N)."""
         rows, columns = self.grid
         lines, others = (rows, columns) if self.axis == "row" else (columns, rows)
         weights = weights.reshape(-1, lines, *weights.shape[1:])
@@ -96,7 +99,7 @@ class AxialBlock(nnx.Module):
         keys: jax.Array | None = None,
         return_weights: bool = False,
     ) -> tuple[jax.Array, Intermediates]:
-        """As `Block`; by name `row/attention`, `column/attention` and `output`."""
+        """Encodes tokens as `Block`; returns `row/attention`, `column/attention`, `output`."""
         row_block, column_block = (
             functools.partial(block, drop_rate=drop_rate, bias=bias, return_weights=return_weights)
             for block in (self.row, self.column)
@@ -120,7 +123,7 @@ class Axial(AttentionKind):
     branches = 2
 
     def check(self, config: ViTConfig) -> None:
-        """Refuses tokens that stand in no row, and relative positions."""
+        """Refuses tokens outside the grid, and relative position embeddings."""
         if config.prefix_tokens:
             raise InputError(
                 "model.attention_kind 'axial': a class token or register stands in no row and no "
@@ -136,5 +139,5 @@ class Axial(AttentionKind):
         return AxialBlock(config, rngs=rngs)
 
     def macs(self, config: ViTConfig) -> int:
-        """A query meets the keys of its row, then those of its column."""
+        """Multiply-accumulates: a query meets the keys of its row, then those of its column."""
         return 2 * config.num_tokens * sum(config.grid) * config.width

@@ -29,9 +29,9 @@ class Block(nnx.Module):
     """Equations 2 and 3: pre-norm attention and MLP, each with a residual connection.
 
     Args:
-      config: of the model.
-      attention: makes the attention layer from random streams; the layer takes (B, N, D) and
-        the options `bias`, `keys` and `return_weights` of `SelfAttention`.
+      config: configuration of the model.
+      attention: function that makes the attention layer from random streams; the layer takes
+        (B, N, D) and the options `bias`, `keys` and `return_weights` of `SelfAttention`.
       rngs: random streams of the initialisation.
     """
 
@@ -69,10 +69,10 @@ class Block(nnx.Module):
 
         Args:
           x: (B, N, D).
-          drop_rate: of stochastic depth.
-          bias: what a position embedding adds to the logits of attention.
+          drop_rate: rate of stochastic depth.
+          bias: bias of a position embedding on the attention logits.
           keys: (B,) one key per example, None in evaluation.
-          return_weights: return `attention` and `output`, else nothing by name.
+          return_weights: whether to return `attention` and `output`; otherwise the dict is empty.
         """
         x = shard_batch(x)
         y, weights = self.attention(

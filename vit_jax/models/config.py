@@ -1,4 +1,4 @@
-"""What defines a model, option by option, checked as a whole."""
+"""The configuration of a model: its options, checked as a whole."""
 
 import dataclasses
 import functools
@@ -23,42 +23,58 @@ class ModelConfig:
     """Options that all models have. Sizes in pixels are (height, width)."""
 
     image_size: Size = option(
-        (224, 224), "pixels, int or (height, width); None: as data.pp yields", effect="fitted"
+        (224, 224),
+        "size of input images in pixels, an int or (height, width); None: the size of images "
+        "after data.pp",
+        effect="fitted",
     )
     num_classes: int = option(
         1000,
-        "0: no head, the model returns features; None: the data set's",
+        "number of classes; 0: no head, the model returns features; None: the data set's number",
         effect="fitted",
         at_least=0,
     )
     head_bias: float = option(
-        0.0, "initial bias of the head; -10 for sigmoid pre-training", effect="training"
+        0.0,
+        "initial bias of the classification head; the paper's sigmoid pre-training uses -10",
+        effect="training",
     )
     dtype: str = option(
         "float32",
-        "of matrix products, float32 or bfloat16; parameters stay float32",
+        "dtype of matrix products: float32 or bfloat16; parameters stay float32",
         choices=DTYPES,
         effect="training",
     )
     remat: str = option(
         "none",
-        "what the backward pass computes again: none, full, dots, dots_no_batch",
+        "activations that the backward pass recomputes to save memory: none, full (all of a "
+        "block), dots (all but matrix products) or dots_no_batch (all but products with weights)",
         effect="speed",
         choices=REMAT_POLICIES,
     )
     resnet_stages: tuple[int, ...] | None = option(
         None,
-        "units of each stage of the ResNet in hybrids and BiT; (): the root alone",
+        "number of residual units in each stage of the ResNet (hybrids and BiT); (): only its "
+        "root, the first convolution with pooling; None: no ResNet",
         effect="structure",
     )
     resnet_width: int = option(
-        1, "channels of the ResNet's root, over 64", effect="structure", at_least=1
+        1,
+        "width factor of the ResNet: number of channels of its root, divided by 64",
+        effect="structure",
+        at_least=1,
     )
     resnet_norm_eps: float | None = option(
-        None, "epsilon of group norms; None: as the code that trained it", effect="network"
+        None,
+        "epsilon of the ResNet's group norms; None: as in the original code (1e-6; with preact "
+        "1e-5)",
+        effect="network",
     )
     resnet_conv_eps: float | None = option(
-        None, "epsilon of standardised kernels; None: as the code that trained it", effect="network"
+        None,
+        "epsilon in the standardisation of the ResNet's kernels; None: as in the original code "
+        "(1e-5; with preact 1e-10)",
+        effect="network",
     )
 
     def __post_init__(self):
@@ -73,7 +89,7 @@ class ModelConfig:
 
     @property
     def patch(self) -> Size:
-        """Height and width that must divide those of the image."""
+        """Height and width into which the image must divide."""
         return (1, 1)
 
     @property
@@ -89,10 +105,12 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BiTConfig(ModelConfig):
-    """What defines a BiT ResNet (1912.11370)."""
+    """The configuration of a BiT ResNet (1912.11370)."""
 
     preact: bool = option(
-        False, "pre-activation (ResNet v2), as in the published BiT weights", effect="structure"
+        False,
+        "BiT with pre-activation units (ResNet v2), as in the published BiT weights",
+        effect="structure",
     )
 
     def __post_init__(self):
@@ -107,76 +125,102 @@ class BiTConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViTConfig(ModelConfig):
-    """What defines a ViT or hybrid (sections 3.1 and 4.1)."""
+    """The configuration of a ViT or hybrid (sections 3.1 and 4.1)."""
 
     # Shape.
-    width: int = option(meaning="of tokens (D)", effect="structure", at_least=1)
-    depth: int = option(meaning="number of blocks (L)", effect="structure", at_least=1)
-    mlp_dim: int = option(meaning="hidden width of MLPs", effect="structure", at_least=1)
-    num_heads: int = option(meaning="attention heads", effect="structure", at_least=1)
-    patch_size: Size = option(meaning="pixels, int or (height, width)", effect="structure")
+    width: int = option(meaning="width of a token (D)", effect="structure", at_least=1)
+    depth: int = option(meaning="number of Transformer blocks (L)", effect="structure", at_least=1)
+    mlp_dim: int = option(meaning="hidden width of the MLPs", effect="structure", at_least=1)
+    num_heads: int = option(meaning="number of attention heads", effect="structure", at_least=1)
+    patch_size: Size = option(
+        meaning="size of a patch, an int or (height, width): in pixels, in hybrids in positions "
+        "of the ResNet's output",
+        effect="structure",
+    )
     # Parts.
     head: str = option(
         "token",
-        "token: class token; gap: mean of the patches; map: attention pooling; token_gap: class "
-        "token beside the mean (DINOv2)",
+        "input of the classifier: token (class token), gap (mean of the patch tokens), map "
+        "(attention pooling of the patch tokens) or token_gap (class token and mean, concatenated, "
+        "as in DINOv2)",
         effect="structure",
         choices=HEADS,
     )
     class_token: bool | None = option(
-        None, "None: only where the head needs it", effect="structure"
+        None, "whether there is a class token; None: only if the head needs it", effect="structure"
     )
     distillation: str = option(
         "none",
-        "token: DeiT's token (2012.12877); head: the token and its classifier",
+        "distillation as in DeiT (2012.12877): none, token (adds its token) or head (adds the "
+        "token and a classifier on it; its logits and those of the head are averaged)",
         effect="structure",
         choices=DISTILLATION,
     )
     pool_then_norm: bool = option(
-        False, "head gap: the last norm comes after the mean", effect="network"
+        False,
+        "only for head gap: apply the last layer norm after the mean instead of before",
+        effect="network",
     )
     pre_logits: int = option(
         0,
-        "width of a tanh layer before the head; 0: none, -1: the model's width",
+        "width of a dense layer with tanh before the head; 0: no such layer; -1: the width of a "
+        "token",
         effect="fitted",
         at_least=0,
     )
     posemb: str = option(
         "learned",
-        "position embedding: learned (1-D), learned2d, relative, sincos2d (fixed) or none",
+        "position embedding: learned (1-D), learned2d, relative, sincos2d (fixed sines and "
+        "cosines) or none",
         effect="network",
         choices=POSITION_EMBEDDINGS,
     )
     posemb_where: str = option(
         "stem",
-        "where it is added (table 8): stem; layers: at the start of each, with its own "
-        "parameters; layers_shared: with the same. Relative ones act in all layers",
+        "where the position embedding is added (table 8): stem (once, before the first block), "
+        "layers (before every block, each with its own parameters) or layers_shared (before every "
+        "block, with the same parameters). A relative embedding acts in every block in any case",
         effect="network",
         choices=POSEMB_WHERE,
     )
     posemb_class_slot: bool = option(
-        True, "class and distillation tokens have positions of their own", effect="structure"
+        True, "class and distillation tokens get position embeddings too", effect="structure"
     )
     posemb_register_slots: bool = option(
-        False, "registers have positions of their own", effect="structure"
+        False, "register tokens get position embeddings too", effect="structure"
     )
-    registers: int = option(0, "extra learnt tokens (2309.16588)", effect="structure", at_least=0)
+    registers: int = option(
+        0,
+        "number of register tokens (2309.16588): extra learnt tokens",
+        effect="structure",
+        at_least=0,
+    )
     attention_kind: str = option(
         "full",
-        "which tokens attend to which: full, or axial: rows, then columns (appendix D.5)",
+        "which tokens a token attends to: full (all) or axial (first those in its row, then those "
+        "in its column; appendix D.5)",
         effect="structure",
         choices=ATTENTION_KINDS,
     )
     layer_scale: float | None = option(
-        None, "initial scale of residual branches (2103.17239); None: no scale", effect="structure"
+        None,
+        "initial value of LayerScale, learnt factors on residual branches (2103.17239); None: no "
+        "LayerScale",
+        effect="structure",
     )
-    qk_norm: bool = option(False, "layer norm of queries and keys (2302.05442)", effect="structure")
+    qk_norm: bool = option(
+        False, "apply layer norm to queries and keys (2302.05442)", effect="structure"
+    )
     mlp: str = option(
-        "gelu", "gelu, or swiglu: gated (2002.05202)", effect="structure", choices=MLPS
+        "gelu",
+        "kind of MLP: gelu, or swiglu, which is gated (2002.05202)",
+        effect="structure",
+        choices=MLPS,
     )
     gelu: str = option(
         "tanh",
-        "tanh (JAX checkpoints) or erf (PyTorch checkpoints)",
+        "formula of GELU: tanh (approximate, as in JAX checkpoints) or erf (exact, as in PyTorch "
+        "checkpoints)",
         effect="network",
         choices=("tanh", "erf"),
     )
@@ -184,26 +228,31 @@ class ViTConfig(ModelConfig):
     # Regularisation.
     dropout: float = option(
         0.0,
-        "after every dense layer but qkv, and after the position embedding",
+        "dropout rate after every dense layer except the one for queries, keys and values, and "
+        "after the position embedding",
         at_least=0,
         below=1,
         effect="training",
     )
     attention_dropout: float = option(
-        0.0, "on attention weights", at_least=0, below=1, effect="training"
+        0.0, "dropout rate of attention weights", at_least=0, below=1, effect="training"
     )
     stochastic_depth: float = option(
         0.0,
-        "drop rate of the last block, growing linearly from 0",
+        "rate at which residual branches are dropped (1603.09382): this in the last block, less "
+        "in earlier ones, linearly down to 0 in the first",
         at_least=0,
         below=1,
         effect="training",
     )
     # Execution.
-    unroll: int = option(1, "layers per iteration of the scan over blocks; -1: all", effect="speed")
+    unroll: int = option(
+        1, "number of blocks per iteration of the scan over blocks; -1: all", effect="speed"
+    )
     attention: str = option(
         "auto",
-        "implementation of attention: auto, xla, cudnn",
+        "implementation of attention: auto (same as xla), xla, or cudnn (needs dtype bfloat16 and "
+        "no attention_dropout)",
         effect="speed",
         choices=IMPLEMENTATIONS,
     )
@@ -284,7 +333,7 @@ class ViTConfig(ModelConfig):
 
     @property
     def posemb_slots(self) -> int:
-        """Leading entries of a position embedding that belong to prefix tokens, not patches."""
+        """Number of leading vectors of a position embedding that belong to prefix tokens."""
         if not self.posemb_kind.has_slots or not self.posemb_class_slot:
             return 0
         return self.prefix_tokens - (0 if self.posemb_register_slots else self.registers)
@@ -305,12 +354,12 @@ class ViTConfig(ModelConfig):
 
 
 def feature_channels(stages: Sequence[int], width: int) -> int:
-    """Channels of a ResNet's last map."""
+    """Number of channels of a ResNet's last feature map."""
     return 64 * width * (2 ** (len(stages) + 1) if stages else 1)
 
 
 def feature_grid(image_size: Size, stages: Sequence[int]) -> Size:
-    """Rows and columns of a ResNet's last map.
+    """Rows and columns of a ResNet's last feature map.
 
     The root halves the map twice, each stage but the first once.
     """

@@ -1,9 +1,9 @@
 """Analytic cost of a model per image.
 
 Counted are convolutions and matrix products, those of attention included:
-1 MAC = 1 multiply-accumulate = 2 FLOPs. A convolution counts its taps on padding too,
-unless `padding=False`: so the paper counts in table 6. Counting is by hand because XLA's
-cost analysis counts the body of a scan once, whatever its length.
+1 MAC = 1 multiply-accumulate = 2 FLOPs. In convolutions, products with padding count too,
+unless `padding=False`, which is how the paper counts in table 6. XLA's cost analysis is not
+used because it counts the body of a scan once, whatever its length.
 """
 
 import functools
@@ -19,8 +19,8 @@ def macs(config: Any, *, padding: bool = True) -> int:
     A model family takes part by registering its configuration class (`macs.register`).
 
     Args:
-      config: of the model.
-      padding: count the taps of convolutions that fall on padding.
+      config: configuration of the model.
+      padding: whether to count products of convolutions with padding.
 
     Raises:
       TypeError: no family has registered the class of `config`.
@@ -81,13 +81,13 @@ def resnet_macs(config: ModelConfig, *, preact: bool, padding: bool = True) -> i
     """MACs of a ResNet's convolutions up to its last map (1912.11370).
 
     Args:
-      config: its `image_size`, `resnet_stages` and `resnet_width` count.
-      preact: the arrangement, on which symmetric padding depends.
-      padding: count taps on padding.
+      config: configuration; only `image_size`, `resnet_stages` and `resnet_width` are used.
+      preact: arrangement of the units, which decides whether padding is symmetric.
+      padding: whether to count products with padding.
     """
 
     def taps(size: tuple[int, int], kernel: int, stride: int) -> int:
-        """Positions of a kernel's elements over a map of `size`, in both directions."""
+        """Output positions times kernel elements over a map of `size`, in both directions."""
         rows, columns = (_taps(side, kernel, stride, preact, padding) for side in size)
         return rows * columns
 
@@ -130,7 +130,7 @@ def forward_flops(config: Any) -> int:
 def train_flops(config: Any) -> int:
     """FLOPs of one image's forward and backward pass.
 
-    The backward pass has two products (by the inputs, by the weights) for each of the
-    forward's. What remat computes twice is no useful work and does not count in MFU.
+    The backward pass has two products (gradients of the inputs and of the weights) for each
+    one of the forward pass. Recomputation by remat is not counted, as in MFU.
     """
     return 3 * forward_flops(config)

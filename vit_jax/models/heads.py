@@ -1,4 +1,4 @@
-"""From encoded tokens to one vector per image (section 3.1, appendix D.3)."""
+"""Pooling of encoded tokens into one vector per image (section 3.1, appendix D.3)."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ from vit_jax.models.attention import attend
 from vit_jax.models.layers import Dense, LayerNorm, unstack
 from vit_jax.models.mlp import Mlp
 
-# The class token; the mean of the patches; attention pooling of the patches; class token
-# beside mean (DINOv2). Registers are thrown away (2309.16588).
+# The class token; the mean of the patches; attention pooling of the patches; class token and
+# mean, concatenated (DINOv2). Registers are discarded (2309.16588).
 HEADS = ("token", "gap", "map", "token_gap")
 
 

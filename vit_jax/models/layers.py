@@ -32,8 +32,8 @@ def shard_batch(x: jax.Array, *, whole: bool = True) -> jax.Array:
 
     Args:
       x: (B, ...).
-      whole: no other axis is split; False leaves that to XLA, as between the two
-        halves of what tensor parallelism splits.
+      whole: whether all other axes stay whole; False leaves that to XLA, as inside a block's
+        branch, which tensor parallelism splits.
     """
     automatic = jax.sharding.get_abstract_mesh().auto_axes
     axes = tuple(axis for axis in BATCH_AXES if axis in automatic)
@@ -50,7 +50,7 @@ def normalize_pixels(images: jax.Array, mean: Sequence[float], std: Sequence[flo
 
 
 def fold_in(keys: jax.Array | None, site: int | jax.Array) -> jax.Array | None:
-    """A new key per example for one place of the network; None stays None."""
+    """A new key per example for one site of the network; None stays None."""
     return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, site)
 
 
@@ -60,7 +60,7 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     Args:
       x: (B, ...).
       rate: static probability.
-      keys: (B,) one key per example, so that what is dropped depends neither on
+      keys: (B,) one key per example, so that the dropped elements depend neither on
         the mesh nor on how a batch is cut; None: evaluation, no dropout.
     """
     if keys is None or rate == 0.0:
@@ -74,7 +74,7 @@ def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Arra
 
     Args:
       x: (B, ...) a residual branch.
-      rate: traced probability, so that scanned blocks may differ in it.
+      rate: traced probability, which may differ between scanned blocks.
       keys: (B,) one key per example; None: evaluation.
     """
     if keys is None:
@@ -87,8 +87,8 @@ def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Arra
 def unstack(x: jax.Array, axis: int) -> list[jax.Array]:
     """The slices of x along a short axis, without that axis.
 
-    Their gradients are put side by side, where those of indices would each be padded to
-    the whole of x and added up.
+    The gradients of the slices are concatenated. With indexing, each would be padded to the
+    shape of x, and all added up.
     """
     return [part.squeeze(axis) for part in lax.split(x, (1,) * x.shape[axis], axis)]
 
@@ -97,12 +97,13 @@ class Dense(nnx.Module):
     """y = x W + b over the trailing axes of x, in `dtype`, with float32 parameters.
 
     Leading axes are flattened before the product: XLA:CPU runs the weight
-    gradient of a rank-3 product at half the speed of a rank-2 one. The first of
-    them is the batch and stays split as such: else XLA may move activations, not
-    a kernel that fsdp shards, where a device has few examples.
+    gradient of a rank-3 product at half the speed of a rank-2 one. The first
+    leading axis is the batch, and the result is constrained to stay split along it.
+    Otherwise XLA may communicate activations instead of a kernel sharded by fsdp,
+    when a device has few examples.
 
     Args:
-      inputs: trailing shape of x that is contracted.
+      inputs: trailing shape of x, which is contracted.
       outputs: trailing shape of y. The kernel has shape (*inputs, *outputs).
       groups: the first `groups` output axes hold independent matrices, which
         Xavier initialisation treats one by one (query, key, value).
@@ -140,13 +141,13 @@ class Dense(nnx.Module):
 def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x W; (N, I), (I, *O) -> (N, *O).
 
-    The derivative is written out for the sake of CPUs, see `_cpu_kernel_gradient`.
+    The derivative is written out to be faster on CPUs; see `_cpu_kernel_gradient`.
     """
     return _project_forward(x, kernel)[0]
 
 
 def _project_forward(x, kernel):
-    # Not by `project`: policies of rematerialisation would not see the product.
+    # Not through `project`, which would hide the product from rematerialisation policies.
     return lax.dot_general(x, kernel, (((1,), (0,)), ((), ()))), (x, kernel)
 
 
@@ -168,10 +169,10 @@ def _kernel_gradient(x: jax.Array, grad: jax.Array) -> jax.Array:
 
 
 def _cpu_kernel_gradient(x: jax.Array, grad: jax.Array) -> jax.Array:
-    """`_kernel_gradient` by the quicker of its two products.
+    """`_kernel_gradient` by the faster of two products: x^T g, or g^T x transposed.
 
-    On CPUs a product of tall matrices takes 1.3 times as long where its result is taller
-    than wide. Behind the barrier XLA leaves the order of the two as it is.
+    On CPUs a product of tall matrices takes 1.3 times as long if its result is taller than
+    wide. The barrier keeps XLA from swapping the operands back.
     """
     if x[0].size <= grad[0].size:
         return lax.optimization_barrier(_kernel_gradient(x, grad))
@@ -217,8 +218,8 @@ def normalize(
 ) -> jax.Array:
     """`LayerNorm` as a function.
 
-    The backward pass keeps x and computes anew: in bfloat16 that is a sixth of what
-    the float32 intermediates would take.
+    For the backward pass only x is kept and the rest recomputed. In bfloat16, x takes a sixth
+    of the memory of the float32 intermediates.
     """
     x = x.astype(jnp.float32)
     centred = x - x.mean(-1, keepdims=True)

@@ -13,7 +13,9 @@ MLPS = ("gelu", "swiglu")
 
 
 class Mlp(nnx.Module):
-    """Dense, GELU, dropout, dense; the caller drops out the result. Biases N(0, 1e-6).
+    """Dense, GELU, dropout, dense; the caller applies dropout to the result.
+
+    Biases start from N(0, 1e-6).
 
     Kind "swiglu" (2002.05202, DINOv2's giant model) gates instead: silu(x A) * (x B),
     with A and B fused in `gated` as kernel (D, 2, M), which takes the place of `fc1`.
@@ -52,7 +54,7 @@ class Mlp(nnx.Module):
             return self.fc2(layers.dropout(x, self.dropout, keys))
 
 
-# The backward pass keeps what enters these, not every intermediate, and computes anew.
+# For the backward pass, only the inputs of these functions are kept; the rest is recomputed.
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=1)

@@ -15,9 +15,9 @@ from vit_jax.registry import Registry
 if TYPE_CHECKING:
     from vit_jax.models.config import ViTConfig
 
-# Where it is added (table 8): behind the patch embedding, or at the start of every layer, with
-# parameters of each layer's own or shared. A relative one acts in the attention of every layer
-# anyhow: "layers" gives each its own parameters.
+# Where it is added (table 8): after the patch embedding, or at the start of every layer, with
+# separate or shared parameters. A relative one acts in the attention of every layer in any case;
+# "layers" gives each layer its own parameters.
 POSEMB_WHERE = ("stem", "layers", "layers_shared")
 
 Grid = tuple[int, int]
@@ -25,23 +25,23 @@ _normal = nnx.initializers.normal(0.02)
 
 
 class PositionEmbedding(nnx.Module):
-    """Tells tokens where they are. This one does not: a bag of patches (table 8, first row)."""
+    """Base class of position embeddings; itself adds nothing (table 8, first row)."""
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """(B, N, D) -> (B, N, D); the last tokens are the patches by row."""
         return tokens
 
     def bias(self, query: jax.Array) -> jax.Array | None:
-        """What it adds to the logits of attention: (B, N, H, d) -> (B, H, N, N), None: nothing."""
+        """Bias on the attention logits from queries: (B, N, H, d) -> (B, H, N, N); None: none."""
         del query
         return None
 
 
 class AddedPositionEmbedding(PositionEmbedding):
-    """Adds a vector to every token, by the subclass' `table`.
+    """Adds a vector to every token; the subclass's `table` gives the vectors.
 
     Attributes:
-      slots: how many of the tokens before the patches have a vector; others between get none.
+      slots: number of tokens before the patches that get a vector; further ones get none.
     """
 
     slots: int
@@ -72,9 +72,10 @@ class LearnedPositionEmbedding(AddedPositionEmbedding):
 
 
 class Learned2dPositionEmbedding(AddedPositionEmbedding):
-    """The paper's 2-D embedding: a learnt vector of D/2 per column beside one of D/2 per row.
+    """The paper's 2-D embedding: a learnt vector of D/2 per column and one of D/2 per row.
 
-    Tokens before the patches have no coordinates: each slot has a vector of D.
+    The two are concatenated. Tokens before the patches have no coordinates: each slot has a
+    vector of D.
     """
 
     def __init__(self, grid: Grid, slots: int, width: int, *, rngs: nnx.Rngs):
@@ -97,7 +98,7 @@ class Learned2dPositionEmbedding(AddedPositionEmbedding):
 
 
 class SinCos2dPositionEmbedding(AddedPositionEmbedding):
-    """`sincos_2d` on patches; tokens before them (class, registers) get none."""
+    """Adds `sincos_2d` to patches; tokens before them (class, registers) get nothing."""
 
     slots = 0
 
@@ -112,8 +113,8 @@ class SinCos2dPositionEmbedding(AddedPositionEmbedding):
 def sincos_2d(grid: Grid, width: int, temperature: float = 10_000.0) -> np.ndarray:
     """Fixed sines and cosines of a patch's column and row (2104.02057, 2205.01580).
 
-    A quarter of the features each holds sin(x w), cos(x w), sin(y w) and cos(y w),
-    at frequencies w that fall geometrically from 1 to 1 / temperature.
+    The four quarters of the features hold sin(x w), cos(x w), sin(y w) and cos(y w), at
+    frequencies w that fall geometrically from 1 to 1 / temperature.
 
     Args:
       grid: (rows, columns).
@@ -131,12 +132,12 @@ def sincos_2d(grid: Grid, width: int, temperature: float = 10_000.0) -> np.ndarr
 class RelativePositionEmbedding(PositionEmbedding):
     """The paper's relative attention: each offset between two patches has a learnt key.
 
-    Patches count by row, so that with P of them there are 2 P - 1 offsets in one dimension.
-    An extra attention takes the query of the content against the key of the offset; its
-    logits, scaled alike, are a bias on those of the main attention. Pairs with a token that
-    is no patch (class, registers) have no offset and no bias.
+    Patches are numbered by row, so that P patches have 2 P - 1 offsets in one dimension.
+    The product of a patch's query with the key of the offset, scaled like the attention logits,
+    is added to them as a bias. Pairs with a token that is not a patch (class, registers) have
+    no offset and no bias.
 
-    `offsets` (2 P - 1, H, d) begins with the key that stands P - 1 patches before its query.
+    `offsets` (2 P - 1, H, d) begins with the offset of a key P - 1 patches before its query.
     """
 
     def __init__(self, grid: Grid, num_heads: int, width: int, *, rngs: nnx.Rngs):
@@ -155,8 +156,8 @@ class RelativePositionEmbedding(PositionEmbedding):
 def align_offsets(logits: jax.Array) -> jax.Array:
     """From offsets to keys: (..., P, 2 P - 1) -> (..., P, P), [q, k] from [q, k - q + P - 1].
 
-    Read as one line of numbers, each query's keys begin 2 P - 2 after those of the query
-    before: a cut and a reshape do what would else be a gather.
+    In the flattened array, the keys of each query begin 2 P - 2 numbers after those of the
+    query before. A slice and a reshape thus replace a gather.
     """
     *lead, patches, offsets = logits.shape
     if patches == 1:
@@ -173,7 +174,7 @@ class PositionEmbeddingKind:
     fields are the arguments in parentheses, as in "fourier(scale=2.0)".
     """
 
-    has_slots = True  # tokens before the patches may have positions of their own
+    has_slots = True  # whether tokens before the patches may have position embeddings
 
     def check(self, config: "ViTConfig") -> None:
         """Raises InputError where other options of the model do not suit this kind."""
@@ -203,7 +204,7 @@ class Learned(PositionEmbeddingKind):
 @POSITION_EMBEDDINGS.register("learned2d")
 @dataclasses.dataclass(frozen=True)
 class Learned2d(PositionEmbeddingKind):
-    """A learnt vector per column beside one per row."""
+    """A learnt vector per column and one per row."""
 
     def check(self, config: "ViTConfig") -> None:
         if config.width % 2:
@@ -228,7 +229,7 @@ class Relative(PositionEmbeddingKind):
         return RelativePositionEmbedding(config.grid, config.num_heads, config.width, rngs=rngs)
 
     def macs(self, config: "ViTConfig") -> int:
-        """Each patch's query meets every offset's key."""
+        """Multiply-accumulates: each patch's query meets the key of every offset."""
         return config.num_patches * (2 * config.num_patches - 1) * config.width
 
 

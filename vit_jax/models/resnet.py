@@ -1,7 +1,7 @@
 """ResNets with group norm and standardised convolutions ("BiT", 1912.11370).
 
-They are the paper's baseline classifiers and, cut short, the stem of its hybrids
-(section 3.1). Two arrangements exist, and both load and train:
+They are the paper's baseline classifiers and, with fewer stages, the stem of its hybrids
+(section 3.1). There are two arrangements; both can be loaded and trained:
 
 post-activation (ResNet v1): the paper's hybrids and baselines; SAME padding.
 pre-activation (ResNet v2): the published BiT weights; symmetric padding.
@@ -52,7 +52,7 @@ class StdConv(nnx.Module):
         x, kernel = x.astype(self.dtype), self._standardised().astype(self.dtype)
         half = self.kernel.shape[0] // 2
         if not half:
-            # A matrix product of rank 2, whose gradients XLA:CPU runs at several times the speed.
+            # As a matrix product of rank 2: XLA:CPU computes its gradients several times faster.
             x = x[:, :: self.stride, :: self.stride]
             y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
             return y.reshape(*x.shape[:3], -1)
@@ -117,7 +117,7 @@ class Unit(nnx.Module):
         self.conv3 = conv(middle, outputs, 1)
         self.gn1 = norm(inputs if preact else middle)
         self.gn2 = norm(middle)
-        # A post-activation unit starts as its shortcut.
+        # A scale of 0 makes a post-activation unit start as its shortcut.
         self.gn3 = norm(middle) if preact else norm(outputs, scale=0.0)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -207,7 +207,7 @@ class ResNet(nnx.Module):
 class BiT(nnx.Module):
     """The paper's baseline classifier: images (B, H, W, 3) -> logits (B, K) in float32.
 
-    Images of any size; the config's is the one it is counted and preprocessed for.
+    Images may have any size; the config's is used for FLOPs and preprocessing.
     """
 
     def __init__(self, config: BiTConfig, *, rngs: nnx.Rngs):
@@ -233,9 +233,9 @@ class BiT(nnx.Module):
 
         Args:
           images: (B, H, W, 3), normalised as the model's preprocessing says.
-          keys: ignored: there is no dropout; taken so that all models are called alike.
+          keys: random keys, ignored as there is no dropout; all models take them.
           return_intermediates: also return a dict with `root`, `stage{i}` (B, h, w, C)
-            and `pre_logits` (B, C), what the head sees.
+            and `pre_logits` (B, C), the input of the head.
 
         Returns:
           Logits (B, num_classes) in float32; features (B, C) where num_classes is 0.

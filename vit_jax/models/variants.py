@@ -1,4 +1,4 @@
-"""Names -> modules: the paper's ViTs, hybrids and BiT ResNets (tables 1 and 6)."""
+"""Models by name: the paper's ViTs, hybrids and BiT ResNets (tables 1 and 6)."""
 
 import dataclasses
 import fnmatch
@@ -24,7 +24,7 @@ VARIANTS = {
     "g": dict(width=1408, depth=40, mlp_dim=6144, num_heads=16),
     "G": dict(width=1664, depth=48, mlp_dim=8192, num_heads=16),
 }
-# What `list_models` shows; any other patch size is understood too.
+# Patch sizes that `list_models` shows; names with any other patch size are valid too.
 PATCHES = {
     "Ti": (16,),
     "S": (16, 32),
@@ -72,10 +72,12 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def canonical_name(name: str) -> str:
-    """The paper's spelling: `vit_b16` -> `ViT-B/16`. Only `g` and `G` differ by case alone.
+    """The paper's spelling of a name: `vit_b16` -> `ViT-B/16`.
+
+    Case is ignored except in `g` and `G`.
 
     Raises:
-      InputError: no such model, with the nearest name.
+      InputError: no such model; names the nearest.
     """
     return _parse(name)[0]
 
@@ -110,8 +112,8 @@ def _parse(name: str) -> tuple[str, dict[str, Any]]:
 def _hybrid(depth: str, patch: int, name: str) -> dict[str, Any]:
     """Stages of a hybrid's stem and the patch size on its last map (section 4.1).
 
-    /16 moves the last stage's units into the one before, which has stride 16. "R", the
-    root alone, has stride 4; its /16 stands for 8x8 patches, true stride 32.
+    /16 moves the last stage's units into the stage before, which has stride 16. "R", the
+    root alone, has stride 4; its /16 means 8x8 patches, a true stride of 32.
     """
     if not depth and patch % 2 == 0:
         return dict(resnet_stages=(), patch_size=patch // 2)
@@ -127,7 +129,7 @@ def model_config(name: str, **options: Any) -> ViTConfig | BiTConfig:
     """The full configuration of a named model; options that are None are ignored.
 
     Args:
-      name: see `list_models`.
+      name: name of a model; see `list_models`.
       **options: fields of `ViTConfig` or `BiTConfig`; image_size and patch_size may be
         an int or (height, width), pre_logits may be -1: the model's width. Fields of the
         other kind of model are accepted as long as they keep their defaults.
@@ -143,16 +145,16 @@ def model_config(name: str, **options: Any) -> ViTConfig | BiTConfig:
 def derived_config(
     base: ModelConfig, name: str | None = None, **options: Any
 ) -> ViTConfig | BiTConfig:
-    """The configuration of a model that begins with the weights of another.
+    """The configuration of a model that starts from the weights of another.
 
     Args:
-      base: of the model that the weights belong to; options of the network that are not
-        given are taken from it.
-      name: see `list_models`; None, or the nearest name of `base`: as `base`.
-      **options: as in `model_config`.
+      base: configuration of the model that the weights belong to; options of the network
+        that are not given are taken from it.
+      name: name of a model; see `list_models`. None, or the nearest name of `base`: as `base`.
+      **options: options as in `model_config`.
 
     Raises:
-      InputError: as `model_config`.
+      InputError: as in `model_config`.
     """
     kind = ViTConfig if isinstance(base, ViTConfig) else BiTConfig
     stored = names_with(kind, "structure", "network", "computation")
@@ -182,7 +184,7 @@ def _complete(
     fields: dict[str, Any],
     options: dict[str, Any],
 ) -> ViTConfig | BiTConfig:
-    """A configuration from a name's fields and options, which come first."""
+    """A configuration from a name's fields and from options, which take precedence."""
     fields = dict(fields)
     other: type[BiTConfig] | type[ViTConfig] = ViTConfig if kind is BiTConfig else BiTConfig
     known = {field.name for field in dataclasses.fields(kind)}
@@ -221,7 +223,7 @@ def identify(config: ModelConfig) -> tuple[str, dict[str, Any]]:
 
 
 def _resnet_depth(stages: tuple[int, ...]) -> int:
-    """Stages of /16 hybrids are summed differently, so units are compared in total."""
+    """The nominal depth by the total of units, as /16 hybrids spread them differently."""
     return min(RESNETS, key=lambda depth: abs(sum(RESNETS[depth]) - sum(stages)))
 
 
@@ -233,7 +235,7 @@ def _resnet_name(config: ViTConfig) -> str:
 
 
 def _variant(config: ViTConfig) -> str:
-    """The size that shares most of width, depth, MLP width and heads; then the nearest width."""
+    """The size with most equal width, depth, MLP width and heads; ties: the nearest width."""
 
     def likeness(size):
         shared = sum(getattr(config, key) == value for key, value in VARIANTS[size].items())
@@ -268,9 +270,9 @@ def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> 
     """A freshly initialised model by name.
 
     Args:
-      name: such as "ViT-B/16"; `vit_b16` and lower case are understood.
+      name: name such as "ViT-B/16"; `vit_b16` and lower case are valid too.
       rngs: random streams of the initialisation; None: seed 0.
-      **options: see `model_config`; commonly num_classes, image_size, head, dtype.
+      **options: options of `model_config`; commonly num_classes, image_size, head, dtype.
 
     Returns:
       An nnx.Module: `model(images)` gives logits.

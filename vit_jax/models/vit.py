@@ -16,8 +16,8 @@ from vit_jax.models.resnet import ResNet
 class PatchEmbedding(Dense):
     """Equation 1: cuts an image into patches and projects each to the model's width.
 
-    A reshape and a matrix product: equal to a strided convolution, whose
-    kernel layout (ph, pw, C, D) it keeps.
+    A reshape and a matrix product, equal to a strided convolution; the kernel has the
+    convolution's layout (ph, pw, C, D).
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class ViT(nnx.Module):
             depth on; None: evaluation.
           return_intermediates: also return a dict with `embedding` (B, N, D),
             `block{i:02}/attention` (B, heads, N, N), `block{i:02}/output` (B, N, D),
-            `encoded` (B, N, D) after the last norm and `pre_logits` (B, width), what
-            the head sees. Tokens are ordered class, distillation, registers, patches by
+            `encoded` (B, N, D) after the last norm and `pre_logits` (B, width), the input
+            of the head. Tokens are in the order class, distillation, registers, patches by
             row. Hybrids add the stem's `root` and `stage{i}` (B, h, w, C). Axial blocks have
             `block{i:02}/row/attention` and `block{i:02}/column/attention`.
 
@@ -144,8 +144,8 @@ class ViT(nnx.Module):
         )
 
     def _sequence(self, patches: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """Equation 1 from embedded patches on: class token, position embedding, dropout."""
-        batch = patches.shape[0]  # a symbol in an exported program, which len() refuses
+        """The rest of equation 1: adds prefix tokens and position embedding, then dropout."""
+        batch = patches.shape[0]  # in an exported program a symbol, for which len() fails
         prefix = [
             jnp.broadcast_to(token[...].astype(patches.dtype), (batch, *token.shape[1:]))
             for token in self._prefix()
@@ -156,7 +156,7 @@ class ViT(nnx.Module):
         return layers.dropout(x, self.config.dropout, keys)
 
     def _prefix(self) -> list[nnx.Param]:
-        """The learnt tokens that stand before the patches, in their order."""
+        """The learnt tokens before the patches, in their order."""
         config = self.config
         tokens = []
         if config.has_class_token:
@@ -190,7 +190,7 @@ class ViT(nnx.Module):
 
         unroll = config.depth if config.unroll == -1 else config.unroll
         if config.remat != "none":
-            # Without a loop around it XLA would merge the recomputation with the original.
+            # Without a loop around it, XLA would merge the recomputation with the original.
             apply_block = jax.checkpoint(
                 apply_block,
                 policy=REMAT_POLICIES[config.remat],

@@ -1,4 +1,4 @@
-"""Cells that need no training: sizes, costs and the settings of our configs."""
+"""Table cells that need no training: sizes, costs and the settings of the configs."""
 
 import functools
 from collections.abc import Callable
@@ -38,12 +38,12 @@ _FINETUNE = {
 
 
 def computed(number: int, configs: Path = Path("configs")) -> Cells:
-    """Our values of a table's cells that follow from the code alone.
+    """This package's values of those cells of a table that follow from the code alone.
 
     Args:
-      number: of the table.
-      configs: the folder of config files, whose settings are tables 3 and 4; without
-        it these stay empty.
+      number: number of the table.
+      configs: folder of config files, which give the settings in tables 3 and 4; without the
+        folder these stay empty.
     """
     functions: dict[int, Callable[[], Cells]] = {1: _variants, 2: _core_days, 6: _exaflops}
     if configs.is_dir():
@@ -81,7 +81,7 @@ def _core_days() -> Cells:
 
 
 def _exaflops() -> Cells:
-    """Forward and backward pass of the headless model, taps on padding not counted."""
+    """Cost of the forward and backward pass, without head and without products with padding."""
     cells: Cells = {}
     for row in table(6).rows:
         name, epochs = row.removesuffix(" epochs").split(", ")

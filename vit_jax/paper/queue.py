@@ -1,4 +1,4 @@
-"""The queue of runs that recipes still lack: what can start now, and doing it."""
+"""The queue of missing runs of recipes: finds those that can start, and does them."""
 
 import itertools
 import logging
@@ -25,11 +25,11 @@ Work = Run | Evaluation
 def next_runs(recipes: Iterable[Recipe], folder: Path) -> list[Work]:
     """Runs that can start now, in order: earlier stages first, each once.
 
-    A choice of options hides the runs behind it until all of its runs are done.
+    Runs that depend on a choice of options come only after all runs of the choice are done.
 
     Args:
-      recipes: what is to be filled.
-      folder: of all runs.
+      recipes: recipes to complete.
+      folder: folder of all runs.
     """
     runs = {}
     for recipe in recipes:
@@ -48,22 +48,22 @@ def _first_unfinished(run: Work, folder: Path) -> Work:
 def run_all(
     recipes: Sequence[Recipe], folder: Path, do: Callable[[Work], None], jobs: int = 0
 ) -> int:
-    """Does the runs that are missing; returns how many.
+    """Does the missing runs; returns their number.
 
-    Called again it goes on where it was: finished runs are not repeated, and one that was
-    stopped resumes from its checkpoint. The others go on behind a run that fails.
+    A further call continues: finished runs are not repeated, and a stopped one resumes from its
+    checkpoint. When a run fails, the others go on.
 
     Args:
-      recipes: what is to be filled.
-      folder: of all runs.
-      do: does one run, whose summary.json is there afterwards.
-      jobs: how many at a time, each in a thread; 0: one after another in the calling thread,
-        which alone receives the signals that stop a run.
+      recipes: recipes to complete.
+      folder: folder of all runs.
+      do: function that does one run and leaves its summary.json.
+      jobs: number of runs at a time, each in a thread; 0: one after another in the calling
+        thread, which alone receives the signals that stop a run.
 
     Raises:
-      NonFiniteError: nothing is left to do but runs that diverged. One among a choice of
-        options is no failure: another option is taken.
-      InputError: nothing is left to do but runs that failed in any way.
+      NonFiniteError: only runs that diverged are left. A diverged run of a choice of options
+        is no failure: another option is taken.
+      InputError: only runs that failed are left, not all because they diverged.
     """
     failed: dict[str, Exception] = {}
     done, running = 0, dict[Future[None], Work]()
@@ -110,9 +110,9 @@ class _CallingThread(Executor):
 
 
 def processes(folder: Path, jobs: int) -> Callable[[Work], None]:
-    """How to do a run in a process of its own, `jobs` of which share this machine's cores.
+    """Returns a function that does a run in a new process; `jobs` of them share the cores.
 
-    What a run prints goes to log.txt in its workdir.
+    The output of a run goes to log.txt in its workdir.
     """
     cores = sorted(os.sched_getaffinity(0))
     shares: queue.Queue[list[int]] = queue.Queue()

@@ -1,4 +1,4 @@
-"""Which runs fill a cell: the paper's protocols as data, at the paper's scale or a small one."""
+"""The runs that fill each table cell: the paper's protocols, at the paper's or a small scale."""
 
 import dataclasses
 import shlex
@@ -25,12 +25,12 @@ DATASETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training run, told by the arguments of `vit_jax train`."""
+    """One training run, given by the arguments of `vit_jax train`."""
 
     workdir: str  # below the folder of all runs
     config: str  # FILE:ARGUMENT
     overrides: tuple[str, ...] = ()
-    start: "Run | None" = None  # whose weights it starts from
+    start: "Run | None" = None  # the run from whose weights it starts
 
     def arguments(self, folder: Path) -> list[str]:
         """--config and all overrides."""
@@ -45,7 +45,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The weights of a finished run on the ReaL labels of ImageNet (2006.07159)."""
+    """An evaluation of a finished run's weights on the ReaL labels of ImageNet (2006.07159)."""
 
     start: Run
 
@@ -55,7 +55,7 @@ class Evaluation:
         return f"{self.start.workdir}/real"
 
     def options(self, folder: Path) -> dict[str, Any]:
-        """Of `evaluate_protocol`; the labels lie in the folder of all runs."""
+        """Options of `evaluate_protocol`; the labels are in the folder of all runs."""
         return dict(
             protocol="real",
             labels=str(folder / "real.json"),
@@ -65,7 +65,7 @@ class Evaluation:
         )
 
     def command(self, folder: Path) -> str:
-        """The shell command that does it."""
+        """The shell command that does this evaluation."""
         options = self.options(folder)
         flags = ["--use-ema"] if options.pop("use_ema") else []
         flags += [f"--{name}={value}" for name, value in options.items()]
@@ -79,10 +79,10 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a cell is filled: the mean of `metric` over `runs`, one a seed.
+    """How a cell is filled: the mean of `metric` over `runs`, one per seed.
 
-    With `choices`, those are run first, on a part of the training set; the override that
-    goes with the best `choice_metric` is added to every run.
+    If there are `choices`, (override, run) pairs, these runs are done first, on a part of the
+    training set; the override with the best `choice_metric` is added to every run.
     """
 
     runs: tuple[Run, ...]
@@ -93,7 +93,7 @@ class Recipe:
     real: bool = False  # evaluate on ReaL's labels after training
 
     def final(self, choice: str = "") -> tuple[Run | Evaluation, ...]:
-        """What has the metric that counts, given the chosen override."""
+        """The runs or evaluations that give `metric`, with the chosen override."""
         extra = (choice,) if choice else ()
         runs = [dataclasses.replace(r, overrides=(*r.overrides, *extra)) for r in self.runs]
         return tuple(Evaluation(run) if self.real else run for run in runs)
@@ -103,7 +103,7 @@ def recipes(number: int, scale: str = "paper") -> dict[Key, Recipe]:
     """The recipes of a table's cells; cells without one are computed, derived or out of reach.
 
     Args:
-      number: of the table.
+      number: number of the table.
       scale: "paper": the paper's models and data; "small": the same comparison with
         small models on Fashion-MNIST, where there is one.
 
@@ -127,8 +127,8 @@ def pretraining(upstream: str, model: str, epochs: int | None = None) -> Run:
 
     Args:
       upstream: "JFT", "ImageNet-21k" or "ImageNet".
-      model: its name.
-      epochs: None: those of the config.
+      model: name of the model.
+      epochs: number of epochs; None: that of the config.
     """
     file, images = {
         "JFT": ("vit_jft.py", 303_000_000),
@@ -148,9 +148,9 @@ def finetuning(start: Run, model: str, name: str) -> Recipe:
     """Table 4: the learning rate chosen on a part of the training set, then three seeds.
 
     Args:
-      start: the pre-training run.
-      model: its name.
-      name: of the data set in configs/finetune.py.
+      start: pre-training run.
+      model: name of the model.
+      name: name of the data set in configs/finetune.py.
     """
     folder = f"finetune/{start.workdir.removeprefix('pretrain/')}/{name}"
     config = f"configs/finetune.py:{model},{name}"
@@ -168,13 +168,13 @@ def finetuning(start: Run, model: str, name: str) -> Recipe:
 
 
 def _on(dataset: str, start: Run, model: str, imagenet: str = "imagenet") -> Recipe:
-    """Fine-tuning and top-1 on a data set as the tables call it.
+    """Fine-tuning and top-1 on a data set, under its name in the tables.
 
     Args:
-      dataset: a row or column.
-      start: the pre-training run.
-      model: its name.
-      imagenet: how configs/finetune.py calls ImageNet here: table 2 has its own way.
+      dataset: row or column of the table.
+      start: pre-training run.
+      model: name of the model.
+      imagenet: name of ImageNet in configs/finetune.py, which is another one for table 2.
     """
     if dataset == "ImageNet ReaL":
         recipe = finetuning(start, model, imagenet)
@@ -184,7 +184,7 @@ def _on(dataset: str, start: Run, model: str, imagenet: str = "imagenet") -> Rec
 
 
 def learning_rates(name: str, model: str = "ViT-B/16") -> tuple[str, ...]:
-    """Those that table 4 sweeps; on ImageNet .06 is for ResNets and hybrids (appendix B.1.1)."""
+    """Learning rates that table 4 sweeps; .06 is for ResNets and hybrids (appendix B.1.1)."""
     row = next(row for row in table(4).rows if DATASETS.get(row) == name.removesuffix("512"))
     rates = str(table(4).cells[row, "Base LR"].value).split()
     return tuple(rate for rate in rates if rate != ".06" or not model.startswith("ViT-"))
@@ -227,7 +227,7 @@ def _table_6(paper: Table) -> Iterator[tuple[Key, Recipe]]:
 
 
 def _table_7(paper: Table) -> Iterator[tuple[Key, Recipe]]:
-    """Adam alone: appendix D.1 does not give the settings of SGD."""
+    """Only the columns of Adam: appendix D.1 does not give the settings of SGD."""
     for row, column in paper.cells:
         resnet, optimizer = column.split()
         if row in DATASETS and optimizer == "Adam":

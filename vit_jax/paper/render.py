@@ -13,7 +13,7 @@ IMAGES = {"ImageNet": 1.28e6, "ImageNet-21k": 14.2e6, "JFT": 303e6}
 
 
 def markdown(document: dict[str, Any]) -> str:
-    """Every cell as "paper : ours", and under the table what fills the empty ones."""
+    """The table with cells "paper : ours", and below it the commands that fill empty ones."""
     printed = table(document["table"]).cells
     shown = {}
     for cell in document["cells"]:
@@ -48,7 +48,7 @@ def _paper(printed: Printed | None) -> str:
 
 
 def _ours(cell: dict[str, Any], printed: Printed | None) -> str:
-    """With the digits that the paper prints; a computed one with one digit more than none."""
+    """A value as text: one from runs has the paper's number of decimals, a computed one its own."""
     value, std = cell["ours"], cell["ours_std"]
     if value is None:
         return "-"
@@ -65,7 +65,7 @@ def _unique(items: Iterable[Any]) -> list[Any]:
 
 
 def check_plot(number: int) -> None:
-    """Raises InputError where a table has no plot."""
+    """Raises InputError if a table has no plot."""
     if number not in (5, 6):
         raise InputError(f"table {number} has no plot; 5 (figure 3) and 6 (5) have")
 

@@ -1,4 +1,4 @@
-"""Our column: computed values, the metrics of finished runs, means over cells."""
+"""This package's values in the tables: computed, metrics of finished runs, means over cells."""
 
 import dataclasses
 import json
@@ -17,29 +17,29 @@ from vit_jax.train.workdir import open_workdir
 
 # Rows that are means of the column's other cells, by table.
 _MEANS = {7: "Average", 9: "Mean"}
-_VTAB = "VTAB (19 tasks)"  # of table 2: the mean of table 9
+_VTAB = "VTAB (19 tasks)"  # row of table 2: the mean of table 9
 
 
 @dataclasses.dataclass(frozen=True)
 class Ours:
-    """Our value of one cell."""
+    """This package's value of one cell."""
 
     value: float | str | None = None
     std: float | None = None  # over runs that differ in their seed
-    runs: int = 0  # how many the value comes from; 0: computed, or empty
+    runs: int = 0  # number of runs behind the value; 0: computed, or empty
     missing: tuple[Run | Evaluation, ...] = ()  # to be done next
 
 
 def our_cells(number: int, folder: Path, scale: str = "paper") -> dict[Key, Ours]:
-    """Our values of a table's cells, those that are empty included.
+    """This package's values of a table's cells, including empty ones.
 
     Args:
-      number: of the table.
-      folder: of all runs, as `vit_jax tables --run` lays them out.
-      scale: see `recipes`.
+      number: number of the table.
+      folder: folder of all runs, as `vit_jax tables --run` lays them out.
+      scale: "paper" or "small"; see `recipes`.
 
     Raises:
-      InputError: a run in the folder is not the one that belongs there.
+      InputError: a workdir in the folder belongs to another run than expected.
     """
     cells = {key: Ours(value) for key, value in computed(number).items() if scale == "paper"}
     for key, recipe in recipes(number, scale).items():
@@ -53,7 +53,7 @@ def our_cells(number: int, folder: Path, scale: str = "paper") -> dict[Key, Ours
 
 
 def recipes_behind(number: int, key: Key, scale: str = "paper") -> list[Recipe]:
-    """The recipes whose runs fill a cell: its own, or those of the cells that it is the mean of."""
+    """The recipes whose runs fill a cell: its own, or for a mean those of the averaged cells."""
     row, column = key
     if (number, row) == (2, _VTAB):
         number, row = 9, _MEANS[9]
@@ -64,7 +64,7 @@ def recipes_behind(number: int, key: Key, scale: str = "paper") -> list[Recipe]:
 
 
 def measured(recipe: Recipe, folder: Path) -> Ours:
-    """What the finished runs of a recipe say, or the runs that come next."""
+    """The value of a recipe's finished runs, and the runs to do next."""
     missing = tuple(
         run for _, run in recipe.choices if _choice_score(run, folder, recipe.choice_metric) is None
     )
@@ -81,9 +81,9 @@ def measured(recipe: Recipe, folder: Path) -> Ours:
 
 
 def choice(recipe: Recipe, folder: Path) -> str:
-    """The override that did best among a recipe's choices; "" where it has none.
+    """The best override among a recipe's choices; "" if it has none.
 
-    One whose run is not done comes last.
+    An override whose run is not finished ranks last.
     """
     scores = {
         override: _choice_score(run, folder, recipe.choice_metric)
@@ -94,7 +94,7 @@ def choice(recipe: Recipe, folder: Path) -> str:
 
 
 def _choice_score(run: Run, folder: Path, name: str) -> float | None:
-    """A metric of a run to choose by; one that diverged is the last choice."""
+    """The metric of a run to choose by; a run that diverged ranks last."""
     if (folder / run.workdir / "non_finite.json").exists() and summary(run, folder) is None:
         return -math.inf
     return _metric(run, folder, name)
@@ -119,11 +119,11 @@ def summary(run: Run | Evaluation, folder: Path) -> dict[str, Any] | None:
 
 
 def _check(run: Run, folder: Path) -> None:
-    """The stored config is the recipe's, with its length and what it is measured on."""
+    """Checks that the stored config is the recipe's, including its length and evaluations."""
     workdir = folder / run.workdir
     config = load_run_config(run, folder)
     stored = json.loads((workdir / "config.json").read_text())
-    # The folder of all runs may have been moved, or is called by another path.
+    # The folder of all runs may have been moved, or be given by another path.
     if run.start and Path(stored.get("init_from", "")).match(run.start.workdir):
         config.init_from = stored["init_from"]
     open_workdir(str(workdir), config)
@@ -137,7 +137,7 @@ def _check(run: Run, folder: Path) -> None:
 
 
 def _filled(section: dict[str, Any]) -> dict[str, Any]:
-    """Evaluations with their type, which earlier versions did not write."""
+    """Adds the type of evaluations, which earlier versions did not write."""
     return {
         name: {"type": "classification"} | value if isinstance(value, dict) else value
         for name, value in section.items()
@@ -162,7 +162,7 @@ def _metric(run: Run | Evaluation, folder: Path, name: str) -> float | None:
 
 
 def _means(paper: Table, cells: dict[Key, Ours]) -> dict[Key, Ours]:
-    """The row of means; a column with an empty cell has none."""
+    """The row of means; it is empty in columns with an empty cell."""
     mean_row = _MEANS[paper.number]
     means: dict[Key, Ours] = {}
     for column in paper.columns:

@@ -1,4 +1,4 @@
-"""Does the runs that a table still lacks: here one after another, or as arrays for Slurm."""
+"""Does the missing runs of a table: here one after another, or as job arrays of Slurm."""
 
 import json
 import shlex
@@ -18,7 +18,7 @@ from vit_jax.train.loop import train
 
 
 def select(number: int, row: str | None, column: str | None) -> list[Key]:
-    """The cells of a table in its order, of one row or column if asked for.
+    """The cells of a table in its order, or only those of one row or column.
 
     Raises:
       InputError: the table has no such row or column.
@@ -36,11 +36,11 @@ def select(number: int, row: str | None, column: str | None) -> list[Key]:
 
 
 def run_missing(number: int, keys: Iterable[Key], folder: Path, scale: str) -> int:
-    """Does all missing runs in this process, one after another; returns how many.
+    """Does all missing runs in this process, one after another; returns their number.
 
     Raises:
-      InputError: nothing here to run; or as `queue.run_all`.
-      NonFiniteError: as `queue.run_all`.
+      InputError: no run fills these cells; or as in `queue.run_all`.
+      NonFiniteError: as in `queue.run_all`.
     """
     recipes = _recipes(number, keys, scale)
     if not recipes:
@@ -68,9 +68,9 @@ def do_here(run: queue.Work, folder: Path) -> None:
 
 
 def slurm_script(number: int, keys: Iterable[Key], folder: Path, scale: str) -> str:
-    """A batch script whose array does the runs that can start now.
+    """A Slurm script with a job array of the runs that can start now.
 
-    Runs that wait for them come with the script that the same command prints afterwards.
+    Runs that depend on these are in the script that the same command prints afterwards.
     """
     runs = queue.next_runs(_recipes(number, keys, scale), folder)
     if not runs:
@@ -95,5 +95,5 @@ exit $status
 
 
 def _task(run: queue.Work, folder: Path) -> str:
-    """The command for a shell that a run replaces, so that signals reach it."""
+    """The shell command of a run; `exec` replaces the shell, so that signals reach the run."""
     return ("exec " if isinstance(run, Run) else "") + run.command(folder)

@@ -1,4 +1,4 @@
-"""The paper's claims on small models and real images: what each study compares, over three seeds.
+"""Studies of the paper's claims with small models on real images, over three seeds.
 
 Every run is a `vit_jax train` of configs/small.py. Runs are shared between studies, and with
 `vit_jax tables 8 --scale=small`.
@@ -23,7 +23,7 @@ DIGITS = (
     "--config.data.source=digits",
     "--config.data.split=train[:80%]",
     "--config.evals.test.split=train[80%:]",
-    # A digit's mirror image is none.
+    # No flips: a digit's mirror image is not a digit.
     "--config.data.pp=resize(16)|random_crop(16, padding=1)|value_range(-1, 1)",
 )
 # A sixth of the training set, in place of the test set.
@@ -33,12 +33,12 @@ FAMILIES = ("ViT", "hybrid", "BiT")
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What is compared.
+    """A comparison of runs.
 
     Attributes:
-      title: of the table and the plot.
-      cells: (curve, point on it) -> how it is measured.
-      x: what the points are, where they are numbers; else each curve is a panel of its own.
+      title: title of the table and the plot.
+      cells: (curve, point on it) -> recipe that measures the point.
+      x: label of the x axis if points are numbers; "": each curve is a separate panel.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Study:
 def seeded(
     workdir: str, family: str, *overrides: str, starts: Iterable[Run] | None = None
 ) -> tuple[Run, ...]:
-    """The same run with each seed; each from the start of its seed, where there are starts."""
+    """The same run with each seed; with `starts`, each from the run there with the same seed."""
     each = tuple(starts) if starts else (None,) * len(SEEDS)
     return tuple(
         Run(f"{workdir}/seed{seed}", BASE(family), (*overrides, f"--config.seed={seed}"), start)
@@ -58,7 +58,7 @@ def seeded(
 
 
 def examples(count: int) -> tuple[str, ...]:
-    """The length of a run, a tenth of it warm-up."""
+    """Overrides for the length of a run, a tenth of it warm-up."""
     return (
         f"--config.total.examples={count}",
         f"--config.optimizer.warmup.examples={count // 10}",
@@ -66,14 +66,14 @@ def examples(count: int) -> tuple[str, ...]:
 
 
 def base(family: str) -> tuple[Run, ...]:
-    """The family's config as it is; studies share these runs, and so does table 8."""
+    """Runs of the family's unchanged config, shared between studies and with table 8."""
     if family == "ViT":
         return recipes(8, "small")["1-D", "Stem"].runs
     return seeded(f"small/{family}", family)
 
 
 def positions() -> Study:
-    """Table 8, and its first column on digits too."""
+    """Table 8, and its first column also on digits."""
     cells = {}
     for (kind, place), recipe in recipes(8, "small").items():
         cells["Fashion-MNIST: " + place, kind] = dataclasses.replace(recipe, percent=True)
@@ -87,7 +87,7 @@ def positions() -> Study:
 def resolution() -> Study:
     """Fine-tuning at 1.5 times and twice the resolution (section 3.2)."""
     tuned = ("--config.optimizer.learning_rate=1e-3", *examples(30_000))
-    # The classes stay the same: the head is taken along.
+    # The classes stay the same, so the head is kept.
     keep, again = "--config.init_skip=()", "--config.init_skip=('posemb/.*',)"
     arms: dict[str, tuple[str, ...]] = {"stays at 16": (keep,)}
     for size in (24, 32):
@@ -103,7 +103,7 @@ def resolution() -> Study:
 
 
 def subsets() -> Study:
-    """Families over growing parts of the training set, the same number of steps (figure 4)."""
+    """Families on growing parts of the training set, with the same number of steps (figure 4)."""
     cells = {}
     for percent in (2, 10, 25, 50):
         # The files are not sorted by class.
@@ -129,7 +129,7 @@ def compute() -> Study:
 
 
 def pooling() -> Study:
-    """Class token and GAP, each at the best learning rate on a dev split (figure 9)."""
+    """Class token and GAP, each at its best learning rate on a dev split (figure 9)."""
     cells = {}
     for head in ("token", "gap"):
         own, folder = f"--config.model.head={head}", f"small/pooling/{head}"
@@ -146,7 +146,7 @@ def pooling() -> Study:
 
 
 def masked() -> Study:
-    """Masked patch prediction on all images, then few labels (section 4.6)."""
+    """Masked patch prediction on all images, then fine-tuning on few labels (section 4.6)."""
     starts = seeded("small/masked/pretrained", "ViT", "--config.task=masked", *examples(120_000))
     cells = {}
     for labels in (300, 1200, 6000):
@@ -164,7 +164,7 @@ STUDIES: dict[str, Callable[[], Study]] = {
 
 
 def document(name: str, study: Study, folder: Path) -> dict[str, Any]:
-    """The results for JSON."""
+    """The results of a study, as a document for JSON."""
     points = []
     for (curve, point), recipe in study.cells.items():
         ours = measured(recipe, folder)
@@ -195,7 +195,7 @@ def document(name: str, study: Study, folder: Path) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """When, where and with what something was measured."""
+    """The date, hardware and versions of a measurement."""
     with open("/proc/cpuinfo") as file:
         names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
     versions = {name: version(name) for name in ("jax", "flax", "optax", "vit_jax")}

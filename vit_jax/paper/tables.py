@@ -1,7 +1,7 @@
-"""Tables 1 to 9 of the ViT paper (2010.11929) as data: what is printed, nothing of ours.
+"""Tables 1 to 9 of the ViT paper (2010.11929) as data, as printed there.
 
-Below, rows are lines and columns stand between bars, as printed; "-" is an empty cell
-and "88.55+-.04" a mean and its standard deviation.
+Below, rows are lines and columns are separated by bars; "-" is an empty cell and
+"88.55+-.04" a mean and its standard deviation.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ Key = tuple[str, str]  # row, column
 
 @dataclasses.dataclass(frozen=True)
 class Printed:
-    """What the paper prints in one cell."""
+    """One cell as the paper prints it."""
 
     text: str
     value: float | str
@@ -22,7 +22,7 @@ class Printed:
 
     @property
     def decimals(self) -> int:
-        """Digits behind the point."""
+        """Number of digits after the decimal point."""
         mean = self.text.partition("+-")[0]
         return len(mean.partition(".")[2]) if isinstance(self.value, float) else 0
 

@@ -1,1 +1,1 @@
-"""Devices: the mesh, sharding rules, the two engines, many processes."""
+"""Devices: the mesh, sharding rules, the two engines, runs on many processes."""

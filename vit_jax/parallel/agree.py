@@ -1,4 +1,4 @@
-"""Processes of one run come to the same conclusion before they go on."""
+"""Agreement between the processes of a run."""
 
 import json
 import logging
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def from_first(ask: Callable[[], Any]) -> Any:
-    """What `ask` answers on process 0, on every process; only process 0 asks.
+    """Calls `ask` on process 0 only and returns its result on every process.
 
     Args:
-      ask: returns what JSON can express and raises nothing.
+      ask: function that returns a JSON value and does not raise.
     """
     if jax.process_count() == 1:
         return ask()
@@ -28,7 +28,7 @@ def from_first(ask: Callable[[], Any]) -> Any:
 
 
 def anywhere(problem: str | None) -> str | None:
-    """The first process's problem that has one, on every process; None where all are well."""
+    """The problem of the first process that has one, on every process; None if none has."""
     if jax.process_count() == 1:
         return problem
     troubled = multihost_utils.process_allgather(np.array([problem is not None])).ravel()
@@ -39,7 +39,7 @@ def anywhere(problem: str | None) -> str | None:
 
 
 def total(count: int) -> jax.Array | int:
-    """The sum of all processes' counts; on several it may still be on its way."""
+    """The sum of all processes' counts; with several processes, an array being computed."""
     if jax.process_count() == 1:
         return count
     mesh = Mesh(np.array(jax.devices()), ("all",), axis_types=(AxisType.Auto,))
@@ -51,14 +51,14 @@ def total(count: int) -> jax.Array | int:
 
 
 def attempt(act: Callable[[], Any], passing: tuple[type[Exception], ...] = ()) -> str | None:
-    """Does something on all processes, which may fail on some.
+    """Does something on all processes that may fail on some of them.
 
     Args:
-      act: what to do; where it waits for other processes, it must not have failed before.
-      passing: errors that end this process.
+      act: function called on every process; must not raise before a collective.
+      passing: errors that are raised again and end this process.
 
     Returns:
-      What went wrong in one line, the same on all; None where all succeeded.
+      The error in one line, the same on all processes; None if all succeeded.
     """
     try:
         act()
@@ -71,7 +71,7 @@ def attempt(act: Callable[[], Any], passing: tuple[type[Exception], ...] = ()) -
 
 
 def _spread(value: Any, source: int) -> Any:
-    """A value of process `source`, as JSON over the devices' network."""
+    """Broadcasts a value of process `source`, as JSON over the devices' network."""
     is_source = jax.process_index() == source
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     length = multihost_utils.broadcast_one_to_all(np.int32(len(text)), is_source=is_source)

@@ -3,5 +3,5 @@
 # Outermost first. replica: the slow network between pods or hosts; data: replicated data
 # parallelism; fsdp: data parallelism with sharded parameters; tensor: heads and MLP width.
 AXES = ("replica", "data", "fsdp", "tensor")
-# Those over which the batch is split.
+# Axes over which the batch is split.
 BATCH_AXES = ("replica", "data", "fsdp")

@@ -1,4 +1,4 @@
-"""Which accelerators this machine has, told by its device files; without JAX."""
+"""Detects the accelerators of this machine from its device files, without JAX."""
 
 import glob
 import importlib.util
@@ -6,16 +6,16 @@ import os
 
 
 def has_tpus() -> bool:
-    """Whether there are TPU chips here and the library that drives them."""
-    # The newer TPUs are vfio devices, which passed-through GPUs are too.
+    """Whether this machine has TPU chips and the library that drives them."""
+    # Newer TPUs are vfio devices, but so are passed-through GPUs.
     chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
     return bool(chips) and _has_libtpu()
 
 
 def ignore_absent_tpus() -> None:
-    """Keeps JAX from looking for TPUs where their compiler is installed but no accelerator is.
+    """Keeps JAX from searching for TPUs if only their compiler is installed.
 
-    It would find none, with several lines of warnings; call before JAX is imported.
+    JAX would find none and print several lines of warnings. Call before JAX is imported.
     """
     gpus = glob.glob("/dev/nvidia[0-9]*") or glob.glob("/dev/kfd")
     if "JAX_PLATFORMS" not in os.environ and _has_libtpu() and not (gpus or has_tpus()):

@@ -1,4 +1,4 @@
-"""One run on many processes: who they are and how they find each other."""
+"""Joins the processes of one run, and creates CPU devices."""
 
 import logging
 import os
@@ -11,8 +11,8 @@ from vit_jax.text import first_line
 
 log = logging.getLogger(__name__)
 
-# Set by the launchers whose processes JAX can find by itself, to the number of them, with what
-# tells such a process from a mere batch script, which Slurm gives the number too.
+# Variables with the number of processes, set by launchers that JAX supports, and a second
+# variable that only a launched process has: Slurm sets the number in batch scripts too.
 _COUNTS = {"SLURM_NTASKS": "SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK"}
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
@@ -25,14 +25,14 @@ def initialize(
 ) -> None:
     """Joins the other processes of a run, if there are any; call before JAX is used.
 
-    Explicit arguments win over the environment (JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES, JAX_PROCESS_ID); without either JAX itself finds the others on
-    Cloud TPU, Slurm and Open MPI. A process on its own needs none of it.
+    Arguments take precedence over the environment (JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES, JAX_PROCESS_ID). Without either, JAX itself finds the others on
+    Cloud TPU, Slurm and Open MPI. A single process needs none of this.
 
     Args:
       coordinator: host:port of process 0.
-      num_processes: how many there are.
-      process_id: which one this is, from 0.
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
       timeout: seconds to wait for the others, and until a silent one counts as dead.
 
     Raises:
@@ -50,14 +50,14 @@ def initialize(
     if not explicit and not _found_by_jax():
         return
     if explicit:
-        # JAX's runtime ends the process itself when the others stay away: say this before.
+        # Logged first, because JAX's runtime ends the process itself if the others do not come.
         log.info(
             "process %d of %d joins the others at %s; JAX ends it if they are not there within "
             "%d s",
             *(number, count, address, timeout),
         )
     try:
-        # What is None is found by JAX.
+        # JAX finds the values that are None.
         jax.distributed.initialize(
             coordinator_address=address,
             num_processes=count,
@@ -74,14 +74,14 @@ def initialize(
 
 
 def make_cpu_devices(count: int, name: str = "config.parallel.cpu_devices") -> None:
-    """Makes `count` devices of this machine's processor; 0: leaves it at what there is.
+    """Creates `count` JAX devices on this machine's CPU; 0: leaves the number as it is.
 
     Args:
-      count: how many.
-      name: of what says so, for the error.
+      count: number of devices.
+      name: name of the option, for the error.
 
     Raises:
-      InputError: JAX runs already, with another number.
+      InputError: JAX was used before, with another number.
     """
     if not count:
         return
@@ -114,5 +114,5 @@ def _found_by_jax() -> bool:
         if int(os.environ.get(count) or 1) > 1 and also in os.environ:
             return True
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    # The TPU compiler, used where there are no TPUs, leaves a sentence there.
+    # Without TPUs, the TPU compiler sets the variable to a sentence.
     return ("," in hosts and " " not in hosts) or has_tpus()

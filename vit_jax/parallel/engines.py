@@ -1,4 +1,4 @@
-"""What the training loop needs from an engine; pjit.py and pmap.py are the two there are."""
+"""The interface of engines to the training loop; pjit.py and pmap.py implement it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -10,13 +10,13 @@ from ml_collections import ConfigDict
 
 from vit_jax.errors import unknown
 
-# Steps are pure functions. Their makers take `axis_name`: None where arrays are global
-# (pjit), the name of the device axis where they are one device's part (pmap).
+# Steps are pure functions. Functions that make them take `axis_name`: None if arrays are global
+# (pjit), the name of the device axis if they are one device's part (pmap).
 MakeStep = Callable[..., Callable]
 
 
 class CompiledStep(Protocol):
-    """A step that its first call compiles, or `lower` ahead of it, from shapes alone."""
+    """A step, compiled at its first call, or ahead by `lower(...).compile()` from shapes alone."""
 
     def __call__(self, *args: Any) -> Any: ...
 
@@ -27,11 +27,11 @@ class Engine(Protocol):
     """Places state and batches on devices and compiles steps."""
 
     mesh: Mesh
-    batch_shards: int  # into how many parts a batch is cut
+    batch_shards: int  # number of parts into which a batch is cut
     replicated: NamedSharding  # a full copy on every device
 
     def rows(self, batch_size: int) -> np.ndarray:
-        """Which rows of a global batch this process feeds to its devices, ascending."""
+        """Numbers of the rows of a global batch that this process provides, ascending."""
 
     def abstract(self, create: Callable[[], Any]) -> Any:
         """The result of `create` as ShapeDtypeStructs with shardings."""
@@ -40,25 +40,25 @@ class Engine(Protocol):
         """The layout of one parameter, whether this run's model has it or not."""
 
     def init(self, create: Callable[[], Any]) -> Any:
-        """Runs `create` so that its result is born in the layout of `abstract`."""
+        """Runs `create`; its result is created directly in the layout of `abstract`."""
 
     def compile_train(self, make_step: MakeStep, abstract: Any) -> CompiledStep:
-        """(state, batch) -> (state, metrics), with the state donated; has `lower` as jax.jit."""
+        """Compiles (state, batch) -> (state, metrics), with the state donated."""
 
     def compile_eval(self, make_step: MakeStep) -> CompiledStep:
-        """(params, batch) -> sums over the global batch."""
+        """Compiles (params, batch) -> sums over the global batch."""
 
     def put_batch(self, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
-        """This process's `rows` of a global batch, onto the devices."""
+        """Puts this process's `rows` of a global batch on the devices."""
 
     def describe(self, params: Any) -> list[str]:
-        """Lines that say how parameters are laid out and what they take on each device."""
+        """Describes in lines the layout of parameters and their size on each device."""
 
     def abstract_batch(self, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-        """What `put_batch` gives for a global batch of these shapes."""
+        """Shapes of the result of `put_batch`, for a global batch of these shapes."""
 
     def globalize(self, state: Any) -> Any:
-        """What a step returned as arrays of all processes, ready to be saved."""
+        """The state returned by a step as arrays of all processes, ready to be saved."""
 
 
 def create_engine(parallel: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Engine:
@@ -66,7 +66,7 @@ def create_engine(parallel: ConfigDict, devices: Sequence[jax.Device] | None = N
 
     Args:
       parallel: `config.parallel`.
-      devices: of all processes; None: those present.
+      devices: devices of all processes; None: those present.
 
     Raises:
       InputError: an unknown engine, or a mesh that does not fit the devices.

@@ -1,4 +1,4 @@
-"""Accelerators: memory, bandwidth and peak speed, from the vendors' data sheets."""
+"""Accelerators: memory, bandwidth and peak speed from the vendors' data sheets."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One accelerator chip; v3 counts as the chip, which JAX shows as two devices."""
+    """One accelerator chip; a TPU v3 is one chip, though JAX shows it as two devices."""
 
     name: str
     bf16_flops: float  # dense peak, FLOP/s
@@ -19,11 +19,11 @@ class Chip:
 
 
 GIB = 2**30
-# The chip that the paper counts TPUv3-core-days of.
+# The chip of the paper's TPUv3-core-days.
 TPU_V3 = Chip("TPU v3", 123e12, 32 * GIB, 0.9e12, 332e9, devices=2, cores=2)
 CHIPS = (
     # TPU: the system architecture pages of Cloud TPU's documentation. "Bidirectional" network
-    # figures are halved; v3's is its pod's all-reduce bandwidth over its chips.
+    # figures are halved; v3's is its pod's all-reduce bandwidth divided by its chips.
     TPU_V3,
     Chip("TPU v4", 275e12, 32 * GIB, 1.2e12, 300e9, cores=2),
     Chip("TPU v5 lite", 197e12, 16 * GIB, 0.819e12, 200e9),
@@ -49,7 +49,7 @@ CHIPS = (
     Chip("NVIDIA GeForce RTX 3090", 71e12, 24 * GIB, 0.94e12, 32e9),
     Chip("NVIDIA GeForce RTX 4090", 165e12, 24 * GIB, 1.01e12, 32e9),
 )
-# Chips of a whole TPU pod, beyond which the compiler cannot be asked (Cloud TPU's documentation).
+# Chips of a whole TPU pod (Cloud TPU's documentation); the compiler accepts nothing larger.
 PODS = {
     "v2": (16, 16),
     "v3": (32, 32),
@@ -58,14 +58,14 @@ PODS = {
     "v5p": (16, 20, 28),
     "v6e": (16, 16),
 }
-# What JAX calls them, where that is not how the data sheet does.
+# JAX's name -> the table's name, where they differ.
 _ALIASES = {"TPU v5": "TPU v5p", "TPU v5e": "TPU v5 lite", "TPU v6e": "TPU v6 lite"}
 
 
 def find_chip(device_kind: str) -> Chip | None:
     """The chip of a `jax.Device.device_kind`, None where it is not in the table."""
     kind = _ALIASES.get(device_kind, device_kind)
-    # The whole name: cards of another memory or another bus differ in their ends alone.
+    # Compared as a whole: names of cards with other memory or another bus differ only at the end.
     return next((chip for chip in CHIPS if chip.name == kind), None)
 
 

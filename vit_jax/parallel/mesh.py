@@ -17,23 +17,51 @@ from vit_jax.parallel.axes import AXES, BATCH_AXES
 
 @dataclasses.dataclass(frozen=True)
 class ParallelOptions:
-    """`config.parallel`: sizes of the mesh axes, one of which may be -1 (what is left)."""
+    """`config.parallel`: sizes of the mesh axes; one may be -1, all remaining devices."""
 
-    engine: str = option("pjit", "pjit or pmap", effect="layout", choices=("pjit", "pmap"))
-    replica: int = option(1, "the slow network between pods or hosts", effect="layout")
-    data: int = option(-1, "data parallelism with replicated parameters", effect="layout")
-    fsdp: int = option(1, "data parallelism with sharded parameters", effect="layout")
-    tensor: int = option(1, "heads and MLP width", effect="layout")
+    engine: str = option(
+        "pjit",
+        "pjit (sharded global arrays) or pmap (data parallelism with replicated parameters)",
+        effect="layout",
+        choices=("pjit", "pmap"),
+    )
+    replica: int = option(
+        1,
+        "size of a mesh axis: data parallelism over the slow network between pods or hosts",
+        effect="layout",
+    )
+    data: int = option(
+        -1,
+        "size of a mesh axis: data parallelism with replicated parameters; -1: all devices that "
+        "the other axes leave",
+        effect="layout",
+    )
+    fsdp: int = option(
+        1, "size of a mesh axis: data parallelism with sharded parameters", effect="layout"
+    )
+    tensor: int = option(
+        1,
+        "size of a mesh axis: tensor parallelism, which splits attention heads and MLP width",
+        effect="layout",
+    )
     replicated_tolerance: float = option(
-        0.05, "share of the parameters that may stay replicated", effect="layout", at_least=0
+        0.05,
+        "largest share of the parameters that fsdp or tensor may leave replicated; more is an "
+        "error",
+        effect="layout",
+        at_least=0,
     )
     accumulate: int = option(
-        1, "microbatches per step, gradients averaged", effect="layout", at_least=1
+        1,
+        "number of microbatches per step (gradient accumulation)",
+        effect="layout",
+        at_least=1,
     )
     cpu_devices: int = option(
         0,
-        "devices to make of a machine without accelerators; 0: one, or as XLA_FLAGS says. For "
-        "small models, one device per core is faster than one device with several threads",
+        "number of devices to create on a machine without accelerators; 0: one, or as XLA_FLAGS "
+        "says. For small models, one device per core is faster than one device with several "
+        "threads",
         effect="layout",
         at_least=0,
     )
@@ -100,16 +128,16 @@ def _arrange(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
 
 
 def batch_shards(sizes: dict[str, int] | Mesh) -> int:
-    """Into how many parts the mesh cuts a batch."""
+    """The number of parts into which the mesh cuts a batch."""
     sizes = sizes.shape if isinstance(sizes, Mesh) else sizes
     return math.prod(sizes[axis] for axis in BATCH_AXES)
 
 
 def check_batch_size(batch_size: int, shards: int, *, accumulate: int = 1, name: str) -> None:
-    """Refuses a global batch that the mesh does not divide, naming the nearest that it does.
+    """Checks that a global batch divides over the mesh.
 
     Raises:
-      InputError: see above.
+      InputError: it does not; names the nearest batch size that does.
     """
     parts = shards * accumulate
     if batch_size > 0 and batch_size % parts == 0:

@@ -1,4 +1,4 @@
-"""jax.jit with NamedShardings over the mesh: data, fsdp and tensor parallelism by layout."""
+"""The pjit engine: jax.jit with NamedShardings, for data, fsdp and tensor parallelism."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,7 +30,7 @@ class PjitEngine:
         self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
 
     def rows(self, batch_size: int) -> np.ndarray:
-        """Which rows of a global batch this process feeds to its devices, ascending."""
+        """Numbers of the rows of a global batch that this process provides, ascending."""
         return sharded_rows(self.batch_sharding, batch_size)
 
     def abstract(self, create: Callable[[], Any]) -> Any:
@@ -53,13 +53,13 @@ class PjitEngine:
         return NamedSharding(self.mesh, partition_spec(path, shape, self.mesh.shape))
 
     def init(self, create: Callable[[], Any]) -> Any:
-        """Runs `create` with its result born in its layout: no full copy anywhere."""
+        """Runs `create`; its result is created in its layout, without a full copy anywhere."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract(create))
         with jax.set_mesh(self.mesh):
             return jax.jit(create, out_shardings=shardings)()
 
     def compile_train(self, make_step: Callable[..., Callable], abstract: Any) -> CompiledStep:
-        """(state, batch) -> (state, metrics); the state's memory is reused."""
+        """Compiles (state, batch) -> (state, metrics); the state's memory is reused."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         step = jax.jit(
             make_step(axis_name=None),
@@ -69,7 +69,7 @@ class PjitEngine:
         return _InMesh(step, self.mesh)
 
     def compile_eval(self, make_step: Callable[..., Callable]) -> CompiledStep:
-        """(params, batch) -> sums over the global batch."""
+        """Compiles (params, batch) -> sums over the global batch."""
         step = jax.jit(make_step(axis_name=None), out_shardings=self.replicated)
         return _InMesh(step, self.mesh)
 
@@ -82,18 +82,18 @@ class PjitEngine:
         }
 
     def abstract_batch(self, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-        """What `put_batch` gives for a global batch of these shapes."""
+        """Shapes of the result of `put_batch`, for a global batch of these shapes."""
         return {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.batch_sharding)
             for name, leaf in batch.items()
         }
 
     def describe(self, params: Any) -> list[str]:
-        """Lines that say how parameters are laid out."""
+        """Describes in lines the layout of parameters."""
         return describe(params, self.mesh)
 
     def globalize(self, state: Any) -> Any:
-        """The state as arrays of all processes, which it is."""
+        """The state as it is: its arrays are already those of all processes."""
         return state
 
 
@@ -109,7 +109,7 @@ class _InMesh:
             return self.function(*args)
 
     def lower(self, *args):
-        """Traces for arguments of which only shapes and shardings are needed."""
+        """Traces the function; only shapes and shardings of the arguments are needed."""
         with jax.set_mesh(self.mesh):
             return self.function.lower(*args)
 

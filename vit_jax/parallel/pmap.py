@@ -1,4 +1,4 @@
-"""jax.pmap: replicated state, one part of the batch per device, an explicit mean."""
+"""The pmap engine: replicated state, one part of the batch per device, an explicit mean."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ class PmapEngine:
         self._pmap = functools.partial(jax.pmap, axis_name=AXIS_NAME, devices=devices)
 
     def rows(self, batch_size: int) -> np.ndarray:
-        """Which rows of a global batch this process feeds to its devices, ascending."""
+        """Numbers of the rows of a global batch that this process provides, ascending."""
         per_device = batch_size // self.batch_shards
         places = [i for i, device in enumerate(self.devices) if _is_local(device)]
         return np.concatenate([np.arange(per_device) + i * per_device for i in places])
@@ -56,7 +56,7 @@ class PmapEngine:
         return jax.jit(create, out_shardings=self.replicated)()
 
     def compile_train(self, make_step: Callable[..., Callable], abstract: Any) -> CompiledStep:
-        """(state, batch) -> (state, metrics); the state's memory is reused."""
+        """Compiles (state, batch) -> (state, metrics); the state's memory is reused."""
         del abstract  # the layout is always the same
         return self._pmap(
             make_step(axis_name=AXIS_NAME),
@@ -66,11 +66,11 @@ class PmapEngine:
         )
 
     def compile_eval(self, make_step: Callable[..., Callable]) -> CompiledStep:
-        """(params, batch) -> sums over the global batch."""
+        """Compiles (params, batch) -> sums over the global batch."""
         return self._pmap(make_step(axis_name=AXIS_NAME), in_axes=(None, 0), out_axes=None)
 
     def put_batch(self, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
-        """This process's `rows` with a leading axis over its devices."""
+        """Puts this process's `rows` on its devices, with a leading axis over them."""
         local = Mesh(np.array(jax.local_devices()), (AXIS_NAME,), axis_types=(AxisType.Auto,))
         sharding = NamedSharding(local, PartitionSpec(AXIS_NAME))
         return {
@@ -79,7 +79,7 @@ class PmapEngine:
         }
 
     def abstract_batch(self, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-        """What `put_batch` gives for a global batch of these shapes."""
+        """Shapes of the result of `put_batch`, for a global batch of these shapes."""
 
         def cut(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             rows = leaf.shape[0] // self.batch_shards
@@ -88,12 +88,12 @@ class PmapEngine:
         return {name: cut(leaf) for name, leaf in batch.items()}
 
     def describe(self, params: Any) -> list[str]:
-        """Lines that say how parameters are laid out."""
+        """Describes in one line the size of the parameters."""
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
         return [f"parameters: {size:,} bytes on each device"]
 
     def globalize(self, state: Any) -> Any:
-        """The state as arrays of all processes: what pmap returns is each process's own."""
+        """The state as arrays of all processes; pmap returns arrays of each process alone."""
 
         def globalize(leaf: jax.Array) -> jax.Array:
             shards = [shard.data for shard in leaf.addressable_shards]

@@ -1,4 +1,4 @@
-"""Parameter path -> PartitionSpec: a short table, so that models carry no sharding metadata."""
+"""Sharding rules: parameter path -> PartitionSpec; models carry no sharding metadata."""
 
 import re
 from typing import Any
@@ -9,8 +9,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vit_jax.errors import InputError
 from vit_jax.trees import named_leaves, path_name
 
-# The axis that tensor parallelism splits, counted from the end: heads and MLP width.
-# The product that follows sums over it, so a block needs one reduction per branch.
+# The axis that tensor parallelism splits, counted from the end: heads or MLP width.
+# The second product of a branch sums over it, so that a branch needs one reduction.
 TENSOR_AXES = (
     (r"(qkv|query|key_value)/(kernel|bias)$", -2),
     (r"posemb/offsets$", -2),
@@ -19,7 +19,7 @@ TENSOR_AXES = (
     (r"mlp/(fc1|gated)/(kernel|bias)$", -1),
     (r"mlp/fc2/kernel$", -2),
 )
-# Parameters of stacked blocks have a leading layer axis, which the scan walks along.
+# Parameters of stacked blocks have a leading layer axis, over which the scan iterates.
 STACKED = r"(^|/)blocks/"
 # Tensors below this size cost more to gather than they save.
 MIN_SHARD_ELEMENTS = 2**14
@@ -31,16 +31,16 @@ def partition_spec(
     sizes: dict[str, int],
     min_elements: int = MIN_SHARD_ELEMENTS,
 ) -> PartitionSpec:
-    """How one parameter is laid out.
+    """The layout of one parameter.
 
-    `tensor` takes the axis the table names; `fsdp` the largest other axis that
-    it divides, never the layer axis of stacked blocks.
+    `tensor` splits the axis that the table names, `fsdp` the largest other axis that
+    it divides, but never the layer axis of stacked blocks.
 
     Args:
-      path: such as "blocks/attention/qkv/kernel".
-      shape: of the array.
-      sizes: of the mesh axes.
-      min_elements: smaller arrays stay replicated over fsdp.
+      path: path of the parameter, such as "blocks/attention/qkv/kernel".
+      shape: shape of the array.
+      sizes: sizes of the mesh axes.
+      min_elements: number of elements below which arrays stay replicated over fsdp.
     """
     spec: list[str | None] = [None] * len(shape)
     tensor, fsdp = sizes.get("tensor", 1), sizes.get("fsdp", 1)
@@ -69,13 +69,13 @@ def partition_spec(
 def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
     """NamedShardings for a whole train state.
 
-    Anything whose path ends in a parameter's path and has its shape (optimizer
-    moments, EMA) is laid out like that parameter; all else is replicated.
+    Arrays whose path ends in a parameter's path and that have its shape (optimizer
+    moments, EMA) are laid out like that parameter; all others are replicated.
 
     Args:
-      state: a pytree of arrays or ShapeDtypeStructs that contains the parameters.
-      params: the parameters alone.
-      mesh: of the run.
+      state: pytree of arrays or ShapeDtypeStructs that contains the parameters.
+      params: parameters alone.
+      mesh: mesh of the run.
     """
     specs = {
         path: (leaf.shape, partition_spec(path, leaf.shape, mesh.shape))
@@ -94,14 +94,14 @@ def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
 
 
 def check_replication(params: Any, mesh: Mesh, tolerance: float) -> None:
-    """Refuses a layout in which too much of what an axis should shard stays whole.
+    """Refuses a layout that leaves too many parameters replicated over fsdp or tensor.
 
     fsdp should shard all parameters, tensor those that the table names.
 
     Args:
-      params: a pytree of arrays or ShapeDtypeStructs.
-      mesh: of the run.
-      tolerance: highest share of all parameters that an axis may leave whole.
+      params: pytree of arrays or ShapeDtypeStructs.
+      mesh: mesh of the run.
+      tolerance: largest share of all parameters that an axis may leave replicated.
 
     Raises:
       InputError: names the largest parameter that is not sharded.
@@ -133,14 +133,14 @@ def check_replication(params: Any, mesh: Mesh, tolerance: float) -> None:
 
 
 def _is_split(path: str) -> bool:
-    """Whether a parameter is for tensor parallelism to split."""
+    """Whether tensor parallelism should split a parameter."""
     return any(re.search(pattern, path) for pattern, _ in TENSOR_AXES)
 
 
 def describe(params: Any, mesh: Mesh) -> list[str]:
-    """Lines that say how parameters are sharded and what that costs per device.
+    """Describes in lines the sharding of parameters and their size on each device.
 
-    Those that are whole on every device only count in the last line.
+    Replicated parameters only count in the last line.
     """
     lines, total, local = [], 0, 0
     for name, leaf in named_leaves(params).items():

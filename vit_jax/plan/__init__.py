@@ -1,1 +1,1 @@
-"""What models cost and what they look at: FLOPs, plans, attention."""
+"""Plans: the memory, network traffic and time of a run, predicted before it starts."""

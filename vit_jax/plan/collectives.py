@@ -1,8 +1,8 @@
-"""Collectives of a compiled step: which there are and how many bytes they move.
+"""The collectives of a compiled step, and the bytes that they move.
 
-Bytes are those that one device sends in one step, and receives as many, when every
-collective runs as a ring over the n devices of its group: the algorithm that needs the
-least bandwidth. Where each device holds operands of s bytes, it sends
+Bytes are those that one device sends in one step (it receives as many) if every collective
+runs as a ring over the n devices of its group: the algorithm that needs the least
+bandwidth. If each device holds operands of s bytes, it sends
 
   all-reduce            2 s (n - 1) / n    a reduce-scatter followed by an all-gather
   reduce-scatter          s (n - 1) / n
@@ -10,7 +10,7 @@ least bandwidth. Where each device holds operands of s bytes, it sends
   all-gather              s (n - 1)        s is a shard, n s the result
   collective-permute      s
 
-A collective in a loop counts as often as the loop turns: scanned blocks run depth times.
+A collective in a loop counts once per iteration: scanned blocks run depth times.
 """
 
 import collections
@@ -40,11 +40,11 @@ SENT = {
     "collective-permute": lambda s, n: s,
     "collective-broadcast": lambda s, n: s,
 }
-# Parameters that are used in float32 whatever the type of matrix products.
+# Parameters that are used in float32 whatever the dtype of matrix products.
 FULL_PRECISION = r"(^|/)(norm\d?|query_norm|key_norm|pre_logits|head|head_dist)/"
-# The kernels through which activations enter what tensor parallelism splits.
+# The first kernel of each branch that tensor parallelism splits.
 ENTERS_BRANCH = r"blocks/(attention/qkv|mlp/(fc1|gated))/kernel$"
-# What a device computes while a collective is under way.
+# Operations that count as computation during a collective.
 _WORK = ("fusion", "dot", "convolution", "custom-call", "while", "call")
 
 
@@ -56,14 +56,14 @@ class Collective:
     operand_bytes: int  # on each device
     group: int  # devices that take part
     times: int  # executions per step
-    source: str  # the operation of the program that it comes from
+    source: str  # the operation of the program from which it comes
     pipeline: str = ""  # pieces of one pipelined collective share this name
     overlapped: bool = False  # whether something is computed while it is under way
     members: tuple[int, ...] = ()  # positions in the mesh of one group's devices
 
     @property
     def bytes(self) -> int:
-        """What a device sends per step."""
+        """Bytes that a device sends per step."""
         return round(self.times * SENT[self.kind](self.operand_bytes, self.group))
 
 
@@ -71,7 +71,7 @@ def find_collectives(module: Module) -> list[Collective]:
     """The collectives that one execution of a compiled module runs.
 
     Raises:
-      ValueError: a loop with collectives in it whose length is not in the text.
+      ValueError: the text does not give the length of a loop with collectives in it.
     """
     return _Finder(module).collectives()
 
@@ -97,24 +97,24 @@ def minimum(
     """Bytes a device must send per step for a layout, by kind of collective.
 
     * Gradients are summed over the devices that share a parameter: one all-reduce; over
-      fsdp a reduce-scatter, for every microbatch, as nobody has room for the whole.
+      fsdp a reduce-scatter for every microbatch, as no device has room for the whole.
     * fsdp gathers each parameter for every microbatch: those of blocks in the forward and
       again in the backward pass, others once.
-    * tensor sums what leaves attention and MLP of each block, and on the way back what
-      enters them: four all-reduces of the activations.
+    * tensor sums the outputs of attention and MLP of each block, and in the backward pass the
+      gradients of their inputs: four all-reduces of the activations.
 
-    Weights and gradients travel in the type in which they are multiplied. What every
-    layout needs on top, such as the mean of the loss, is too little to count.
+    Weights and gradients are sent in the dtype in which they are multiplied. Small
+    collectives that every layout needs, such as the mean of the loss, are not counted.
 
     Args:
       params: pytree of arrays or ShapeDtypeStructs with their shardings.
-      mesh: of the run.
-      batch_shards: into how many parts the batch is cut.
-      dtype: of matrix products, `config.model.dtype`.
-      microbatches: per step, `config.parallel.accumulate`.
-      activation_bytes: of one block's input on one device, over all microbatches.
-      rounds: float32 products round what they multiply to bfloat16, as TPUs do unless told
-        otherwise, so that weights are gathered so; their gradients stay float32.
+      mesh: mesh of the run.
+      batch_shards: number of parts into which the batch is cut.
+      dtype: dtype of matrix products, `config.model.dtype`.
+      microbatches: number of microbatches per step, `config.parallel.accumulate`.
+      activation_bytes: bytes of one block's input on one device, over all microbatches.
+      rounds: whether float32 products round their operands to bfloat16, the default on TPUs;
+        weights are then gathered in bfloat16, while gradients stay float32.
     """
     total: dict[str, float] = collections.defaultdict(float)
     fsdp, tensor = mesh.shape.get("fsdp", 1), mesh.shape.get("tensor", 1)
@@ -137,33 +137,33 @@ def minimum(
 
 
 class _Finder:
-    """Walks through a module as its execution does."""
+    """Walks through a module in the order of its execution."""
 
     def __init__(self, module: Module):
         self.module = module
 
     def collectives(self) -> list[Collective]:
-        """What one execution of the module runs."""
+        """The collectives of one execution of the module."""
         single: list[Collective] = []
         pipelined: dict[str, Collective] = {}
         for found in self._inside(self.module.entry):
             if not found.pipeline:
                 single.append(found)
                 continue
-            # XLA:TPU spreads one collective over the fusions and loops that it overlaps
-            # with; it runs as often as the least frequent of its pieces, its start.
+            # XLA:TPU spreads one collective over the fusions and loops with which it overlaps;
+            # it runs as often as its start, the least frequent of the pieces.
             other = pipelined.get(found.pipeline, found)
             pipelined[found.pipeline] = min(found, other, key=lambda piece: piece.times)
         return single + list(pipelined.values())
 
-    @functools.cache  # noqa: B019 (a module lives as long as the question about it)
+    @functools.cache  # noqa: B019 (the object is short-lived, like its module)
     def _inside(self, computation: str) -> list[Collective]:
-        """What one execution of a computation runs."""
+        """The collectives of one execution of a computation."""
         body = self.module.computations.get(computation, [])
         return [c for i, instruction in enumerate(body) for c in self._of(instruction, body[i:])]
 
     def _of(self, instruction: Instruction, rest: list[Instruction]) -> Iterator[Collective]:
-        """What one execution of an instruction runs; `rest` is scheduled from it on."""
+        """The collectives of one execution of an instruction, the first of those in `rest`."""
         kind = instruction.opcode.removesuffix("-start")
         overlapped = instruction.opcode.endswith("-start") and _works_before_done(rest)
         if kind in SENT:
@@ -178,7 +178,7 @@ class _Finder:
             times = self.module.trip_count(instruction)
             found = [dataclasses.replace(c, times=c.times * times) for c in found]
         if any(name.startswith("all-reduce-scatter") for name in called):
-            # How XLA:TPU spells a reduce-scatter: a fusion of all-reduce and slice.
+            # XLA:TPU writes a reduce-scatter as a fusion of all-reduce and slice.
             found = [dataclasses.replace(c, kind="reduce-scatter") for c in found]
         for c in found:
             yield dataclasses.replace(c, overlapped=c.overlapped or overlapped)
@@ -212,7 +212,7 @@ def _works_before_done(rest: list[Instruction]) -> bool:
 
 
 def _members(attributes: str, num_devices: int) -> np.ndarray:
-    """The devices of the first group, from any of the ways XLA writes groups."""
+    """The devices of the first group, from any of the notations of XLA."""
     text = attributes.partition("replica_groups=")[2]
     if match := re.match(r"\[(\d+),(\d+)\]<=(\[[\d,]*\](?:T\([\d,]*\))?)", text):
         return _iota(match[3]).reshape(int(match[1]), int(match[2]))[0]
@@ -232,7 +232,7 @@ def _members(attributes: str, num_devices: int) -> np.ndarray:
 
 
 def _iota(text: str) -> np.ndarray:
-    """ "[2,4]T(1,0)": 0, 1, ... in that shape, transposed; flat."""
+    """Numbers of an iota such as "[2,4]T(1,0)": 0, 1, ... in that shape, transposed, flattened."""
     shape, _, order = text.partition("T")
     ids = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
     return (ids.transpose(_numbers(order)) if order else ids).ravel()

@@ -1,4 +1,4 @@
-"""Compiles a training step without running it, for devices that need not be there."""
+"""Compiles a training step without running it, for devices that need not be present."""
 
 import dataclasses
 import importlib.util
@@ -25,14 +25,14 @@ from vit_jax.train.start import starting_weights
 
 log = logging.getLogger(__name__)
 
-# libtpu looks for the machine around it, and for another process that has the TPUs.
+# Without these, libtpu queries the machine's metadata and looks for a process that has the TPUs.
 WITHOUT_TPUS = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5e-4",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-# The two ways in which XLA says what did not fit: all of it, or temporaries alone.
+# XLA's two messages when memory is too small: for everything, or for temporaries alone.
 _TOO_MUCH = re.compile(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm")
 _TOO_TEMPORARY = re.compile(
     r"temporaries \(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)"
@@ -47,8 +47,8 @@ class Step:
     params_bytes: int
     optimizer_bytes: int
     ema_bytes: int
-    batch_bytes: int  # of inputs, with the padding that layouts add to all arguments
-    temporary_bytes: int  # activations, gradients, code: whatever does not outlive the step
+    batch_bytes: int  # inputs, and the padding that layouts add to all arguments
+    temporary_bytes: int  # activations, gradients, code: all that does not outlive the step
     limit_bytes: int | None  # memory of the device, None where unknown
     fits: bool
     found: tuple[Collective, ...] | None  # None: not compiled, or not understood
@@ -63,7 +63,7 @@ class Step:
 
 
 def topology_devices(name: str) -> list[jax.Device]:
-    """Devices of a TPU topology such as "v5e:16x16"; they compile but do not run.
+    """Devices of a TPU topology such as "v5e:16x16", for compilation only.
 
     Raises:
       InputError: no such topology, or the compiler is not installed.
@@ -93,7 +93,7 @@ def topology_devices(name: str) -> list[jax.Device]:
 
 
 def _check_pod(name: str) -> None:
-    """Refuses what is larger than a pod, at which the compiler ends the whole process."""
+    """Refuses topologies larger than a pod, with which the compiler would abort the process."""
     generation, _, shape = name.partition(":")
     pod = hardware.PODS.get(generation)
     sides = [int(side) for side in shape.split("x") if side.isdigit()]
@@ -108,15 +108,15 @@ def compile_step(
     """Compiles the training step of a config.
 
     Args:
-      config: of the run.
-      dataset: of its training data.
-      devices: None: those present.
+      config: config of the run.
+      dataset: facts about its training data.
+      devices: devices to compile for; None: those present.
 
     Raises:
-      InputError: what is wrong with the config.
+      InputError: the config is wrong.
     """
     engine = create_engine(config.parallel, devices)
-    # A plan needs no weights: those that are not here have the model's usual options.
+    # A plan needs no weights; if init_from does not exist, the model has its default options.
     known = os.path.exists(config.init_from) and starting_weights(config, "")
     run = prepare(config, dataset, engine, known.model if known else None)
     state = run.abstract
@@ -155,7 +155,7 @@ def compile_step(
 
 
 def abstract_batch(run: Run) -> dict[str, Any]:
-    """Shapes and shardings of a global batch as the step takes it."""
+    """Shapes and shardings of a global batch, the input of the step."""
     config = run.config
     rows = config.batch_size
     label = jax.ShapeDtypeStruct((rows,), jnp.int32)
@@ -175,7 +175,7 @@ def local_bytes(tree: Any) -> int:
 
 
 def memory_of(device: jax.Device) -> int | None:
-    """Bytes that a device has, None where unknown; CPU devices share what the machine has."""
+    """Memory of a device in bytes, None if unknown; CPU devices share the machine's memory."""
     if device.platform == "cpu":
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return machine // jax.local_device_count("cpu")
@@ -190,7 +190,7 @@ def memory_of(device: jax.Device) -> int | None:
 def _movement(
     compiled: jax.stages.Compiled,
 ) -> tuple[tuple[Collective, ...] | None, int | None]:
-    """Collectives and memory traffic, None where the compiled text is not understood."""
+    """Collectives and memory traffic; None if the compiled text cannot be parsed."""
     try:
         module = Module(compiled.as_text() or "")
         return tuple(find_collectives(module)), memory_traffic(module)
@@ -200,7 +200,7 @@ def _movement(
 
 
 def _what_did_not_fit(error: jax.errors.JaxRuntimeError, kept: int) -> tuple[int, int]:
-    """Bytes that a device would need, and has; other errors are raised again."""
+    """Bytes that a device would need, and bytes that it has; other errors are raised again."""
     for pattern, base in ((_TOO_MUCH, 0), (_TOO_TEMPORARY, kept)):
         if match := pattern.search(str(error)):
             used, limit = (_bytes(text) for text in match.groups())
@@ -209,5 +209,5 @@ def _what_did_not_fit(error: jax.errors.JaxRuntimeError, kept: int) -> tuple[int
 
 
 def _bytes(text: str) -> int:
-    """ "1.5G" in bytes."""
+    """The bytes of a size such as "1.5G"."""
     return int(float(text[:-1]) * 2 ** (10 * ("KMGT".index(text[-1]) + 1)))

@@ -1,4 +1,4 @@
-"""What a plan needs to know about training data that need not be there."""
+"""Facts about training data for a plan; the data need not be present."""
 
 import re
 
@@ -24,10 +24,10 @@ KNOWN = {
 
 
 def dataset_of(config: ConfigDict) -> Dataset:
-    """Facts about a config's training data: known by name, else read, else as configured.
+    """Facts about a config's training data: from a table, else read, else from the config.
 
-    Sources that are neither known nor readable do where the config says all that
-    matters: `model.num_classes`, and durations in steps or examples.
+    For sources that are neither in the table nor readable, the config must give
+    `model.num_classes`, and durations in steps or examples.
 
     Raises:
       InputError: the source cannot be opened and the config says too little.
@@ -73,7 +73,7 @@ def _needs_size(config: ConfigDict) -> bool:
 
 
 def split_size(split: str, sizes: dict[str, int]) -> int:
-    """Examples in a split such as "train[:99%]" of splits of known sizes.
+    """The number of examples in a split such as "train[:99%]", given the sizes of whole splits.
 
     Raises:
       InputError: no such split.

@@ -1,4 +1,4 @@
-"""Compiled modules as text (HLO): their instructions, who calls whom, how often loops turn."""
+"""Parses compiled modules (HLO text): instructions, calls, and numbers of loop iterations."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ class Instruction:
     name: str
     type: str
     opcode: str
-    operands: tuple[str, ...]  # names; a constant's value, a parameter's number
+    operands: tuple[str, ...]  # names; for a constant its value, for a parameter its number
     attributes: str
 
     @property
@@ -41,7 +41,7 @@ class Module:
       text: optimized HLO, `compiled.as_text()`.
 
     Raises:
-      ValueError: no module.
+      ValueError: the text is not an HLO module.
     """
 
     def __init__(self, text: str):
@@ -62,7 +62,10 @@ class Module:
         self.types = {i.name: i.type for body in self.computations.values() for i in body}
 
     def trip_count(self, loop: Instruction) -> int:
-        """From XLA's note, else from a counting loop: i < limit, i += stride, from 0.
+        """The number of iterations of a loop.
+
+        It comes from XLA's annotation, else from the loop's counter: i < limit, i += stride,
+        from 0.
 
         Raises:
           ValueError: neither is in the text.
@@ -84,11 +87,11 @@ class Module:
 
 
 def type_bytes(text: str, *, main_memory: bool = False) -> int:
-    """Size of an array or tuple type such as `(f32[8,4]{1,0}, bf16[3])`.
+    """The size in bytes of an array or tuple type such as `(f32[8,4]{1,0}, bf16[3])`.
 
     Args:
-      text: the type.
-      main_memory: leave out what a layout places in a chip's own memory, `{0:S(1)}`.
+      text: type as text.
+      main_memory: whether to leave out arrays placed in a chip's own memory, `{0:S(1)}`.
     """
     total = 0
     for dtype, sizes, layout in _ARRAY.findall(text):
@@ -107,7 +110,7 @@ def type_bytes(text: str, *, main_memory: bool = False) -> int:
 def _operand(
     instruction: Instruction, computation: list[Instruction], opcode: str
 ) -> Instruction | None:
-    """The operand of an instruction that has an opcode."""
+    """The operand of an instruction that has the given opcode; None if none has."""
     candidates = [i for i in computation if i.opcode == opcode and i.name in instruction.operands]
     return candidates[0] if candidates else None
 
@@ -124,7 +127,7 @@ def _instruction(match: re.Match) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` closes."""
+    """The position at which the parenthesis opened at `start` closes."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, start):
         depth += 1 if match[0] == "(" else -1

@@ -1,4 +1,4 @@
-"""What a training run will need, from its compiled step: memory, network, time."""
+"""Predicts the memory, network traffic and time of a training run from its compiled step."""
 
 from typing import Any
 
@@ -22,16 +22,16 @@ PAPER_CORE_DAYS = (
 
 
 def describe(step: Step, *, mfu: float) -> dict[str, Any]:
-    """What a compiled step says about the whole run.
+    """Describes the whole run, given its compiled step.
 
     Args:
-      step: of the run.
-      mfu: model FLOPs utilisation to assume: the share of the chips' bf16 peak that a
-        model's products get.
+      step: compiled step of the run.
+      mfu: assumed model FLOPs utilisation, the share of the chips' bf16 peak that the model's
+        products reach.
 
     Returns:
-      A document for JSON. Bytes are of one device; FLOPs are of the forward and the
-      backward pass, without what remat computes twice; None stands for unknown.
+      A document for JSON. Bytes are per device; FLOPs are those of the forward and the
+      backward pass, without recomputation by remat; None means unknown.
     """
     run, config = step.run, step.run.config
     devices = run.engine.mesh.devices
@@ -68,7 +68,7 @@ def describe(step: Step, *, mfu: float) -> dict[str, Any]:
 
 
 def layout(config: ConfigDict, run: Run) -> dict[str, Any]:
-    """How the run is spread: mesh axes above 1, and what saves memory."""
+    """The layout of the run: mesh axes above 1, and options that save memory."""
     sizes = {axis: size for axis, size in run.engine.mesh.shape.items() if size > 1}
     result = dict(engine=config.parallel.engine, **sizes)
     if config.model.remat != "none":
@@ -79,12 +79,12 @@ def layout(config: ConfigDict, run: Run) -> dict[str, Any]:
 
 
 def _network(step: Step) -> dict[str, Any]:
-    """The collectives beside the least that the layout needs."""
+    """The collectives of the step, and the minimum that the layout needs."""
     least = minimum(step.run)
     numbers = dict(
         collectives=None,
         collective_bytes_per_step=None,
-        collective_bytes_overlapped=None,  # of those: what is sent while something is computed
+        collective_bytes_overlapped=None,  # the part that is sent while something is computed
         collectives_minimum=least,
         collective_bytes_minimum=sum(least.values()),
     )
@@ -100,7 +100,7 @@ def _network(step: Step) -> dict[str, Any]:
 
 
 def _roofline(step: Step, chip: hardware.Chip | None) -> dict[str, Any] | None:
-    """See `roofline.predict`, with the `mfu` of that speed; None without chip or compilation."""
+    """`roofline.predict` and the `mfu` at that speed; None without known chip or compiled step."""
     if chip is None or step.found is None or step.traffic_bytes is None:
         return None
     run = step.run
@@ -137,7 +137,7 @@ def minimum(run: Run) -> dict[str, int]:
 def run_time(
     run: Run, per_image: int, images: int, chip: hardware.Chip | None, mfu: float
 ) -> dict[str, Any]:
-    """Days at an MFU, TPU-core-days there and on TPU v3, and those of the paper."""
+    """Days at an assumed MFU, TPU-core-days on this chip and on TPU v3, and the paper's."""
     v3 = hardware.TPU_V3
     core_seconds = per_image * images / (v3.bf16_flops / v3.cores)  # of TPU v3 at its peak
     numbers = dict(
@@ -157,7 +157,7 @@ def run_time(
         if chip.name.startswith("TPU"):
             numbers["tpu_core_days"] = days * chips * chip.cores
     for name, seen, core_days in PAPER_CORE_DAYS:
-        # Splits leave out a percent or so.
+        # Training splits may leave out about a percent.
         if name == run.model_name and abs(images - seen) < 0.03 * seen:
             numbers["paper_tpu_v3_core_days"] = core_days
             numbers["paper_mfu"] = core_seconds / (core_days * SECONDS_PER_DAY)

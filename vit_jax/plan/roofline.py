@@ -1,15 +1,15 @@
-"""How fast a compiled step could be: what it computes and moves, at the chip's full speed.
+"""A lower bound on the time of a compiled step, from the chip's peak speeds.
 
-* compute: FLOPs of the model's products, counted by hand (`flops`), with those that remat
-  repeats, at the chip's bf16 peak;
+* compute: FLOPs of the model's products (`flops`), including recomputation by remat, at the
+  chip's bf16 peak;
 * memory: bytes to and from main memory, counted in the compiled step (`traffic`);
 * network: bytes that each device sends in collectives (`collectives`), over those links of
   the fast network that lie within the collective's group: on a torus, a group along one
   of two axes has half of a chip's links.
 
-Computing, memory and those collectives under which something is computed run side by side:
-the longest counts. The other collectives come on top, nothing else runs meanwhile. Latency,
-vector units and the data's way into the machine are left out, so this is a lower bound.
+Computation, memory traffic and overlapped collectives (those during which something is
+computed) run at the same time: the longest counts. The time of the other collectives is
+added. Latency, vector units and loading of data are left out, so that this is a lower bound.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,17 +29,17 @@ def predict(
     chip: Chip,
     coords: Sequence[tuple[int, ...]] = (),
 ) -> dict[str, Any]:
-    """Seconds of a step on one device, by what takes them, and what bounds it.
+    """The seconds of a step on one device, their parts, and the bottleneck.
 
     Args:
-      step_flops: of one device, what it computes twice included.
+      step_flops: FLOPs of one device, including recomputation.
       traffic: bytes between one device and its main memory.
       found: collectives of the step.
-      chip: its peaks; a device has its share.
-      coords: place of every device of the mesh on a torus; none: all links serve any group.
+      chip: chip with its peak speeds, of which a device has its share.
+      coords: place of every device of the mesh on a torus; empty: all links serve any group.
 
     Returns:
-      `compute`, `memory`, `network`, of the network `overlapped`, `step`: seconds;
+      Seconds: `compute`, `memory`, `network`, its part `overlapped`, and `step`;
       `bottleneck`: compute, memory or network.
     """
     network, overlapped = 0.0, 0.0
@@ -61,19 +61,19 @@ def predict(
 
 
 def links(members: Iterable[int], coords: Sequence[tuple[int, ...]]) -> float:
-    """The share of a chip's links that lead to others of a group: its axes of the torus."""
+    """The share of a chip's links that a group uses: its axes of the torus over all axes."""
     axes = _axes(coords)
     inside = _axes([coords[member] for member in members]) if axes else 0
     return inside / axes if inside else 1.0  # within a chip, or no torus at all
 
 
 def _axes(coords: Sequence[tuple[int, ...]]) -> int:
-    """Along how many axes places differ."""
+    """The number of axes along which places differ."""
     return sum(len(set(axis)) > 1 for axis in zip(*coords, strict=True))
 
 
 def recomputed_macs(model_config: ModelConfig) -> int:
-    """MACs of one image that the backward pass repeats, by the policy of remat.
+    """MACs of one image that the backward pass recomputes, by the policy of remat.
 
     `full` repeats the blocks, `dots_no_batch` attention's two products, `dots` none.
     """

@@ -1,4 +1,4 @@
-"""What makes a run fit into memory: other layouts of the step, other batches; all compiled."""
+"""Searches for layouts and batch sizes that fit into memory, by compiling each."""
 
 import copy
 import logging
@@ -30,10 +30,10 @@ class Planner:
         self.devices = devices
 
     def compile(self, **options: Any) -> Step:
-        """The step with some options changed, such as `{"model.remat": "full"}`.
+        """Compiles the step with some options changed, such as `{"model.remat": "full"}`.
 
         Raises:
-          InputError: what is wrong with the config.
+          InputError: the config is wrong.
         """
         config = copy.deepcopy(self.config)
         config.update_from_flattened_dict(options)
@@ -41,13 +41,13 @@ class Planner:
         return compile_step(config, self.dataset, self.devices)
 
     def suggest(self, step: Step) -> Iterator[dict[str, Any]]:
-        """Tries what saves memory, one by one, then together; compiles each.
+        """Tries options that save memory, first one by one, then together; compiles each.
 
         Args:
-          step: one that does not fit.
+          step: compiled step that does not fit.
 
         Yields:
-          What was tried, as soon as it is known: its flags, whether it fits, bytes per device.
+          Each attempt when it is done: its flags, whether it fits, bytes per device.
         """
         found = False
         for family in self._single_remedies(step):
@@ -58,7 +58,7 @@ class Planner:
             yield from self._first_that_fits(self._joint_remedies(step))
 
     def _first_that_fits(self, variants: Iterator[dict]) -> Iterator[dict[str, Any]]:
-        """Compiles variants until one fits; one that the config does not allow is left out."""
+        """Compiles variants until one fits; skips those that the config does not allow."""
         for options in variants:
             try:
                 step = self.compile(**options)
@@ -69,14 +69,14 @@ class Planner:
                 return
 
     def _single_remedies(self, step: Step) -> Iterator[Iterator[dict[str, Any]]]:
-        """Families of remedies, each from the cheapest to the one that saves most."""
+        """Yields families of remedies, each from the cheapest to the one that saves most."""
         yield ({"model.remat": remat} for remat in self._more_remat(step))
         kept, share = step.total_bytes - step.temporary_bytes, self.config.parallel.accumulate
         limit = math.inf if step.limit_bytes is None else step.limit_bytes
-        # Sharding spares the state at most, and as much of gradients and updates.
+        # Sharding saves at most the state, and as much again of gradients and updates.
         if (fsdp := self._fsdp(step)) and step.total_bytes - 2 * kept <= limit:
             yield iter([fsdp])
-        # Microbatches make nothing smaller but temporaries, and those in proportion at best.
+        # Microbatches only make temporaries smaller, at best in proportion to their number.
         yield (
             {"parallel.accumulate": parts}
             for parts in self._more_parts(step)
@@ -99,16 +99,16 @@ class Planner:
         return list(REMAT[REMAT.index(present) + 1 :]) if present in REMAT else ["full"]
 
     def _fsdp(self, step: Step) -> dict[str, Any]:
-        """All data parallelism with sharded parameters; {} where that is so already."""
+        """Options that turn all data parallelism into fsdp; {} if it is so already."""
         sizes = step.run.engine.mesh.shape
-        data = sizes.get("data", step.run.engine.batch_shards)  # pmap's mesh has another axis
+        data = sizes.get("data", step.run.engine.batch_shards)  # pmap's mesh has no axis "data"
         if data == 1:
             return {}
         shards = data * sizes.get("fsdp", 1)
         return {"parallel.engine": "pjit", "parallel.data": 1, "parallel.fsdp": shards}
 
     def _more_parts(self, step: Step) -> list[int]:
-        """Numbers of microbatches beyond the present that still divide a device's rows."""
+        """Larger numbers of microbatches that still divide a device's rows."""
         rows = self.config.batch_size // step.run.engine.batch_shards
         parts = self.config.parallel.accumulate * 2
         result = []
@@ -121,17 +121,17 @@ class Planner:
         """The largest global batch that fits, to within a sixteenth; 0: none.
 
         Args:
-          step: of the config's own batch size.
+          step: compiled step at the config's own batch size.
 
         Raises:
-          InputError: nobody knows the memory of the devices.
+          InputError: the memory of the devices is unknown.
         """
         if step.limit_bytes is None:
             kind = step.run.engine.mesh.devices.flat[0].device_kind
             raise InputError(f"--fit-batch: the memory of {kind} is not known, so all would fit")
         unit = step.run.engine.batch_shards * self.config.parallel.accumulate
         start = self.config.batch_size // unit
-        # The length stays in steps, so that a warm-up fits whatever the batch.
+        # The length is fixed in steps, so that a warm-up fits with any batch size.
         length = {"total.steps": step.run.total_steps, "total.epochs": None, "total.examples": None}
 
         def fits(parts: int) -> bool:
@@ -143,12 +143,12 @@ class Planner:
 
 
 def largest(fits: Callable[[int], bool], start: int, precision: int = 16) -> int:
-    """The largest n >= 1 for which `fits(n)`, which holds below it and not above; 0: none.
+    """The largest n >= 1 with `fits(n)`; 0: none. Found by doubling and bisection.
 
     Args:
-      fits: asked as rarely as possible.
+      fits: function that is True up to some n and False above; called as rarely as possible.
       start: first guess.
-      precision: what lies within a share 1 / precision is as good.
+      precision: inverse of the relative precision with which n is found.
     """
     low, high, guess = 0, None, start
     while high is None or high - low > max(1, low // precision):

@@ -1,10 +1,10 @@
-"""Memory traffic of a compiled step: bytes that pass between a device and its main memory."""
+"""Memory traffic of a compiled step: bytes between a device and its main memory."""
 
 import functools
 
 from vit_jax.plan.hlo import Instruction, Module, type_bytes
 
-# They name arrays, or wait for them, but move nothing.
+# Instructions that name arrays, or wait for them, but move nothing.
 _FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
     *("opt-barrier", "partition-id", "replica-id", "domain", "add-dependency"),
@@ -16,13 +16,14 @@ _UPDATE = "dynamic-update-slice"
 def memory_traffic(module: Module) -> int:
     """Bytes that one execution of a module reads from and writes to main memory.
 
-    Each instruction reads its operands and writes its result once; what a fusion keeps
-    to itself costs nothing, a slice costs what it takes and an update in place what it
-    writes. A loop counts as often as it turns. Arrays that the compiler has placed in the
-    chip's own memory (VMEM of a TPU) are free: copying them there is an instruction.
+    Each instruction reads its operands and writes its result once. Intermediate results
+    inside a fusion cost nothing, a slice costs only its own size, and an update in place
+    only the updated part. A loop counts once per iteration. Arrays that the compiler has
+    placed in the chip's own memory (VMEM of a TPU) are free: copying them there is an
+    instruction that counts.
 
     Raises:
-      ValueError: a loop whose length is not in the text.
+      ValueError: the text does not give the length of a loop.
     """
     return _Traffic(module).of(module.entry)
 
@@ -31,9 +32,9 @@ class _Traffic:
     def __init__(self, module: Module):
         self.module = module
 
-    @functools.cache  # noqa: B019 (lives as long as the question)
+    @functools.cache  # noqa: B019 (the object is short-lived)
     def of(self, computation: str) -> int:
-        """Of one execution of a computation."""
+        """Bytes of one execution of a computation."""
         return sum(self._of(i) for i in self.module.computations.get(computation, ()))
 
     def _of(self, instruction: Instruction) -> int:
@@ -58,7 +59,7 @@ class _Traffic:
         if done != opcode:
             return _size(instruction.type)
         if opcode == "custom-call" and not instruction.operands:
-            return 0  # memory for what others write
+            return 0  # only reserves memory, which others write
         if opcode in _SLICES:
             return 2 * _size(instruction.type)
         if opcode == _UPDATE:
@@ -72,7 +73,7 @@ class _Traffic:
         return _size(self.module.types.get(name, ""))
 
     def _fusion(self, fusion: Instruction) -> int:
-        """What enters and leaves a fusion."""
+        """Bytes that a fusion reads and writes."""
         read, written = 0, _size(fusion.type)
         for number, operand in enumerate(fusion.operands):
             if size := self._size_of(operand):
@@ -82,7 +83,7 @@ class _Traffic:
         return read + max(written, 0)
 
     def _part(self, computation: str, number: str, size: int) -> tuple[int, int]:
-        """Of a fusion's parameter of this size: bytes read, and kept by an update in place."""
+        """For a fusion's parameter of this size: bytes read, and kept by an update in place."""
         body = self.module.computations[computation]
         names = {i.name for i in body if i.opcode == "parameter" and i.operands == (number,)}
         read, kept = 0, 0

@@ -1,8 +1,8 @@
-"""Speed of a model's compiled step on synthetic data that live on the devices.
+"""Speed of a model's compiled step on synthetic data that stay on the devices.
 
-What is timed is what a run executes: the training step with its optimizer, clipping and
-metrics, or the forward pass from uint8 pixels to logits. Steps overlap as they do in a
-run, so that the time between two that end is what one costs.
+The timed step is the one of a run: the training step with its optimizer, clipping and
+metrics, or the forward pass from uint8 pixels to logits. Steps overlap as in a run, so that
+the time of a step is the time between the ends of two.
 """
 
 import dataclasses
@@ -32,14 +32,14 @@ from vit_jax.train.state import TrainState
 log = logging.getLogger(__name__)
 
 MODES = ("train", "infer")
-# What there is to know of ImageNet; the model says the size of images.
+# ImageNet; the size of images is that of the model.
 DATASET = Dataset(1_281_167, 1000, None, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 WARM_UP = 2  # steps after compilation that are not timed
 IN_FLIGHT = 2  # steps dispatched ahead of the oldest unfinished one, as in training
 
 
 class OutOfMemory(InputError):
-    """A batch that the devices have no room for."""
+    """The devices have no room for the batch."""
 
 
 @dataclasses.dataclass
@@ -54,7 +54,7 @@ class Case:
     batch: dict[str, jax.Array]
 
     def outputs(self, count: int) -> Iterator[Any]:
-        """Dispatches `count` more steps; yields of each what tells that it has ended."""
+        """Dispatches `count` more steps; yields an output of each, ready when the step ends."""
         for _ in range(count):
             if self.mode == "train":
                 self.carry, output = self.compiled(self.carry, self.batch)
@@ -71,14 +71,14 @@ def run_config(
     dtype: str | None = None,
     unroll: int = 1,
 ) -> ConfigDict:
-    """The config of a run as benchmarked: AdamW with weight decay, warm-up and clipping.
+    """The config of a run for benchmarks: AdamW with weight decay, warm-up and clipping.
 
     Args:
-      model: a name as `vit_jax models` lists them.
-      batch_size: over all devices.
-      image_size: pixels; None: 224.
-      dtype: of matrix products; None: bfloat16, on CPUs float32.
-      unroll: config.model.unroll.
+      model: name, as listed by `vit_jax models`.
+      batch_size: batch size over all devices.
+      image_size: size of images in pixels; None: 224.
+      dtype: dtype of matrix products; None: bfloat16, on CPUs float32.
+      unroll: value of config.model.unroll.
 
     Raises:
       InputError: no such dtype, or a size below 1.
@@ -103,22 +103,22 @@ def run_config(
 
 
 def default_dtype() -> str:
-    """What matrix products are computed in where nobody says."""
+    """The default dtype of matrix products: float32 on CPUs, else bfloat16."""
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def create_case(
     config: ConfigDict, mode: str, *, compiler_options: dict[str, Any] | None = None
 ) -> Case:
-    """Compiles the step of a config and fills the devices with what it takes.
+    """Compiles the step of a config and puts its inputs on the devices.
 
     Args:
-      config: of the run; its data are not opened, images have the size of the model.
+      config: config of the run; its data are not opened, images have the size of the model.
       mode: train or infer.
-      compiler_options: of XLA.
+      compiler_options: options for XLA.
 
     Raises:
-      InputError: what is wrong with the config.
+      InputError: the config is wrong.
       OutOfMemory: the step does not fit.
     """
     if mode not in MODES:
@@ -147,7 +147,7 @@ def _create_case(run: Run, mode: str, compiler_options: dict[str, Any] | None) -
     if mode == "train":
         carry = engine.init(run.create)
     else:
-        # What is not used of a state is not computed.
+        # XLA does not compute the unused parts of the state.
         def create() -> TrainState:
             return dataclasses.replace(run.create(), opt_state=(), ema=None)
 
@@ -165,8 +165,8 @@ def _create_case(run: Run, mode: str, compiler_options: dict[str, Any] | None) -
 def make_infer_step(
     task: Task, axis_name: str | None = None
 ) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
-    """(params, batch) -> logits (B, K) of the batch's uint8 images."""
-    del axis_name  # examples do not meet
+    """Makes (params, batch) -> logits (B, K) of the batch's uint8 images."""
+    del axis_name  # examples are independent
 
     def step(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
         images = task.normalize(shard_batch(batch["image"]))
@@ -179,17 +179,17 @@ def benchmark(config: ConfigDict, mode: str, *, steps: int = 20) -> dict[str, An
     """Times the step of a config.
 
     Args:
-      config: see `run_config`.
+      config: config of the run; see `run_config`.
       mode: train or infer.
-      steps: to time, at least 1.
+      steps: number of steps to time, at least 1.
 
     Returns:
-      The document that `vit_jax benchmark --json` prints: speeds are of the median step,
-      `step_ms_spread` its 10th and 90th percentile, `mfu` null where the device's peak speed
-      is unknown, `peak_bytes` those of one device.
+      The document that `vit_jax benchmark --json` prints. Speeds are those of the median step,
+      `step_ms_spread` holds the 10th and 90th percentile, `mfu` is null if the device's peak
+      speed is unknown, and `peak_bytes` is per device.
 
     Raises:
-      InputError: what is wrong with the config.
+      InputError: the config is wrong.
       OutOfMemory: the step does not fit.
     """
     if steps < 1:
@@ -209,7 +209,7 @@ def time_steps(case: Case, steps: int) -> list[float]:
 
 
 def step_ends(outputs: Iterator[Any]) -> Iterator[float]:
-    """When each step ended, with as many in flight as in training."""
+    """Yields the time at which each step ended, with as many in flight as in training."""
     waiting: list[Any] = []
     for output in outputs:
         waiting.append(output)
@@ -222,7 +222,7 @@ def step_ends(outputs: Iterator[Any]) -> Iterator[float]:
 
 
 def describe(case: Case, seconds: Sequence[float]) -> dict[str, Any]:
-    """What the steps of a case say; see `benchmark`."""
+    """The results of a case, given the seconds of its steps; see `benchmark`."""
     run, devices = case.run, case.run.engine.mesh.devices
     batch_size, device = run.config.batch_size, devices.flat[0]
     median = statistics.median(seconds)
@@ -252,10 +252,10 @@ def describe(case: Case, seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def sweep(config: ConfigDict, mode: str, *, steps: int = 20) -> dict[str, Any]:
-    """Doubles the batch from the config's on until it is slower or does not fit.
+    """Doubles the batch size, from the config's on, until it is slower or does not fit.
 
     Returns:
-      `benchmark` of the fastest batch, with `sweep`: what each batch gave, in order; one
+      `benchmark` of the fastest batch, with `sweep`: the results of all batches, in order; one
       that does not fit has `images_per_second` null.
     """
     best, tried = None, []
@@ -274,20 +274,20 @@ def sweep(config: ConfigDict, mode: str, *, steps: int = 20) -> dict[str, Any]:
         if best and result["images_per_second"] <= best["images_per_second"]:
             break
         best = result
-        gc.collect()  # buffers of the last case are free before the next one is made
+        gc.collect()  # frees the buffers of the last case before the next one is made
         config.batch_size = 2 * size
     return dict(best, sweep=tried)
 
 
 def _bytes(compiled: Any) -> int:
-    """What one device needs for a compiled step, its arguments included."""
+    """Bytes that one device needs for a compiled step, its arguments included."""
     memory = compiled.memory_analysis()
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return memory.argument_size_in_bytes + new + memory.temp_size_in_bytes
 
 
 def _peak_bytes(compiled: Any, device: jax.Device) -> int:
-    """The most that a device held, or, where it does not say, what the step needs."""
+    """The device's peak memory in bytes or, if it does not report it, what the step needs."""
     stats = device.memory_stats() or {}
     return stats.get("peak_bytes_in_use", _bytes(compiled))
 

@@ -1,8 +1,8 @@
-"""Where the time of a compiled step goes, by part of the model, from a profiler's trace.
+"""The time of a compiled step by part of the model, from a profiler's trace.
 
 Parts of the model are named scopes (`jax.named_scope`), which the compiled program keeps with
-each instruction; the trace says when instructions ran. One that fuses several parts counts
-where its result belongs.
+each instruction; the trace says when instructions ran. An instruction that fuses several parts
+counts for the part of its result.
 """
 
 import re
@@ -17,12 +17,12 @@ from ml_collections import ConfigDict
 from vit_jax.errors import InputError
 from vit_jax.speed.benchmark import WARM_UP, create_case, step_ends
 
-# The outermost of these scopes decides; "other" is what has none: residual connections,
-# position embeddings, pixels.
+# The outermost of these scopes decides; instructions without one count as "other": residual
+# connections, position embeddings, pixels.
 PARTS = ("stem", "embedding", "attention", "mlp", "norm", "head", "loss", "optimizer")
 OTHER = "other"
 TRACED_STEPS = 3
-# Instructions whose time is that of others, which the trace has too.
+# Instructions that contain others, which the trace has too.
 CONTAINERS = ("while", "conditional", "call")
 # CUDA graphs hide which instruction a kernel belongs to.
 GPU_OPTIONS = {"xla_gpu_enable_command_buffer": ""}
@@ -35,17 +35,17 @@ def profile(config: ConfigDict, mode: str, directory: str) -> dict[str, Any]:
     """Traces a few steps of a config.
 
     Args:
-      config: see `benchmark.run_config`.
+      config: config of the run; see `benchmark.run_config`.
       mode: train or infer.
-      directory: where the trace goes, as TensorBoard and Perfetto read it.
+      directory: folder for the trace, which TensorBoard and Perfetto can read.
 
     Returns:
       `directory`; `step_ms`, the mean of the traced steps; `parts`, a list of {`part`,
-      `forward_ms`, `backward_ms`} in the order of PARTS, the time devices were busy with
-      each. Operations that ran side by side count in full.
+      `forward_ms`, `backward_ms`} in the order of PARTS, the time for which devices were busy
+      with each. Operations that ran at the same time count in full.
 
     Raises:
-      InputError: what is wrong with the config, or a device whose trace names no operations.
+      InputError: the config is wrong, or the device's trace names no operations.
     """
     options = GPU_OPTIONS if jax.default_backend() == "gpu" else None
     case = create_case(config, mode, compiler_options=options)
@@ -103,7 +103,7 @@ def busy_seconds(path: Path, module: str) -> dict[str, float]:
 def _instructions(lines: list[Any], module: str) -> Iterator[tuple[str, float]]:
     """(instruction, nanoseconds) of every execution in a plane of the trace."""
     events = [event for line in lines for event in line.events]
-    handed_on: dict[int, tuple[str, float]] = {}  # what a CPU goes on with in other threads
+    handed_on: dict[int, tuple[str, float]] = {}  # work that a CPU continues in other threads
     for event in sorted(events, key=lambda event: event.start_ns):
         stats = dict(event.stats)
         name = stats.get("hlo_op")
@@ -121,8 +121,8 @@ def by_part(text: str, seconds: Mapping[str, float]) -> dict[tuple[str, bool], f
     """Seconds of each (part, whether of the backward pass).
 
     Args:
-      text: of the compiled module.
-      seconds: of its instructions, by name.
+      text: text of the compiled module.
+      seconds: seconds of its instructions, by name.
     """
     spent: dict[tuple[str, bool], float] = defaultdict(float)
     for line in text.splitlines():
@@ -134,7 +134,7 @@ def by_part(text: str, seconds: Mapping[str, float]) -> dict[tuple[str, bool], f
 
 
 def part_of(op_name: str) -> tuple[str, bool]:
-    """Part and pass of an instruction, from what JAX calls its operation.
+    """The part of an instruction, and whether it is of the backward pass, from JAX's op name.
 
     "jit(step)/transpose(jvp(mlp))/dot_general" -> ("mlp", True).
     """

@@ -42,5 +42,5 @@ def bind(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
 ) -> Task:
-    """A task of a certain run; see `Setting`."""
+    """The task with the setting of a run; see `Setting`."""
     return dataclasses.replace(task, setting=Setting(config, model_config, graphdef, mean, std))

@@ -24,12 +24,12 @@ class Inputs(NamedTuple):
 @TASKS.register("classify")
 @dataclasses.dataclass(frozen=True)
 class Classification(Task):
-    """The classes of images, mixed or not."""
+    """Classification of images, with or without mixup and CutMix."""
 
     metrics = ("top1", "top5", "loss")
 
     def check(self, config: ConfigDict) -> None:
-        """Refuses a loss or mixing that does not exist."""
+        """Refuses unknown losses, wrong mixing options, and label sets without sigmoid loss."""
         create_loss(config.loss)
         create_mix(config.mixup)
         if config.data.multi_label and config.loss.name != "sigmoid":
@@ -65,7 +65,7 @@ class Classification(Task):
         return loss(model(inputs.images, keys=inputs.keys), inputs.targets)
 
     def rows(self, model: Any, batch: Batch, axis_name: str | None) -> Metrics:
-        """Loss, and whether a right class has the highest logit, or one of five."""
+        """Loss, and whether a right class is among the one (top1) or five (top5) highest logits."""
         del axis_name
         logits = model(self.normalize(shard_batch(batch["image"])))
         return dict(

@@ -10,9 +10,9 @@ from vit_jax.tasks.task import Batch, Metrics, Task
 
 
 def make_eval_step(task: Task, axis_name: str | None = None) -> Callable[[Any, Batch], Metrics]:
-    """(params, batch) -> sums over the global batch's examples whose `mask` is set.
+    """Makes (params, batch) -> sums over those examples of the global batch with `mask` set.
 
-    Sums are of the task's metrics and of `examples`.
+    There is a sum for each of the task's metrics, and `examples`, the number of examples.
     """
 
     def step(params: Any, batch: Batch) -> Metrics:

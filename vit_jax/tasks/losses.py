@@ -1,4 +1,4 @@
-"""Losses and correctness, an example at a time: masks and means are the caller's.
+"""Losses and correctness per example; the caller applies masks and takes means.
 
 Labels are class indices (B,) or rows over classes (B, K): mixed, smoothed or multi-hot.
 Everything is computed in float32, whatever the dtype of the logits.
@@ -39,7 +39,7 @@ def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets).sum(axis=-1)
 
 
-# Name -> function of the arguments in parentheses that returns the loss.
+# Name -> function that takes the arguments in parentheses and returns the loss.
 LOSSES: Registry[Callable[..., Loss]] = Registry("loss")
 
 
@@ -59,10 +59,14 @@ def sigmoid() -> Loss:
 class LossOptions:
     """`config.loss`."""
 
-    name: str = option("softmax", "softmax or sigmoid cross-entropy", choices=LOSSES)
+    name: str = option(
+        "softmax",
+        "loss: softmax (cross-entropy) or sigmoid (binary cross-entropy, summed over classes)",
+        choices=LOSSES,
+    )
     label_smoothing: float = option(
         0.0,
-        "share of every target that is spread evenly over all classes (1512.00567)",
+        "label smoothing: share of each target that is spread evenly over all classes (1512.00567)",
         at_least=0,
         below=1,
     )
@@ -94,7 +98,7 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     Args:
       logits: (B, K).
       labels: (B,) class indices, or (B, K), where every class above zero is right.
-      k: more than K counts as K.
+      k: number of classes; more than K counts as K.
     """
     _, top = jax.lax.top_k(logits, min(k, logits.shape[-1]))
     if labels.ndim == 1:

@@ -1,8 +1,8 @@
 """Masked patch prediction: pre-training without labels (section 4.6, appendix B.1.2).
 
-Half of an image's patch embeddings are corrupted: most give way to a learnt [mask], some to
-another patch's, some stay. The model then tells the mean colour of every corrupted patch, by
-three bits a channel.
+Half of an image's patch embeddings are corrupted: most are replaced by a learnt [mask], some by
+the embedding of another patch, and some are kept. The model then predicts the mean colour of
+every corrupted patch, with three bits per channel.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from vit_jax.tasks.mixup import create_mix
 from vit_jax.tasks.task import TASKS, Batch, Metrics, Task
 
 CORRUPTED = 0.5  # share of patches
-# Of those: [mask], another patch of the image, and what remains stays.
+# Of those: shares replaced by [mask] and by another patch of the image; the rest is kept.
 HIDDEN, REPLACED = 0.8, 0.1
 LEVELS = 8  # of each colour channel: three bits
 COLORS = LEVELS**3
@@ -32,8 +32,8 @@ COLORS = LEVELS**3
 def mean_colors(images: jax.Array, patch: tuple[int, int], grid: tuple[int, int]) -> jax.Array:
     """Each patch's mean colour as a class: 64 r + 8 g + b of levels from 0 to 7.
 
-    Level k holds means in [k / 8, (k + 1) / 8), white in the last. All in whole numbers:
-    the same on every device.
+    Level k holds means in [k / 8, (k + 1) / 8); the last level includes white. Integer
+    arithmetic makes the result the same on every device.
 
     Args:
       images: uint8 (B, H, W, 3).
@@ -52,15 +52,15 @@ def mean_colors(images: jax.Array, patch: tuple[int, int], grid: tuple[int, int]
 
 
 def corrupt(key: jax.Array, patches: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What happens to the patches of one image.
+    """Draws at random how the patches of one image are corrupted.
 
     Args:
-      key: random; the same key gives the same corruption.
-      patches: how many there are, at least two.
+      key: random key; the same key gives the same corruption.
+      patches: number of patches, at least two.
 
     Returns:
-      Three arrays (patches,): which are corrupted, exactly half of them; where [mask]
-      stands; and whose embedding stands in each place otherwise.
+      Three arrays (patches,): whether a patch is corrupted (exactly half of them are);
+      whether [mask] replaces it; and otherwise, which patch's embedding takes its place.
     """
     order_key, fate_key, other_key = jax.random.split(key, 3)
     own = jnp.arange(patches)
@@ -74,7 +74,7 @@ def corrupt(key: jax.Array, patches: int) -> tuple[jax.Array, jax.Array, jax.Arr
 
 
 class MaskedParts(nnx.Module):
-    """What pre-training has beyond the encoder; fine-tuning leaves it behind."""
+    """Parameters of pre-training beside the encoder; fine-tuning drops them."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         init = nnx.initializers.normal(0.02)
@@ -91,7 +91,7 @@ class MaskedParts(nnx.Module):
 class MaskedViT(ViT):
     """A ViT without classifier, with a learnt [mask] embedding and a head on every patch.
 
-    Called as a ViT it gives the features of images from which nothing is hidden.
+    Called as a ViT, it returns the features of images without corruption.
     """
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
@@ -110,8 +110,8 @@ class MaskedViT(ViT):
 
         Args:
           images: (B, H, W, 3), normalised as the model's preprocessing says.
-          source: (B, P) the patch whose embedding stands in each place; its own, or another's.
-          masked: (B, P) where the [mask] embedding stands instead.
+          source: (B, P) number of the patch from which each place takes its embedding.
+          masked: (B, P) whether the [mask] embedding is used instead.
           keys: (B,) dropout keys, None in evaluation.
 
         Returns:
@@ -149,7 +149,7 @@ class MaskedPatches(Task):
     own_params = ("masked/.*",)
 
     def check(self, config: ConfigDict) -> None:
-        """Refuses options about labels."""
+        """Refuses options that need labels."""
         create_loss(config.loss)
         if create_mix(config.mixup) or config.data.multi_label:
             raise InputError(
@@ -166,7 +166,7 @@ class MaskedPatches(Task):
         """A `MaskedViT`.
 
         Raises:
-          InputError: a model that cannot be trained so.
+          InputError: the model cannot be trained on this task.
         """
         if not isinstance(config, ViTConfig):
             raise InputError("masked patch prediction needs a ViT, not a BiT")
@@ -183,7 +183,7 @@ class MaskedPatches(Task):
         return MaskedViT(config, rngs=rngs)
 
     def macs(self, config: ModelConfig) -> int:
-        """The encoder, and one classifier of colours on every patch."""
+        """Multiply-accumulates of the encoder and of the colour classifier on every patch."""
         assert isinstance(config, ViTConfig)
         return flops.macs(config) + config.num_patches * config.width * COLORS
 
@@ -205,9 +205,10 @@ class MaskedPatches(Task):
         return _mean(loss(*_flat(logits, inputs.colors)), inputs.chosen)
 
     def rows(self, model: "MaskedViT", batch: Batch, axis_name: str | None) -> Metrics:
-        """Loss, and the share of corrupted patches whose colour is predicted, or is among five.
+        """Loss and accuracy per image.
 
-        What is corrupted depends on an image's place in its batch alone.
+        `top1` and `top5` are the shares of corrupted patches with the right colour predicted, or
+        among the five most probable. An image's corruption depends only on its place in the batch.
         """
         images = shard_batch(batch["image"])
         config = self.setting.model_config

@@ -1,12 +1,12 @@
-"""Mixup and CutMix on the device: every example with its predecessor in the global batch.
+"""Mixup and CutMix on the device: every example is mixed with its predecessor in the batch.
 
-One ratio (and one box) a step, drawn from the step's key, so that results depend
-neither on the mesh nor on the engine. Mixing comes before gradient accumulation
-cuts the batch into microbatches.
+Each step has one ratio (and one box), drawn from the step's key, so that results
+depend neither on the mesh nor on the engine. The global batch is mixed before
+gradient accumulation cuts it into microbatches.
 
 Under jit the arrays are the global batch. Under pmap pass `axis_name` and the same
 key on all devices: devices hold consecutive slices, and the first example of each
-meets the last one of the device before.
+is mixed with the last one of the device before.
 """
 
 import dataclasses
@@ -24,16 +24,23 @@ Mix = Callable[..., tuple[jax.Array, jax.Array]]
 
 @dataclasses.dataclass(frozen=True)
 class MixupOptions:
-    """`config.mixup`: with both on, each step takes one of the two by the toss of a coin."""
+    """`config.mixup`: with both on, each step picks one of the two at random."""
 
     alpha: float = option(
-        0.0, "mixup (1710.09412) with a ratio from Beta(alpha, alpha); 0: off", at_least=0
+        0.0,
+        "mixup (1710.09412) of pairs of images, with a ratio drawn from Beta(alpha, alpha); 0: off",
+        at_least=0,
     )
-    cutmix_alpha: float = option(0.0, "CutMix (1905.04899), likewise; 0: off", at_least=0)
+    cutmix_alpha: float = option(
+        0.0,
+        "CutMix (1905.04899), with a relative area drawn from Beta(cutmix_alpha, cutmix_alpha); "
+        "0: off. With mixup on too, each step picks one of the two at random",
+        at_least=0,
+    )
 
 
 def create_mix(config: MixupOptions) -> Mix | None:
-    """The mixing of `config.mixup`, or None where it is off.
+    """The mixing function of `config.mixup`, or None if both are off.
 
     Raises:
       InputError: a negative alpha.
@@ -58,15 +65,15 @@ def mixup(
 ) -> tuple[jax.Array, jax.Array]:
     """Mixup (1710.09412): r * example + (1 - r) * its predecessor, r = max(b, 1 - b).
 
-    b is from Beta(alpha, alpha); the larger share stays the example's own, as in
+    b is drawn from Beta(alpha, alpha). The example itself has the larger share, as in
     the code of AugReg (2106.10270).
 
     Args:
       images: (B, H, W, C) float.
-      targets: (B, K) float, one row over classes an example.
-      alpha: above 0.
-      key: of this step.
-      axis_name: the pmap axis over which the batch is spread.
+      targets: (B, K) float, one row over classes per example.
+      alpha: parameter of the Beta distribution, above 0.
+      key: random key of the step.
+      axis_name: name of the pmap axis over which the batch is spread.
     """
     ratio = jax.random.beta(key, alpha, alpha)
     ratio = jnp.maximum(ratio, 1 - ratio)
@@ -88,9 +95,10 @@ def cutmix(
 ) -> tuple[jax.Array, jax.Array]:
     """CutMix (1905.04899): a box of the predecessor is pasted into every image.
 
-    The box has the image's aspect and a share 1 - b of its area, b from
-    Beta(alpha, alpha), its centre is anywhere; what lies outside the image is cut
-    off, and targets mix by the area that was pasted. Arguments as in `mixup`.
+    The box has the aspect ratio of the image and a share 1 - b of its area, with b
+    drawn from Beta(alpha, alpha). Its centre is uniformly random; parts outside the
+    image are cut off. Targets are mixed by the area that was pasted. Arguments as in
+    `mixup`.
     """
     height, width = images.shape[1:3]
     ratio_key, y_key, x_key = jax.random.split(key, 3)
@@ -106,7 +114,7 @@ def cutmix(
 
 
 def predecessors(x: jax.Array, axis_name: str | None = None) -> jax.Array:
-    """For every example the one before it in the global batch, for the first the last."""
+    """The predecessor of every example in the global batch; that of the first is the last."""
     if axis_name is None:
         return jnp.roll(x, 1, axis=0)
     devices = jax.lax.axis_size(axis_name)
@@ -115,7 +123,7 @@ def predecessors(x: jax.Array, axis_name: str | None = None) -> jax.Array:
 
 
 def _span(key: jax.Array, side: jax.Array, size: int) -> jax.Array:
-    """Which of `size` pixels a random interval of length side * size covers: (size,) bool."""
+    """Whether each of `size` pixels is in a random interval of length side * size: (size,) bool."""
     centre = jax.random.randint(key, (), 0, size)
     length = jnp.round(side * size).astype(jnp.int32)
     start = centre - length // 2
@@ -131,7 +139,7 @@ def _with(mix: Mix, alpha: float) -> Mix:
 
 
 def _one_of(first: Mix, second: Mix) -> Mix:
-    """Takes one of the two each step, by the toss of a coin."""
+    """Picks one of the two at random in each step."""
 
     def mixed(
         images: jax.Array, targets: jax.Array, *, key: jax.Array, axis_name: str | None = None

@@ -12,10 +12,10 @@ from vit_jax.tasks.mixup import MixupOptions
 
 
 def task_options(run: Mapping[str, Any]) -> ConfigDict:
-    """Those of a finished run, or the defaults of a classifier.
+    """The task's options of a finished run, or the defaults of a classifier.
 
     Args:
-      run: the run's whole config; {}: there was none.
+      run: whole config of the run; {} if the weights come from no run.
     """
     config = ConfigDict(dict(task=run.get("task", "classify"), seed=run.get("seed", 0)))
     config.loss, config.mixup, config.data = map(section, (LossOptions, MixupOptions, DataOptions))

@@ -1,4 +1,4 @@
-"""What every task has: the seam between a training step and what it learns."""
+"""The interface between a training step and the task that it trains on."""
 
 import abc
 import dataclasses
@@ -23,13 +23,13 @@ Metrics = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a run gives to its task.
+    """The parts of a run that its task uses.
 
     Attributes:
-      config: of the run.
-      model_config: of the model.
-      graphdef: the model's static structure.
-      mean, std: of pixels / 255, as preprocessing says.
+      config: config of the run.
+      model_config: configuration of the model.
+      graphdef: static structure of the model.
+      mean, std: normalisation of pixels / 255, from the preprocessing.
     """
 
     config: ConfigDict
@@ -41,23 +41,23 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Task(abc.ABC):
-    """What a step computes, apart from the arrays it is given.
+    """A training task: its model, losses and metrics.
 
     A task is a frozen dataclass, registered under its name in `TASKS`; its own fields are the
     arguments in parentheses, as in "contrastive(temperature=0.1)". Methods from `inputs` on
     are traced by JAX and may use `setting`.
 
-    With `axis_name` None arrays are global: the whole batch of the step (or microbatch). With
-    a name they are one device's part, under pmap; `gather` gives the whole batch there.
+    With `axis_name` None, arrays are global: the whole batch of the step (or microbatch). With
+    a name, they are one device's part, under pmap; `gather` gives the whole batch there.
 
     Attributes:
       batch_fields: parts of a batch that the task uses: "image", "label".
-      metrics: names of the values that `rows` gives; what config.checkpoint.best may name.
-      whole_batch: an example's loss depends on the others of the global batch, so that the
-        batch cannot be cut into microbatches.
-      own_params: patterns of parameters that only this task has; fine-tuning another task
-        leaves them behind.
-      setting: what the run gives; set once the model is known.
+      metrics: names of the values that `rows` returns; config.checkpoint.best may name them.
+      whole_batch: whether an example's loss depends on the others of the global batch; the
+        batch cannot be cut into microbatches then.
+      own_params: patterns of parameters that only this task has; fine-tuning on another task
+        drops them.
+      setting: parts of the run that the task uses; set when the model is configured.
     """
 
     batch_fields: ClassVar[tuple[str, ...]] = ("image", "label")
@@ -68,19 +68,19 @@ class Task(abc.ABC):
     setting: Setting = dataclasses.field(default=None, kw_only=True, repr=False)  # type: ignore[assignment]
 
     def check(self, config: ConfigDict) -> None:  # noqa: B027  most tasks suit all options
-        """Raises InputError where other options of the run do not suit the task."""
+        """Raises InputError if other options of the run do not suit the task."""
 
     def model_options(self, config: ConfigDict, num_classes: int) -> dict[str, Any]:
         """Options of the model that the task decides.
 
         Args:
-          config: of the run.
-          num_classes: of the training data.
+          config: config of the run.
+          num_classes: number of classes of the training data.
         """
         return {}
 
     def build_model(self, config: ModelConfig, rngs: nnx.Rngs) -> nnx.Module:
-        """The module that is trained; the parameters of `config`'s model keep their paths."""
+        """Builds the module to train; the parameters of `config`'s model keep their paths."""
         return models.build_model(config, rngs)
 
     def macs(self, config: ModelConfig) -> int:
@@ -98,12 +98,12 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def inputs(self, batch: Batch, key: jax.Array, axis_name: str | None) -> Any:
-        """What `losses` takes, made once for all microbatches.
+        """The inputs of `losses`, computed once for all microbatches.
 
         Args:
           batch: arrays by name, each (B, ...); images are uint8.
-          key: of the step, the same on all devices.
-          axis_name: see the class.
+          key: random key of the step, the same on all devices.
+          axis_name: name of the pmap axis, or None; see the class.
 
         Returns:
           A pytree of arrays (B, ...).
@@ -115,9 +115,9 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def rows(self, model: Any, batch: Batch, axis_name: str | None) -> Metrics:
-        """For evaluation: values (B,) by name, whose means over a data set are its metrics.
+        """For evaluation: values (B,) by name; their means over a data set are its metrics.
 
-        `batch` also has `mask` (B,), False where the last batch is filled up.
+        `batch` also has `mask` (B,), False for padding of the last batch.
         """
 
     def model(self, params: Any) -> Any:
@@ -125,14 +125,14 @@ class Task(abc.ABC):
         return nnx.merge(self.setting.graphdef, params)
 
     def images(self, batch: Batch) -> jax.Array:
-        """uint8 (B, H, W, 3) of a training batch, flipped where the host left that to do."""
+        """Images of a training batch, uint8 (B, H, W, 3), with flips that the host left to do."""
         images = shard_batch(batch["image"])
         if "flip" not in batch:
             return images
         return jnp.where(batch["flip"][:, None, None, None], images[:, :, ::-1], images)
 
     def normalize(self, images: jax.Array) -> jax.Array:
-        """uint8 (B, H, W, 3) -> float32, as the model expects it."""
+        """uint8 (B, H, W, 3) -> float32, normalised as the model expects."""
         return normalize_pixels(images, self.setting.mean, self.setting.std)
 
     def example_keys(self, key: jax.Array, count: int, axis_name: str | None) -> jax.Array:

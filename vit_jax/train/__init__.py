@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 
 class _Train(types.ModuleType):
-    """This package, which is a function too."""
+    """This package as a module that can be called."""
 
     def __call__(self, config: ConfigDict, workdir: str) -> dict[str, Any]:
         """Trains as `config` says; see `vit_jax.train.loop.train`."""

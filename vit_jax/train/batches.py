@@ -1,4 +1,4 @@
-"""The data of a run: training batches on the devices, evaluations ready to go."""
+"""The training data of a run: the opened source, and batches on the devices."""
 
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -16,7 +16,7 @@ from vit_jax.train.run import Dataset, Run
 
 
 def open_training_data(config: ConfigDict) -> tuple[Any, Any, Dataset]:
-    """The training source, its preprocessing, and what the run needs to know of both.
+    """Opens the training data: the source, its preprocessing, and facts that the run needs.
 
     Raises:
       InputError: they cannot be opened or parsed.
@@ -37,9 +37,9 @@ class TrainingBatches(Iterator[dict[str, jax.Array]]):
 
         Args:
           run: the run.
-          source, pp: its training data and their preprocessing.
-          start_step: of the first batch.
-          unreadable: examples that earlier starts could not read.
+          source, pp: training data of the run and their preprocessing.
+          start_step: step of the first batch.
+          unreadable: number of examples that earlier starts of the run could not read.
         """
         config, engine = run.config, run.engine
         order = dict(
@@ -78,9 +78,10 @@ class TrainingBatches(Iterator[dict[str, jax.Array]]):
 
     @property
     def unreadable(self) -> jax.Array | int:
-        """How many examples could not be read up to the last batch; others took their places.
+        """Number of examples that could not be read so far; others took their places.
 
-        Those of all processes and of all starts of the run; ask on all at the same step.
+        All processes and all starts of the run are counted. Call on all processes at the same
+        step.
         """
         return self._unreadable_before + total(self._unreadable)
 

@@ -1,6 +1,6 @@
-"""Every option of a run: `default()` gives them all.
+"""All options of a run; `default()` returns them with their defaults.
 
-An option's type, default, meaning, range and effect stand in the section it belongs to: the
+An option's type, default, meaning, range and effect are declared in the class of its section: the
 classes in `SECTIONS`, those of models, and those of evaluations. A config file (`configs/*.py`)
 starts from `default()`, sets what differs, and returns the `ml_collections.ConfigDict`. Options
 that do not exist are refused.
@@ -35,48 +35,59 @@ DEFAULT_MODEL = "ViT-S/16"
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Options that stand in no section."""
+    """Options outside all sections."""
 
     seed: int = option(0, "of initialisation, data order, augmentation and dropout", at_least=0)
     task: str = option(
         "classify",
-        "what is learned: classify, or masked: the colours of hidden patches (section 4.6, B.1.2)",
+        "training task: classify (labels of images) or masked (masked patch prediction, without "
+        "labels; section 4.6, appendix B.1.2)",
         choices=TASKS,
     )
     total: Duration = option(Duration(), "length of the run", effect="course")
     batch_size: int = option(128, "examples per step over all devices and processes", at_least=1)
     init_from: str = option(
-        "", "fine-tune from: a workdir, a checkpoint or a published weight file"
+        "",
+        "weights to start from: a workdir, a checkpoint or a published weight file; "
+        '"": random initialisation',
     )
     init_skip: tuple[str, ...] = option(
         ("head/.*", "head_dist/.*", "pre_logits/.*", "masked/.*"),
-        "path patterns of parameters that start afresh in spite of init_from",
+        "regular expressions for whole parameter paths: these parameters are initialised, not "
+        "taken from init_from",
     )
-    init_ema: bool = option(False, "take the averaged parameters of init_from")
+    init_ema: bool = option(False, "start from the averaged (EMA) parameters of init_from")
     init_resample: str = option(
-        "bilinear_align_corners", "how position embeddings are fitted to another grid"
+        "bilinear_align_corners",
+        "interpolation of position embeddings to another grid of patches; docs/weights.md lists "
+        "the methods",
     )
     eval_every: Duration = option(
-        Duration(), "between evaluations; None: once, at the end", effect="course"
+        Duration(), "interval between evaluations (unset: only at the end)", effect="course"
     )
     max_skipped_steps: int = option(
-        10, "non-finite steps in a row that end the run", effect="course", at_least=1
+        10,
+        "stop after this many consecutive steps whose loss or gradient is not finite; their "
+        "updates are skipped",
+        effect="course",
+        at_least=1,
     )
     debug: bool = option(
         False,
-        "at the first non-finite step, find the operation to blame; training is slower",
+        "stop at the first step that is not finite and report the operation that caused it; "
+        "training is slower",
         effect="course",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class NameOptions:
-    """What stands in `config.model` beside the options of the model's class."""
+    """The model's name, in `config.model` beside the options of the model's class."""
 
     name: str | None = option(
         None,
-        "a name that `vit_jax models` lists; None: that of the weights of init_from, or "
-        f"{DEFAULT_MODEL}",
+        "model name, as listed by `vit_jax models`; None: the model of init_from, or "
+        f"{DEFAULT_MODEL} without init_from",
         effect="structure",
     )
 
@@ -138,7 +149,7 @@ def every_option() -> Iterator[Described]:
 def is_free(name: str) -> bool:
     """Whether a resumed run may change an option, given by its full name.
 
-    Options that are not known may not.
+    Unknown options may not be changed.
     """
     first, _, rest = name.partition(".")
     if first == "evals":
@@ -154,9 +165,9 @@ def is_free(name: str) -> bool:
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A flat config with every option of the network at the value that None stands for.
+    """A flat config in which options of the model that are None have their defaults.
 
-    Configs of earlier versions are brought to today's names.
+    Options of earlier versions get today's names.
 
     Args:
       config: full name -> value, of an earlier run or of this one.
@@ -165,7 +176,7 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     if values.pop("model.axial", None):
         values["model.attention_kind"] = "axial"
     for name in [name for name in values if name == "fewshot" or name.startswith("fewshot.")]:
-        del values[name]  # evaluations today, which are free
+        del values[name]  # today an evaluation, and those may change
     defaults = options.defaults(BiTConfig) | options.defaults(ViTConfig) | {"name": DEFAULT_MODEL}
     for name, value in defaults.items():
         if values.get(f"model.{name}") is None:

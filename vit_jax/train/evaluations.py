@@ -17,8 +17,8 @@ class RunEvaluation:
     """One entry of config.evals, ready to be run.
 
     Attributes:
-      name: of the entry; metrics are called eval/<name>/<metric>.
-      use_ema: averaged parameters are evaluated.
+      name: name of the entry; metrics are called eval/<name>/<metric>.
+      use_ema: whether averaged parameters are evaluated.
       opened: the evaluation with its data.
     """
 
@@ -27,21 +27,22 @@ class RunEvaluation:
     opened: Opened
 
     def run(self, params: Any, after_batch: Callable[[], None]) -> dict[str, float]:
-        """The results that are numbers."""
+        """Runs the evaluation; returns the results that are numbers."""
         found = self.opened.run(params, after_batch)
         return {name: value for name, value in found.items() if isinstance(value, (int, float))}
 
 
 def open_evaluations(run: Run, source: Source, pp: Preprocess) -> list[RunEvaluation]:
-    """The entries of config.evals; wrong ones are refused before training.
+    """Opens the entries of config.evals; wrong ones are refused before training.
 
     Args:
       run: the run.
-      source: its training data.
-      pp: their preprocessing.
+      source: training data of the run.
+      pp: preprocessing of the training data.
 
     Raises:
-      InputError: as for training data, or averaged parameters are asked for and not kept.
+      InputError: an entry's data cannot be opened, or it asks for averaged parameters, which
+        the run does not keep.
     """
     context = Context(
         where="",

@@ -1,4 +1,4 @@
-"""The story of a training run."""
+"""The training loop: a run from its start to its summary."""
 
 import collections
 import contextlib
@@ -41,11 +41,11 @@ STEPS_IN_FLIGHT = 2
 
 
 def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> dict[str, Any]:
-    """Trains as `config` says, going on from the workdir's newest checkpoint if it has one.
+    """Trains as `config` says; resumes from the workdir's newest checkpoint if there is one.
 
     Args:
-      config: see vit_jax.config.
-      workdir: where checkpoints, metrics and the summary go.
+      config: config of the run; see vit_jax.config.
+      workdir: directory for checkpoints, metrics and the summary.
       started: `time.monotonic()` from which the run's time counts; None: now.
 
     Returns:
@@ -55,7 +55,7 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
       InputError: wrong config or data; nothing was overwritten.
       Preempted: stopped early, state saved.
       NotSavedError: stopped early, state not saved.
-      NonFiniteError: see config.max_skipped_steps.
+      NonFiniteError: too many consecutive steps were not finite; see config.max_skipped_steps.
     """
     check(config)
     clock = Clock(started)
@@ -105,7 +105,7 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
                 spikes=SpikeWatch(config.log.spike, meta.get("spikes")),
                 watchdog=opened(Watchdog(config.watchdog, clock)),
             )
-            del state  # the loop's alone: each step reuses its memory
+            del state  # only the loop may hold it: each step reuses its memory
         announce(run, source, step)
         while not loop.finished:
             if preemption.reached(loop.step):
@@ -130,11 +130,11 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
 
 @dataclasses.dataclass
 class Loop:
-    """A run between its start and its end: where it stands, and what happens around a step.
+    """A run under way: its state, and what happens around each step.
 
     Attributes:
-      step: how many steps led to `state`.
-      state: what the next step begins with.
+      step: number of steps that led to `state`.
+      state: state with which the next step begins.
     """
 
     run: Run
@@ -146,7 +146,7 @@ class Loop:
     metrics: MetricsLog
     progress: Progress
     checkpoints: Checkpoints
-    meta: dict[str, Any]  # of checkpoints
+    meta: dict[str, Any]  # metadata of checkpoints
     interval: SaveInterval
     bad_steps: BadSteps
     spikes: SpikeWatch
@@ -168,7 +168,7 @@ class Loop:
         return self.step >= self.run.total_steps
 
     def advance(self) -> None:
-        """Runs one step and, some steps later, looks at what came of it."""
+        """Runs one step; its results are checked some steps later."""
         with self.clock.phase("data"):
             batch = next(self.batches)
         # The first call compiles.
@@ -205,14 +205,14 @@ class Loop:
         self.watchdog.beat()
 
     def save(self, *, final: bool = False) -> None:
-        """Starts writing a checkpoint; lines of metrics up to it are on disk before.
+        """Starts writing a checkpoint; the metrics up to this step are on disk before.
 
         Args:
-          final: the run ends with it: return when it is written. Else it is left to a later
-            step while updates are being skipped, as it may be this state that is to blame.
+          final: whether the run ends with it; then return only when it is written. Otherwise
+            nothing is saved while updates are being skipped, as this state may be the cause.
 
         Raises:
-          NotSavedError: it could not be written, and it is final.
+          NotSavedError: the final checkpoint could not be written.
         """
         self.settle()
         if self.bad_steps and not final:
@@ -234,7 +234,7 @@ class Loop:
         self.interval.saved(self.step, self.clock.seconds["checkpoint"] - before)
 
     def stop(self, reason: str) -> NoReturn:
-        """Saves the state and ends the run before its time."""
+        """Saves the state and ends the run early."""
         self.save(final=True)
         self.checkpoints.close()
         raise Preempted(
@@ -265,11 +265,11 @@ class Loop:
             raise NonFiniteError(self.bad_steps.report())
 
     def _debug(self, batch: dict[str, jax.Array]) -> None:
-        """Ends the run at the first bad step, with the operation that is to blame."""
+        """Ends the run at the first bad step and reports the operation that caused it."""
         self.settle()
         if self.bad_steps:
             # The update was skipped: these are still the parameters that the step began with.
-            self.watchdog.pause()  # it takes its time
+            self.watchdog.pause()  # this takes long
             inputs = on_one_device(self.state.params, batch)
             found = find_first(make_gradient(self.run.task), *inputs, self.step - 1)
             self.checkpoints.wait()
@@ -299,7 +299,7 @@ class Loop:
         return due(step, self.run.config.log.every) or step == self.run.total_steps
 
     def _training(self, step: int) -> str:
-        """The phase that a step belongs to."""
+        """The phase of a step: "redone" if an earlier start of the run has done it already."""
         return "step" if step > self.goodput.reached else "redone"
 
     def _busy(self) -> float:
@@ -308,5 +308,5 @@ class Loop:
 
 
 def due(step: int, every: int | None) -> bool:
-    """Whether something that happens every so many steps happens after this one."""
+    """Whether something that happens every `every` steps is due after this step."""
     return every is not None and every > 0 and step % every == 0

@@ -3,11 +3,11 @@
 Every optimizer does what torch.optim does under the same name:
 
 * sgd and adam add `weight_decay * p` to the gradient (L2), before momentum;
-* adamw, and so adafactor and lion, decay apart from the gradient:
+* adamw, and likewise adafactor and lion, decouple the decay from the gradient:
   p <- p - lr(t) * (update + weight_decay * p).
 
 The paper's "Adam with weight decay 0.1" is adamw here: the optimizer of its code
-(flax.optim.Adam) decayed apart from the gradient, scaled by the learning rate.
+(flax.optim.Adam) decoupled the decay and scaled it by the learning rate.
 Only kernels decay: parameters whose path ends in "kernel". Biases, norms, class
 token, position embeddings and the probe of the attention pool do not.
 
@@ -49,43 +49,78 @@ SCHEDULES: Registry[Callable[..., jax.Array]] = Registry("schedule")
 class OptimizerOptions:
     """`config.optimizer`. Patterns are regular expressions for whole paths, as "head/.*"."""
 
-    name: str = option("adamw", "sgd, adam, adamw, adafactor, lion", choices=OPTIMIZERS)
-    learning_rate: float = option(1e-3, "peak, after warm-up", at_least=0)
-    momentum: float = option(0.9, "sgd", at_least=0, below=1)
-    nesterov: bool = option(False, "sgd")
-    b1: float = option(0.9, "adam, adamw, lion; the momentum of adafactor", at_least=0, below=1)
-    b2: float = option(
-        0.999, "adam, adamw; the highest of adafactor; .99 suits lion", at_least=0, below=1
+    name: str = option(
+        "adamw", "optimizer: sgd, adam, adamw, adafactor or lion", choices=OPTIMIZERS
     )
-    eps: float = option(1e-8, "adam, adamw", at_least=0)
+    learning_rate: float = option(1e-3, "peak learning rate, reached after warm-up", at_least=0)
+    momentum: float = option(0.9, "momentum of sgd", at_least=0, below=1)
+    nesterov: bool = option(False, "use Nesterov momentum in sgd")
+    b1: float = option(
+        0.9,
+        "beta 1 of adam and adamw (decay rate of the first moment) and of lion; momentum of "
+        "adafactor",
+        at_least=0,
+        below=1,
+    )
+    b2: float = option(
+        0.999,
+        "beta 2 of adam and adamw (decay rate of the second moment) and of lion (0.99 suits it); "
+        "in adafactor the upper limit of that rate",
+        at_least=0,
+        below=1,
+    )
+    eps: float = option(1e-8, "epsilon of adam and adamw", at_least=0)
     moment_dtype: str = option(
         "float32",
-        "of the first moment (and momentum): float32 or bfloat16",
+        "dtype in which the first moment or momentum is stored: float32 or bfloat16",
         choices=("float32", "bfloat16"),
     )
     weight_decay: float = option(
         0.0,
-        "of kernels only, as in torch.optim under the same name. adamw, adafactor, lion: "
-        "p <- p - lr(t) * (update + weight_decay * p). sgd, adam: weight_decay * p is added to "
-        "the gradient (L2). The paper's Adam is adamw",
+        "weight decay, of kernels only, as in torch.optim under the same name. adamw, adafactor, "
+        "lion: p <- p - lr(t) * (update + weight_decay * p). sgd, adam: weight_decay * p is added "
+        "to the gradient (L2). The paper's Adam is adamw",
         at_least=0,
     )
-    clip_norm: float = option(0.0, "clip gradients at this global norm; 0: off", at_least=0)
-    schedule: str = option("cosine", "constant, linear, cosine, rsqrt", choices=SCHEDULES)
-    warmup: Duration = option(Duration(steps=0), "linear from 0 to learning_rate")
-    cooldown: Duration = option(Duration(steps=0), "linear to end_value over the last steps")
+    clip_norm: float = option(
+        0.0, "largest global norm of the gradient, to which it is clipped; 0: off", at_least=0
+    )
+    schedule: str = option(
+        "cosine",
+        "learning rate after warm-up: constant, linear, cosine or rsqrt (inverse square root)",
+        choices=SCHEDULES,
+    )
+    warmup: Duration = option(
+        Duration(steps=0), "length of the linear warm-up from 0 to learning_rate"
+    )
+    cooldown: Duration = option(
+        Duration(steps=0), "length of the linear decay to end_value at the end of the run"
+    )
     end_value: float = option(
-        0.0, "last learning rate (linear, cosine, cooldown), as a share of the peak", at_least=0
+        0.0,
+        "final learning rate of linear, cosine and the cooldown, as a share of learning_rate",
+        at_least=0,
     )
     rsqrt_timescale: int = option(
-        10_000, "rsqrt: steps after which the rate has fallen by sqrt(2)", above=0
+        10_000,
+        "for schedule rsqrt: number of steps after warm-up in which the learning rate falls by a "
+        "factor of sqrt(2)",
+        above=0,
     )
     multipliers: tuple[tuple[str, float], ...] = option(
-        (), "(pattern, factor) pairs on the learning rate; the first match counts"
+        (),
+        "(pattern, factor) pairs: the learning rate is multiplied by the factor for parameters "
+        "whose whole path matches the regular expression; the first match counts",
     )
-    freeze: tuple[str, ...] = option((), "patterns of parameters that stay as they are")
+    freeze: tuple[str, ...] = option(
+        (), "regular expressions for whole parameter paths: these parameters are not trained"
+    )
     ema_decay: float = option(
-        0.0, "Polyak averaging of parameters; 0: off, the paper's: .9999", at_least=0, below=1
+        0.0,
+        "decay rate of the moving average (EMA, Polyak) of the parameters; 0: no average; the "
+        "paper's: 0.9999",
+        at_least=0,
+        below=1,
     )
 
 
@@ -139,8 +174,9 @@ def create_schedule(
 ) -> Schedule:
     """The learning rate of update t = 0, 1, ...; see `create_optimizer`.
 
-    With warm-up w, t < w is linear from 0, and t = w has the peak. Decay runs from
-    w to the end of the run. Cooldown takes the decayed rate linearly to the end value.
+    With a warm-up of w steps, the rate grows linearly from 0 and reaches its peak at t = w. It
+    then decays until the end of the run. The cooldown takes the decayed rate linearly to the
+    end value.
     """
     warmup, cooldown = (
         in_steps(duration, name=f"optimizer.{name}", batch_size=batch_size, train_size=train_size)
@@ -246,7 +282,7 @@ COUPLED_DECAY = ("sgd", "adam")
 
 
 def multiplier_tree(pairs: Sequence[tuple[str, float]], params: Any) -> Any:
-    """The factor on the learning rate of every parameter: of the first pattern that matches.
+    """The learning rate factor of every parameter, from the first pattern that matches.
 
     Args:
       pairs: (pattern, factor); a pattern is a regular expression for the whole
@@ -254,8 +290,8 @@ def multiplier_tree(pairs: Sequence[tuple[str, float]], params: Any) -> Any:
       params: nested dict.
 
     Raises:
-      InputError: a pattern that is no regular expression, decides nothing, or
-        has a factor that is not above zero.
+      InputError: a pattern that is not a regular expression or is never the first to
+        match, or a factor that is not above zero.
     """
     where = "optimizer.multipliers"
     for pair in pairs:
@@ -278,10 +314,10 @@ def multiplier_tree(pairs: Sequence[tuple[str, float]], params: Any) -> Any:
 
 
 def frozen_tree(patterns: Sequence[str], params: Any) -> Any:
-    """Which parameters stay as they are: those whose path a pattern matches.
+    """Whether each parameter is frozen: those with a path that matches a pattern.
 
     Raises:
-      InputError: a pattern that is no regular expression or matches nothing, or
+      InputError: a pattern that is not a regular expression or matches nothing, or
         patterns that leave nothing to train.
     """
     where = "optimizer.freeze"
@@ -317,7 +353,7 @@ def _check(config: OptimizerOptions) -> None:
 
 
 def _scale(factors: Any) -> optax.GradientTransformation:
-    """Multiplies every update by its factor; what is masked out stays so."""
+    """Multiplies every update by its factor; masked updates stay masked."""
 
     def scale(factor: float, update: Any) -> Any:
         return update if factor == 1 else jax.tree.map(lambda x: factor * x, update)

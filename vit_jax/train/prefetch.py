@@ -1,4 +1,4 @@
-"""The next batch on the device before the step needs it."""
+"""Prefetching: the next batch is on the device before the step needs it."""
 
 import queue
 import threading
@@ -11,8 +11,8 @@ _END = object()
 def prefetch(batches: Iterable[Any], place: Callable[[Any], Any]) -> Generator[Any, None, None]:
     """Yields `place(batch)` for each batch, one of them ahead of the consumer.
 
-    Reading and placing happen in a thread of their own; what they raise is raised here. The
-    thread asks for a batch only once the one before is taken. Closing the iterator ends it.
+    Reading and placing happen in a separate thread; their exceptions are raised here. The
+    thread reads a batch only after the one before is taken. Closing the iterator ends it.
     """
     ready: queue.Queue = queue.Queue()
     wanted = threading.Semaphore(1)

@@ -37,10 +37,10 @@ def resident_batches(
 
     Args:
       source: an ArraySource; its images are copied to every device once.
-      pp: deterministic operations come first (they are applied before the copy), then
-        random crops and flips.
-      engine: the run's; pjit.
-      batch_size, seed, start_step, shuffle: as in `data.train_batches`.
+      pp: preprocessing: first deterministic operations (they are applied before the copy),
+        then random crops and flips.
+      engine: engine of the run, which must be pjit.
+      batch_size, seed, start_step, shuffle: arguments as in `data.train_batches`.
 
     Returns:
       An endless iterator of {"image": uint8 (B, h, w, 3), "label": (B,) or (B, K)}.
@@ -72,7 +72,7 @@ def resident_batches(
 
 
 def _check(source: Any, pp: Preprocess, engine: Any) -> tuple[np.ndarray, Preprocess]:
-    """What goes to the devices, and the operations that are left to do there."""
+    """Images to copy to the devices, and the operations that remain to be done there."""
     if not isinstance(engine, PjitEngine):
         raise InputError("config.data.resident wants config.parallel.engine='pjit'")
     if not isinstance(source, ArraySource):

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What the rest of a run needs to know about its training data."""
+    """Facts about the training data that the rest of a run needs."""
 
     size: int  # examples per epoch
     num_classes: int
@@ -60,13 +60,14 @@ def prepare(
     """Checks a config as a whole and builds the run it describes; allocates nothing.
 
     Args:
-      config: of the run.
-      dataset: of its training data.
-      engine: None: the one that `config.parallel` names, on the devices present.
-      start: of the weights that the run begins with, see `start.starting_weights`.
+      config: config of the run.
+      dataset: facts about its training data.
+      engine: engine of the run; None: the one named by `config.parallel`, on the devices present.
+      start: configuration of the model whose weights the run starts from; see
+        `start.starting_weights`.
 
     Raises:
-      InputError: whatever in the config does not exist or does not fit the rest.
+      InputError: something in the config does not exist or does not fit the rest.
     """
     engine = engine or create_engine(config.parallel)
     check_batch_size(
@@ -128,10 +129,10 @@ def configure_model(
     task: Task | None = None,
     start: ModelConfig | None = None,
 ) -> ModelConfig:
-    """The model's configuration, completed by the weights it begins with, the data and the task.
+    """The model's configuration, completed from the starting weights, the data and the task.
 
     Raises:
-      InputError: labels beyond the classes, or images that the patches do not divide.
+      InputError: labels beyond the model's classes, or images that do not divide into patches.
     """
     task = task or create_task(config)
     options = dict(config.model)

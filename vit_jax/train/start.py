@@ -29,8 +29,8 @@ class Start:
     """The weights of `config.init_from`.
 
     Attributes:
-      model: that they belong to.
-      weights: those of a published file; None: they are read in the layout of the run.
+      model: configuration of the model that the weights belong to.
+      weights: weights of a published file; None: they are read later, in the layout of the run.
     """
 
     model: ModelConfig
@@ -38,14 +38,14 @@ class Start:
 
 
 def starting_weights(config: ConfigDict, workdir: str | Path) -> Start | None:
-    """What a run begins with, read as far as its model's options come from there.
+    """Reads of `config.init_from` what the options of the run's model depend on.
 
-    A run that goes on takes them from its own newest checkpoint, so that `init_from` may be
-    gone by then.
+    A resumed run reads its own newest checkpoint instead, so that `init_from` may be gone by
+    then.
 
     Args:
-      config: of the run.
-      workdir: of the run, which may not exist yet.
+      config: config of the run.
+      workdir: workdir of the run, which may not exist yet.
 
     Returns:
       None where the config names no weights.
@@ -72,16 +72,16 @@ def first_state(
 
     Args:
       run: the run.
-      checkpoints: its own.
-      source: its training data.
-      start: what `starting_weights` read of `init_from`.
+      checkpoints: checkpoints of the run.
+      source: training data of the run.
+      start: result of `starting_weights`.
 
     Returns:
-      How many steps led to the state, the state, and what the checkpoint knows of itself,
-      {} where there was none.
+      The number of steps that led to the state, the state, and the metadata of the checkpoint
+      ({} where there was none).
 
     Raises:
-      InputError: a checkpoint that does not fit the config or the data; none that is good.
+      InputError: a checkpoint does not fit the config or the data, or none is good.
     """
     found = checkpoints.restore_newest(run.abstract.items())
     if found is None:
@@ -94,7 +94,7 @@ def first_state(
 
 
 def _new_state(run: Run, workdir: Path, start: Start | None) -> TrainState:
-    """A fresh state, or one that begins with `init_from`; the workdir's init_from.txt says how."""
+    """A fresh state, with the weights of `init_from` if given; init_from.txt reports on them."""
     state = run.engine.init(run.create)
     if not run.config.init_from:
         return state
@@ -107,14 +107,14 @@ def _new_state(run: Run, workdir: Path, start: Start | None) -> TrainState:
 
 
 def pretrained(run: Run, weights: Weights | None = None) -> tuple[dict[str, Any], list[str]]:
-    """What `config.init_from` gives to the model.
+    """The parameters that the model takes from `config.init_from`.
 
     Args:
       run: the run.
-      weights: of a published file, if they were read already.
+      weights: weights of a published file, if they were read already.
 
     Returns:
-      Path -> array, and lines that account for every tensor.
+      Path -> array, and a report that accounts for every tensor, in lines.
 
     Raises:
       InputError: they do not fit the model, or are not finite.

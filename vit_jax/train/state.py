@@ -1,4 +1,4 @@
-"""All that a run carries from step to step."""
+"""The training state: all that a run carries from step to step."""
 
 import dataclasses
 from collections.abc import Callable
@@ -49,5 +49,5 @@ def create_state(params: Any, optimizer: optax.GradientTransformation, *, ema: b
 
 
 def init_params(create_model: Callable[[nnx.Rngs], nnx.Module], seed: int) -> Any:
-    """Fresh parameters as a nested dict; traceable, so that they can be born sharded."""
+    """Fresh parameters as a nested dict; traceable, so that they can be created sharded."""
     return nnx.to_pure_dict(nnx.state(create_model(nnx.Rngs(seed)), nnx.Param))

@@ -1,7 +1,7 @@
-"""The training and the evaluation step: pure functions, the same under every engine.
+"""The training step: a pure function, the same under every engine.
 
-With `axis_name` None arrays are global and means are over the global batch, which
-XLA turns into collectives (pjit). With a name arrays are one device's part and
+With `axis_name` None, arrays are global and means are over the global batch, which
+XLA turns into collectives (pjit). With a name, arrays are one device's part and
 means over that axis are explicit (pmap).
 """
 
@@ -25,10 +25,10 @@ def make_train_step(
     schedule: Callable[[jax.Array], jax.Array],
     axis_name: str | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """(state, batch) -> (state, metrics).
+    """Makes the training step: (state, batch) -> (state, metrics).
 
-    The batch holds `image` uint8 (B, H, W, 3), `label` (B,) or (B, K), and `flip` bool (B,)
-    where images are still to be flipped.
+    The batch holds `image` uint8 (B, H, W, 3), `label` (B,) or (B, K), and, if flipping is left
+    to the device, `flip` bool (B,), True for images to flip.
     Metrics are scalars of the global batch: loss, grad_norm, learning_rate, and counts of
     skipped steps; and `finite_gradients`, bool (leaves of params,).
     A step whose loss or gradient is not finite, or whose update would make a parameter
@@ -60,7 +60,7 @@ def make_train_step(
 def make_gradient(
     task: Task, axis_name: str | None = None
 ) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, Any]]:
-    """(params, batch, number of the step) -> mean loss of the global batch and its gradient."""
+    """Makes (params, batch, step number) -> mean loss of the global batch and its gradient."""
     config = task.setting.config
 
     def mean_loss(params, inputs):

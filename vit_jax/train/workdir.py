@@ -21,7 +21,7 @@ from vit_jax.train.config import completed, default, is_free
 
 log = logging.getLogger(__name__)
 
-# For another process to end. A file server may hold the lock of a dead one that long.
+# Waiting for another process to end; a file server may hold the lock of a dead one that long.
 ATTEMPTS, PAUSE = 10, 10.0  # seconds in between
 
 
@@ -63,7 +63,7 @@ def only_run_in(path: Path) -> Iterator[None]:
     """Keeps other runs out of a workdir as long as this one is under way.
 
     Raises:
-      InputError: another is, and did not end within ATTEMPTS.
+      InputError: another run is under way and did not end within ATTEMPTS.
     """
     with contextlib.ExitStack() as stack:
 
@@ -92,7 +92,7 @@ def only_run_in(path: Path) -> Iterator[None]:
 def claim_workdir(path: Path, config: ConfigDict) -> None:
     """Writes config.json: from now on the workdir belongs to this config.
 
-    For when nothing is left that may be refused: a corrected command finds the workdir free.
+    Call after all validation, so that a rejected config does not claim the workdir.
     The summary of an earlier end goes, until there is a new one.
 
     Raises:
@@ -110,7 +110,7 @@ def _json(config: ConfigDict) -> str:
 
 
 def _compare(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    # Options that came after the run was begun had then the effect of their defaults.
+    # Options that did not exist when the run began had the effect of their defaults then.
     old = dict(flatten(json.loads(_json(default())))) | dict(flatten(old))
     old, new = completed(old), completed(dict(flatten(new)))
     differing = [
@@ -127,5 +127,5 @@ def _compare(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """A value in the form that JSON gives it."""
     return list(value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""What a run that meets numbers which are not finite says about them."""
+"""Reports about steps whose loss or gradient is not finite."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ FEW = 4  # names in a line of text; the file has all
 
 
 class BadSteps:
-    """The steps in a row whose loss or gradient was not finite."""
+    """The latest consecutive steps whose loss or gradient was not finite."""
 
     def __init__(self, run: Run, source: Any, workdir: Path, *, write: bool):
         self._run, self._source = run, source
@@ -45,7 +45,7 @@ class BadSteps:
         return bool(self._steps)
 
     def clear(self) -> None:
-        """A good step ends the row."""
+        """Forgets the bad steps, after a good one."""
         self._steps.clear()
 
     def report(self) -> str:
@@ -71,7 +71,7 @@ class BadSteps:
         )
 
     def _examples(self, step: int) -> list[str]:
-        """The batch of a step, by what the source calls its examples."""
+        """The examples in the batch of a step, as the source describes them."""
         config = self._run.config
         index = data.planned_examples(
             self._source,

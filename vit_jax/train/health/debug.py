@@ -1,4 +1,4 @@
-"""Finds the operation from which numbers that are not finite come.
+"""Finds the operation that produces the first numbers that are not finite.
 
 The loss and its gradient are traced without jit, which leaves a flat list of primitive
 operations, and run one by one.
@@ -26,10 +26,10 @@ _PACKAGE = str(Path(__file__).parents[2])
 
 
 def find_first(function: Callable, *args: Any) -> str:
-    """Says in a line where numbers that are not finite first appear.
+    """Says in one line where numbers that are not finite first appear.
 
     Args:
-      function: traceable.
+      function: traceable function.
       args: pytrees of arrays on this process's devices.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(args):

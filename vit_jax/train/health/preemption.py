@@ -1,4 +1,4 @@
-"""Notices that a run shall stop, on all processes at the same step."""
+"""Notices requests to stop a run, on all processes at the same step."""
 
 import logging
 import os
@@ -19,14 +19,14 @@ INTERRUPTED = 130  # exit status after a second SIGINT
 
 
 class PreemptionWatch:
-    """SIGTERM, the platform's notice or Ctrl-C asks the run to save and stop.
+    """Watches for a request to save and stop: SIGTERM, the platform's notice, or Ctrl-C.
 
-    With several processes `jax.distributed` takes SIGTERM, spreads the notice and agrees on
+    With several processes, `jax.distributed` takes SIGTERM, spreads the notice and agrees on
     the step. A second Ctrl-C ends the process at once, also while it compiles or waits for a
-    device: signals are read by a thread, as Python's handlers would wait for that.
+    device: a thread reads the signals, as Python's handlers would run only after that.
 
     Attributes:
-      lost: says what a stop at once would lose; set by the run.
+      lost: function that says what an immediate stop would lose; set by the run.
     """
 
     def __init__(self):
@@ -39,7 +39,7 @@ class PreemptionWatch:
             self._listen()
 
     def reached(self, step: int) -> bool:
-        """Whether to stop after `step`, asked for each in turn; the same on every process."""
+        """Whether to stop after `step`; the same on every process. Call it for every step."""
         if self._distributed:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._asked_by is not None
@@ -50,7 +50,7 @@ class PreemptionWatch:
         return self._asked_by or "a notice"
 
     def close(self) -> None:
-        """Gives the signals back their former meaning."""
+        """Restores the former signal handlers."""
         if not self._former:
             return
         signal.set_wakeup_fd(self._former_fd)
@@ -80,7 +80,7 @@ class PreemptionWatch:
         if self._asked_by == "Ctrl-C":
             try:
                 log.error("stopped at once: %s", self.lost())
-            finally:  # also where the disk with the checkpoints is gone
+            finally:  # even if the disk with the checkpoints is gone
                 os._exit(INTERRUPTED)
         self._asked_by = "Ctrl-C"
         log.warning("saving the state, then stopping; Ctrl-C again stops at once")
@@ -89,7 +89,7 @@ class PreemptionWatch:
 
 
 def lost_since(step: int, checkpoints: Path) -> str:
-    """What is lost of a run that ends after `step`, given the directory of its checkpoints."""
+    """Says what is lost if a run ends after `step`, given the directory of its checkpoints."""
     newest = max(steps_in(checkpoints), default=0)
     if newest >= step:
         return "nothing is lost"

@@ -12,18 +12,18 @@ WINDOW, ENOUGH = 64, 16  # losses to compare with, at most and at least
 
 
 class SpikeWatch:
-    """Compares each loss with what nine of ten before stayed below.
+    """Compares each loss with the 90th percentile of the losses before it.
 
     Attributes:
-      count: spikes so far; one lasts until the loss is below the limit again.
+      count: number of spikes so far; one lasts until the loss is below the limit again.
     """
 
     def __init__(self, factor: float, memory: dict[str, Any] | None = None):
         """Starts watching.
 
         Args:
-          factor: over that, above which a loss is a spike; 0: none is.
-          memory: of the run's checkpoint, as `memory` gave it.
+          factor: multiple of the percentile above which a loss is a spike; 0: off.
+          memory: result of `memory` in the run's checkpoint.
         """
         memory = memory or {}
         self._factor = factor
@@ -46,5 +46,5 @@ class SpikeWatch:
         self._losses.append(loss)
 
     def memory(self) -> dict[str, Any]:
-        """What a later start of the run needs to go on as if there had been no break."""
+        """The state to store in checkpoints, so that a resumed run goes on as if never stopped."""
         return dict(count=self.count, high=self._high, losses=list(self._losses))

@@ -1,4 +1,4 @@
-"""Says where a run hangs, and ends it if asked."""
+"""A watchdog: says where a run hangs, and ends it if asked to."""
 
 import dataclasses
 import faulthandler
@@ -22,18 +22,21 @@ class WatchdogOptions:
 
     seconds: float = option(
         600.0,
-        "without a step, after which the stacks of all threads are printed; 0: never",
+        "print the stacks of all threads when no step or batch of an evaluation ends for this "
+        "many seconds; 0: never",
         effect="course",
         at_least=0,
     )
-    exit: bool = option(False, "then end the process with status 70", effect="course")
+    exit: bool = option(
+        False, "after printing the stacks, end the process with exit status 70", effect="course"
+    )
 
 
 class Watchdog:
     """Prints the stacks of all threads when no `beat` came for some time.
 
-    It sleeps until the first beat and after every `pause`, so that what legitimately takes
-    long (compiling) does not alarm it.
+    It sleeps until the first beat and after every `pause`, so that compilation, which may take
+    long, causes no alarm.
     """
 
     def __init__(self, config: WatchdogOptions, clock: Clock):
@@ -41,7 +44,7 @@ class Watchdog:
 
         Args:
           config: `config.watchdog`.
-          clock: of the run, asked what the run is doing.
+          clock: clock of the run, which names the current phase.
         """
         self._seconds, self._exit, self._clock = config.seconds, config.exit, clock
         self._beat: float | None = None
@@ -51,7 +54,7 @@ class Watchdog:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self, step: int | None = None) -> None:
-        """Something ended: a step, or a batch of an evaluation."""
+        """Notes that a step, or a batch of an evaluation, has ended."""
         self._step = self._step if step is None else step
         self._beat = time.monotonic()
 
@@ -69,7 +72,7 @@ class Watchdog:
             beat = self._beat
             if beat is None or beat == told or time.monotonic() - beat < self._seconds:
                 continue
-            told = beat  # once a hang
+            told = beat  # each hang is reported once
             self._tell()
 
     def _tell(self) -> None:

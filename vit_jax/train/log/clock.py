@@ -1,4 +1,4 @@
-"""Where wall-clock time goes, by phase."""
+"""Wall-clock time of a run by phase."""
 
 import contextlib
 import time
@@ -14,7 +14,7 @@ class Clock:
     """
 
     def __init__(self, started: float | None = None):
-        """Starts counting; the time since an earlier `time.monotonic()` was spent to start."""
+        """Starts counting; time since `started` (a `time.monotonic()`) counts as phase "start"."""
         now = time.monotonic()
         self.started = now if started is None else started
         self.seconds: dict[str, float] = {"start": now - self.started}
@@ -32,7 +32,7 @@ class Clock:
             self.current = "other"
 
     def account(self) -> tuple[float, dict[str, float]]:
-        """Seconds in all, and of each phase with the one under way; they sum up to all."""
+        """Seconds in total, and by phase, the current one included; they add up to the total."""
         now, seconds = time.monotonic(), dict(self.seconds)
         if self.current != "other":
             seconds[self.current] = seconds.get(self.current, 0.0) + now - self._since

@@ -1,8 +1,8 @@
 """goodput.jsonl: where the wall-clock time of a run went, over all its starts.
 
 A line holds the seconds that one start of the run has spent so far; the last line of each
-start counts. Lines are as far apart as a hundredth of the time so far (and a second): that much
-is missing from a start that was killed, and a long run's file stays short.
+start counts. The time between two lines is a hundredth of the time so far, at least a second:
+a start that is killed loses no more than that, and a long run's file stays short.
 
 | phase | time |
 |---|---|
@@ -13,7 +13,7 @@ is missing from a start that was killed, and a long run's file stays short.
 | data | waiting for a batch |
 | eval | evaluating |
 | checkpoint | waiting for a checkpoint: copying from the device; at the end also writing |
-| other | what is left |
+| other | everything else |
 """
 
 import time
@@ -27,19 +27,19 @@ SHARE, SECONDS = 0.01, 1.0  # of the time so far, between two lines
 
 
 class Goodput:
-    """Keeps the account of this start of a run and knows those before.
+    """The time account of this start of a run, beside those of earlier starts.
 
     Attributes:
-      reached: the furthest step that an earlier start is known to have done.
+      reached: last step that an earlier start has recorded as done.
     """
 
     def __init__(self, workdir: Path, clock: Clock, *, write: bool):
         """Opens the account.
 
         Args:
-          workdir: of the run.
-          clock: of this start.
-          write: whether this process writes it.
+          workdir: workdir of the run.
+          clock: clock of this start.
+          write: whether this process writes the file.
         """
         path = workdir / "goodput.jsonl"
         # The last line of each start; a dict keeps the order.
@@ -72,7 +72,7 @@ class Goodput:
         return dict(self._line, step=self._step, wall=round(wall, 3), seconds=rounded)
 
     def summary(self) -> dict[str, Any]:
-        """All starts together: `share` of the time that trained, `wall`, `seconds` by phase."""
+        """All starts together: `share` of time spent on new steps, `wall`, `seconds` by phase."""
         starts = [*self._before, self._now()]
         seconds: dict[str, float] = {}
         for line in starts:

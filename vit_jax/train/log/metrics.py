@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl, TensorBoard events, a progress line."""
+"""Reports of a run: metrics.jsonl, TensorBoard events, a progress line."""
 
 import dataclasses
 import sys
@@ -16,8 +16,12 @@ from vit_jax.options import option
 class LogOptions:
     """`config.log`."""
 
-    every: int = option(50, "steps between lines of metrics.jsonl", effect="course", at_least=1)
-    tensorboard: bool = option(True, "write event files into the workdir", effect="course")
+    every: int = option(
+        50, "number of steps between lines of metrics.jsonl", effect="course", at_least=1
+    )
+    tensorboard: bool = option(
+        True, "write TensorBoard event files into the workdir", effect="course"
+    )
     spike: float = option(
         3.0,
         "warn when the loss exceeds this factor times the 90th percentile of the last 64 losses; "
@@ -38,11 +42,11 @@ class MetricsLog:
         """Opens the log.
 
         Args:
-          workdir: of the run.
-          config: `config.log`: whether to write event files too.
-          step: of the state the run starts from; lines of later steps are dropped,
+          workdir: workdir of the run.
+          config: `config.log`, which says whether to write event files too.
+          step: step of the state that the run starts from; lines of later steps are dropped,
             as those steps happen again.
-          write: whether this process writes.
+          write: whether this process writes files.
         """
         self._pending: dict[int, dict[str, Any]] = {}
         self._file = self._events = None
@@ -62,7 +66,7 @@ class MetricsLog:
         self._pending.setdefault(step, {}).update(metrics)
 
     def flush(self, before: int | None = None, *, sync: bool = False) -> None:
-        """Writes the lines of all steps, or of those below `before`; `sync`: onto the disk."""
+        """Writes the lines of all steps, or of those below `before`; `sync`: wait for the disk."""
         for step in sorted(self._pending):
             if before is None or step < before:
                 self._write(step, self._pending.pop(step))
@@ -78,7 +82,7 @@ class MetricsLog:
             self._events.add(step, values)
 
     def close(self) -> None:
-        """Writes what is pending and closes the files."""
+        """Writes the pending lines and closes the files."""
         self.flush()
         for output in (self._file, self._events):
             if output:
@@ -89,19 +93,19 @@ class MetricsLog:
 class Events:
     """TensorBoard's event files, written in a thread.
 
-    Importing what writes them takes seconds; it happens when there is something to write,
-    beside the device's work, and delays neither the first step nor any other.
+    Importing the library that writes them takes seconds. The thread does so at the first
+    write, while the device works, so that no step is delayed.
     """
 
     def __init__(self, workdir: Path, *, purge_step: int | None):
-        """Opens nothing yet; TensorBoard is to forget what it has from `purge_step` on."""
+        """Opens nothing yet; TensorBoard discards earlier events from `purge_step` on."""
         self._options = dict(logdir=str(workdir), purge_step=purge_step)
         self._writer: Any = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
         self._last: Future[None] = self._thread.submit(lambda: None)
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """Hands the values of a step over; raises what went wrong with earlier ones."""
+        """Queues the values of a step; raises the error of an earlier write."""
         if self._last.done():
             self._last.result()
         self._last = self._thread.submit(self._write, step, values)
@@ -123,7 +127,7 @@ class Events:
 
 
 class Progress:
-    """A line on the terminal that is written over; silent where output is no terminal."""
+    """A progress line on the terminal, overwritten in place; silent without a terminal."""
 
     def __init__(self, total_steps: int, *, active: bool):
         self.total_steps = total_steps

@@ -1,4 +1,4 @@
-"""What a run says of itself: in checkpoints, at the start, in summary.json."""
+"""Descriptions of a run: in checkpoints, in the log at the start, in summary.json."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def describe(run: Run, source: Any, pp: Any) -> dict[str, Any]:
-    """What a checkpoint knows about itself: model, preprocessing, labels, data."""
+    """The metadata of a checkpoint: model, task, preprocessing, labels, data, config."""
     return dict(
         model=dict(name=run.model_name, **dataclasses.asdict(run.model_config)),
         task=dict(name=run.config.task, own_params=list(run.task.own_params)),
@@ -30,7 +30,7 @@ def describe(run: Run, source: Any, pp: Any) -> dict[str, Any]:
 
 
 def _evaluation_pp(run: Run, pp: Any) -> str:
-    """How images are prepared when training is over: as in the first evaluation, if any."""
+    """Preprocessing for use after training: that of the first evaluation, if there is one."""
     plain = [
         entry.pp
         for _, entry in sorted(run.config.evals.items())
@@ -41,7 +41,7 @@ def _evaluation_pp(run: Run, pp: Any) -> str:
 
 
 def announce(run: Run, source: Any, step: int) -> None:
-    """Logs what is about to be trained, from where on, and how it is laid out."""
+    """Logs the model, the data, the step from which training starts, and the layout."""
     start = f"going on from step {step}" if step else "from the start"
     log.info(
         f"{run.model_name}, {num_params(run):,} parameters, "
@@ -56,7 +56,7 @@ def announce(run: Run, source: Any, step: int) -> None:
 def write_summary(
     run: Run, workdir: Path, last: dict[str, float], clock: Clock, goodput: Goodput, write: bool
 ) -> dict[str, Any]:
-    """summary.json: where the run ended and what it took."""
+    """Writes summary.json, with the run's last metrics and its time, and returns it."""
     summary = dict(
         model=run.model_name,
         params=num_params(run),
@@ -74,5 +74,5 @@ def write_summary(
 
 
 def num_params(run: Run) -> int:
-    """How many parameters the model has."""
+    """The number of parameters of the model."""
     return sum(leaf.size for leaf in jax.tree.leaves(run.abstract.params))
