@@ -31,8 +31,8 @@ def make_train_step(
     to the device, `flip` bool (B,), True for images to flip.
     Metrics are scalars of the global batch: loss, grad_norm, learning_rate, and counts of
     skipped steps; and `finite_gradients`, bool (leaves of params,).
-    A step whose loss or gradient is not finite, or whose update would make a parameter
-    overflow, changes nothing but the counters.
+    A step whose loss or gradient is not finite changes nothing but the counters. A parameter
+    that an update would make overflow keeps its value.
     """
     config = task.setting.config
     gradient = make_gradient(task, axis_name)
@@ -103,19 +103,27 @@ def _update(
     optimizer: optax.GradientTransformation,
     ema_decay: float,
 ) -> TrainState:
-    """Applies the gradient, or leaves everything as it is where that is not finite."""
+    """Applies the gradient, or leaves everything as it is where that is not finite.
+
+    A parameter that the update would take out of the range of its dtype keeps its value. This
+    is decided element by element: a decision about all parameters would have the optimizer
+    write them and read them once more.
+    """
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+
+    def unless_overflowing(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(finite & jnp.isfinite(new), new, old)
+
+    def if_finite(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(finite, new, old)
+
     params = optax.apply_updates(state.params, updates)
-    for leaf in jax.tree.leaves(params):
-        finite &= jnp.isfinite(leaf).all()
+    params = jax.tree.map(unless_overflowing, params, state.params)
+    opt_state = jax.tree.map(if_finite, opt_state, state.opt_state)
     ema = state.ema
     if ema_decay:
         ema = update_ema(ema, params, ema_decay, state.step - state.skipped)
-    params, opt_state, ema = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old),
-        (params, opt_state, ema),
-        (state.params, state.opt_state, state.ema),
-    )
+        ema = jax.tree.map(if_finite, ema, state.ema)
     failed = 1 - finite.astype(jnp.int32)
     return TrainState(
         step=state.step + 1,
