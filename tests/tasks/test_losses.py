@@ -100,6 +100,27 @@ def test_top_1_of_several_right_classes():
     np.testing.assert_array_equal(losses.top_k_correct(logits, labels, 2), [True, True, False])
 
 
+@pytest.mark.parametrize("k", [1, 2, 5, 40])
+@pytest.mark.parametrize("several", [False, True])
+def test_top_k_is_that_of_a_stable_sort(k, several):
+    """Of NumPy, with many ties and infinities."""
+    rng = np.random.default_rng(k)
+    logits = rng.integers(-4, 5, (200, 20)).astype(np.float32)
+    logits[rng.random(logits.shape) < 0.1] = -np.inf
+    logits[rng.random(logits.shape) < 0.02] = np.inf
+    right = rng.random(logits.shape) < 0.1 if several else np.eye(20)[rng.integers(0, 20, 200)]
+    top = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    wanted = np.take_along_axis(np.asarray(right, bool), top, 1).any(1)
+    labels = np.asarray(right, np.uint8) if several else right.argmax(1)
+    np.testing.assert_array_equal(losses.top_k_correct(logits, labels, k), wanted)
+    assert 0 < wanted.mean() < 1 or k >= 20
+
+
+def test_top_k_sorts_nothing():
+    text = jax.jit(losses.top_k_correct, static_argnums=2).lower(LOGITS, LABELS, 2).as_text()
+    assert "stablehlo.sort" not in text and "chlo.top_k" not in text
+
+
 def test_wrong_options_are_refused():
     with pytest.raises(InputError, match="did you mean 'softmax'"):
         loss_of(name="sofmax")

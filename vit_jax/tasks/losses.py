@@ -100,9 +100,16 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
       labels: (B,) class indices, or (B, K), where every class above zero is right.
       k: number of classes; more than K counts as K.
     """
-    _, top = jax.lax.top_k(logits, min(k, logits.shape[-1]))
-    if labels.ndim == 1:
-        right = top == labels[:, None]
-    else:
-        right = jnp.take_along_axis(labels, top, axis=-1) > 0
-    return right.any(axis=-1) & ~jnp.isnan(logits).any(axis=-1)
+    # The number of classes before the best right one. A top-k would sort all classes on a TPU.
+    classes = jnp.arange(logits.shape[-1])
+    any_right = jnp.ones((), bool)
+    if labels.ndim > 1:
+        right = labels > 0
+        any_right = right.any(axis=-1)
+        labels = jnp.argmax(jnp.where(right, logits, -jnp.inf), axis=-1)
+        # Where all right classes have -inf, the first of them.
+        first = jnp.argmax(right, axis=-1)
+        labels = jnp.where(jnp.take_along_axis(right, labels[:, None], 1)[:, 0], labels, first)
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    before = (logits > own) | ((logits == own) & (classes < labels[:, None]))
+    return (before.sum(axis=-1) < k) & any_right & ~jnp.isnan(logits).any(axis=-1)
