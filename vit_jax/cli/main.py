@@ -60,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vit_jax: interrupted", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        signals = sys.modules.get("vit_jax.train.health.signals")
+        if signals is not None:
+            signals.take_over()
 
 
 def _tell_others(problem: str) -> None:
@@ -77,6 +81,11 @@ def _run(argv: list[str]) -> int:
     name = next((word for word in argv if not word.startswith("-")), None)
     if name is not None and name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
+    if name == "train":
+        # Before the imports, which take seconds.
+        from vit_jax.train.health import signals
+
+        signals.end_start_on_signals()
     modules = {}
     for command, (room, summary) in COMMANDS.items():
         # Only the chosen command is imported: start-up stays quick.

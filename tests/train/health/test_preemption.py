@@ -139,3 +139,30 @@ def test_what_is_lost(tmp_path):
     (checkpoints / "15.orbax-checkpoint-tmp").mkdir()  # being written
     assert lost_since(17, checkpoints) == "7 steps are lost, the newest checkpoint is of step 10"
     assert lost_since(10, checkpoints) == "nothing is lost"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("after", [0.3, 1.0, 2.0, "compiling"])
+def test_a_signal_during_the_start_ends_it_in_seconds(after, number, tmp_path):
+    """From the imports to the compilation of the first step, with status 75 and one line."""
+    # Wide blocks, unrolled: the compilation takes long.
+    options = ("--config.model.depth=24", "--config.model.unroll=-1", "--config.model.width=256")
+    process = train(tmp_path / "run", 1, *options, "--config.model.num_heads=4")
+    if after == "compiling":
+        deadline = time.monotonic() + PATIENCE
+        while not (tmp_path / "run" / "config.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1.0)
+    else:
+        time.sleep(after)
+    assert process.poll() is None
+    process.send_signal(number)
+    sent = time.monotonic()
+    output = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 75, output
+    assert time.monotonic() - sent < 5
+    name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    last = output.splitlines()[-1]
+    assert last.endswith(f"stopped by {name} before the first step; the same command starts again")
+    assert "Traceback" not in output

@@ -3,15 +3,14 @@
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
 from vit_jax.checkpoint.stored import steps_in
+from vit_jax.train.health.signals import Listener, end_start, take_over
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +22,8 @@ class PreemptionWatch:
 
     With several processes, `jax.distributed` takes SIGTERM, spreads the notice and agrees on
     the step. A second Ctrl-C ends the process at once, also while it compiles or waits for a
-    device: a thread reads the signals, as Python's handlers would run only after that.
+    device: a thread reads the signals, as Python's handlers would run only after that. Before
+    the first step is done there is nothing to save: the command ends at once.
 
     Attributes:
       lost: function that says what an immediate stop would lose; set by the run.
@@ -33,13 +33,19 @@ class PreemptionWatch:
         self.lost: Callable[[], str] = lambda: "nothing is lost"
         self._distributed = jax.process_count() > 1
         self._asked_by: str | None = None
-        self._former: dict[signal.Signals, Any] = {}
-        # Python lets only the main thread handle signals.
-        if threading.current_thread() is threading.main_thread():
-            self._listen()
+        # A command that has not begun its first step ends at once, if it is alone.
+        handled_by_jax = [signal.SIGTERM] if self._distributed else []
+        self._ends_start = take_over(keep=handled_by_jax) and not self._distributed
+        self._first: int | None = None
+        numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if n not in handled_by_jax]
+        self._listener = Listener(numbers, self._hear)
 
     def reached(self, step: int) -> bool:
         """Whether to stop after `step`; the same on every process. Call it for every step."""
+        if self._first is None:
+            self._first = step
+        elif step > self._first:
+            self._ends_start = False
         if self._distributed:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._asked_by is not None
@@ -51,30 +57,15 @@ class PreemptionWatch:
 
     def close(self) -> None:
         """Restores the former signal handlers."""
-        if not self._former:
-            return
-        signal.set_wakeup_fd(self._former_fd)
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-        self._former = {}
-        os.close(self._write)  # ends the thread
+        self._listener.close()
 
-    def _listen(self) -> None:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._write, False)
-        numbers = [signal.SIGINT] if self._distributed else [signal.SIGINT, signal.SIGTERM]
-        for number in numbers:
-            self._former[number] = signal.signal(number, lambda *_: None)
-        self._former_fd = signal.set_wakeup_fd(self._write)
-        threading.Thread(target=self._hear, name="signals", daemon=True).start()
-
-    def _hear(self) -> None:
-        with os.fdopen(self._read, "rb", buffering=0) as pipe:
-            while numbers := pipe.read(1):
-                if numbers[0] == signal.SIGINT:
-                    self._interrupt()
-                elif numbers[0] == signal.SIGTERM:
-                    self._asked_by = self._asked_by or "SIGTERM"
+    def _hear(self, number: int) -> None:
+        if self._ends_start:
+            end_start(number)
+        if number == signal.SIGINT:
+            self._interrupt()
+        elif number == signal.SIGTERM:
+            self._asked_by = self._asked_by or "SIGTERM"
 
     def _interrupt(self) -> None:
         if self._asked_by == "Ctrl-C":
