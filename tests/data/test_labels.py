@@ -181,6 +181,6 @@ def test_wrong_labels_are_refused(spec, message, data_dir):
         open_source(f"tfds:{spec}", "train", data_dir=data_dir)
 
 
-def test_file_names_that_nobody_knows():
-    with pytest.raises(InputError, match="digits does not know"):
+def test_a_source_without_file_names():
+    with pytest.raises(InputError, match="digits has no names of image files"):
         open_source("digits", "train").file_names()

@@ -1,6 +1,6 @@
-"""Data: where images come from, in which order, and what happens to them.
+"""Data: sources of images, their order, and preprocessing.
 
-The only place that imports TensorFlow, and only where a source or an operation needs it.
+The only package that imports TensorFlow, and only for sources and operations that need it.
 """
 
 from vit_jax.data.listing import read_labels

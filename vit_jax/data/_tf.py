@@ -1,10 +1,10 @@
-"""TensorFlow, for input only: quiet, and without the accelerators, which are JAX's."""
+"""Imports TensorFlow for reading data: without log output, and without accelerators."""
 
 import os
 
-# oneDNN announces itself on processors with AVX-512; reading data has no use for it.
+# Without this, oneDNN prints a line on processors with AVX-512.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what fails is raised and named by us
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # failures are raised as exceptions
 
 import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""What a config would read: sizes, classes, a picture of the augmentation, and the speed."""
+"""Summaries of the data of a config: sizes, classes, augmented examples, reading speed."""
 
 import time
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ _CAPTION = 16
 
 
 def sizes(source: Source) -> dict[str, Any]:
-    """What a source is and how much it holds, without reading an image."""
+    """Name, split, number of examples and of classes of a source; reads no image."""
     return dict(
         source=source.name, split=source.split, examples=source.size, classes=source.num_classes
     )
 
 
 def describe(source: Source, preprocess: Preprocess, *, samples: int = 100) -> dict[str, Any]:
-    """A summary of a source, sizes and bytes from a few examples spread over it.
+    """Summarises a source; image sizes and bytes come from a few examples spread over it.
 
     Returns:
       {"source", "split", "examples", "classes", "label_names" (the first ten),
@@ -59,7 +59,7 @@ def describe(source: Source, preprocess: Preprocess, *, samples: int = 100) -> d
 def _read(
     source: Source, preprocess: Preprocess, epoch: np.ndarray, index: np.ndarray, *, seed: int
 ) -> list[dict[str, Any]]:
-    """Single examples, with the augmentation they get in those epochs."""
+    """Reads single examples with the augmentation of the given epochs."""
     from vit_jax.data.batches import graph
 
     read = graph.reader(source, preprocess)
@@ -82,13 +82,13 @@ def contact_sheet(
     epochs: int = 3,
     seed: int = 0,
 ) -> None:
-    """Draws the first examples of a run to a PNG: as they are, and as each epoch gets them.
+    """Draws the first examples of a run to a PNG, before and after augmentation.
 
     Args:
-      source, preprocess: what is drawn.
-      path: of the picture; a column an example, a row before and one for each epoch.
-      examples, epochs: how many.
-      seed: of the run.
+      source, preprocess: images and their preprocessing.
+      path: path of the PNG; one column per example, one row per epoch below the original.
+      examples, epochs: number of columns, and of rows below the first.
+      seed: seed of the run.
 
     Raises:
       InputError: the picture cannot be written.
@@ -118,13 +118,13 @@ def contact_sheet(
 
 
 def _name(names: Sequence[str], label: np.ndarray) -> str:
-    """A label in words; sets of classes are joined."""
+    """The class name of a label; for a set of classes, their names joined."""
     classes = np.flatnonzero(label) if np.ndim(label) else [label]
     return ", ".join(names[int(i)] for i in classes) or "none"
 
 
 def _fitted(image: np.ndarray) -> Any:
-    """A picture of at most the cell's size, aspect ratio kept."""
+    """The image resized to fit a cell, aspect ratio kept."""
     from PIL import Image
 
     scale = _CELL / max(image.shape[:2])
@@ -142,7 +142,7 @@ def images_per_second(
     threads: int = 0,
     seconds: float = 5.0,
 ) -> float:
-    """How fast batches come when nothing else is done, after a first one."""
+    """The speed of the training pipeline alone, measured after the first batch."""
     batches = train_batches(source, preprocess, batch_size=batch_size, seed=0, threads=threads)
     try:
         next(batches)

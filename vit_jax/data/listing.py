@@ -1,4 +1,4 @@
-"""What a source stores beside its images: the labels of all examples, read in one go."""
+"""Reads the labels of all examples of a source."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,12 +26,12 @@ def read_labels(source: Source) -> np.ndarray:
     from vit_jax.data._tf import tf
 
     words = tf.zeros([0, 2], tf.uint32)
-    # What computes the image is pruned from the graph.
+    # TensorFlow prunes the operations that compute the image.
     return map_payloads(source, lambda p: source.example(parse(""), p, words)["label"])
 
 
 def map_payloads(source: Source, compute: Callable[[Any], Any]) -> np.ndarray:
-    """A function of the payload, in the graph, of every example."""
+    """The value of a TensorFlow function of the payload for every example, in order."""
     from vit_jax.data._tf import tf
 
     def fetch(start: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`config.data`: which images are read, and how."""
+"""`config.data`: the options for reading images."""
 
 import dataclasses
 
@@ -7,37 +7,40 @@ from vit_jax.options import option
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-    """Options of the training data; evaluations take from here what they do not say."""
+    """Options of the training data, also used by evaluations that have no option of the name."""
 
     source: str = option(
         "digits",
-        "digits, idx:DIR, folder:DIR, npz:FILE, tfds:NAME, tfds:NAME?label=LABEL (another label, "
-        "see data/sources/labels.py), or mix:SOURCE*WEIGHT+SOURCE*WEIGHT",
+        "data source: digits, idx:DIR, folder:DIR, npz:FILE, tfds:NAME, tfds:NAME?label=LABEL "
+        "(another label, see data/sources/labels.py), or mix:SOURCE*WEIGHT+SOURCE*WEIGHT",
     )
-    split: str = option("train", "in the syntax of tfds")
-    data_dir: str = option("", 'where tfds looks; "": its default', effect="place")
+    split: str = option("train", "training split in tfds syntax, such as train or train[:90%]")
+    data_dir: str = option("", 'folder of tfds data; "": the default of tfds', effect="place")
     cache_dir: str = option(
-        "", 'for lists and indices of data; "": beside it or in ~/.cache/vit_jax', effect="place"
+        "",
+        'folder for cached file lists and record indices; "": beside the data, or ~/.cache/vit_jax',
+        effect="place",
     )
     sequential: bool = option(
-        False, "read the TFRecord files of tfds front to back; a resume reads again"
+        False,
+        "read TFRecord files of tfds from front to back; a resumed run rereads part of an epoch",
     )
     pp: str = option(
         "", 'preprocessing of training images, such as "decode|inception_crop(224)|flip_lr"'
     )
     multi_label: bool = option(False, 'labels are sets of classes; needs loss "sigmoid"')
-    shuffle: bool = option(True, "a new order every epoch")
+    shuffle: bool = option(True, "shuffle the examples in a new order every epoch")
     threads: int = option(
-        0, "decoding threads; 0: as many as there are cores", effect="speed", at_least=0
+        0, "number of decoding threads; 0: one per core", effect="speed", at_least=0
     )
-    prefetch: int = option(2, "batches kept ready", effect="speed", at_least=1)
+    prefetch: int = option(2, "number of batches prepared ahead", effect="speed", at_least=1)
     resident: bool = option(
         False,
-        "small sets: images stay on the devices, and augmentation happens there",
+        "keep the images on the devices and augment them there, for small data sets",
         effect="speed",
     )
     max_unreadable: float = option(
         0.01,
-        "share of training images that may be damaged, beyond the first ten; more is an error",
+        "largest share of unreadable training images; the first ten are always allowed unless 0",
         at_least=0,
     )

@@ -18,7 +18,7 @@ import numpy as np
 Array = Any  # of NumPy, or of JAX where a batch is made on the device
 
 _ROUNDS = 8  # of the Feistel network; 4 are a strong pseudo-random permutation in theory
-# Separate the streams of words that share a seed.
+# Constants that give streams with the same seed different keys.
 _ORDER, AUGMENT, _REPLACE = 0x6F726465, 0x61756D67, 0x7265706C
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -74,7 +74,7 @@ def round_keys(seed: int, epoch: Array) -> np.ndarray:
 
 
 def radices(size: int) -> tuple[int, int]:
-    """The smallest a, b near sqrt(size) with a * b >= size."""
+    """Two integers a, b near sqrt(size) with a * b >= size."""
     a = math.isqrt(size - 1) + 1
     return a, -(-size // a)
 
@@ -95,7 +95,7 @@ def permutation(position: np.ndarray, epoch: Array | int, *, seed: int, size: in
     Args:
       position: int array, in [0, size).
       epoch: int or an int array of the same shape.
-      seed: of the run, non-negative.
+      seed: seed of the run, non-negative.
       size: number of examples, below 2**31.
 
     Returns:
@@ -105,7 +105,7 @@ def permutation(position: np.ndarray, epoch: Array | int, *, seed: int, size: in
     keys = round_keys(seed, epochs)[:, which.reshape(np.shape(position))]
     a, b = radices(size)
     x = feistel(np.asarray(position, np.uint32), keys, a, b)
-    # Values in [size, a * b) walk on along their cycle until they land inside.
+    # Values in [size, a * b) are mapped again until they are below size.
     while (outside := x >= size).any():
         x[outside] = feistel(x[outside], keys[:, outside], a, b)
     return x.astype(np.int64)
@@ -125,8 +125,8 @@ def words(epoch: Array, index: np.ndarray, *, seed: int, count: int) -> np.ndarr
 
     Args:
       epoch, index: int arrays (b,).
-      seed: of the run.
-      count: how many pairs an example needs, one per random operation.
+      seed: seed of the run.
+      count: number of pairs per example, one per random operation.
 
     Returns:
       uint32 array (b, count, 2).
@@ -139,7 +139,7 @@ def words(epoch: Array, index: np.ndarray, *, seed: int, count: int) -> np.ndarr
 
 
 def replacement(epoch: int, index: int, attempt: int, *, seed: int, size: int) -> int:
-    """An example to take the place of one that cannot be read."""
+    """The index of the example that replaces an unreadable one."""
     key = epoch_key(seed, np.array([epoch]), _REPLACE)
     counter = np.array([index], np.uint32), np.array([attempt], np.uint32)
     return int(threefry2x32(key, counter)[0][0]) % size

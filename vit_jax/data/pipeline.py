@@ -1,4 +1,4 @@
-"""Batches for training and evaluation: what they hold is a pure function of the step.
+"""Batches for training and evaluation; their content is a pure function of the step.
 
 Global batch k has positions [k * batch_size, (k + 1) * batch_size) of the stream that
 `order` defines; a process reads the rows of it that its devices hold. Sources in memory whose
@@ -31,7 +31,7 @@ class Batches(Iterator[Batch]):
     """An iterator over training batches.
 
     Attributes:
-      skipped: how many unreadable examples were replaced so far.
+      skipped: number of unreadable examples replaced so far.
     """
 
     def __init__(
@@ -77,25 +77,25 @@ def train_batches(
     example), counted and named once.
 
     Args:
-      source: where examples come from.
-      preprocess: what is done to their images.
-      batch_size: examples a step over all processes.
-      seed: of order and augmentation, in [0, 2**64).
+      source: source of the examples.
+      preprocess: preprocessing of their images.
+      batch_size: examples per step over all processes.
+      seed: seed of order and augmentation, in [0, 2**64).
       start_step: number of the first batch.
       rows: int64 (b,) ascending, the rows of each global batch that this process reads;
         None: all.
-      shuffle: a new order every epoch; else that of the source.
-      threads: that decode; 0 for as many as there are cores.
-      prefetch: batches kept ready.
-      max_unreadable: share of unreadable examples above which, and above ten, it is an
-        error; 0: any is.
-      leave_flip: do not do a `flip_lr` that stands last but say which images are to be
-        flipped: here that takes a twentieth of the time.
+      shuffle: whether to use a new order every epoch; else the order of the source.
+      threads: number of decoding threads; 0: one per core.
+      prefetch: number of batches prepared ahead.
+      max_unreadable: largest share of unreadable examples; the first ten are always allowed
+        unless it is 0.
+      leave_flip: leave a final `flip_lr` to the caller and return which images to flip;
+        flipping on the host takes a twentieth of the pipeline's time.
 
     Returns:
       An iterator of {"image": uint8 (b, h, w, 3), "label": int32 (b,) or uint8
-      (b, classes), "index": int64 (b,), "epoch": int64 (b,)}, and "flip": bool (b,) where
-      flips are left. Its `skipped` counts up to the batch that it gave last.
+      (b, classes), "index": int64 (b,), "epoch": int64 (b,)}, and "flip": bool (b,) if
+      flips are left to the caller. Its `skipped` counts up to the last batch it returned.
 
     Raises:
       InputError: images have no common size; when iterated: too many unreadable examples.
@@ -137,7 +137,7 @@ def planned_examples(
 
 
 def _last_coins(seed: int, num_random: int, batch: Batch) -> np.ndarray:
-    """What the last random operation of each example would toss: bool (b,)."""
+    """The coin of the last random operation, for each example: bool (b,)."""
     words = order.words(batch["epoch"], batch["index"], seed=seed, count=num_random)
     return coin(words[:, -1])
 
@@ -154,11 +154,11 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Every example once, in order; the last batch is padded.
 
-    Random operations are replaced by what stands for them in evaluation.
+    Random operations are replaced by their form for evaluation.
 
     Args:
       source, preprocess, batch_size, rows, threads, prefetch: as in `train_batches`.
-      examples: int (n,), the numbers of those that are wanted, in this order; None: all.
+      examples: int (n,), numbers of the examples to use, in this order; None: all.
 
     Returns:
       An iterator of batches as in training, with "mask": bool (b,), False for padding
@@ -194,7 +194,7 @@ def image_batches(
 ) -> Iterator[np.ndarray]:
     """`load_images` in batches, the last of which may be smaller.
 
-    While one is with the caller, threads read the next.
+    Threads read the next batch while the caller uses one.
     """
     from vit_jax.data.batches import graph
 
@@ -225,7 +225,7 @@ def image_batches(
 
 
 def _rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
-    """Rows of the global batch that are this process's."""
+    """Rows of the global batch that this process reads."""
     if batch_size <= 0:
         raise InputError(f"batch size {batch_size} must be at least 1")
     return np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
@@ -251,7 +251,7 @@ def _batches(
     prefetch: int,
     on_unreadable: Unreadable,
 ) -> Generator[Batch, None, None]:
-    """Batches of the planned examples, in memory where that can be."""
+    """Batches of the planned examples, made without TensorFlow if possible."""
     threads = threads or len(os.sched_getaffinity(0))
     if isinstance(source, ArraySource) and preprocess.has_batched:
         return memory.batches(source, preprocess, plan, steps, threads, prefetch)
@@ -261,7 +261,7 @@ def _batches(
 
 
 def _padded(batch: Batch, rows: int) -> Batch:
-    """A batch of full size, with the mask of what is real."""
+    """A batch padded to full size, with a mask of its real examples."""
     have = len(batch["index"])
     missing = rows - have
     padded = {name: _extended(value, missing) for name, value in batch.items()}

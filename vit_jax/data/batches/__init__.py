@@ -1,1 +1,1 @@
-"""Batches: which examples, in which order, read how."""
+"""Batches: the examples of each step, and how they are read."""

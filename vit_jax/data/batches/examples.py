@@ -1,4 +1,4 @@
-"""Which examples a process reads at a step, and the random words of each."""
+"""The examples that a process reads at each step, and their random words."""
 
 import dataclasses
 import functools
@@ -14,8 +14,9 @@ from vit_jax.data.sources.source import Source
 class Planned:
     """One process's part of one batch.
 
-    epoch, index: int64 (m,), m short of a full batch only at the end of an evaluation.
-    words: uint32 (m, num_random, 2).
+    Attributes:
+      epoch, index: int64 (m,); m is smaller than a full batch only at the end of an evaluation.
+      words: random words, uint32 (m, num_random, 2).
     """
 
     epoch: np.ndarray
@@ -24,21 +25,23 @@ class Planned:
 
 
 class Plan(Protocol):
-    """A pure function of the step."""
+    """A pure function from the step to the examples of its batch."""
 
     @property
     def rows(self) -> np.ndarray:
-        """Which rows of a batch are this process's."""
+        """Rows of the global batch that this process reads."""
         ...
 
     def __call__(self, step: int) -> Planned: ...
 
 
-_BLOCK = 4096  # examples planned at a time: array operations on a batch alone are too short
+_BLOCK = (
+    4096  # examples planned at a time; array operations on one small batch cost too much overhead
+)
 
 
 class TrainingPlan:
-    """The endless stream; `rows` of each batch of `batch_size` are this process's."""
+    """The endless training stream; this process reads `rows` of each global batch."""
 
     def __init__(
         self,
@@ -62,22 +65,22 @@ class TrainingPlan:
         return Planned(planned.epoch[rows], planned.index[rows], planned.words[rows])
 
     def _plan_block(self, block: int) -> Planned:
-        """Several steps in one go."""
+        """The plan of several steps at once."""
         steps = np.arange(block * self._steps, (block + 1) * self._steps)
         positions = (steps[:, None] * self.batch_size + self.rows).ravel()
         return self.at(*self.source.order(positions, seed=self.seed, shuffle=self.shuffle))
 
     def at(self, epoch: np.ndarray, index: np.ndarray) -> Planned:
-        """These examples with their words."""
+        """These examples with their random words."""
         words = order.words(epoch, index, seed=self.seed, count=self.num_random)
         return Planned(epoch, index, words)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationPlan:
-    """Every example of a list once, in its order; past the end there are none."""
+    """Every example of a list once, in its order; batches past the end are empty."""
 
-    examples: np.ndarray  # int64 (n,), their numbers
+    examples: np.ndarray  # int64 (n,), numbers of the examples
     batch_size: int
     rows: np.ndarray
 

@@ -1,7 +1,7 @@
 """Batches through tf.data: files and records are read, decoded and batched in parallel.
 
-Examples that cannot be read drop out of the stream; the others say which step and row
-they belong to, so that batches are put together with holes, which are then filled.
+Unreadable examples drop out of the stream. The others carry their step and row, so that
+the missing rows of a batch are found and filled.
 """
 
 import atexit
@@ -49,7 +49,7 @@ def reader(source: Source, preprocess: Preprocess) -> Callable[[int, np.ndarray]
 
 
 def _reason(error: tf.errors.OpError) -> str:
-    """What is wrong with an example, in words."""
+    """Why an example is unreadable, in a few words."""
     text = str(error)
     if isinstance(error, tf.errors.NotFoundError):
         return "no such file"
@@ -99,9 +99,9 @@ def batches(
 
 @atexit.register
 def _close_all() -> None:
-    """Ends all reading: threads that call Python would keep a dying interpreter waiting."""
+    """Ends all reading; threads that call Python would delay the interpreter's exit."""
     for by_step in list(_open):
-        with contextlib.suppress(ValueError):  # running, in a thread that dies with us
+        with contextlib.suppress(ValueError):  # it runs in a thread that ends with the process
             by_step.close()
 
 
@@ -113,7 +113,8 @@ def _payloads(
 ) -> tf.data.Dataset:
     """(step, words (m, num_random, 2), payloads (m,)) of each step.
 
-    What the step holds is noted in `planned`; so is what `fetch` raises, and the data end.
+    The plan of each step is stored in `planned`, as is an exception of `fetch`, which ends
+    the data.
     """
 
     def call(step: np.ndarray) -> tuple[bool, np.ndarray, np.ndarray]:
@@ -121,7 +122,7 @@ def _payloads(
             found, payloads = fetch(int(step))
             planned[int(step)] = found
             return True, found.words, payloads
-        except Exception as error:  # raised again by the consumer, at this step
+        except Exception as error:  # raised again by the consumer at this step
             planned[int(step)] = error
             return False, np.zeros((0, 0, 2), np.uint32), np.zeros(0, object)
 
@@ -136,7 +137,7 @@ def _payloads(
 def _decoded(
     payloads: tf.data.Dataset, source: Source, preprocess: Preprocess, size: Size, threads: int
 ) -> tf.data.Dataset:
-    """The examples that can be read, in order; `step` and `slot` say where they belong."""
+    """The readable examples in order; `step` and `slot` give their batch and row."""
 
     def numbered(step, words, payload) -> tuple[tf.Tensor, ...]:
         slot = tf.range(tf.size(payload))
@@ -144,7 +145,7 @@ def _decoded(
         words = tf.pad(words, [[0, 0], [0, 1], [0, 0]])  # unbatching empty rows crashes
         return tf.fill(tf.shape(slot), step), slot, words, tf.ensure_shape(payload, [None])
 
-    @tf.autograph.experimental.do_not_convert  # there is nothing to, and it takes seconds
+    @tf.autograph.experimental.do_not_convert  # nothing to convert, and trying takes seconds
     def one(step, slot, words, payload) -> dict[str, tf.Tensor]:
         found = source.example(preprocess, payload, words)
         if not found["image"].shape.is_fully_defined():
@@ -152,7 +153,7 @@ def _decoded(
         return dict(found, step=step, slot=slot)
 
     data = payloads.map(numbered).unbatch()
-    # More images under way than threads, so that no thread waits for a slow one.
+    # More images in flight than threads, so that no thread waits for a slow one.
     data = data.map(one, num_parallel_calls=4 * threads, deterministic=True).ignore_errors()
     options = tf.data.Options()
     options.deterministic = True
@@ -172,7 +173,7 @@ def _by_step(
             chunk = chunk or next(chunks, None)
             cut = int(np.searchsorted(chunk["step"], step, side="right")) if chunk else 0
             if not chunk or not cut:
-                break  # what follows is of later steps: the rest of this one is unreadable
+                break  # the next chunk belongs to later steps: the rest of this one is unreadable
             parts.append({name: value[:cut] for name, value in chunk.items()})
             have += cut
             whole = cut == len(chunk["step"])
@@ -181,7 +182,7 @@ def _by_step(
 
 
 def _checked(planned: Planned | Exception) -> Planned:
-    """Raises what went wrong when a batch was planned or its payloads were fetched."""
+    """Raises the exception of planning a batch or fetching its payloads, if any."""
     if isinstance(planned, OSError):
         raise InputError(f"{planned.filename}: cannot be read: {planned.strerror}")
     if isinstance(planned, Exception):
@@ -190,14 +191,14 @@ def _checked(planned: Planned | Exception) -> Planned:
 
 
 def _joined(parts: list[Batch]) -> Batch:
-    """Parts of a batch as one; the first is empty and says what it is made of."""
+    """Joins parts of a batch; the first part is empty and gives names and dtypes."""
     if len(parts) <= 2:
         return parts[-1]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _filled(found: Batch, wanted: Planned, replace: Callable) -> tuple[Batch, np.ndarray]:
-    """A batch with other examples in its holes, and the indices it has then."""
+    """Fills the missing rows of a batch with other examples; also returns its indices."""
     index = wanted.index.copy()
     filled = {}
     for name in found.keys() & {"image", "label"}:

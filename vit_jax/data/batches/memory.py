@@ -11,7 +11,7 @@ from vit_jax.data.batches.examples import Plan, TrainingPlan
 from vit_jax.data.ops.preprocess import Preprocess
 from vit_jax.data.sources.source import ArraySource
 
-_CACHE_BYTES = 2**30  # of images kept as they are after the operations before randomness
+_CACHE_BYTES = 2**30  # limit for keeping images after the operations before the first random one
 _CHUNK = 1024  # images
 
 
@@ -42,7 +42,7 @@ def batches(
 
 
 def to_rgb(images: np.ndarray) -> np.ndarray:
-    """Grey images (b, h, w, 1) with three equal channels; others as they are."""
+    """Grey images (b, h, w, 1) with three equal channels; others unchanged."""
     if images.shape[-1] == 3:
         return np.ascontiguousarray(images)
     rgb = np.empty((*images.shape[:3], 3), np.uint8)
@@ -52,9 +52,9 @@ def to_rgb(images: np.ndarray) -> np.ndarray:
 
 
 def settled(source: ArraySource, preprocess: Preprocess) -> tuple[np.ndarray, Preprocess]:
-    """Images after the operations that come before any randomness, and what is left.
+    """Images after the operations before the first random one, and the remaining operations.
 
-    If they would not stay small, they are left as they are.
+    Images that would take more than `_CACHE_BYTES` are returned unchanged.
     """
     fixed = next((i for i, op in enumerate(preprocess.ops) if op.random), len(preprocess.ops))
     first = dataclasses.replace(preprocess, ops=preprocess.ops[:fixed])

@@ -1,4 +1,4 @@
-"""Training batches from TFRecord files read front to back; `records` says when and why."""
+"""Training batches from TFRecord files read from front to back; see `records` for why."""
 
 import itertools
 import logging
@@ -26,7 +26,7 @@ def batches(
     """One process's part of each batch from `start_step` on, with its payloads.
 
     Raises:
-      InputError: a file went away or is damaged.
+      InputError: a file is missing or damaged.
     """
     assert isinstance(source, RecordSource)  # no other is sequential
     first, done = divmod(start_step * plan.batch_size, source.size)
@@ -51,7 +51,7 @@ def batches(
 def _epoch(
     source: RecordSource, plan: TrainingPlan, epoch: int, done: int
 ) -> Iterator[tuple[int, int, bytes]]:
-    """(epoch, index, record) of one epoch but for those done."""
+    """(epoch, index, record) of one epoch, without the first `done`."""
     count = done
     try:
         chunks = _data(source, plan, epoch).skip(done).batch(_CHUNK).prefetch(2)

@@ -14,7 +14,7 @@ from vit_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_FEW = 10  # unreadable examples that are not too many yet, where any are allowed
+_FEW = 10  # unreadable examples always allowed, unless max_unreadable is 0
 _ATTEMPTS = 100
 
 Example = dict[str, Any]
@@ -22,10 +22,10 @@ Read = Callable[[int, np.ndarray], Example]  # (index, words) -> the example, or
 
 
 class Unreadable(Protocol):
-    """Called for each unreadable example; returns the one that is used instead.
+    """Called for each unreadable example; returns its replacement.
 
     Attributes:
-      seen: examples so far, counted by the pipeline.
+      seen: number of examples so far, counted by the pipeline.
     """
 
     seen: int
@@ -44,11 +44,11 @@ class Refusal:
 
 
 class Replacements:
-    """Puts other examples in the place of unreadable ones, up to a share.
+    """Replaces unreadable examples by others, up to a share.
 
     Attributes:
-      skipped: unreadable examples so far; one is counted each time it comes up.
-      seen: examples so far, counted by the pipeline.
+      skipped: number of unreadable examples so far; each occurrence counts.
+      seen: number of examples so far, counted by the pipeline.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Replacements:
         self._named: set[int] = set()
 
     def __call__(self, epoch: int, index: int, words: np.ndarray, read: Read) -> Example:
-        """The example in place of `index`; the same wherever and whenever it is asked for."""
+        """The example that replaces `index`; the same in every process and run."""
         for attempt in range(_ATTEMPTS):
             try:
                 return read(index, words)

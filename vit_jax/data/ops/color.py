@@ -48,7 +48,7 @@ class RandAugment(Op):
 
 
 class Level(NamedTuple):
-    """One of AugReg's levels of augmentation (2106.10270, section 3)."""
+    """A level of augmentation of AugReg (2106.10270, section 3)."""
 
     layers: int
     magnitude: float
@@ -68,7 +68,7 @@ AUGREG = dict(
 
 @operation("augreg")
 class AugReg(Op):
-    """The RandAugment of one of AugReg's levels, e.g. "medium1"; mixup is set apart."""
+    """The RandAugment of a level of AugReg, e.g. "medium1"; config.mixup is set separately."""
 
     random = True
     level: str
@@ -79,7 +79,7 @@ class AugReg(Op):
 
     @property
     def randaugment(self) -> RandAugment:
-        """The operation it stands for."""
+        """The RandAugment of the level."""
         level = AUGREG[self.level]
         return RandAugment(level.layers, level.magnitude)
 
@@ -91,8 +91,8 @@ class AugReg(Op):
 class ColorJitter(Op):
     """Changes brightness, contrast, saturation and hue, in random order.
 
-    The first three are multiplied by a factor within 1 - x .. 1 + x, the hue is turned by
-    up to x of the colour circle, as torchvision's ColorJitter does.
+    The first three are multiplied by a factor from 1 - x to 1 + x; the hue is turned by up to
+    x of the colour circle, as in torchvision's ColorJitter.
     """
 
     random = True

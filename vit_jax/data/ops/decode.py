@@ -15,16 +15,16 @@ from vit_jax.data._tf import tf
 from vit_jax.errors import InputError
 
 ORIENTATION = 0x0112  # EXIF tag
-_DCT = "INTEGER_ACCURATE"  # bit for bit what Pillow, and so PyTorch, reads
+_DCT = "INTEGER_ACCURATE"  # bit for bit the pixels that Pillow, and so PyTorch, reads
 _DCT_OF_BOXES = "INTEGER_FAST"  # TensorFlow's default, 7% faster, about one level of 255 darker
 _EXIF = r"\C*(Exif\x00\x00|eXIf)\C*"  # in JPEG or PNG; \C is any byte
-# How a JPEG without metadata begins: a JFIF segment, then its tables (marker, length, number).
+# Start of a JPEG without metadata: a JFIF segment, then its tables (marker, length, number).
 _PLAIN = r"\C{4}\x00\x10JFIF\x00\C{9}\C\C\x00[\x43\x84]\x00"
 _PLAIN_BYTES = 25
 
 
 def _apart(function: Callable) -> Callable:
-    """Keeps what is rarely run out of the graph around it, where each operation costs time."""
+    """Keeps a rarely used function out of the graph around it, where operations cost time."""
     return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
 
@@ -38,7 +38,7 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
       uint8 (h, w, 3).
 
     Raises (at run time):
-      tf.errors.OpError: not an image, or a damaged one.
+      tf.errors.OpError: the bytes are not an image, or a damaged one.
     """
     image = tf.cond(_is_plain(encoded), lambda: _jpeg(encoded), lambda: _other(encoded))
     image.set_shape([None, None, 3])
@@ -46,10 +46,10 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _is_plain(encoded: tf.Tensor) -> tf.Tensor:
-    """Whether this is a JPEG without metadata, as nearly all are in a large data set.
+    """Whether the file is a JPEG without metadata, as nearly all are in a large data set.
 
-    EXIF data may stand behind a colour profile of any size, so a search would have to go far.
-    The two operations here are run for every image: more of them cost several percent.
+    EXIF data may follow a colour profile of any size, so a search would have to read far.
+    The two operations here run for every image; more of them would cost several percent.
     """
     return tf.strings.regex_full_match(tf.strings.substr(encoded, 0, _PLAIN_BYTES), _PLAIN)
 
@@ -124,12 +124,12 @@ def _read_orientation(encoded: bytes) -> np.int32:
         with Image.open(io.BytesIO(encoded)) as image:
             value = image.getexif().get(ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, struct.error):
-        value = 1  # damaged EXIF data say nothing about the pixels
+        value = 1  # the pixels may be good although the EXIF data are damaged
     return np.int32(value if value in range(1, 9) else 1)
 
 
 def orient(image: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-    """Turns stored pixels upright, as the EXIF standard numbers the eight cases."""
+    """Turns stored pixels upright by the EXIF orientation, 1 to 8."""
 
     def turned() -> tf.Tensor:
         swapped = tf.where(value >= 5, 1, 0)
@@ -143,11 +143,11 @@ def orient(image: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
 
 
 def decode_box(encoded: tf.Tensor, choose) -> tf.Tensor:
-    """Decodes a random part of an image; of an upright JPEG nothing else is decoded.
+    """Decodes a random part of an image; for an upright JPEG only that part.
 
     Args:
-      encoded: string scalar.
-      choose: shape int32 (3,) -> box int32 (4,): y, x, height, width.
+      encoded: string scalar, the bytes of an image file.
+      choose: function from the shape, int32 (3,), to a box (y, x, height, width), int32 (4,).
 
     Returns:
       uint8 (height, width, 3).

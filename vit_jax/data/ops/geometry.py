@@ -31,7 +31,7 @@ class Sized(Op):
     size: Any
 
     def __post_init__(self):
-        """Checks `size` and brings it to int (square) or (height, width)."""
+        """Checks `size` and converts it to int (square) or (height, width)."""
         size = self.size
         if isinstance(size, (tuple, list)) and len(size) == 2:
             ok = all(is_int(side) and side > 0 for side in size)
@@ -64,8 +64,8 @@ class Resizing(Sized):
 
         resized = tf.image.resize(image, size, method=self.method, antialias=self.antialias)
         if self.method == "nearest":
-            return resized  # pixels as they were
-        if self.method == "bicubic":  # the others cannot leave the range
+            return resized  # copied pixels, already uint8
+        if self.method == "bicubic":  # the other methods stay within the range
             resized = tf.clip_by_value(resized, 0, 255)
         return tf.cast(resized + 0.5, tf.uint8)
 
@@ -140,13 +140,13 @@ class ResizeSmall(Resizing):
 
 
 def _check_fits(op: Sized, size: Size | None, padding: int = 0) -> None:
-    """Refuses a crop of images known to be smaller."""
+    """Refuses a crop if the images are known to be smaller."""
     if size and any(have + 2 * padding < want for have, want in zip(size, op.shape)):
         raise InputError(f"{op}: the image is {size[0]}x{size[1]} there; resize or pad it first")
 
 
 def _room(op: Sized, image: Tensor) -> Tensor:
-    """How many pixels a crop can move down and right: int32 (2,)."""
+    """The number of pixels that a crop can move down and right: int32 (2,)."""
     from vit_jax.data._tf import tf
 
     room = tf.shape(image)[:2] - tf.constant(op.shape)
@@ -163,7 +163,7 @@ def _cut(image: Tensor, corner: Any, size: Size) -> Tensor:
 
 @operation("central_crop")
 class CentralCrop(Sized):
-    """Cuts `size` out of the middle; a smaller image is an error."""
+    """Crops `size` from the middle; a smaller image is an error."""
 
     exact = True
     size: Any
@@ -215,7 +215,7 @@ class Pad(Op):
 
 @operation("crop_border")
 class CropBorder(Op):
-    """Cuts `border` pixels off on every side, such as ObjectNet's red frame."""
+    """Removes `border` pixels on every side, such as ObjectNet's red frame."""
 
     stored_values = True
     border: int
@@ -235,7 +235,7 @@ class CropBorder(Op):
 
 @operation("random_crop")
 class RandomCrop(Sized):
-    """Adds `padding` black pixels on every side and cuts `size` out at a random place.
+    """Adds `padding` black pixels on every side and crops `size` at a random place.
 
     In evaluation: the middle of the padded image.
     """
@@ -285,7 +285,7 @@ def _below(word: Tensor, count: Tensor) -> Tensor:
 
 @operation("inception_crop")
 class InceptionCrop(Resizing):
-    """Cuts a box of random area and aspect ratio out and resizes it to `size`.
+    """Crops a box of random area and aspect ratio and resizes it to `size`.
 
     Szegedy et al. (1409.4842), section 6; areas in percent of the image, ratios are width
     by height. In evaluation: 7/8 of the smaller side, in the middle (256 to 224).
@@ -319,7 +319,7 @@ class InceptionCrop(Resizing):
         return self.resized(image[y : y + h, x : x + w], self.shape)
 
     def tensorflow_encoded(self, encoded, words):
-        """Decodes the box alone."""
+        """Decodes only the box."""
         from vit_jax.data.ops import decode
 
         box = functools.partial(self.box, words=words)

@@ -1,4 +1,4 @@
-"""What every preprocessing operation has, and the registry of their names."""
+"""The interface of preprocessing operations, and their registry."""
 
 import dataclasses
 import math
@@ -10,23 +10,23 @@ from vit_jax.errors import InputError
 from vit_jax.registry import Registry
 
 Size = tuple[int, int]
-Tensor = Any  # of TensorFlow, which is imported only where images are read
+Tensor = Any  # of TensorFlow, which is imported only to read images
 Array = Any  # of NumPy or jax.numpy
 
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """One operation on images: its arguments, its forms, and what evaluation does instead.
+    """One operation on images.
 
     Fields of a subclass are its arguments in text, as in "resize(224, method='area')"; they
     are checked in `__post_init__`. A subclass defines `tensorflow`; with `batched` too, it
     works on data sets in memory without TensorFlow.
 
     Attributes:
-      name: in text.
-      random: it uses a pair of random words of its example.
-      exact: `batched` gives the same numbers with jax.numpy, so that it may run on devices.
-      stored_values: it makes an image of what the data set stores; every protocol needs it.
+      name: name in the text of a pipeline.
+      random: whether it uses a pair of random words of its example.
+      exact: whether `batched` gives the same numbers with jax.numpy, so that devices may run it.
+      stored_values: whether it corrects images as they are stored; all protocols keep it.
     """
 
     name: ClassVar[str] = ""
@@ -39,8 +39,8 @@ class Op:
 
         Args:
           image: uint8 (h, w, 3).
-          words: uint32 (2,) of the example if the operation is random; the same words must
-            give the same image.
+          words: random words of the example, uint32 (2,), if the operation is random; the
+            same words must give the same image.
 
         Returns:
           uint8 (h', w', 3).
@@ -65,19 +65,19 @@ class Op:
 
     @property
     def has_batched(self) -> bool:
-        """Whether `batched` works."""
+        """Whether `batched` is implemented."""
         return type(self).batched is not Op.batched
 
     def evaluation(self) -> tuple["Op", ...]:
-        """What stands in its place in evaluation; a random operation has none by default."""
+        """The operations that replace it in evaluation; by default none if it is random."""
         return () if self.random else (self,)
 
     def output_size(self, size: Size | None) -> Size | None:
-        """The image size it makes of `size`; None where that is not known."""
+        """The size of its output for images of `size`; None if unknown."""
         return size
 
     def __str__(self) -> str:
-        """The call that makes this operation, defaults left out."""
+        """The operation as text that parses to it, without default arguments."""
         arguments = [
             repr(value) if field.default is dataclasses.MISSING else f"{field.name}={value!r}"
             for field in dataclasses.fields(self)
@@ -86,11 +86,11 @@ class Op:
         return f"{self.name}({', '.join(arguments)})" if arguments else self.name
 
     def set_field(self, field: str, value: Any) -> None:
-        """Brings an argument to its final form; in `__post_init__` only."""
+        """Sets an argument to its final form; for `__post_init__` only."""
         object.__setattr__(self, field, value)
 
     def require(self, condition: bool, field: str, wanted: str) -> None:
-        """Raises an InputError that names an argument where the condition does not hold."""
+        """Raises an InputError that names an argument if the condition is false."""
         if not condition:
             raise InputError(f"{self.name}: {field} is {getattr(self, field)!r}; wanted {wanted}")
 
@@ -112,12 +112,12 @@ def operation(name: str):
 
 
 def is_int(value: Any) -> bool:
-    """Whether this is a whole number, and no truth value."""
+    """Whether a value is an int and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a finite number, and no truth value."""
+    """Whether a value is a finite number and not a bool."""
     return is_int(value) or (isinstance(value, float) and math.isfinite(value))
 
 

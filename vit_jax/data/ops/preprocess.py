@@ -24,8 +24,8 @@ class Preprocess:
     """A parsed pipeline of operations; `str` gives text that parses to the same.
 
     Attributes:
-      ops: the operations on bytes, without decode.
-      normalization: the last operation, run on the device, if there is one.
+      ops: operations on uint8 images, without decode.
+      normalization: last operation, run on the device; None if there is none.
     """
 
     ops: tuple[Op, ...] = ()
@@ -43,16 +43,16 @@ class Preprocess:
 
     @property
     def image_size(self) -> Size | None:
-        """(height, width) of every image, None if that depends on the input."""
+        """(height, width) of every output image; None if it depends on the input."""
         return self.output_size()
 
     @property
     def num_random(self) -> int:
-        """How many pairs of random words an example needs."""
+        """The number of pairs of random words that an example needs."""
         return sum(op.random for op in self.ops)
 
     def output_size(self, size: Size | None = None) -> Size | None:
-        """The image size that inputs of `size` come out with.
+        """The output size for images of `size`.
 
         Raises:
           InputError: a crop does not fit.
@@ -63,7 +63,7 @@ class Preprocess:
 
     @property
     def ends_with_flip(self) -> bool:
-        """Whether the last operation on the host is a random flip, which a device can do."""
+        """Whether the last operation is a random flip, which a device can do."""
         return bool(self.ops) and isinstance(self.ops[-1], FlipLeftRight)
 
     @property
@@ -76,7 +76,7 @@ class Preprocess:
 
         Args:
           images: uint8 (b, h, w, c).
-          words: uint32 (b, num_random, 2); None where nothing is random.
+          words: random words, uint32 (b, num_random, 2); None if no operation is random.
           xp: numpy or jax.numpy.
 
         Returns:
@@ -117,7 +117,7 @@ class Preprocess:
         return _in_turn(self.ops, image, _pairs(words))
 
     def deterministic(self) -> "Preprocess":
-        """The same for evaluation: random operations replaced by what stands for them."""
+        """The pipeline for evaluation, with random operations replaced."""
         ops = tuple(new for op in self.ops for new in op.evaluation())
         return dataclasses.replace(self, ops=ops)
 
@@ -127,7 +127,7 @@ class Preprocess:
 
 
 def _pairs(words: Tensor) -> list[Tensor]:
-    """The pairs of words one by one, in a single operation."""
+    """The pairs of words as a list, in a single operation."""
     from vit_jax.data._tf import tf
 
     return tf.unstack(words) if words.shape[0] else []
@@ -145,8 +145,8 @@ def parse(text: str) -> Preprocess:
     """Reads operations separated by "|" from text; "" is plain decoding.
 
     Raises:
-      InputError: not the syntax, an unknown operation or argument (with the nearest one),
-        a wrong value, decode not first or normalisation not last.
+      InputError: wrong syntax, an unknown operation or argument (names the nearest one),
+        a wrong value, or decode not first or normalisation not last.
     """
     ops = [_operation(node, text) for node in _calls(text)]
     if ops and isinstance(ops[0], Decode):
@@ -182,7 +182,7 @@ def _calls(text: str) -> list[ast.expr]:
 
 
 def _operation(node: ast.expr, text: str) -> Op:
-    """The operation that `name` or `name(literals)` stands for."""
+    """The operation for the text `name` or `name(literals)`."""
     call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
     if not isinstance(call.func, ast.Name):
         raise InputError(f"{ast.unparse(node)!r} is no operation in {text!r}")

@@ -17,7 +17,7 @@ _SIDE = 224  # pixels; the image side that lengths are given for
 _LUMA = (19595, 38470, 7471)  # ITU-R 601, in units of 2**-16, as in Pillow
 
 
-# Operations with the value they are steered by.
+# Operations, each with its strength as argument.
 
 
 def identity_table() -> tf.Tensor:
@@ -32,7 +32,7 @@ def through_table(image: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
 
 
 def by_channel(image: tf.Tensor, make_table) -> tf.Tensor:
-    """Applies to each channel the table made from it."""
+    """Maps each channel through a table made from that channel."""
     channels = tf.unstack(image, num=3, axis=-1)
     return tf.stack([through_table(channel, make_table(channel)) for channel in channels], -1)
 
@@ -229,7 +229,7 @@ def operations(magnitude: float) -> dict:
 
 
 def randaugment(image: tf.Tensor, layers: int, magnitude: float, seed: tf.Tensor) -> tf.Tensor:
-    """`layers` operations, each drawn anew.
+    """Applies `layers` operations, each drawn at random.
 
     Args:
       image: uint8 (h, w, 3).

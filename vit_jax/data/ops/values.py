@@ -7,11 +7,11 @@ Triple = tuple[float, float, float]  # one number per channel
 
 @operation("decode")
 class Decode(Op):
-    """Reads the encoded image; first, and implied where it is left out."""
+    """Decodes the image file; always first, and may be left out."""
 
 
 class Normalization(Op):
-    """The last operation: how the device turns bytes into what the model sees.
+    """The last operation, on the device: normalises pixels for the model.
 
     The model gets (x / 255 - mean) / std, per channel.
     """

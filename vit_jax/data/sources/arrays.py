@@ -23,7 +23,7 @@ FASHION = [
 ]  # fmt: skip
 
 
-MAX_CLASSES = 1_000_000  # more are no classes
+MAX_CLASSES = 1_000_000  # a larger number is not a class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Arrays:
 def load_digits(_: str = "") -> Arrays:
     """The 1797 handwritten digits of scikit-learn: 8x8 grey, one split "train".
 
-    They have no test split of their own; take "train[:80%]" and "train[80%:]".
+    There is no test split; use "train[:80%]" and "train[80%:]".
     """
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:
         raise InputError("source digits needs scikit-learn: pip install scikit-learn")
-    # Its file is read without its loader, whose imports take longer than a start's compilation.
+    # The file is read directly, because importing scikit-learn takes seconds.
     file = Path(package.origin).parent / "datasets/data/digits.csv.gz"
     if file.is_file():
         rows = np.loadtxt(file, delimiter=",")
@@ -77,7 +77,7 @@ def load_idx(folder: str) -> Arrays:
 
 
 def _find(folder: str, prefix: str, what: str, ndim: int) -> str:
-    """The path of one IDX file, whatever separator and compression its name has."""
+    """The path of one IDX file; its name may use any separator and end in .gz."""
     pattern = f"{prefix}-{what}?idx{ndim}-ubyte"
     found = sorted(
         path
@@ -94,7 +94,7 @@ def read_idx(path: str, *, ndim: int) -> np.ndarray:
     """Reads an IDX file of unsigned bytes with `ndim` dimensions.
 
     Raises:
-      InputError: not such a file, or a truncated one.
+      InputError: the file is no such IDX file, or truncated.
     """
     try:
         with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
@@ -120,7 +120,7 @@ def load_npz(path: str) -> Arrays:
 
     Keys are `images` and `labels` (one split, "train"), `train_images` and `train_labels`
     or `images_train` and `labels_train` for each split; `x` and `y` mean the same.
-    `label_names` is optional.
+    `label_names` (class names) is optional.
     """
     data = _read_npz(path)
     names = [str(name) for name in np.ravel(data.pop("label_names", []))]
@@ -139,7 +139,7 @@ def load_npz(path: str) -> Arrays:
 
 
 def _read_npz(path: str) -> dict[str, np.ndarray]:
-    """What an archive holds, by key."""
+    """The arrays of an archive by key."""
     try:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):

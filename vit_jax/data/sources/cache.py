@@ -1,8 +1,8 @@
-"""Lists and indices that are costly to make, kept from run to run.
+"""A cache on disk of file lists and record indices, which are costly to make.
 
-A table (arrays by name) is kept beside the data, or in ~/.cache/vit_jax where that
-cannot be written, or in the folder that `data.cache_dir` names. It holds the key it was
-made for and is made again when that has changed.
+A table (arrays by name) is kept in `data.cache_dir`, or else beside the data, or in
+~/.cache/vit_jax if the data folder is not writable. It is stored with its key and made again
+when the key has changed.
 """
 
 import hashlib
@@ -28,18 +28,18 @@ _KEY = "key"
 def table(
     what: str, beside: str, name: str, key: bytes, make: Callable[[], Table], cache_dir: str = ""
 ) -> Table:
-    """The table that `make` makes, from a file if one holds it for the same key.
+    """Returns a cached table, or makes and caches it.
 
     Args:
-      what: kind of table, part of the file's name and of messages.
-      beside: the folder of the data, or its address.
-      name: which of the tables of this kind beside the data.
-      key: anything that changes whenever the table would.
-      make: called if there is no such file.
-      cache_dir: where to look and keep instead of beside the data and in the home folder.
+      what: kind of table, used in the file's name and in messages.
+      beside: folder or address of the data.
+      name: name of the table among those of the same kind and data.
+      key: bytes that change whenever the table would.
+      make: function that makes the table; called if no cached one has the key.
+      cache_dir: folder for the file; "": beside the data, or the home folder.
 
     Returns:
-      The table. Where it cannot be kept a warning says so, and the next run makes it again.
+      The table. If it cannot be cached, a warning is logged and the next run makes it again.
     """
     digest = hashlib.blake2b(key, digest_size=16).hexdigest()
     address = "://" in beside  # of a bucket, say: no folder of this machine
@@ -59,7 +59,7 @@ def table(
 
 
 def _read(path: str, digest: str) -> Table | None:
-    """The table in a file; None if there is none, or one of another key, or a damaged one."""
+    """The table in a file; None if it is missing, damaged or has another key."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             if str(archive[_KEY]) != digest:
@@ -70,7 +70,7 @@ def _read(path: str, digest: str) -> Table | None:
 
 
 def _keep(what: str, beside: str, paths: list[str], made: Table) -> None:
-    """Writes a table to the first of the paths that can be written."""
+    """Writes a table to the first writable path."""
     reasons = []
     for path in paths:
         try:
@@ -86,7 +86,7 @@ def _keep(what: str, beside: str, paths: list[str], made: Table) -> None:
 
 
 def _write(path: str, made: Table) -> None:
-    """Writes a file that is there in full or not at all."""
+    """Writes the file atomically."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     columns: dict[str, Any] = dict(made)
     write_atomic(path, lambda file: np.savez(file, **columns))

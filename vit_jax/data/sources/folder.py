@@ -14,7 +14,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 
 @dataclasses.dataclass(frozen=True)
 class Paths:
-    """Many file names in little memory: one byte string and where each name starts."""
+    """A compact list of file names: one byte string and the position of each name."""
 
     root: bytes
     text: bytes
@@ -38,7 +38,7 @@ class Paths:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The files of one split, each with its class and its size in bytes."""
+    """Image files with their classes and sizes in bytes."""
 
     paths: Paths
     targets: np.ndarray  # int32 (n,)
@@ -52,7 +52,7 @@ class Listing:
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """What a folder holds: all files, the rows of each split, class names sorted."""
+    """The content of a folder: all files, the rows of each split, sorted class names."""
 
     files: Listing
     splits: dict[str, np.ndarray]
@@ -116,7 +116,7 @@ def _tree(root: str) -> dict[str | None, list[str]]:
 
 
 def _classes(root: str, tree: dict[str | None, list[str]]) -> list[str]:
-    """The classes: the training split's; the others may lack some, not add any."""
+    """The classes of the training split; other splits may have fewer, but no others."""
     first = "train" if "train" in tree else next(iter(tree))
     for split, classes in tree.items():
         if extra := sorted(set(classes) - set(tree[first])):
@@ -125,7 +125,7 @@ def _classes(root: str, tree: dict[str | None, list[str]]) -> list[str]:
 
 
 def _listed(root: str, folders: list[str]) -> cache.Table:
-    """Names below `root`, as one text, and sizes of the images of all class folders."""
+    """Names below `root`, as one text, and sizes of the images in all class folders."""
     names, sizes, counts = [], [], []
     for folder in folders:
         images = _images(os.path.join(root, folder))

@@ -1,7 +1,7 @@
-"""Labels other than the stored one, for data sets of tfds: `tfds:clevr?label=count_all`.
+"""Other labels than the default one for data sets of tfds: `tfds:clevr?label=count_all`.
 
-A label is a feature that holds a class ("label_azimuth"), of which `&bins=16` merges
-neighbours, or one of `RULES`, computed from other features. They are those of VTAB-1k
+A label is a feature with classes ("label_azimuth"), whose neighbouring classes `&bins=16`
+merges, or one of `RULES`, computed from other features. The rules are those of VTAB-1k
 (1910.04867).
 """
 
@@ -15,12 +15,12 @@ from vit_jax.errors import InputError, unknown
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How a label is computed.
+    """A label computed from features of a record.
 
     Attributes:
-      features: a record's features -> their type; they come as flat arrays.
-      names: one a class.
-      compute: takes the features in order; gives an int32 scalar.
+      features: names of the features and their types; each is passed as a flat array.
+      names: class names by number.
+      compute: function of the features, in order, that returns an int32 scalar.
     """
 
     features: Mapping[str, tf.DType]
@@ -33,7 +33,7 @@ class Rule:
 
 
 def count_all(sizes: tf.Tensor) -> tf.Tensor:
-    """How many objects there are beyond three; CLEVR has 3 to 10."""
+    """The number of objects minus three; CLEVR has 3 to 10."""
     return tf.size(sizes) - 3
 
 
@@ -41,7 +41,7 @@ def closest_object_distance(coordinates: tf.Tensor) -> tf.Tensor:
     """The interval that holds the distance of the closest object of a CLEVR image.
 
     Args:
-      coordinates: float (3 * objects,), x, y and depth of each.
+      coordinates: x, y and depth of each object, float (3 * objects,).
     """
     depth = tf.reshape(coordinates, [-1, 3])[:, 2]
     return interval(tf.reduce_min(depth), CLEVR_DISTANCES)
@@ -51,8 +51,9 @@ def closest_vehicle_distance(types: tf.Tensor, locations: tf.Tensor) -> tf.Tenso
     """The interval that holds the distance of the closest vehicle of a KITTI image.
 
     Args:
-      types: int (objects,); cars, vans and trucks are the first three.
-      locations: float (3 * objects,), metres from the camera: right, down, ahead.
+      types: type of each object, int (objects,); 0, 1 and 2 are cars, vans and trucks.
+      locations: position of each in metres from the camera (right, down, ahead), float
+        (3 * objects,).
     """
     ahead = tf.reshape(locations, [-1, 3])[:, 2]
     vehicles = tf.concat([tf.boolean_mask(ahead, types < 3), [NO_VEHICLE]], 0)
@@ -66,7 +67,7 @@ def interval(value: tf.Tensor, thresholds: Sequence[float]) -> tf.Tensor:
 
 
 def binned(value: tf.Tensor, classes: int, bins: int) -> tf.Tensor:
-    """One of `classes` as one of fewer `bins`, equal but for rounding: int32 scalar."""
+    """Merges neighbouring classes: the bin of a class, int32 scalar."""
     return tf.cast(tf.reshape(value, []) * bins // classes, tf.int32)
 
 
@@ -74,7 +75,7 @@ CLEVR_DISTANCES = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
 KITTI_DISTANCES = (-100.0, 8.0, 20.0, 999.0)
 NO_VEHICLE = 1000.0
 
-# By data set.
+# Data set -> label -> rule.
 RULES = dict(
     clevr=dict(
         count_all=Rule({"objects/size": tf.int64}, [str(i) for i in range(3, 11)], count_all),
@@ -98,7 +99,7 @@ def parse_query(dataset: str) -> tuple[str, str, int]:
     """ "dsprites:2?label=label_orientation&bins=16" -> the part before, label, bins.
 
     Raises:
-      InputError: other words than label and bins, or no number of bins.
+      InputError: an option other than label and bins, or bins that are not a number.
     """
     dataset, mark, query = dataset.partition("?")
     options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
@@ -114,12 +115,12 @@ def find(dataset: str, label: str, bins: int, classes: Mapping[str, Sequence[str
 
     Args:
       dataset: name of the tfds data set.
-      label: one of its rules or of the keys of `classes`.
-      bins: how many classes are left of a feature's; 0: all.
-      classes: names of the classes of each feature that holds one.
+      label: name of a rule or a key of `classes`.
+      bins: number of classes after merging; 0: do not merge.
+      classes: class names of each feature that has classes.
 
     Raises:
-      InputError: no such label, or bins that do not suit it.
+      InputError: an unknown label, or a wrong number of bins.
     """
     rules = RULES.get(dataset, {})
     if label not in rules and label not in classes:

@@ -23,10 +23,10 @@ _TERM = re.compile(r"(.+?)\*(\d+(?:\.\d*)?|\.\d+)(?:\+|$)")
 
 
 def parse(text: str) -> list[tuple[str, float]]:
-    """The (source, weight) pairs of SOURCE*WEIGHT+SOURCE*WEIGHT+...
+    """Parses SOURCE*WEIGHT+SOURCE*WEIGHT+... into (source, weight) pairs.
 
     Raises:
-      InputError: not that syntax, a weight of 0, a mixture within a mixture.
+      InputError: wrong syntax, a weight of 0, or a mixture within a mixture.
     """
     terms, end = [], 0
     while end < len(text):
@@ -49,9 +49,9 @@ class MixtureSource(Source):
     """Several sources as one; an example's index counts through the components in turn.
 
     Attributes:
-      components: the sources.
-      shares: how many positions of each block are a component's.
-      class_of: for each component, its classes in the mixture's: int (component classes,).
+      components: sources of the mixture.
+      shares: number of positions of each component in a block.
+      class_of: for each component, the mixture's number of each class: int (component classes,).
     """
 
     components: tuple[Source, ...]
@@ -70,14 +70,14 @@ class MixtureSource(Source):
         epoch, index = np.empty_like(block), np.empty_like(block)
         for number, component in enumerate(self.components):
             rows = which == number
-            # How often this component came before, in all blocks and in this one.
+            # Number of earlier positions of this component, in all blocks.
             place = block[rows] * self.shares[number] + slot[rows] - edges[number]
             own = component.order(place, seed=seed + number + 1, shuffle=shuffle)
             epoch[rows], index[rows] = own[0], own[1] + self._starts[number]
         return epoch, index
 
-    # A payload is a byte with the component's number; its label as the mixture's, int32 or one
-    # byte a class, unless the component's own payload has it; and the component's payload.
+    # A payload is a byte with the component's number; the mixture's label, int32 or one byte per
+    # class, unless the component's payload holds it; and the component's payload.
 
     def fetch(self, index):
         payloads = np.empty(len(index), object)
@@ -92,7 +92,7 @@ class MixtureSource(Source):
         return payloads
 
     def _in_mixture(self, number: int, labels: np.ndarray) -> list[bytes]:
-        """A component's labels as the mixture's: int32 or classes bytes each."""
+        """A component's labels in the mixture's numbers, as bytes: int32, or one byte per class."""
         classes = self.class_of[number]
         if not self.multi_label:
             return [label.tobytes() for label in classes[labels].astype("<i4")]
@@ -124,7 +124,7 @@ class MixtureSource(Source):
         return tf.switch_case(tf.cast(first, tf.int32), branches)
 
     def _relabelled(self, label: Tensor, number: int) -> Tensor:
-        """A component's label in the graph as the mixture's."""
+        """A component's label in the mixture's numbers, in a TensorFlow graph."""
         from vit_jax.data._tf import tf
 
         classes = self.class_of[number]
@@ -140,7 +140,7 @@ class MixtureSource(Source):
         return self.components[number].describe(index - int(self._starts[number]))
 
     def _split(self, index: np.ndarray):
-        """(component, rows of `index` that are its, their indices in it)."""
+        """Yields (component number, rows of `index` that belong to it, their indices in it)."""
         which = np.searchsorted(self._starts, index, side="right") - 1
         for number in np.unique(which):
             rows = np.flatnonzero(which == number)
@@ -158,7 +158,7 @@ def mix(
     """Mixes sources by weight; classes of the same name are one class.
 
     Raises:
-      InputError: a weight that rounds to nothing, classes that cannot be told apart.
+      InputError: a weight that rounds to 0, or two classes of a source with the same name.
     """
     components = tuple(source for source, _ in parts)
     label_names, class_of = _merged([list(source.label_names) for source in components], name)
@@ -181,7 +181,7 @@ def mix(
 
 
 def _merged(tables: list[list[str]], name: str) -> tuple[list[str], tuple[np.ndarray, ...]]:
-    """All class names, and for each table its classes' numbers among them."""
+    """All class names, and for each table the numbers of its classes among them."""
     if all(table == tables[0] for table in tables):
         return tables[0], (np.arange(len(tables[0])),) * len(tables)
     for table in tables:
@@ -193,6 +193,6 @@ def _merged(tables: list[list[str]], name: str) -> tuple[list[str], tuple[np.nda
 
 
 def _shares(weights: list[float]) -> tuple[int, ...]:
-    """Whole numbers in the proportions of the weights that add up to `BLOCK`."""
+    """Integers in proportion to the weights whose sum is `BLOCK`."""
     edges = np.round(np.cumsum([0, *weights]) / sum(weights) * BLOCK).astype(int)
     return tuple(int(share) for share in np.diff(edges))

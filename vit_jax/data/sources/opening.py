@@ -1,4 +1,4 @@
-"""Opens sources by name: digits, idx:, npz:, folder:, tfds:, mixtures, and a user's own."""
+"""Opens data sources by name: digits, idx:, npz:, folder:, tfds:, mix:, and users' own."""
 
 import dataclasses
 import os
@@ -17,15 +17,15 @@ from vit_jax.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is asked of a source, beside its argument.
+    """The options with which a source is opened, besides its argument.
 
     Attributes:
-      name: the whole text of data.source.
-      split: in tfds syntax.
-      multi_label: labels are sets of classes.
-      data_dir: where tfds looks; "" for its default.
-      cache_dir: where lists and indices are kept; "" for beside the data, see `cache`.
-      sequential: read from front to back.
+      name: whole text of data.source.
+      split: split in tfds syntax.
+      multi_label: whether labels are sets of classes.
+      data_dir: folder of tfds data; "": the default of tfds.
+      cache_dir: folder for cached lists and indices; "": beside the data, see `cache`.
+      sequential: whether to read from front to back.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Request:
 
     @property
     def common(self) -> dict[str, Any]:
-        """The attributes that a `Source` takes from here."""
+        """The attributes that a `Source` has in common with the request."""
         return dict(name=self.name, split=self.split, multi_label=self.multi_label)
 
 
@@ -46,9 +46,9 @@ class SourceKind:
     """A kind of source.
 
     Attributes:
-      open: (argument, request) -> the source.
-      form: how it is written, such as "folder:DIR".
-      in_order: it can be read from front to back.
+      open: function (argument, request) -> source.
+      form: notation in configs, such as "folder:DIR".
+      in_order: whether it can be read from front to back.
     """
 
     open: Callable[[str, Request], Source]
@@ -60,11 +60,11 @@ SOURCES: Registry[SourceKind] = Registry("data source")
 
 
 def source_kind(form: str, *, in_order: bool = False):
-    """Registers a function (argument, request) -> Source, under what stands before the colon.
+    """Registers a function (argument, request) -> Source under the name before the colon.
 
     Args:
-      form: how the source is written: "folder:DIR"; "digits" has no argument.
-      in_order: it honours `request.sequential`.
+      form: notation in configs: "folder:DIR"; "digits" has no argument.
+      in_order: whether it supports `request.sequential`.
     """
 
     def register(open: Callable[[str, Request], Source]) -> Callable[[str, Request], Source]:
@@ -86,15 +86,15 @@ def open_source(
     """Opens a data source.
 
     Args:
-      spec: e.g. "folder:photos" or "mix:digits*0.3+folder:photos*0.7"; see `SOURCES`.
-      split: in tfds syntax, e.g. "train[:80%]"; see `splits.select` for how slices are cut.
-      data_dir: where tfds looks; "" for its default.
-      cache_dir: where lists and indices are kept; "" for beside the data, see `cache`.
-      multi_label: labels are sets of classes.
-      sequential: read the files of tfds from front to back, see `records`.
+      spec: source, e.g. "folder:photos" or "mix:digits*0.3+folder:photos*0.7"; see `SOURCES`.
+      split: split in tfds syntax, e.g. "train[:80%]"; see `splits.select` for how slices are cut.
+      data_dir: folder of tfds data; "": the default of tfds.
+      cache_dir: folder for cached lists and indices; "": beside the data, see `cache`.
+      multi_label: whether labels are sets of classes.
+      sequential: whether to read the files of tfds from front to back, see `records`.
 
     Raises:
-      InputError: unknown kind, split or data set, something missing or unreadable, more
+      InputError: an unknown kind, split or data set, missing or unreadable data, or more
         than 2**31 examples.
     """
     name, _, argument = spec.partition(":")
@@ -119,12 +119,12 @@ def open_configured(
     split: str = "",
     multi_label: bool | None = None,
 ) -> Source:
-    """The source that the `data` section of a config names, or another read as it says.
+    """Opens the source that the `data` section of a config names, or another with its options.
 
     Args:
       options: `config.data`.
-      source, split: instead of those of the section, for evaluation: read at random.
-      multi_label: instead of the section's.
+      source, split: source and split to open instead, for evaluation; read at random.
+      multi_label: value to use instead of the section's.
 
     Raises:
       InputError: as `open_source`.
@@ -157,7 +157,7 @@ def _open_arrays(data: arrays.Arrays, common: dict) -> ArraySource:
 
 
 def _join(tables: list[np.ndarray], rows: list[np.ndarray]) -> np.ndarray:
-    """Rows of several arrays as one; no copy where that is a whole array."""
+    """Rows of several arrays as one array; a single whole array is not copied."""
     if len(tables) == 1 and len(rows[0]) == len(tables[0]):
         return tables[0]
     return np.concatenate([table[row] for table, row in zip(tables, rows)])

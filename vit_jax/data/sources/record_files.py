@@ -1,8 +1,8 @@
 """Random access to the record files of tfds, on a disk or under an address such as gs://.
 
-ArrayRecord files know where each record starts. For TFRecord files an index of the starts
-is made once, by reading the length in front of each record, and kept (see `cache`); of files
-under an address whole blocks are read for it, as each request takes its time.
+ArrayRecord files have an index of their records. For TFRecord files an index is made once, by
+reading the length in front of each record, and cached (see `cache`). Remote files are read in
+large blocks for it, because each request takes long.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ import numpy as np
 from vit_jax.data.sources import cache
 from vit_jax.errors import InputError
 
-ReadAt = Callable[[int, int], bytes]  # (length, offset) -> what is there
+ReadAt = Callable[[int, int], bytes]  # (length, offset) -> bytes
 
 BLOCK = 2**24  # bytes
-_AT_ONCE = 16  # files or records read
+_AT_ONCE = 16  # files or records read at a time
 
 
 class TFRecordFile:
@@ -68,7 +68,7 @@ def record_bounds(path: str) -> np.ndarray:
 
 
 def _by_blocks(read_at: ReadAt) -> ReadAt:
-    """The same for reading forward in small pieces, of which each would be a request."""
+    """Buffers a remote `read_at`, for reading forward in small pieces."""
     first, block = 0, b""
 
     def read(length: int, offset: int) -> bytes:
@@ -86,7 +86,7 @@ def is_remote(path: str) -> bool:
 
 @contextlib.contextmanager
 def _reading(path: str) -> Iterator[ReadAt]:
-    """Opens a file; gives (bytes, offset) -> what is there."""
+    """Opens a file and yields a function (length, offset) -> bytes."""
     if not is_remote(path):
         with open(path, "rb", buffering=0) as file:
             yield functools.partial(os.pread, file.fileno())
@@ -94,7 +94,10 @@ def _reading(path: str) -> Iterator[ReadAt]:
     from vit_jax.data._tf import tf
 
     def read_at(length: int, offset: int) -> bytes:
-        with _remote(path), tf.io.gfile.GFile(path, "rb") as file:  # each its own: in parallel
+        with (
+            _remote(path),
+            tf.io.gfile.GFile(path, "rb") as file,
+        ):  # a file object per request, so that they run in parallel
             file.seek(offset)
             return file.read(length)
 
@@ -102,7 +105,7 @@ def _reading(path: str) -> Iterator[ReadAt]:
 
 
 def facts(path: str) -> tuple[int, int]:
-    """Size in bytes and time of the last change of a file."""
+    """Size in bytes and modification time in nanoseconds of a file."""
     if not is_remote(path):
         found = os.stat(path)
         return found.st_size, found.st_mtime_ns
@@ -115,7 +118,7 @@ def facts(path: str) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _remote(path: str) -> Iterator[None]:
-    """Raises what TensorFlow's file systems raise in a line."""
+    """Turns errors of TensorFlow's file systems into an InputError of one line."""
     from vit_jax.data._tf import tf
 
     try:
@@ -126,7 +129,7 @@ def _remote(path: str) -> Iterator[None]:
 
 
 def indexed(paths: Sequence[str], cache_dir: str) -> dict[str, TFRecordFile]:
-    """TFRecord files of one folder with the index of all of them, made once.
+    """Opens the TFRecord files of one folder, with their cached index.
 
     Raises:
       InputError: a file is missing or truncated.
@@ -165,7 +168,7 @@ class ArrayRecordFile:
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
-        """Raises what the reader raises with the file's name."""
+        """Turns errors of the reader into an InputError with the file's name."""
         try:
             yield
         except (RuntimeError, ValueError, IndexError) as error:

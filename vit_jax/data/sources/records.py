@@ -1,11 +1,10 @@
 """Data sets prepared by tfds: ArrayRecord or TFRecord files.
 
-Their records are read at random (see `record_files`), which TFRecord files need an index for.
-Where no index can be made, e.g. on storage that is slow at random access, the files are
-read *sequentially*: each epoch takes the files in a new order and shuffles records within
-a buffer. That order is a pure function of (seed, epoch) too, but every process reads all
-records, and a run that resumes within an epoch first reads up to the place where it
-stopped, without decoding.
+Records are read at random (see `record_files`); TFRecord files need an index for that. On
+storage with slow random access, they can be read *sequentially*: each epoch takes the files in
+a new order and shuffles records within a buffer. That order is also a pure function of (seed,
+epoch), but every process reads all records, and a run that resumes within an epoch first reads,
+without decoding, up to the place where it stopped.
 """
 
 import dataclasses
@@ -38,10 +37,10 @@ class RecordSource(Source):
     """Serialized tf.train.Example records.
 
     Attributes:
-      shards: where the examples are, in order.
-      open_file: a file's path -> an object whose `read` takes record numbers.
-      image_key, label_key: features of an example; a label is an int or a list of them.
-      rule: computes the label instead, see `labels`.
+      shards: parts of files that hold the examples, in order.
+      open_file: function from a file's path to an object whose `read` takes record numbers.
+      image_key, label_key: names of the features; a label is an int or a list of ints.
+      rule: rule that computes the label instead, see `labels`; None: the feature itself.
     """
 
     shards: tuple[Shard, ...]
@@ -123,7 +122,7 @@ def open_tfds(
     """Opens a prepared tfds data set, `NAME[/CONFIG][:VERSION][?label=...]` or its folder.
 
     Raises:
-      InputError: tfds or the data set is not there, unknown split, no image or label.
+      InputError: tfds or the data set is missing, an unknown split, or no image or label.
     """
     from vit_jax.data.sources import labels
 
@@ -157,7 +156,7 @@ def open_tfds(
 def _opener(
     file_format: str, shards: tuple[Shard, ...], cache_dir: str, sequential: bool, name: str
 ) -> Callable[[str], Any]:
-    """How files of a format are opened for reading at random."""
+    """A function that opens a file of the given format for random access."""
     if file_format not in ("tfrecord", "array_record"):
         raise InputError(f"{name} is stored as {file_format}; prepare it as array_record")
     if file_format == "array_record":
@@ -181,14 +180,14 @@ def _builder(dataset: str, data_dir: str) -> Any:
     try:
         if os.path.isfile(os.path.join(dataset, "dataset_info.json")):
             return tfds.builder_from_directory(dataset)
-        # From the files alone: the code that once made them need not be there.
+        # Needs the files only, not the code that made them.
         return tfds.core.read_only_builder.builder_from_files(dataset, data_dir=where)
     except tfds.core.registered.DatasetNotFoundError:
         pass
     except (ValueError, RuntimeError, OSError, AttributeError) as error:
         raise InputError(f"tfds:{dataset}: {_line(error)}") from None
     name = re.split("[/:]", dataset)[0]
-    known = tfds.list_builders(with_community_datasets=False)  # the others' list is downloaded
+    known = tfds.list_builders(with_community_datasets=False)  # that list would be downloaded
     if name not in known:
         raise unknown("tfds data set", dataset, known)
     raise InputError(
@@ -203,7 +202,7 @@ def _line(error: Exception) -> str:
 
 
 def _split_shards(builder: Any, split: str, name: str) -> tuple[Shard, ...]:
-    """The parts of files that tfds says a split is made of."""
+    """The parts of files that make up a split, from tfds."""
     for part, _, _ in splits.parse(split):
         if part != "all" and part not in builder.info.splits:
             raise unknown(f"split of {name}", part, [*builder.info.splits, "all"])
@@ -218,7 +217,7 @@ def _split_shards(builder: Any, split: str, name: str) -> tuple[Shard, ...]:
 
 
 def _classes(features: Any) -> dict[str, list[str]]:
-    """The features that hold a class, with the names of the classes."""
+    """The features with classes, and their class names."""
     from tensorflow_datasets import features as kinds
 
     return {
@@ -231,7 +230,7 @@ def _classes(features: Any) -> dict[str, list[str]]:
 def _features(
     features: Any, multi_label: bool, name: str, *, label: str = ""
 ) -> tuple[str, str, list[str]]:
-    """Names of the image and label features and of the classes; none if `label` is asked for."""
+    """Names of the image feature, the label feature and the classes; "", [] with `label`."""
     from tensorflow_datasets import features as kinds
 
     def find(what: str, *types, also=lambda feature: True) -> str | None:

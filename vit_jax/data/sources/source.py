@@ -1,8 +1,8 @@
-"""What the pipeline knows of a source of labelled images.
+"""The interface of sources of labelled images.
 
-A source knows its size, its classes and how to hand out *payloads*, byte strings that
-the pipeline turns into images: file paths, serialized records, or raw pixels. Sources
-that hold all pixels in memory (`ArraySource`) are also read without TensorFlow.
+A source has a size, class names, and a method that returns *payloads*: byte strings that the
+pipeline turns into images, such as file paths, serialized records, or raw pixels. Sources that
+hold all pixels in memory (`ArraySource`) are also read without TensorFlow.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ class Source:
     """Labelled images of one split.
 
     Attributes:
-      name: as written in the config.
-      split: as written in the config.
+      name: text of data.source in the config.
+      split: split in tfds syntax.
       size: number of examples.
-      label_names: one name a class.
-      multi_label: labels are sets of classes.
+      label_names: class names by number.
+      multi_label: whether labels are sets of classes.
       image_size: (height, width) in pixels if all images are known to share it.
-      sequential: training reads it from front to back, not at random.
+      sequential: whether training reads it from front to back instead of at random.
     """
 
     name: str
@@ -67,12 +67,12 @@ class Source:
         """One example in a TensorFlow graph; by default the payload is an image file's bytes.
 
         Args:
-          preprocess: what is done to the image.
-          payload: string scalar, of `fetch`.
-          words: uint32 (num_random or more, 2).
+          preprocess: preprocessing of the image.
+          payload: string scalar, from `fetch`.
+          words: random words, uint32 (num_random or more, 2).
 
         Returns:
-          {"image": uint8 (h, w, 3)}, and "label" if the payload has it.
+          {"image": uint8 (h, w, 3)}, and "label" if the payload holds it.
         """
         return dict(image=preprocess.encoded(payload, words))
 
@@ -80,19 +80,19 @@ class Source:
         """The name of each example's file, without its folder.
 
         Raises:
-          InputError: the source does not know them.
+          InputError: the source has no file names.
         """
-        raise InputError(f"{self.name} does not know the names of its image files")
+        raise InputError(f"{self.name} has no names of image files")
 
     def describe(self, index: int) -> str:
-        """Where an example comes from, for messages."""
+        """The origin of an example, for messages."""
         return f"example {index} of {self.name} ({self.split})"
 
     def fingerprint(self) -> dict[str, int | str]:
-        """Size and digest of what the source holds, to notice a change between runs.
+        """Size and digest of the source's content, to notice changes between runs.
 
-        The digest covers pixels (in memory), names and sizes (files) or names and numbers
-        of records (tfds), and the labels where they are known.
+        The digest covers pixels (in memory), names and sizes (files), or names and numbers
+        of records (tfds), and the labels if they are known without reading.
         """
         digest = hashlib.blake2b(digest_size=16)
         for part in self._identity():
@@ -104,7 +104,7 @@ class Source:
         raise NotImplementedError
 
     def _encode(self, labels: np.ndarray) -> np.ndarray:
-        """Stored labels in the form that batches hold."""
+        """Stored labels in the form of batches: int32 (b,) or uint8 (b, classes)."""
         if labels.ndim == 1 and self.multi_label:
             return np.eye(self.num_classes, dtype=np.uint8)[labels]
         return labels.astype(np.uint8 if self.multi_label else np.int32)
@@ -115,8 +115,8 @@ class ArraySource(Source):
     """Images in memory.
 
     Attributes:
-      images: uint8 (size, h, w, channels), 1 or 3 channels.
-      targets: int (size,) classes or uint8 (size, classes).
+      images: uint8 (size, h, w, channels) with 1 or 3 channels.
+      targets: classes, int (size,), or sets of classes, uint8 (size, classes).
     """
 
     images: np.ndarray
@@ -141,7 +141,7 @@ class ArraySource(Source):
 
 
 class FileNames(Protocol):
-    """A list of paths, or what holds many in little memory."""
+    """A sequence of paths, such as a list or the compact `folder.Paths`."""
 
     def __len__(self) -> int: ...
 
@@ -155,9 +155,9 @@ class FileSource(Source):
     """Image files with one class each.
 
     Attributes:
-      files: their paths, absolute or from the working directory.
-      targets: int (size,) classes.
-      file_sizes: int64 (size,), in bytes, when they were listed.
+      files: paths, absolute or relative to the working directory.
+      targets: classes, int (size,).
+      file_sizes: sizes in bytes when the files were listed, int64 (size,).
     """
 
     files: FileNames
@@ -209,12 +209,12 @@ def check_unchanged(source: Source, recorded: dict[str, int | str], since: str) 
     """Compares a source with the fingerprint it had before.
 
     Args:
-      source: as it is now.
-      recorded: its `fingerprint` then.
-      since: when that was, for the message, e.g. "the run in WORKDIR began".
+      source: source in its present state.
+      recorded: earlier result of its `fingerprint`.
+      since: time of that fingerprint for the message, e.g. "the run in WORKDIR began".
 
     Raises:
-      InputError: it has another size or other content.
+      InputError: its size or content has changed.
     """
     now = source.fingerprint()
     if now == recorded:

@@ -10,14 +10,14 @@ from vit_jax.errors import InputError, unknown
 
 _BOUND = r"(-?\d+(?:\.\d+)?%|-?\d+)?"
 _PART = re.compile(rf"([A-Za-z_][\w.-]*)(?:\[{_BOUND}:{_BOUND}\])?")
-_SLICE_SEED = 0  # slices are the same in every run
+_SLICE_SEED = 0  # so that slices are the same in every run
 
 
 def parse(split: str) -> list[tuple[str, str | None, str | None]]:
     """The parts of a split: (name, lower bound, upper bound), bounds as written or None.
 
     Raises:
-      InputError: the text is no split.
+      InputError: the text is not a split.
     """
     parts: list[tuple[str, str | None, str | None]] = []
     for text in split.split("+"):
@@ -46,10 +46,10 @@ def _absolute(bound: str, size: int, split: str) -> int:
 
 
 def balanced_order(labels: np.ndarray) -> np.ndarray:
-    """A fixed order of rows in which every stretch holds the classes in their proportions.
+    """A fixed order of rows in which every slice has the classes in their proportions.
 
     The examples of each class, in a fixed pseudo-random order, are spread evenly over the
-    whole. Labels of shape (n, k) (sets of classes) give a plain pseudo-random order.
+    whole. For labels (n, k) (sets of classes) the order is plainly pseudo-random.
     """
     n = len(labels)
     shuffled = order.permutation(np.arange(n), 0, seed=_SLICE_SEED, size=n)
@@ -65,22 +65,22 @@ def balanced_order(labels: np.ndarray) -> np.ndarray:
 def select(
     split: str, sizes: Mapping[str, int], labels: Callable[[str], np.ndarray], source: str
 ) -> list[tuple[str, np.ndarray]]:
-    """Rows of each part of a split, for sources without a slicing of their own.
+    """Selects the rows of each part of a split, for sources that have no slicing themselves.
 
-    Slices are cut from `balanced_order`, so that disjoint slices are disjoint and each
-    holds every class; within a slice rows keep their order. "all" stands for every split.
+    Slices are cut from `balanced_order`: slices with disjoint bounds share no row, and each
+    has every class. Within a slice rows keep their order. "all" means every split.
 
     Args:
-      split: in tfds syntax.
-      sizes: rows of each split there is.
-      labels: the labels of a split by its name.
-      source: what messages call the data.
+      split: split in tfds syntax.
+      sizes: number of rows of each split.
+      labels: function from a split's name to its labels.
+      source: name of the data in messages.
 
     Returns:
       (split name, row numbers) pairs.
 
     Raises:
-      InputError: unknown split, bad slice, nothing selected.
+      InputError: an unknown split, a bad slice, or no row selected.
     """
     selected = []
     for name, low, high in parse(split):
