@@ -19,6 +19,9 @@ elsewhere. Published top-1 at 384 pixels after pre-training on ImageNet-21k (tab
   pets       94.43   93.02   94.73   93.09   94.82
   flowers    99.38   99.11   99.61   99.19   99.51
 
+Dropout is 0, as table 4 names none. The public code of the paper keeps the pre-training value
+when it fine-tunes, 0.1 for L/16, H/14 and the R50+B/16 hybrid: --config.model.dropout=0.1.
+
 Models with patches of 14 pixels take images of 378 pixels, 27x27 patches. init_from is by
 default the file that Google publishes, such as ViT-B_16.npz, in the current directory.
 

@@ -9,7 +9,8 @@ The argument is the number of epochs. Published top-1 at 224 pixels (table 1 the
   learned position embedding        75.0     78.0   79.6
   no RandAugment, no mixup          73.6     73.7   73.7
 
-This config is the whole recipe. For the second line add --config.model.posemb=learned; for the
+This config is the whole recipe; RandAugment computes what the publication's code does (see
+vit_jax/data/ops/randaugment.py). For the second line add --config.model.posemb=learned; for the
 third, --config.data.pp without randaug and --config.mixup.alpha=0.
 """
 
@@ -39,7 +40,9 @@ def get_config(epochs: str = "90") -> ConfigDict:
 
     config.data.source = "tfds:imagenet2012"
     config.data.split = "train[:99%]"
-    config.data.pp = "decode|inception_crop(224)|flip_lr|randaug(2, 10)|value_range(-1, 1)"
+    config.data.pp = (
+        "decode|inception_crop(224)|flip_lr|randaug(2, 10, published=True)|value_range(-1, 1)"
+    )
     config.mixup.alpha = 0.2
     pp = "decode|resize_small(256)|central_crop(224)|value_range(-1, 1)"
     with config.unlocked():

@@ -1,6 +1,7 @@
 import ast
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vit_jax import InputError, models
@@ -102,10 +103,25 @@ def test_levels_of_augreg(level, layers, magnitude, mixup):
     """2106.10270, section 3."""
     config = load(f"augreg:ViT-B/16,i21k,{level}")
     named = parse(config.data.pp).ops[-1]
-    assert named.randaugment == RandAugment(layers, magnitude) and config.mixup.alpha == mixup
+    assert (
+        named.randaugment == RandAugment(layers, magnitude, published=True)
+        and config.mixup.alpha == mixup
+    )
     total, schedule = schedule_of(config, 0.99 * IMAGENET_21K)
     assert total == pytest.approx(300 * 0.99 * IMAGENET_21K / 4096, abs=1)
     assert float(schedule(10_000)) == pytest.approx(1e-3)
+
+
+def test_augreg_follows_the_code_of_its_authors():
+    """big_vision's configs/vit_i1k.py and vit_i21k.py, and the init of models/vit.py."""
+    small, large = load("augreg:ViT-S/16,i1k,medium2"), load("augreg:ViT-B/16,i21k,light2")
+    assert small.loss.name == large.loss.name == "sigmoid"
+    assert (small.model.head_bias, large.model.head_bias) == (-6.9, -10.0)
+    assert small.model.pre_logits == -1 and not large.model.pre_logits
+    assert small.model.posemb_std == pytest.approx(1 / np.sqrt(384))
+    assert large.model.posemb_std == pytest.approx(1 / np.sqrt(768))
+    assert small.optimizer.moment_dtype == "bfloat16"
+    assert "randaug(2, 10, published=True)" in load("vit_s16_i1k").data.pp
 
 
 def test_table_3():

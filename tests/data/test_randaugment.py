@@ -148,6 +148,67 @@ def test_strengths_follow_the_magnitude(magnitude, photo):
     assert erased == (high_y - low_y) * (high_x - low_x)
 
 
+# What the code of AugReg computes where it differs from Pillow, written out in NumPy.
+
+
+def published(name, image, magnitude, sign=0.9):
+    operation = randaugment.operations(magnitude, published=True)[name]
+    return operation(tf.constant(image), tf.constant([sign, 0.3, 0.6])).numpy().astype(int)
+
+
+@pytest.mark.parametrize("magnitude, from_value", [(5, 128), (9, 230), (10, 0), (15, 128), (20, 0)])
+def test_the_published_solarize_wraps_its_threshold(magnitude, from_value, photo):
+    expected = np.where(photo < from_value, photo, 255 - photo)
+    np.testing.assert_array_equal(published("Solarize", photo, magnitude), expected)
+
+
+@pytest.mark.parametrize("sides, grey", [((224, 224), 196), ((64, 100), 25), ((300, 300), 255)])
+def test_the_published_contrast_goes_from_the_number_of_pixels(sides, grey, photo):
+    image = np.asarray(Image.fromarray(photo).resize(sides[::-1]))
+    factor = np.float32(1.9)
+    expected = np.clip(grey + factor * (image.astype(np.float32) - grey), 0, 255).astype(int)
+    assert np.abs(published("Contrast", image, 10) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("sign", [0.1, 0.9])
+@pytest.mark.parametrize("name", ["ShearX", "ShearY"])
+def test_the_published_shear_is_about_the_centre_of_the_first_pixel(name, sign, photo):
+    level = 0.3 if sign > 0.5 else -0.3
+    rows, columns = np.indices(photo.shape[:2])
+
+    def nearest(x):
+        return (np.sign(x) * np.floor(np.abs(np.float32(x)) + 0.5)).astype(int)
+
+    if name == "ShearX":
+        columns = nearest(columns + level * rows)
+    else:
+        rows = nearest(rows + level * columns)
+    inside = (rows >= 0) & (columns >= 0) & (rows < len(photo)) & (columns < photo.shape[1])
+    expected = np.full(photo.shape, 128)
+    expected[inside] = photo[rows[inside], columns[inside]]
+    found = published(name, photo, 10, sign)
+    # In float32 a few halves are rounded the other way.
+    assert (found == expected).all(-1).mean() >= 0.97
+    pillow = randaugment.operations(10)[name](tf.constant(photo), tf.constant([sign, 0.3, 0.6]))
+    assert (pillow.numpy() == expected).all(-1).mean() < 0.95
+
+
+def test_the_published_sharpness_rounds_down(photo):
+    kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]])
+    pixels = photo.astype(int)
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (3, 3), axis=(0, 1))
+    smooth = (windows * kernel).sum((-1, -2)) // 13
+    expected = np.clip(smooth + 1.9 * (pixels[1:-1, 1:-1] - smooth), 0, 255)
+    found = published("Sharpness", photo, 10)
+    assert np.abs(found[1:-1, 1:-1] - expected).max() <= 1 + 1e-3
+    assert np.abs(found[1:-1, 1:-1] - expected.astype(int)).mean() < 0.05
+
+
+def test_augreg_and_better_plain_vit_take_the_published_operations():
+    assert parse("augreg('light2')").ops[0].randaugment.published
+    assert not parse("randaug(2, 10)").ops[0].published
+
+
 def words(count: int) -> np.ndarray:
     return order.words(np.zeros(count, int), np.arange(count), seed=0, count=1)[:, 0]
 
@@ -198,13 +259,13 @@ def test_levels_of_augreg(level, layers, magnitude, mixup):
     # Steiner et al. 2106.10270, section 3.
     assert color.AUGREG[level] == (layers, magnitude, mixup)
     (named,) = parse(f"augreg('{level}')").ops
-    assert named.randaugment == color.RandAugment(layers, magnitude)
+    assert named.randaugment == color.RandAugment(layers, magnitude, published=True)
 
 
 def test_a_level_is_its_randaugment(photo):
     np.testing.assert_array_equal(
         apply_many(color.AugReg("light2"), photo, 3),
-        apply_many(color.RandAugment(2, 10), photo, 3),
+        apply_many(color.RandAugment(2, 10, published=True), photo, 3),
     )
 
 

@@ -84,3 +84,13 @@ def test_positions_in_layers_learn_with_and_without_recomputation(vit):
         posemb = gradients[0].get("posemb") or gradients[0]["blocks"]["posemb"]
         assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(posemb))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), *gradients)
+
+
+@pytest.mark.parametrize("posemb", ["learned", "learned2d", "relative"])
+@pytest.mark.parametrize("std", [0.02, 0.3])
+def test_the_initial_spread_is_that_of_the_config(posemb, std):
+    options = dict(width=128, depth=1, mlp_dim=16, num_heads=2, image_size=64)
+    model = vit_jax.create_model("ViT-Ti/4", posemb=posemb, posemb_std=std, **options)
+    leaves = jax.tree.leaves(nnx.to_pure_dict(nnx.state(model.posemb, nnx.Param)))
+    values = np.concatenate([np.ravel(leaf) for leaf in leaves])
+    assert values.size > 1000 and values.std() == pytest.approx(std, rel=0.05)

@@ -183,6 +183,13 @@ class ViTConfig(ModelConfig):
         effect="network",
         choices=POSEMB_WHERE,
     )
+    posemb_std: float = option(
+        0.02,
+        "standard deviation of the initial values of a learned position embedding; AugReg's code "
+        "takes width ** -0.5",
+        effect="training",
+        above=0,
+    )
     posemb_class_slot: bool = option(
         True, "class and distillation tokens get position embeddings too", effect="structure"
     )

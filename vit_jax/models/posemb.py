@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 POSEMB_WHERE = ("stem", "layers", "layers_shared")
 
 Grid = tuple[int, int]
-_normal = nnx.initializers.normal(0.02)
 
 
 class PositionEmbedding(nnx.Module):
@@ -60,11 +59,12 @@ class AddedPositionEmbedding(PositionEmbedding):
 
 
 class LearnedPositionEmbedding(AddedPositionEmbedding):
-    """One learnt vector per position: the paper's 1-D embedding, N(0, 0.02)."""
+    """One learnt vector per position: the paper's 1-D embedding."""
 
-    def __init__(self, grid: Grid, slots: int, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, grid: Grid, slots: int, width: int, *, std: float = 0.02, rngs: nnx.Rngs):
+        normal = nnx.initializers.normal(std)
         shape = (1, slots + grid[0] * grid[1], width)
-        self.embedding = nnx.Param(_normal(rngs.params(), shape, jnp.float32))
+        self.embedding = nnx.Param(normal(rngs.params(), shape, jnp.float32))
         self.slots = slots
 
     def table(self) -> jax.Array:
@@ -78,9 +78,11 @@ class Learned2dPositionEmbedding(AddedPositionEmbedding):
     vector of D.
     """
 
-    def __init__(self, grid: Grid, slots: int, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, grid: Grid, slots: int, width: int, *, std: float = 0.02, rngs: nnx.Rngs):
+        normal = nnx.initializers.normal(std)
+
         def learnt(*shape: int) -> nnx.Param:
-            return nnx.Param(_normal(rngs.params(), shape, jnp.float32))
+            return nnx.Param(normal(rngs.params(), shape, jnp.float32))
 
         self.columns = learnt(grid[1], width // 2)
         self.rows = learnt(grid[0], width // 2)
@@ -140,9 +142,12 @@ class RelativePositionEmbedding(PositionEmbedding):
     `offsets` (2 P - 1, H, d) begins with the offset of a key P - 1 patches before its query.
     """
 
-    def __init__(self, grid: Grid, num_heads: int, width: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, grid: Grid, num_heads: int, width: int, *, std: float = 0.02, rngs: nnx.Rngs
+    ):
+        normal = nnx.initializers.normal(std)
         shape = (2 * grid[0] * grid[1] - 1, num_heads, width // num_heads)
-        self.offsets = nnx.Param(_normal(rngs.params(), shape, jnp.float32))
+        self.offsets = nnx.Param(normal(rngs.params(), shape, jnp.float32))
 
     def bias(self, query: jax.Array) -> jax.Array:
         patches = (len(self.offsets) + 1) // 2
@@ -198,7 +203,9 @@ class Learned(PositionEmbeddingKind):
     """One learnt vector per position."""
 
     def create(self, config: "ViTConfig", rngs: nnx.Rngs) -> PositionEmbedding:
-        return LearnedPositionEmbedding(config.grid, config.posemb_slots, config.width, rngs=rngs)
+        return LearnedPositionEmbedding(
+            config.grid, config.posemb_slots, config.width, std=config.posemb_std, rngs=rngs
+        )
 
 
 @POSITION_EMBEDDINGS.register("learned2d")
@@ -211,7 +218,9 @@ class Learned2d(PositionEmbeddingKind):
             raise InputError(f"posemb 'learned2d' needs an even width, not {config.width}")
 
     def create(self, config: "ViTConfig", rngs: nnx.Rngs) -> PositionEmbedding:
-        return Learned2dPositionEmbedding(config.grid, config.posemb_slots, config.width, rngs=rngs)
+        return Learned2dPositionEmbedding(
+            config.grid, config.posemb_slots, config.width, std=config.posemb_std, rngs=rngs
+        )
 
 
 @POSITION_EMBEDDINGS.register("relative")
@@ -226,7 +235,9 @@ class Relative(PositionEmbeddingKind):
             raise InputError("model.posemb 'relative' needs model.attention 'xla', not 'cudnn'")
 
     def create(self, config: "ViTConfig", rngs: nnx.Rngs) -> PositionEmbedding:
-        return RelativePositionEmbedding(config.grid, config.num_heads, config.width, rngs=rngs)
+        return RelativePositionEmbedding(
+            config.grid, config.num_heads, config.width, std=config.posemb_std, rngs=rngs
+        )
 
     def macs(self, config: "ViTConfig") -> int:
         """Multiply-accumulates: each patch's query meets the key of every offset."""

@@ -29,22 +29,27 @@ class Multiply(Op):
 class RandAugment(Op):
     """RandAugment (1909.13719): `layers` operations drawn from 16, at one strength.
 
-    As AugReg and Better plain ViT use it; see `randaugment`.
+    With `published` they compute what the code of AugReg (2106.10270) and Better plain ViT
+    (2205.01580) does, else what Pillow does; see `randaugment`.
     """
 
     random = True
     layers: int
     magnitude: float
+    published: bool = False
 
     def __post_init__(self):
         self.require(is_int(self.layers) and self.layers >= 0, "layers", "an int, 0 or more")
         ok = is_number(self.magnitude) and 0 <= self.magnitude <= 30
         self.require(ok, "magnitude", "a number from 0 to 30")
+        self.require(isinstance(self.published, bool), "published", "True or False")
 
     def tensorflow(self, image, words):
         from vit_jax.data.ops import randaugment
 
-        return randaugment.randaugment(image, self.layers, self.magnitude, seed(words))
+        return randaugment.randaugment(
+            image, self.layers, self.magnitude, seed(words), published=self.published
+        )
 
 
 class Level(NamedTuple):
@@ -81,7 +86,7 @@ class AugReg(Op):
     def randaugment(self) -> RandAugment:
         """The RandAugment of the level."""
         level = AUGREG[self.level]
-        return RandAugment(level.layers, level.magnitude)
+        return RandAugment(level.layers, level.magnitude, published=True)
 
     def tensorflow(self, image, words):
         return self.randaugment.tensorflow(image, words)

@@ -2,9 +2,18 @@
 
 The list of 16 operations and their strengths are those of the TensorFlow code behind
 AugReg (2106.10270) and Better plain ViT (2205.01580). Each operation computes what
-Pillow's of that name does; there the TensorFlow code differs in one, `contrast`, whose
-"mean" is a number of pixels. Its lengths in pixels (translations, cutout), written for
-images of 224, scale with the image here. What moves in from outside is grey, 128.
+Pillow's operation of that name does. That code differs from Pillow in four of them, which
+`published` selects, since the published accuracies were reached with them:
+
+- `solarize`: the threshold wraps at 256. At magnitude 10 and 20 all values are inverted, at 15
+  those from 128 on; with Pillow, nothing is inverted from magnitude 10 on.
+- `contrast`: the image is blended with the grey value pixels / 256, at most 255, instead of
+  with its mean. For 224x224 pixels that is 196.
+- `shear_x`, `shear_y`: about the centre of the first pixel, not about its corner.
+- `sharpness`: the smoothed image is rounded down.
+
+Lengths in pixels (translations, cutout) are given for images of 224 there, and scale with the
+image here. What moves in from outside is grey, 128.
 """
 
 import functools
@@ -104,8 +113,11 @@ def color(image: tf.Tensor, factor) -> tf.Tensor:
     return blend(luma(image), image, factor)
 
 
-def contrast(image: tf.Tensor, factor) -> tf.Tensor:
+def contrast(image: tf.Tensor, factor, *, published: bool = False) -> tf.Tensor:
     """0 is the mean grey."""
+    if published:
+        pixels = tf.cast(tf.reduce_prod(tf.shape(image)[:2]), tf.float32)
+        return blend(tf.floor(tf.minimum(pixels / 256, 255)), image, factor)
     mean = tf.floor(tf.reduce_mean(tf.cast(luma(image), tf.float32)) + 0.5)
     return blend(mean, image, factor)
 
@@ -115,25 +127,27 @@ def brightness(image: tf.Tensor, factor) -> tf.Tensor:
     return blend(0, image, factor)
 
 
-def sharpness(image: tf.Tensor, factor) -> tf.Tensor:
+def sharpness(image: tf.Tensor, factor, *, published: bool = False) -> tf.Tensor:
     """0 is smoothed by a 3x3 kernel; the border stays."""
     kernel = tf.constant([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
     kernel = tf.tile(kernel[:, :, None, None], [1, 1, 3, 1])
     smooth = tf.nn.depthwise_conv2d(
         tf.cast(image, tf.float32)[None], kernel, [1, 1, 1, 1], padding="VALID"
     )[0]
-    smooth = tf.cast(tf.round(smooth), tf.uint8)
+    smooth = tf.cast(smooth if published else tf.round(smooth), tf.uint8)
     inside = tf.pad(tf.ones_like(smooth), [[1, 1], [1, 1], [0, 0]])
     degenerate = tf.where(inside == 1, tf.pad(smooth, [[1, 1], [1, 1], [0, 0]]), image)
     return blend(degenerate, image, factor)
 
 
-def affine(image: tf.Tensor, a, b, c, d, e, f) -> tf.Tensor:
+def affine(image: tf.Tensor, a, b, c, d, e, f, *, whole: bool = False) -> tf.Tensor:
     """Takes the pixel (x, y) from (a x + b y + c, d x + e y + f), the nearest there is.
 
-    Coordinates are those of pixel centres, halves, as in Pillow's Image.transform.
+    The coordinates of a pixel's centre are halves, as in Pillow's Image.transform; with `whole`
+    they are whole numbers.
     """
-    c, f = c + (a + b - 1) / 2, f + (d + e - 1) / 2  # from centres to corners
+    if not whole:
+        c, f = c + (a + b - 1) / 2, f + (d + e - 1) / 2
     matrix = tf.stack([tf.cast(value, tf.float32) for value in (a, b, c, d, e, f, 0, 0)])
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=image[None],
@@ -153,12 +167,12 @@ def rotate(image: tf.Tensor, degrees) -> tf.Tensor:
     return affine(image, cos, -sin, w - cos * w + sin * h, sin, cos, h - sin * w - cos * h)
 
 
-def shear_x(image: tf.Tensor, level) -> tf.Tensor:
-    return affine(image, 1.0, level, 0.0, 0.0, 1.0, 0.0)
+def shear_x(image: tf.Tensor, level, *, published: bool = False) -> tf.Tensor:
+    return affine(image, 1.0, level, 0.0, 0.0, 1.0, 0.0, whole=published)
 
 
-def shear_y(image: tf.Tensor, level) -> tf.Tensor:
-    return affine(image, 1.0, 0.0, 0.0, level, 1.0, 0.0)
+def shear_y(image: tf.Tensor, level, *, published: bool = False) -> tf.Tensor:
+    return affine(image, 1.0, 0.0, 0.0, level, 1.0, 0.0, whole=published)
 
 
 def translate_x(image: tf.Tensor, share) -> tf.Tensor:
@@ -197,11 +211,18 @@ def cutout(image: tf.Tensor, share: float, centre: tf.Tensor) -> tf.Tensor:
 # RandAugment.
 
 
-def operations(magnitude: float) -> dict:
-    """The 16 operations at a magnitude (10 is the strongest meant, more is allowed).
+def operations(magnitude: float, *, published: bool = False) -> dict:
+    """The 16 operations at a magnitude; 10 is the strongest meant, more is allowed.
 
     Each takes the image and three random numbers in [0, 1), the first for the sign.
+
+    Args:
+      magnitude: M of the paper.
+      published: whether they differ from Pillow as AugReg's code does, see above.
     """
+    threshold = int(256 * magnitude / 10)
+    if published:
+        threshold %= 256
     share = magnitude / 10
     enhance = 1.8 * share + 0.1
 
@@ -214,13 +235,13 @@ def operations(magnitude: float) -> dict:
         "Invert": lambda image, _: invert(image),
         "Rotate": lambda image, u: rotate(image, 30 * share * sign(u)),
         "Posterize": lambda image, _: posterize(image, min(8, max(1, int(4 * share)))),
-        "Solarize": lambda image, _: solarize(image, int(256 * share)),
+        "Solarize": lambda image, _: solarize(image, threshold),
         "Color": lambda image, _: color(image, enhance),
-        "Contrast": lambda image, _: contrast(image, enhance),
+        "Contrast": lambda image, _: contrast(image, enhance, published=published),
         "Brightness": lambda image, _: brightness(image, enhance),
-        "Sharpness": lambda image, _: sharpness(image, enhance),
-        "ShearX": lambda image, u: shear_x(image, 0.3 * share * sign(u)),
-        "ShearY": lambda image, u: shear_y(image, 0.3 * share * sign(u)),
+        "Sharpness": lambda image, _: sharpness(image, enhance, published=published),
+        "ShearX": lambda image, u: shear_x(image, 0.3 * share * sign(u), published=published),
+        "ShearY": lambda image, u: shear_y(image, 0.3 * share * sign(u), published=published),
         "TranslateX": lambda image, u: translate_x(image, 100 / _SIDE * share * sign(u)),
         "TranslateY": lambda image, u: translate_y(image, 100 / _SIDE * share * sign(u)),
         "Cutout": lambda image, u: cutout(image, 40 / _SIDE * share, u[1:]),
@@ -228,15 +249,18 @@ def operations(magnitude: float) -> dict:
     }
 
 
-def randaugment(image: tf.Tensor, layers: int, magnitude: float, seed: tf.Tensor) -> tf.Tensor:
+def randaugment(
+    image: tf.Tensor, layers: int, magnitude: float, seed: tf.Tensor, *, published: bool = False
+) -> tf.Tensor:
     """Applies `layers` operations, each drawn at random.
 
     Args:
       image: uint8 (h, w, 3).
       layers, magnitude: N and M of the paper.
       seed: int32 (2,).
+      published: see `operations`.
     """
-    choices = list(operations(magnitude).values())
+    choices = list(operations(magnitude, published=published).values())
 
     @tf.function(autograph=False)  # traced once for all layers
     def draw(image: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
