@@ -172,15 +172,17 @@ def _cpu_kernel_gradient(x: jax.Array, grad: jax.Array) -> jax.Array:
     """`_kernel_gradient` by the faster of two products: x^T g, or g^T x transposed.
 
     On CPUs a product of tall matrices takes 1.3 times as long if its result is taller than
-    wide. The barrier keeps XLA from swapping the operands back. Output axes are one in the
-    product: with several, XLA for CPUs (of JAX 0.12) sums bfloat16 in bfloat16.
+    wide. The barrier keeps XLA from swapping the operands back. In bfloat16 the output axes are
+    one axis in the product: with several, XLA for CPUs (of JAX 0.12) sums in bfloat16.
     """
-    flat = grad.reshape(len(grad), -1)
+    outputs = grad.shape[1:]
+    if grad.dtype == jnp.bfloat16:
+        grad = grad.reshape(len(grad), -1)
     if x[0].size <= grad[0].size:
-        product = lax.optimization_barrier(_kernel_gradient(x, flat))
+        product = lax.optimization_barrier(_kernel_gradient(x, grad))
     else:
-        product = lax.optimization_barrier(_kernel_gradient(flat, x)).T
-    return product.reshape(-1, *grad.shape[1:])
+        product = jnp.moveaxis(lax.optimization_barrier(_kernel_gradient(grad, x)), -1, 0)
+    return product.reshape(-1, *outputs)
 
 
 def xavier_uniform(num_inputs: int = 1, groups: int = 0) -> nnx.Initializer:
