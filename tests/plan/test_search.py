@@ -1,12 +1,14 @@
 import copy
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
 from vit_jax import config as configs
 from vit_jax.errors import InputError
 from vit_jax.plan.search import Planner, as_flags, largest
+from vit_jax.train.run import Dataset
 
 
 @pytest.mark.parametrize("true", [1, 2, 3, 16, 17, 100, 1000, 4096])
@@ -67,6 +69,8 @@ class FakeStep:
 
 
 class FakePlanner(Planner):
+    refused = ()
+
     def __init__(self, limit, **options):
         config = configs.default()
         config.total.epochs = 3.0
@@ -82,13 +86,24 @@ class FakePlanner(Planner):
         self.compiled.append(config)
         return FakeStep(config, self.limit)
 
+    def accepts(self, options):
+        return options["parallel.fsdp"] not in self.refused
+
     def suggestions(self):
         return [(a["flags"], a["fits"]) for a in self.suggest(self.compile())]
 
 
 REMAT = "--config.model.remat={}".format
 ACCUMULATE = "--config.parallel.accumulate={}".format
-FSDP = [f"--config.parallel.{name}" for name in ("engine=pjit", "data=1", "fsdp=4")]
+
+
+def fsdp(data, shards):
+    return [
+        f"--config.parallel.{name}" for name in ("engine=pjit", f"data={data}", f"fsdp={shards}")
+    ]
+
+
+FSDP = fsdp(1, 4)
 
 
 def test_each_remedy_is_tried_up_to_the_first_that_suffices():
@@ -96,7 +111,10 @@ def test_each_remedy_is_tried_up_to_the_first_that_suffices():
         ([REMAT("dots_no_batch")], True),
         ([ACCUMULATE(2)], True),  # fsdp=4 would spare 75 bytes of 1124
     ]
-    assert (FSDP, True) in FakePlanner(limit=1100).suggestions()
+    # The fewest shards that suffice: 1024 + 100 / 2 bytes.
+    assert (fsdp(2, 2), True) in FakePlanner(limit=1100).suggestions()
+    found = FakePlanner(limit=1060).suggestions()
+    assert (fsdp(2, 2), False) in found and (FSDP, True) in found
 
 
 def test_remedies_are_joined_where_none_alone_suffices():
@@ -128,3 +146,28 @@ def test_fit_batch_searches_multiples_of_the_shards_at_the_same_length():
     assert 448 <= batch <= 475  # 8 * batch / 2 + 100 <= 2000
     assert all(config.total.epochs is None for config in planner.compiled[1:])
     assert all(config.total.steps == 10 for config in planner.compiled[1:])
+
+
+def test_shards_that_the_parameters_do_not_divide_are_passed_over():
+    """G/14 on 256 devices: its width of 1664 is divided by 128, not by 256."""
+    planner = FakePlanner(limit=160)
+    planner.refused = (4,)
+    joined = [flags for flags, _ in planner.suggestions()][2:]
+    assert all(flags[:3] == fsdp(2, 2) for flags in joined) and joined
+
+
+def test_a_real_layout_that_is_refused_is_not_accepted():
+    """A width of 332 is divided by 4, not by 8."""
+    config = configs.default()
+    config.model.update(name="ViT-S/16", width=332, mlp_dim=1324, num_heads=4, depth=2)
+    config.total.steps = 10
+    config.batch_size = 64
+    dataset = Dataset(640, 10, (32, 32), (0.5,) * 3, (0.5,) * 3)
+    planner = Planner(config, dataset, jax.devices())
+    assert planner.accepts({"parallel.data": 2, "parallel.fsdp": 4})
+    assert not planner.accepts({"parallel.data": 1, "parallel.fsdp": 8})
+    assert planner._widest_fsdp(planner.compile()) == {
+        "parallel.engine": "pjit",
+        "parallel.data": 2,
+        "parallel.fsdp": 4,
+    }

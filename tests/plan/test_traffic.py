@@ -77,6 +77,25 @@ def test_what_an_instruction_moves(line, moved):
     assert memory_traffic(Module(text)) == moved
 
 
+LOOP = "%r = (s32[], f32[16,8]) while(%a), condition=%goes_on, body=%body"
+GOES_ON = """
+%goes_on (t2: (s32[], f32[16,8])) -> pred[] {
+  %t2 = (s32[], f32[16,8]) parameter(0)
+  %v2 = f32[16,8] get-tuple-element(%t2), index=1
+  ROOT %more = pred[] custom-call(%v2), custom_call_target="rejected"
+}
+"""
+
+
+def test_a_small_loop_of_unknown_length_counts_once():
+    """Such as a draw by rejection."""
+    text = MODULE.format(computations=COMPUTATIONS + GOES_ON, line=LOOP)
+    assert memory_traffic(Module(text)) == 2 * 512
+    large = text.replace("16,8]", "1600,800]")
+    with pytest.raises(ValueError, match="the length of the loop r is not in the HLO"):
+        memory_traffic(Module(large))
+
+
 def test_a_copy_under_way_reads_at_its_start_and_writes_at_its_end():
     for line in (
         "%s = (f32[16,8]{1,0:S(1)}, f32[16,8], u32[]) copy-start(%a)\n"

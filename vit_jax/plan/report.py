@@ -38,6 +38,8 @@ def describe(step: Step, *, mfu: float) -> dict[str, Any]:
     chip = hardware.find_chip(devices.flat[0].device_kind)
     images = run.total_steps * config.batch_size
     per_image = run.task.train_flops(run.model_config)
+    bound = _roofline(step, chip)
+    fastest = bound["step"] if bound else 0.0
     return dict(
         model=run.model_name,
         image_size=list(run.model_config.image_size),
@@ -62,8 +64,8 @@ def describe(step: Step, *, mfu: float) -> dict[str, Any]:
         fits=step.fits,
         compile_seconds=round(step.compile_seconds, 1),
         **_network(step),
-        roofline=_roofline(step, chip),
-        **run_time(run, per_image, images, chip, mfu),
+        roofline=bound,
+        **run_time(run, per_image, images, chip, mfu, fastest),
     )
 
 
@@ -135,14 +137,23 @@ def minimum(run: Run) -> dict[str, int]:
 
 
 def run_time(
-    run: Run, per_image: int, images: int, chip: hardware.Chip | None, mfu: float
+    run: Run,
+    per_image: int,
+    images: int,
+    chip: hardware.Chip | None,
+    mfu: float,
+    fastest: float = 0.0,
 ) -> dict[str, Any]:
-    """Days at an assumed MFU, TPU-core-days on this chip and on TPU v3, and the paper's."""
+    """Days at an assumed MFU, TPU-core-days on this chip and on TPU v3, and the paper's.
+
+    No step is faster than `fastest` seconds, whatever the MFU.
+    """
     v3 = hardware.TPU_V3
     core_seconds = per_image * images / (v3.bf16_flops / v3.cores)  # of TPU v3 at its peak
     numbers = dict(
         mfu=mfu,
         step_seconds=None,
+        bound_by_roofline=False,
         days=None,
         tpu_core_days=None,
         tpu_v3_core_days=core_seconds / mfu / SECONDS_PER_DAY,
@@ -152,6 +163,8 @@ def run_time(
     if chip:
         chips = run.engine.mesh.devices.size / chip.devices
         seconds = per_image * run.config.batch_size / (chips * chip.bf16_flops * mfu)
+        numbers["bound_by_roofline"] = fastest > seconds
+        seconds = max(seconds, fastest)
         days = seconds * run.total_steps / SECONDS_PER_DAY
         numbers.update(step_seconds=seconds, days=days)
         if chip.name.startswith("TPU"):

@@ -10,8 +10,9 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
+from vit_jax.parallel.engines import create_engine
 from vit_jax.plan.compile import Step, compile_step
-from vit_jax.train.run import Dataset
+from vit_jax.train.run import Dataset, prepare
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class Planner:
         self.config = config
         self.dataset = dataset
         self.devices = devices
+        self._widest: dict[str, Any] = {}
 
     def compile(self, **options: Any) -> Step:
         """Compiles the step with some options changed, such as `{"model.remat": "full"}`.
@@ -50,6 +52,7 @@ class Planner:
           Each attempt when it is done: its flags, whether it fits, bytes per device.
         """
         found = False
+        self._widest = self._widest_fsdp(step)
         for family in self._single_remedies(step):
             for attempt in self._first_that_fits(family):
                 found |= attempt["fits"]
@@ -62,7 +65,8 @@ class Planner:
         for options in variants:
             try:
                 step = self.compile(**options)
-            except InputError:
+            except InputError as error:
+                log.debug("%s is not possible: %s", " ".join(as_flags(options)), error)
                 continue
             yield dict(flags=as_flags(options), fits=step.fits, total_bytes=step.total_bytes)
             if step.fits:
@@ -73,9 +77,13 @@ class Planner:
         yield ({"model.remat": remat} for remat in self._more_remat(step))
         kept, share = step.total_bytes - step.temporary_bytes, self.config.parallel.accumulate
         limit = math.inf if step.limit_bytes is None else step.limit_bytes
-        # Sharding saves at most the state, and as much again of gradients and updates.
-        if (fsdp := self._fsdp(step)) and step.total_bytes - 2 * kept <= limit:
-            yield iter([fsdp])
+        # Sharding saves at most the state, and as much again of gradients and updates. The
+        # fewer devices share a parameter, the less is sent.
+        yield (
+            options
+            for factor, options in self._fsdp(step)
+            if step.total_bytes - 2 * kept * (1 - 1 / factor) <= limit
+        )
         # Microbatches only make temporaries smaller, at best in proportion to their number.
         yield (
             {"parallel.accumulate": parts}
@@ -84,7 +92,7 @@ class Planner:
         )
 
     def _joint_remedies(self, step: Step) -> Iterator[dict[str, Any]]:
-        fsdp = self._fsdp(step)
+        fsdp = self._widest
         remats = self._more_remat(step)
         for remat in remats:
             if fsdp:
@@ -98,14 +106,31 @@ class Planner:
         present = self.config.model.remat
         return list(REMAT[REMAT.index(present) + 1 :]) if present in REMAT else ["full"]
 
-    def _fsdp(self, step: Step) -> dict[str, Any]:
-        """Options that turn all data parallelism into fsdp; {} if it is so already."""
+    def _fsdp(self, step: Step) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Layouts that turn data parallelism into fsdp, each with the factor of more shards."""
         sizes = step.run.engine.mesh.shape
         data = sizes.get("data", step.run.engine.batch_shards)  # pmap's mesh has no axis "data"
-        if data == 1:
-            return {}
-        shards = data * sizes.get("fsdp", 1)
-        return {"parallel.engine": "pjit", "parallel.data": 1, "parallel.fsdp": shards}
+        for factor in range(2, data + 1):
+            if data % factor == 0:
+                layout = {"data": data // factor, "fsdp": factor * sizes.get("fsdp", 1)}
+                parallel = {f"parallel.{axis}": size for axis, size in layout.items()}
+                yield factor, {"parallel.engine": "pjit"} | parallel
+
+    def _widest_fsdp(self, step: Step) -> dict[str, Any]:
+        """The layout with most shards that the model's parameters divide; {} if there is none."""
+        layouts = [options for _, options in self._fsdp(step)]
+        return next(filter(self.accepts, reversed(layouts)), {})
+
+    def accepts(self, options: dict[str, Any]) -> bool:
+        """Whether the config is right with some options changed."""
+        config = copy.deepcopy(self.config)
+        config.update_from_flattened_dict(options)
+        try:
+            prepare(config, self.dataset, create_engine(config.parallel, self.devices))
+        except InputError as error:
+            log.debug("%s is not possible: %s", " ".join(as_flags(options)), error)
+            return False
+        return True
 
     def _more_parts(self, step: Step) -> list[int]:
         """Larger numbers of microbatches that still divide a device's rows."""

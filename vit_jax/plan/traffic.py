@@ -11,6 +11,7 @@ _FREE = (
 )
 _SLICES = ("dynamic-slice", "slice", "gather")
 _UPDATE = "dynamic-update-slice"
+NEGLIGIBLE = 2**20  # bytes; a loop of unknown length that moves less an iteration counts once
 
 
 def memory_traffic(module: Module) -> int:
@@ -23,7 +24,7 @@ def memory_traffic(module: Module) -> int:
     instruction that counts.
 
     Raises:
-      ValueError: the text does not give the length of a loop.
+      ValueError: the text does not give the length of a loop that moves more than NEGLIGIBLE.
     """
     return _Traffic(module).of(module.entry)
 
@@ -44,7 +45,7 @@ class _Traffic:
         if opcode == "fusion":
             return self._fusion(instruction)
         if opcode == "while":
-            return self.module.trip_count(instruction) * sum(map(self.of, instruction.called))
+            return self._loop(instruction)
         if opcode == "conditional":
             return max(map(self.of, instruction.called))
         if opcode in ("call", "async-start"):
@@ -65,6 +66,16 @@ class _Traffic:
         if opcode == _UPDATE:
             return 2 * self._size_of(instruction.operands[1])
         return self._read(instruction) + _size(instruction.type)
+
+    def _loop(self, loop: Instruction) -> int:
+        once = sum(map(self.of, loop.called))
+        try:
+            return self.module.trip_count(loop) * once
+        except ValueError:
+            # Such as the rejection loop that draws from a Beta distribution, for mixup.
+            if once > NEGLIGIBLE:
+                raise
+            return once
 
     def _read(self, instruction: Instruction) -> int:
         return sum(map(self._size_of, instruction.operands))

@@ -64,8 +64,13 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(result, indent=2))
         return 0
     print("\n".join(lines(result)), flush=True)
+    found = step.fits
     for attempt in suggestions:  # each may take minutes
+        found |= attempt["fits"]
         print(_row(*_suggestion(attempt)), flush=True)
+    if not found:
+        advice = "nothing that was tried fits; take more devices, larger ones or a smaller batch"
+        print(_row("suggestion", advice))
     if args.fit_batch:
         batch = planner.fit_batch(step)
         print(_row("largest batch", f"{batch:,}" if batch else "none"))
@@ -141,7 +146,10 @@ def _time(plan: dict[str, Any]) -> str:
     if plan["days"] is None:
         return f"unknown: no peak speed known for {plan['device']}"
     step = f"{1000 * plan['step_seconds']:.0f} ms a step"
-    return f"{plan['days']:.3g} days at an MFU of {plan['mfu']:.0%}, {step}"
+    speed = f"an MFU of {plan['mfu']:.0%}"
+    if plan["bound_by_roofline"]:
+        speed = f"the fastest step, slower than {speed}"
+    return f"{plan['days']:.3g} days at {speed}, {step}"
 
 
 def _core_days(plan: dict[str, Any]) -> str:
