@@ -41,8 +41,10 @@ def get_config(stage: str = "pretrain") -> ConfigDict:
         config.data.pp = "resize(24)|random_crop(24, padding=1)|value_range(-1, 1)"
         config.batch_size = 64
         config.total = duration(epochs=12)
-        config.optimizer.name = "sgd"
-        config.optimizer.learning_rate = 0.03
+        config.optimizer.learning_rate = 1e-3
+        config.optimizer.weight_decay = 0.05
         config.optimizer.warmup = duration(steps=20)
+        config.optimizer.ema_decay = 0.99
+        config.evals.test.use_ema = True
     config.optimizer.clip_norm = 1.0
     return config
