@@ -1,11 +1,11 @@
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from vit_jax.data import inspect, open_configured, open_source, parse, train_batches
+from vit_jax.data.options import DataOptions
 
 
 @pytest.mark.parametrize("kind", ["digits", "folder"])
@@ -59,9 +59,6 @@ def test_speed_is_positive():
 
 
 def test_a_source_by_its_config():
-    options = SimpleNamespace(
-        source="digits", split="train[:80%]", data_dir="", cache_dir="", multi_label=False,
-        sequential=False,
-    )  # fmt: skip
+    options = DataOptions(source="digits", split="train[:80%]")
     assert open_configured(options).size == 1438
     assert open_configured(options, split="train[80%:]").size == 359

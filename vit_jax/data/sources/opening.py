@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data import order
+from vit_jax.data.ops.image_files import MAX_PIXELS
 from vit_jax.data.options import DataOptions
 from vit_jax.data.sources import arrays, folder, mixture, splits
 from vit_jax.data.sources.source import ArraySource, FileSource, Source
@@ -26,6 +27,7 @@ class Request:
       data_dir: folder of tfds data; "": the default of tfds.
       cache_dir: folder for cached lists and indices; "": beside the data, see `cache`.
       sequential: whether to read from front to back.
+      max_pixels: largest number of pixels of an image file.
     """
 
     name: str
@@ -34,11 +36,13 @@ class Request:
     data_dir: str = ""
     cache_dir: str = ""
     sequential: bool = False
+    max_pixels: int = MAX_PIXELS
 
     @property
     def common(self) -> dict[str, Any]:
         """The attributes that a `Source` has in common with the request."""
-        return dict(name=self.name, split=self.split, multi_label=self.multi_label)
+        names = ("name", "split", "multi_label", "max_pixels")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +86,7 @@ def open_source(
     cache_dir: str = "",
     multi_label: bool = False,
     sequential: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Source:
     """Opens a data source.
 
@@ -92,6 +97,7 @@ def open_source(
       cache_dir: folder for cached lists and indices; "": beside the data, see `cache`.
       multi_label: whether labels are sets of classes.
       sequential: whether to read the files of tfds from front to back, see `records`.
+      max_pixels: largest number of pixels of an image file; larger ones are unreadable.
 
     Raises:
       InputError: an unknown kind, split or data set, missing or unreadable data, or more
@@ -105,7 +111,7 @@ def open_source(
         raise InputError(f"bad data source {spec!r}; write {kind.form}")
     if sequential and not kind.in_order:
         raise InputError(f"data.sequential is for tfds sources; {spec} is read at random")
-    request = Request(spec, split, multi_label, data_dir, cache_dir, sequential)
+    request = Request(spec, split, multi_label, data_dir, cache_dir, sequential, max_pixels)
     source = kind.open(argument, request)
     if source.size >= order.MAX_SIZE:
         raise InputError(f"{spec} has {source.size} examples, more than {order.MAX_SIZE}")
@@ -136,6 +142,7 @@ def open_configured(
         cache_dir=options.cache_dir,
         multi_label=options.multi_label if multi_label is None else multi_label,
         sequential=options.sequential and not split,
+        max_pixels=options.max_pixels,
     )
 
 
@@ -227,6 +234,7 @@ def _mix(argument: str, request: Request) -> Source:
             data_dir=request.data_dir,
             cache_dir=request.cache_dir,
             multi_label=request.multi_label,
+            max_pixels=request.max_pixels,
         )
 
     parts = [(opened(part), weight) for part, weight in mixture.parse(argument)]

@@ -78,7 +78,7 @@ class RecordSource(Source):
         keys = {name: tf.io.VarLenFeature(kind) for name, kind in kinds.items()}
         keys[self.image_key] = tf.io.FixedLenFeature([], tf.string)
         found = tf.io.parse_single_example(payload, keys)
-        image = preprocess.encoded(found[self.image_key], words)
+        image = preprocess.encoded(found[self.image_key], words, self.max_pixels)
         if self.rule:
             label = self.rule(found)
             if self.multi_label:
@@ -117,6 +117,7 @@ def open_tfds(
     sequential: bool,
     split: str,
     multi_label: bool,
+    max_pixels: int,
     name: str,
 ) -> RecordSource:
     """Opens a prepared tfds data set, `NAME[/CONFIG][:VERSION][?label=...]` or its folder.
@@ -150,6 +151,7 @@ def open_tfds(
         label_key=label_key,
         rule=rule,
         sequential=sequential,
+        max_pixels=max_pixels,
     )
 
 
