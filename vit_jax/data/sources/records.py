@@ -21,6 +21,7 @@ from vit_jax.data.ops.preprocess import Preprocess
 from vit_jax.data.sources import record_files, splits
 from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError, unknown
+from vit_jax.text import reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +138,7 @@ def open_tfds(
     if label:
         rule = labels.find(builder.name, label, bins, _classes(builder.info.features))
         label_names = list(rule.names)
+    _check_claims(shards)
     shape = builder.info.features[image_key].shape
     return RecordSource(
         name=name,
@@ -153,6 +155,22 @@ def open_tfds(
         sequential=sequential,
         max_pixels=max_pixels,
     )
+
+
+def _check_claims(shards: tuple[Shard, ...]) -> None:
+    """Refuses numbers of records that the files cannot hold, before lists are made of them."""
+    for shard in shards:
+        if record_files.is_remote(shard.path):
+            continue  # a request per file would take long
+        try:
+            size = record_files.facts(shard.path)[0]
+        except OSError as error:
+            raise InputError(f"{shard.path}: cannot be read: {reason(error)}") from None
+        if shard.skip + shard.take > size:  # a record takes more than a byte
+            raise InputError(
+                f"{shard.path} has {size} bytes; dataset_info.json claims "
+                f"{shard.skip + shard.take} records"
+            )
 
 
 def _opener(
