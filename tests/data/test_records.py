@@ -304,3 +304,14 @@ def test_files_with_fewer_records_than_claimed(claimed, file_format, tmp_path):
     source = open_source("tfds:dots", "train", data_dir=data_dir)
     with pytest.raises(InputError, match="holds 9 records|cannot be read"):
         source.fetch(np.array([claimed - 1]))
+
+
+def test_files_stay_beside_dataset_info(tmp_path):
+    data_dir = make(tmp_path, "tfrecord")
+    about = next(tmp_path.rglob("dataset_info.json"))
+    info = json.loads(about.read_text())
+    for split in info["splits"]:
+        split["filepathTemplate"] = "../../../{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    about.write_text(json.dumps(info))
+    with pytest.raises(InputError, match="dataset_info.json names .* outside its folder"):
+        open_source("tfds:dots", "train", data_dir=data_dir)

@@ -50,3 +50,12 @@ class DataOptions:
         "largest number of pixels (height x width) of an image file; a larger one is unreadable",
         at_least=1,
     )
+    nested: str = option(
+        "no",
+        'folder: images in folders below class folders: "no": not read; "top": of that class; '
+        '"path": each folder that holds images is a class, named by its path',
+        choices=("no", "top", "path"),
+    )
+    follow_links: bool = option(
+        False, "folder: follow symbolic links that leave the data folder", effect="place"
+    )

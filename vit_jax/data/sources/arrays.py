@@ -62,7 +62,7 @@ def load_idx(folder: str) -> Arrays:
     Classes of a folder whose name contains "fashion" are named after Fashion-MNIST's.
     """
     if not os.path.isdir(folder):
-        raise InputError(f"idx:{folder}: no such directory")
+        raise InputError(f"idx:{folder}: no such directory{_hint(folder)}")
     splits = {}
     for split, prefix in dict(train="train", test="t10k").items():
         images = read_idx(_find(folder, prefix, "images", 3), ndim=3)
@@ -77,6 +77,17 @@ def load_idx(folder: str) -> Arrays:
     return Arrays(splits, FASHION if fashion else [str(i) for i in range(count)])
 
 
+def _hint(folder: str) -> str:
+    """Where the files come from, for a folder named after Fashion-MNIST."""
+    if "fashion" not in os.path.abspath(folder).lower():
+        return ""
+    return (
+        "; Fashion-MNIST's four files are in Debian's package dataset-fashion-mnist (apt install "
+        "dataset-fashion-mnist) and at https://github.com/zalandoresearch/fashion-mnist "
+        "(data/fashion); name their folder with idx:DIR"
+    )
+
+
 def _find(folder: str, prefix: str, what: str, ndim: int) -> str:
     """The path of one IDX file; its name may use any separator and end in .gz."""
     pattern = f"{prefix}-{what}?idx{ndim}-ubyte"
@@ -87,7 +98,7 @@ def _find(folder: str, prefix: str, what: str, ndim: int) -> str:
     )
     if not found:
         expected = pattern.replace("?", "-")
-        raise InputError(f"{folder}: no file {expected} or {expected}.gz")
+        raise InputError(f"{folder}: no file {expected} or {expected}.gz{_hint(folder)}")
     return found[0]
 
 

@@ -28,6 +28,7 @@ class Request:
       cache_dir: folder for cached lists and indices; "": beside the data, see `cache`.
       sequential: whether to read from front to back.
       max_pixels: largest number of pixels of an image file.
+      nested, follow_links: how image folders are listed, see `folder.scan`.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Request:
     cache_dir: str = ""
     sequential: bool = False
     max_pixels: int = MAX_PIXELS
+    nested: str = "no"
+    follow_links: bool = False
 
     @property
     def common(self) -> dict[str, Any]:
@@ -87,6 +90,8 @@ def open_source(
     multi_label: bool = False,
     sequential: bool = False,
     max_pixels: int = MAX_PIXELS,
+    nested: str = "no",
+    follow_links: bool = False,
 ) -> Source:
     """Opens a data source.
 
@@ -98,6 +103,7 @@ def open_source(
       multi_label: whether labels are sets of classes.
       sequential: whether to read the files of tfds from front to back, see `records`.
       max_pixels: largest number of pixels of an image file; larger ones are unreadable.
+      nested, follow_links: how image folders are listed, see `folder.scan`.
 
     Raises:
       InputError: an unknown kind, split or data set, missing or unreadable data, or more
@@ -111,7 +117,9 @@ def open_source(
         raise InputError(f"bad data source {spec!r}; write {kind.form}")
     if sequential and not kind.in_order:
         raise InputError(f"data.sequential is for tfds sources; {spec} is read at random")
-    request = Request(spec, split, multi_label, data_dir, cache_dir, sequential, max_pixels)
+    request = Request(
+        spec, split, multi_label, data_dir, cache_dir, sequential, max_pixels, nested, follow_links
+    )
     source = kind.open(argument, request)
     if source.size >= order.MAX_SIZE:
         raise InputError(f"{spec} has {source.size} examples, more than {order.MAX_SIZE}")
@@ -143,6 +151,8 @@ def open_configured(
         multi_label=options.multi_label if multi_label is None else multi_label,
         sequential=options.sequential and not split,
         max_pixels=options.max_pixels,
+        nested=options.nested,
+        follow_links=options.follow_links,
     )
 
 
@@ -208,7 +218,14 @@ for _form in ("digits", "idx:DIR", "npz:FILE"):
 
 @source_kind("folder:DIR")
 def _folder(argument: str, request: Request) -> Source:
-    scanned = folder.scan(os.path.expanduser(argument), request.cache_dir)
+    if request.nested not in folder.NESTED:
+        raise unknown("data.nested", request.nested, folder.NESTED)
+    scanned = folder.scan(
+        os.path.expanduser(argument),
+        request.cache_dir,
+        nested=request.nested,
+        follow_links=request.follow_links,
+    )
     return _open_folder(scanned, request.common)
 
 
@@ -235,6 +252,8 @@ def _mix(argument: str, request: Request) -> Source:
             cache_dir=request.cache_dir,
             multi_label=request.multi_label,
             max_pixels=request.max_pixels,
+            nested=request.nested,
+            follow_links=request.follow_links,
         )
 
     parts = [(opened(part), weight) for part, weight in mixture.parse(argument)]

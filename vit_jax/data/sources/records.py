@@ -231,6 +231,10 @@ def _split_shards(builder: Any, split: str, name: str) -> tuple[Shard, ...]:
     except (ValueError, KeyError, AssertionError) as error:
         raise InputError(f"split {split!r} of {name}: {_line(error)}") from None
     shards = tuple(Shard(os.fspath(part.filename), part.skip, part.take) for part in instructions)
+    inside = os.path.join(os.path.normpath(builder.data_dir), "")
+    for shard in shards:
+        if not os.path.normpath(shard.path).startswith(inside):
+            raise InputError(f"{name}: dataset_info.json names {shard.path}, outside its folder")
     if not shards:
         raise InputError(f"split {split!r} of {name} holds no examples")
     return shards

@@ -30,10 +30,13 @@ def run(args: argparse.Namespace) -> int:
 
     source, pp, dataset = open_training_data(config)
     summary = inspect.describe(source, pp)
-    summary["evals"] = {
-        name: inspect.sizes(open_configured(config.data, source=entry.source, split=entry.split))
-        for name, entry in sorted(config.evals.items())
-    }
+    summary["evals"] = {}
+    for name, entry in sorted(config.evals.items()):
+        splits = [entry[key] for key in ("split", "train", "test") if key in entry]
+        for split in splits:
+            opened = open_configured(config.data, source=entry.source, split=split)
+            key = name if len(splits) == 1 else f"{name} ({split})"
+            summary["evals"][key] = inspect.sizes(opened)
     if args.sheet:
         inspect.contact_sheet(source, pp, args.sheet, seed=config.seed)
         summary["sheet"] = args.sheet
