@@ -9,6 +9,7 @@ import json
 from vit_jax.cli.configs import add_config_argument
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
+from vit_jax.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,4 +71,4 @@ def _print(summary: dict) -> None:
             value = ", ".join(map(str, value))
         elif isinstance(value, float):
             value = f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
-        print(f"{name.replace('_', ' ') + ':':22}{value}")
+        print(f"{printable(name).replace('_', ' ') + ':':22}{printable(value)}")
