@@ -1,6 +1,37 @@
-"""Text of messages: lists that stay short, errors in one line."""
+"""Text of messages: lists that stay short, errors in one line, names from files escaped."""
 
+import logging
+import unicodedata
 from collections.abc import Sequence
+
+
+def printable(text: object) -> str:
+    """Text in one line that a terminal shows as it is: control characters are escaped.
+
+    Names of files and classes come from others and may hold escape sequences, newlines,
+    characters that reverse the direction of writing, or bytes that are not UTF-8 (in Python
+    lone surrogates); these become \\n, \\x1b, \\u202e, \\xe9.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    if unicodedata.category(character) == "Zs":
+        return character  # wide spaces
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode()
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats log records as their message in one line, by `printable`."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(record.message)
 
 
 def some(names: Sequence[object], limit: int = 3, separator: str = ", ") -> str:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from vit_jax.data._tf import tf
-from vit_jax.data.ops import decode
+from vit_jax.data.ops import decode, image_files
 
 _decode = tf.function(decode.decode, input_signature=[tf.TensorSpec([], tf.string)])
 
@@ -50,7 +50,7 @@ def test_cmyk_jpeg_becomes_rgb(photo, encode):
 @pytest.mark.parametrize("value", range(1, 9))
 def test_exif_orientation_is_applied(value, photo, encode):
     exif = Image.Exif()
-    exif[decode.ORIENTATION] = value
+    exif[image_files.ORIENTATION] = value
     encoded = encode(photo, "JPEG", exif=exif)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))))
     np.testing.assert_array_equal(read(encoded), upright)
@@ -85,7 +85,7 @@ def test_damaged_exif_is_ignored(photo, encode):
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
 def test_orientation_of_other_formats(format, photo, encode):
     exif = Image.Exif()
-    exif[decode.ORIENTATION] = 6
+    exif[image_files.ORIENTATION] = 6
     encoded = encode(photo, format, exif=exif, **(dict(lossless=True) if format == "WEBP" else {}))
     np.testing.assert_array_equal(read(encoded), np.rot90(photo, -1))
 
@@ -93,7 +93,7 @@ def test_orientation_of_other_formats(format, photo, encode):
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 def test_orientation_behind_a_large_colour_profile(format, photo, encode):
     exif = Image.Exif()
-    exif[decode.ORIENTATION] = 6
+    exif[image_files.ORIENTATION] = 6
     profile = np.random.default_rng(0).bytes(200_000)
     plain = encode(photo, format, icc_profile=profile)
     turned = encode(photo, format, icc_profile=profile, exif=exif)

@@ -1,11 +1,12 @@
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from vit_jax.data import inspect, open_configured, open_source, parse, train_batches
+from vit_jax.data.options import DataOptions
+from vit_jax.errors import InputError
 
 
 @pytest.mark.parametrize("kind", ["digits", "folder"])
@@ -59,9 +60,19 @@ def test_speed_is_positive():
 
 
 def test_a_source_by_its_config():
-    options = SimpleNamespace(
-        source="digits", split="train[:80%]", data_dir="", cache_dir="", multi_label=False,
-        sequential=False,
-    )  # fmt: skip
+    options = DataOptions(source="digits", split="train[:80%]")
     assert open_configured(options).size == 1438
     assert open_configured(options, split="train[80%:]").size == 359
+
+
+def test_unreadable_images_are_counted(folder):
+    (folder / "cat" / "3.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (folder / "dog" / "3.jpg").write_text("<html>not found</html>")
+    found = inspect.describe(open_source(f"folder:{folder}", "train"), parse("resize(16)"))
+    first = found["unreadable"].pop("first")
+    assert found["unreadable"] == dict(images=2, of=20)
+    assert "cat/3.jpg: holds HEIC (pillow-heif reads it); convert it" in first
+    for path in folder.rglob("*.jpg"):
+        path.write_bytes(b"rubbish")
+    with pytest.raises(InputError, match="none of 20 images"):
+        inspect.describe(open_source(f"folder:{folder}", "train"), parse("resize(16)"))

@@ -1,4 +1,5 @@
 import itertools
+import json
 import os
 import pathlib
 
@@ -283,3 +284,34 @@ def test_mixtures_of_records_and_arrays(tfrecords):
     assert set(batch["label"][dots]) <= {0, 1, 2} and set(batch["label"][~dots]) <= set(
         range(3, 13)
     )
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+@pytest.mark.parametrize("claimed", [10**9, 10**17, 80])
+def test_files_with_fewer_records_than_claimed(claimed, file_format, tmp_path):
+    if file_format == "array_record":
+        pytest.importorskip("array_record")
+    data_dir = make(tmp_path, file_format)
+    about = next(tmp_path.rglob("dataset_info.json"))
+    info = json.loads(about.read_text())
+    for split in info["splits"]:
+        split["shardLengths"] = [str(claimed) for _ in split["shardLengths"]]
+    about.write_text(json.dumps(info))
+    if claimed > 80:
+        with pytest.raises(InputError, match="dataset_info.json claims [0-9]+ records"):
+            open_source("tfds:dots", "train", data_dir=data_dir)
+        return
+    source = open_source("tfds:dots", "train", data_dir=data_dir)
+    with pytest.raises(InputError, match="holds 9 records|cannot be read"):
+        source.fetch(np.array([claimed - 1]))
+
+
+def test_files_stay_beside_dataset_info(tmp_path):
+    data_dir = make(tmp_path, "tfrecord")
+    about = next(tmp_path.rglob("dataset_info.json"))
+    info = json.loads(about.read_text())
+    for split in info["splits"]:
+        split["filepathTemplate"] = "../../../{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    about.write_text(json.dumps(info))
+    with pytest.raises(InputError, match="dataset_info.json names .* outside its folder"):
+        open_source("tfds:dots", "train", data_dir=data_dir)

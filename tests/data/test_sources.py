@@ -200,3 +200,12 @@ def test_wrong_sources(spec, split, message):
 
 def test_fashion_names_need_few_enough_classes():
     assert len(arrays.FASHION) == 10
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_missing_fashion_mnist_says_where_to_get_it(there, tmp_path):
+    folder = tmp_path / "dataset-fashion-mnist"
+    if there:
+        folder.mkdir()
+    with pytest.raises(InputError, match="apt install dataset-fashion-mnist.*https://github.com"):
+        open_source(f"idx:{folder}", "train")

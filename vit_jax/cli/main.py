@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from vit_jax import __version__
 from vit_jax.cli.startup import restart_with_huge_pages
 from vit_jax.errors import InputError, NonFiniteError, NotSavedError, Preempted, nearest, unknown
 from vit_jax.parallel.chips import ignore_absent_tpus
+from vit_jax.text import PrintableFormatter, printable
 
 _RUNS, _WEIGHTS = "vit_jax.cli.commands.runs", "vit_jax.cli.commands.weights"
 # Where a command's file is, and what the command does.
@@ -45,17 +47,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv = sys.argv[1:]
         restart_with_huge_pages()
     argv = list(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names beyond the locale's characters
     try:
         return _run(argv)
     except InputError as error:
-        _tell_others(str(error))
-        print(f"vit_jax: {error}", file=sys.stderr)
+        _tell_others(printable(error))
+        print(f"vit_jax: {printable(error)}", file=sys.stderr)
         return WRONG_INPUT
     except Preempted as error:
-        print(f"vit_jax: {error}", file=sys.stderr)
+        print(f"vit_jax: {printable(error)}", file=sys.stderr)
         return PREEMPTED
     except (NonFiniteError, NotSavedError) as error:
-        print(f"vit_jax: {error}", file=sys.stderr)
+        print(f"vit_jax: {printable(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("vit_jax: interrupted", file=sys.stderr)
@@ -119,6 +123,9 @@ def _run(argv: list[str]) -> int:
         parser.print_help()
         return DONE
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(PrintableFormatter())
     logging.getLogger("vit_jax").setLevel(logging.INFO)
     # Orbax warns of what is normal, and its errors reach us.
     logging.getLogger("absl").setLevel(logging.CRITICAL)

@@ -4,6 +4,8 @@ import argparse
 import os
 import sys
 
+from vit_jax.text import printable
+
 # Arguments that each process has of its own; overrides are compared as parts of the config.
 _OWN = ("coordinator", "num_processes", "process_id", "process_timeout", "overrides")
 
@@ -58,8 +60,8 @@ def _keep_output_clean() -> None:
 
 
 def print_once(text: str) -> None:
-    """Prints what all processes know, in the first of them."""
+    """Prints what all processes know, in the first of them; escapes all but newlines."""
     import jax
 
     if jax.process_index() == 0:
-        print(text)
+        print("\n".join(map(printable, text.split("\n"))))

@@ -4,6 +4,7 @@ The only package that imports TensorFlow, and only for sources and operations th
 """
 
 from vit_jax.data.listing import read_labels
+from vit_jax.data.ops.image_files import MAX_PIXELS
 from vit_jax.data.ops.preprocess import Preprocess, parse
 from vit_jax.data.pipeline import (
     eval_batches,
@@ -16,6 +17,7 @@ from vit_jax.data.sources.opening import open_configured, open_source
 from vit_jax.data.sources.source import Source, check_unchanged
 
 __all__ = [
+    "MAX_PIXELS",
     "Preprocess",
     "Source",
     "check_unchanged",

@@ -31,10 +31,14 @@ def describe(source: Source, preprocess: Preprocess, *, samples: int = 100) -> d
       {"source", "split", "examples", "classes", "label_names" (the first ten),
       "examples_per_class": [least, most] where labels are known without reading,
       "image_sizes": {"smallest", "median", "largest": [height, width]},
-      "bytes_per_example", "preprocessing", "image_size"}
+      "bytes_per_example", "preprocessing", "image_size"}, and "unreadable": {"of", "images",
+      "first"} if some of the images tried are.
+
+    Raises:
+      InputError: none of the images tried can be read.
     """
     index = np.unique(np.linspace(0, source.size - 1, samples).astype(np.int64))
-    examples = _read(source, parse("decode"), np.zeros_like(index), index, seed=0)
+    examples, unreadable = _readable(source, index)
     shapes = sorted((example["image"].shape[:2] for example in examples), key=np.prod)
     labels = source.labels(np.arange(source.size))
     summary = dict(
@@ -49,11 +53,29 @@ def describe(source: Source, preprocess: Preprocess, *, samples: int = 100) -> d
         preprocessing=str(preprocess),
         image_size=preprocess.output_size(source.image_size),
     )
+    if unreadable:
+        summary["unreadable"] = dict(images=len(unreadable), of=len(index), first=unreadable[0])
     if labels is not None:
         one_hot = labels.ndim > 1
         counts = labels.sum(0) if one_hot else np.bincount(labels, minlength=source.num_classes)
         summary["examples_per_class"] = [int(counts.min()), int(counts.max())]
     return summary
+
+
+def _readable(source: Source, index: np.ndarray) -> tuple[list[dict[str, Any]], list[str]]:
+    """Examples as they are stored, and what is wrong with those that cannot be read."""
+    from vit_jax.data.batches import graph
+
+    read = graph.reader(source, parse("decode"))
+    examples, problems = [], []
+    for i in index:
+        try:
+            examples.append(read(int(i), np.zeros((0, 2), np.uint32)))
+        except InputError as error:
+            problems.append(str(error))
+    if not examples:
+        raise InputError(f"none of {len(index)} images of {source.name} is readable: {problems[0]}")
+    return examples, problems
 
 
 def _read(

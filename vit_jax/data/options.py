@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from vit_jax.data.ops.image_files import MAX_PIXELS
 from vit_jax.options import option
 
 
@@ -43,4 +44,18 @@ class DataOptions:
         0.01,
         "largest share of unreadable training images; the first ten are always allowed unless 0",
         at_least=0,
+    )
+    max_pixels: int = option(
+        MAX_PIXELS,
+        "largest number of pixels (height x width) of an image file; a larger one is unreadable",
+        at_least=1,
+    )
+    nested: str = option(
+        "no",
+        'folder: images in folders below class folders: "no": not read; "top": of that class; '
+        '"path": each folder that holds images is a class, named by its path',
+        choices=("no", "top", "path"),
+    )
+    follow_links: bool = option(
+        False, "folder: follow symbolic links that leave the data folder", effect="place"
     )

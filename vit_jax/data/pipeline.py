@@ -17,6 +17,7 @@ from vit_jax.data import order
 from vit_jax.data.batches import memory
 from vit_jax.data.batches.examples import EvaluationPlan, Plan, TrainingPlan
 from vit_jax.data.batches.unreadable import Refusal, Replacements, Unreadable
+from vit_jax.data.ops.image_files import MAX_PIXELS
 from vit_jax.data.ops.op import coin
 from vit_jax.data.ops.preprocess import Preprocess, Size
 from vit_jax.data.sources.source import ArraySource, FileSource, Source
@@ -177,8 +178,15 @@ def eval_batches(
     return (_padded(batch, len(rows)) for batch in batches)
 
 
-def load_images(paths: Sequence[str], preprocess: Preprocess) -> np.ndarray:
+def load_images(
+    paths: Sequence[str], preprocess: Preprocess, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """Reads image files and preprocesses them as in evaluation.
+
+    Args:
+      paths: image files.
+      preprocess: preprocessing of the images.
+      max_pixels: largest number of pixels of a file.
 
     Returns:
       uint8 (n, h, w, 3).
@@ -186,11 +194,11 @@ def load_images(paths: Sequence[str], preprocess: Preprocess) -> np.ndarray:
     Raises:
       InputError: a file is missing or unreadable, or sizes differ.
     """
-    return next(image_batches(paths, preprocess, len(paths)))
+    return next(image_batches(paths, preprocess, len(paths), max_pixels))
 
 
 def image_batches(
-    paths: Sequence[str], preprocess: Preprocess, batch_size: int
+    paths: Sequence[str], preprocess: Preprocess, batch_size: int, max_pixels: int = MAX_PIXELS
 ) -> Iterator[np.ndarray]:
     """`load_images` in batches, the last of which may be smaller.
 
@@ -201,7 +209,7 @@ def image_batches(
     for path in paths:
         if not os.path.isfile(path):
             raise InputError(f"{path}: no such file")
-    read = graph.reader(FileSource.of_paths(paths), preprocess.deterministic())
+    read = graph.reader(FileSource.of_paths(paths, max_pixels), preprocess.deterministic())
     first = None
     with ThreadPoolExecutor(os.cpu_count()) as pool:
 

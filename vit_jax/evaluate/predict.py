@@ -31,6 +31,8 @@ class Predictor:
         """Takes the results of `vit_jax.load`."""
         self._pp = data.parse(info.pp)
         self._batch_size = batch_size
+        run_data = info.run_config.get("data", {}) if info.run_config else {}
+        self._max_pixels = run_data.get("max_pixels", data.MAX_PIXELS)
         graphdef, self._params = models.split(model)
         mean, std = self._pp.mean, self._pp.std
 
@@ -53,7 +55,7 @@ class Predictor:
         Raises:
           InputError: an image is missing or cannot be read.
         """
-        batches = data.image_batches(paths, self._pp, self._batch_size)
+        batches = data.image_batches(paths, self._pp, self._batch_size, self._max_pixels)
         return np.concatenate(list(self._rows(batches)))
 
     def _rows(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

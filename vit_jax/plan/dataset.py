@@ -44,12 +44,7 @@ def _facts(config: ConfigDict) -> tuple[int, int]:
         sizes, num_classes = known
         return split_size(options.split, sizes), num_classes
     try:
-        source = data.open_source(
-            options.source,
-            options.split,
-            data_dir=options.data_dir,
-            multi_label=options.multi_label,
-        )
+        source = data.open_configured(options)
     except InputError as error:
         if config.model.num_classes is None or _needs_size(config):
             raise InputError(

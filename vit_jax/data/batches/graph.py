@@ -18,6 +18,7 @@ from vit_jax.data._tf import tf
 from vit_jax.data.batches import sequential
 from vit_jax.data.batches.examples import Plan, Planned, TrainingPlan
 from vit_jax.data.batches.unreadable import Unreadable
+from vit_jax.data.ops import image_files
 from vit_jax.data.ops.preprocess import Preprocess, Size
 from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError
@@ -41,22 +42,25 @@ def reader(source: Source, preprocess: Preprocess) -> Callable[[int, np.ndarray]
         try:
             found = compute(tf.constant(source.fetch(rows)[0]), tf.constant(words))
         except tf.errors.OpError as error:
-            raise InputError(f"{source.describe(index)}: {_reason(error)}") from None
+            raise InputError(f"{source.describe(index)}: {_reason(error, source, index)}") from None
         found = {name: value.numpy() for name, value in found.items()}
         return dict(found, index=index)
 
     return read
 
 
-def _reason(error: tf.errors.OpError) -> str:
+def _reason(error: tf.errors.OpError, source: Source, index: int) -> str:
     """Why an example is unreadable, in a few words."""
     text = str(error)
     if isinstance(error, tf.errors.NotFoundError):
         return "no such file"
     if isinstance(error, tf.errors.PermissionDeniedError):
         return "permission denied"
-    if match := re.search(r"the image is smaller than \w+\([^)]*\)+|InputError: (.*)", text):
-        return match[1] or match[0]
+    if match := re.search(r"(the image (?:is|has) [^\]\n]*)|InputError: (.*)", text):
+        return match[1] or match[2]
+    with contextlib.suppress(OSError):
+        if name := image_files.other_format(source.head(index)):
+            return f"holds {name}; convert it to JPEG or PNG"
     return "cannot be read as an image: truncated, damaged or of an unknown format"
 
 

@@ -1,20 +1,17 @@
 """Encoded images to uint8 pixels (h, w, 3), in a TensorFlow graph.
 
-JPEG and PNG are read by TensorFlow, everything else (GIF: its first frame, BMP, WebP) by
-Pillow. Grey becomes three equal channels, 16 bits the upper 8, CMYK RGB; alpha is
-dropped; the EXIF orientation is applied.
+TensorFlow reads JPEG and PNG, `image_files` GIF (its first frame), BMP, WebP, TIFF, PGM and
+PPM. Grey becomes three equal channels, 16 bits the upper 8, CMYK RGB; alpha is dropped; the
+EXIF orientation is applied.
 """
 
-import io
-import struct
 from collections.abc import Callable
 
 import numpy as np
 
 from vit_jax.data._tf import tf
-from vit_jax.errors import InputError
+from vit_jax.data.ops import image_files
 
-ORIENTATION = 0x0112  # EXIF tag
 _DCT = "INTEGER_ACCURATE"  # bit for bit the pixels that Pillow, and so PyTorch, reads
 _DCT_OF_BOXES = "INTEGER_FAST"  # TensorFlow's default, 7% faster, about one level of 255 darker
 _EXIF = r"\C*(Exif\x00\x00|eXIf)\C*"  # in JPEG or PNG; \C is any byte
@@ -45,6 +42,49 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     return image
 
 
+def limited(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """The bytes of an image file, after a check of the size in its header.
+
+    Without it, a file of a few kilobytes could take gigabytes when it is decoded.
+
+    Raises (at run time):
+      tf.errors.OpError: the image has more than `max_pixels` pixels, or no header.
+    """
+    pixels = tf.cond(_is_plain(encoded), lambda: _jpeg_pixels(encoded), lambda: _pixels(encoded))
+    message = f"the image has more pixels than data.max_pixels = {max_pixels:,}"
+    limit = tf.constant(max_pixels, tf.int64)
+    with tf.control_dependencies([tf.debugging.assert_less_equal(pixels, limit, message)]):
+        return tf.identity(encoded)
+
+
+def _jpeg_pixels(encoded: tf.Tensor) -> tf.Tensor:
+    shape = tf.cast(tf.io.extract_jpeg_shape(encoded), tf.int64)
+    return shape[0] * shape[1]
+
+
+def _png_pixels(encoded: tf.Tensor) -> tf.Tensor:
+    sides = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
+    return tf.reduce_prod(tf.cast(sides, tf.int64))
+
+
+@_apart
+def _pixels(encoded: tf.Tensor) -> tf.Tensor:
+    """The number of pixels that the header of any image file claims: int64 scalar."""
+    return tf.switch_case(
+        _kind(encoded),
+        [
+            lambda: _jpeg_pixels(encoded),
+            lambda: _png_pixels(encoded),
+            lambda: tf.ensure_shape(_call(image_files.count_pixels, encoded, tf.int64), []),
+        ],
+    )
+
+
+def _kind(encoded: tf.Tensor) -> tf.Tensor:
+    """0 for JPEG, 1 for PNG, 2 for anything else."""
+    return tf.where(is_jpeg(encoded), 0, tf.where(_is_png(encoded), 1, 2))
+
+
 def _is_plain(encoded: tf.Tensor) -> tf.Tensor:
     """Whether the file is a JPEG without metadata, as nearly all are in a large data set.
 
@@ -70,9 +110,8 @@ def _jpeg(encoded: tf.Tensor) -> tf.Tensor:
 @_apart
 def _other(encoded: tf.Tensor) -> tf.Tensor:
     """Any image, turned upright."""
-    kind = tf.where(is_jpeg(encoded), 0, tf.where(_is_png(encoded), 1, 2))
     return tf.switch_case(
-        kind,
+        _kind(encoded),
         [
             lambda: orient(_jpeg(encoded), orientation(encoded)),
             lambda: orient(tf.io.decode_png(encoded, channels=3), orientation(encoded)),
@@ -82,7 +121,7 @@ def _other(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _pillow(encoded: tf.Tensor) -> tf.Tensor:
-    return _call(read_with_pillow, encoded, tf.uint8)
+    return _call(image_files.read, encoded, tf.uint8)
 
 
 def _call(function, encoded: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
@@ -94,38 +133,17 @@ def _call(function, encoded: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return tf.numpy_function(call, [encoded], dtype, stateful=False)
 
 
-def read_with_pillow(encoded: bytes) -> np.ndarray:
-    """Any file Pillow reads, its first frame: uint8 (h, w, 3)."""
-    try:
-        from PIL import Image, ImageOps
-    except ImportError:
-        raise InputError("images other than JPEG and PNG need Pillow: pip install pillow") from None
-    with Image.open(io.BytesIO(encoded)) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-
-
 def orientation(encoded: tf.Tensor) -> tf.Tensor:
     """The EXIF orientation of a JPEG or PNG: int32 scalar, 1 to 8, 1 where it has none."""
     return tf.cond(
         _has_exif(encoded),
-        lambda: tf.ensure_shape(_call(_read_orientation, encoded, tf.int32), []),
+        lambda: tf.ensure_shape(_call(image_files.read_orientation, encoded, tf.int32), []),
         lambda: 1,
     )
 
 
 def _has_exif(encoded: tf.Tensor) -> tf.Tensor:
     return tf.strings.regex_full_match(encoded, _EXIF)
-
-
-def _read_orientation(encoded: bytes) -> np.int32:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            value = image.getexif().get(ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError, struct.error):
-        value = 1  # the pixels may be good although the EXIF data are damaged
-    return np.int32(value if value in range(1, 9) else 1)
 
 
 def orient(image: tf.Tensor, value: tf.Tensor) -> tf.Tensor:

@@ -22,6 +22,7 @@ from vit_jax.data.ops.op import (
 )
 from vit_jax.errors import InputError
 
+_LARGEST = 2.0**25  # pixels of an enlarged image; as float32 RGB they take 400 MB
 METHODS = ("bilinear", "bicubic", "nearest", "area")
 
 
@@ -136,7 +137,12 @@ class ResizeSmall(Resizing):
 
         size = tf.cast(tf.shape(image)[:2], tf.float64)
         scale = tf.reduce_max(tf.constant(self.shape, tf.float64) / size)
-        return self.resized(image, tf.cast(tf.round(size * scale), tf.int32))
+        wanted = tf.round(size * scale)
+        limit = tf.maximum(tf.constant(_LARGEST, tf.float64), tf.reduce_prod(size))
+        message = f"the image is too long for {self}: it would have over {_LARGEST:,.0f} pixels"
+        checked = tf.debugging.assert_less_equal(tf.reduce_prod(wanted), limit, message)
+        with tf.control_dependencies([checked]):
+            return self.resized(image, tf.cast(wanted, tf.int32))
 
 
 def _check_fits(op: Sized, size: Size | None, padding: int = 0) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from vit_jax.data.ops import color  # noqa: F401  registers its operations
 from vit_jax.data.ops.geometry import FlipLeftRight
+from vit_jax.data.ops.image_files import MAX_PIXELS
 from vit_jax.data.ops.op import OPERATIONS, Array, Op, Size, Tensor
 from vit_jax.data.ops.values import Decode, Normalization, Triple
 from vit_jax.errors import InputError, nearest
@@ -89,20 +90,22 @@ class Preprocess:
             used += op.random
         return images
 
-    def encoded(self, encoded: Tensor, words: Tensor) -> Tensor:
+    def encoded(self, encoded: Tensor, words: Tensor, max_pixels: int = MAX_PIXELS) -> Tensor:
         """Decodes and preprocesses in a TensorFlow graph.
 
         Args:
           encoded: string scalar, the bytes of an image file.
           words: uint32 (num_random or more, 2).
+          max_pixels: largest number of pixels; a larger image is refused before it is decoded.
 
         Returns:
           uint8 (h, w, 3).
         """
+        from vit_jax.data.ops import decode
+
+        encoded = decode.limited(encoded, max_pixels)
         first, *others = self.ops or (Decode(),)
         if isinstance(first, Decode):
-            from vit_jax.data.ops import decode
-
             return decode.decode(encoded)
         pairs = _pairs(words)
         image = first.tensorflow_encoded(encoded, pairs[0] if first.random else None)

@@ -4,18 +4,19 @@ import dataclasses
 import glob
 import gzip
 import importlib.util
+import math
 import os
 import re
 import struct
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from vit_jax.data.sources.archives import DAMAGED, MAX_EXPANSION, read_archive
 from vit_jax.errors import InputError
-from vit_jax.text import reason
+from vit_jax.text import first_line, reason
 
 FASHION = [
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -61,7 +62,7 @@ def load_idx(folder: str) -> Arrays:
     Classes of a folder whose name contains "fashion" are named after Fashion-MNIST's.
     """
     if not os.path.isdir(folder):
-        raise InputError(f"idx:{folder}: no such directory")
+        raise InputError(f"idx:{folder}: no such directory{_hint(folder)}")
     splits = {}
     for split, prefix in dict(train="train", test="t10k").items():
         images = read_idx(_find(folder, prefix, "images", 3), ndim=3)
@@ -76,6 +77,17 @@ def load_idx(folder: str) -> Arrays:
     return Arrays(splits, FASHION if fashion else [str(i) for i in range(count)])
 
 
+def _hint(folder: str) -> str:
+    """Where the files come from, for a folder named after Fashion-MNIST."""
+    if "fashion" not in os.path.abspath(folder).lower():
+        return ""
+    return (
+        "; Fashion-MNIST's four files are in Debian's package dataset-fashion-mnist (apt install "
+        "dataset-fashion-mnist) and at https://github.com/zalandoresearch/fashion-mnist "
+        "(data/fashion); name their folder with idx:DIR"
+    )
+
+
 def _find(folder: str, prefix: str, what: str, ndim: int) -> str:
     """The path of one IDX file; its name may use any separator and end in .gz."""
     pattern = f"{prefix}-{what}?idx{ndim}-ubyte"
@@ -86,7 +98,7 @@ def _find(folder: str, prefix: str, what: str, ndim: int) -> str:
     )
     if not found:
         expected = pattern.replace("?", "-")
-        raise InputError(f"{folder}: no file {expected} or {expected}.gz")
+        raise InputError(f"{folder}: no file {expected} or {expected}.gz{_hint(folder)}")
     return found[0]
 
 
@@ -96,23 +108,28 @@ def read_idx(path: str, *, ndim: int) -> np.ndarray:
     Raises:
       InputError: the file is no such IDX file, or truncated.
     """
+    packed = path.endswith(".gz")
+    start = 4 + 4 * ndim
     try:
-        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
-            data = file.read()
+        held = os.path.getsize(path) * (MAX_EXPANSION if packed else 1) - start
+        with (gzip.open if packed else open)(path, "rb") as file:
+            header = file.read(start)
+            if len(header) < start or header[:4] != bytes([0, 0, 8, ndim]):
+                raise InputError(f"{path}: not an IDX file of {ndim}-dimensional bytes")
+            shape = struct.unpack(f">{ndim}I", header[4:])
+            claimed = math.prod(shape)
+            data = file.read(min(claimed, held) + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {reason(error)}") from None
-    except (EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    header = 4 + 4 * ndim
-    if len(data) < header or data[:4] != bytes([0, 0, 8, ndim]):
-        raise InputError(f"{path}: not an IDX file of {ndim}-dimensional bytes")
-    shape = struct.unpack(f">{ndim}I", data[4:header])
-    if len(data) - header != np.prod(shape, dtype=np.int64):
+    except (EOFError, zlib.error, MemoryError) as error:
+        raise InputError(f"{path}: cannot be read: {first_line(error)}") from None
+    if len(data) != claimed:
+        found = f"{len(data)} bytes" if len(data) < claimed else "more bytes"
         raise InputError(
-            f"{path}: truncated or damaged: {len(data) - header} bytes where its header "
-            f"says {' x '.join(map(str, shape))}"
+            f"{path}: truncated or damaged: {found} where its header says "
+            f"{' x '.join(map(str, shape))}"
         )
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def load_npz(path: str) -> Arrays:
@@ -141,18 +158,13 @@ def load_npz(path: str) -> Arrays:
 def _read_npz(path: str) -> dict[str, np.ndarray]:
     """The arrays of an archive by key."""
     try:
-        with open(path, "rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise zipfile.BadZipFile("no NumPy archive, or a truncated one")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                return {key: np.asarray(archive[key]) for key in archive.files}
+        return read_archive(path)
     except FileNotFoundError:
         raise InputError(f"npz:{path}: no such file") from None
     except OSError as error:
         raise InputError(f"npz:{path}: cannot be read: {reason(error)}") from None
-    except (ValueError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
-        raise InputError(f"npz:{path}: cannot be read: {error}") from None
+    except DAMAGED as error:
+        raise InputError(f"npz:{path}: cannot be read: {first_line(error)}") from None
 
 
 _NPZ_KEY = re.compile(r"(?:(?P<before>\w+)_)?(?P<field>images|labels|x|y)(?:_(?P<after>\w+))?")

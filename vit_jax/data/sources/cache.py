@@ -8,12 +8,12 @@ when the key has changed.
 import hashlib
 import logging
 import os
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from vit_jax.data.sources.archives import DAMAGED, read_archive
 from vit_jax.files import write_atomic
 from vit_jax.text import reason
 
@@ -61,12 +61,12 @@ def table(
 def _read(path: str, digest: str) -> Table | None:
     """The table in a file; None if it is missing, damaged or has another key."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if str(archive[_KEY]) != digest:
-                return None
-            return {name: archive[name] for name in archive.files if name != _KEY}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        found = read_archive(path)
+    except (OSError, *DAMAGED):
         return None
+    if str(found.pop(_KEY, "")) != digest:
+        return None
+    return found
 
 
 def _keep(what: str, beside: str, paths: list[str], made: Table) -> None:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import re
 import struct
+from typing import Any
 
 import numpy as np
 
@@ -136,8 +137,17 @@ class MixtureSource(Source):
         return None
 
     def describe(self, index):
+        component, own = self._one(index)
+        return component.describe(own)
+
+    def head(self, index):
+        component, own = self._one(index)
+        return component.head(own)
+
+    def _one(self, index: int) -> tuple[Source, int]:
+        """The component of an example, and its index in it."""
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self.components[number].describe(index - int(self._starts[number]))
+        return self.components[number], index - int(self._starts[number])
 
     def _split(self, index: np.ndarray):
         """Yields (component number, rows of `index` that belong to it, their indices in it)."""
@@ -152,10 +162,12 @@ class MixtureSource(Source):
             yield component.fingerprint()["digest"].encode()
 
 
-def mix(
-    parts: list[tuple[Source, float]], *, name: str, split: str, multi_label: bool
-) -> MixtureSource:
+def mix(parts: list[tuple[Source, float]], *, name: str, **common: Any) -> MixtureSource:
     """Mixes sources by weight; classes of the same name are one class.
+
+    Args:
+      parts: sources and weights.
+      name, **common: attributes of the mixture; see `Source`.
 
     Raises:
       InputError: a weight that rounds to 0, or two classes of a source with the same name.
@@ -169,14 +181,13 @@ def mix(
         raise InputError(f"{name}: the weight of {small} is below a thousandth of the whole")
     return MixtureSource(
         name=name,
-        split=split,
         size=sum(source.size for source in components),
         label_names=label_names,
-        multi_label=multi_label,
         image_size=sizes.pop() if len(sizes) == 1 else None,
         components=components,
         shares=shares,
         class_of=class_of,
+        **common,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data import order
+from vit_jax.data.ops.image_files import MAX_PIXELS
 from vit_jax.data.options import DataOptions
 from vit_jax.data.sources import arrays, folder, mixture, splits
 from vit_jax.data.sources.source import ArraySource, FileSource, Source
@@ -26,6 +27,8 @@ class Request:
       data_dir: folder of tfds data; "": the default of tfds.
       cache_dir: folder for cached lists and indices; "": beside the data, see `cache`.
       sequential: whether to read from front to back.
+      max_pixels: largest number of pixels of an image file.
+      nested, follow_links: how image folders are listed, see `folder.scan`.
     """
 
     name: str
@@ -34,11 +37,15 @@ class Request:
     data_dir: str = ""
     cache_dir: str = ""
     sequential: bool = False
+    max_pixels: int = MAX_PIXELS
+    nested: str = "no"
+    follow_links: bool = False
 
     @property
     def common(self) -> dict[str, Any]:
         """The attributes that a `Source` has in common with the request."""
-        return dict(name=self.name, split=self.split, multi_label=self.multi_label)
+        names = ("name", "split", "multi_label", "max_pixels")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +89,9 @@ def open_source(
     cache_dir: str = "",
     multi_label: bool = False,
     sequential: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    nested: str = "no",
+    follow_links: bool = False,
 ) -> Source:
     """Opens a data source.
 
@@ -92,6 +102,8 @@ def open_source(
       cache_dir: folder for cached lists and indices; "": beside the data, see `cache`.
       multi_label: whether labels are sets of classes.
       sequential: whether to read the files of tfds from front to back, see `records`.
+      max_pixels: largest number of pixels of an image file; larger ones are unreadable.
+      nested, follow_links: how image folders are listed, see `folder.scan`.
 
     Raises:
       InputError: an unknown kind, split or data set, missing or unreadable data, or more
@@ -105,7 +117,9 @@ def open_source(
         raise InputError(f"bad data source {spec!r}; write {kind.form}")
     if sequential and not kind.in_order:
         raise InputError(f"data.sequential is for tfds sources; {spec} is read at random")
-    request = Request(spec, split, multi_label, data_dir, cache_dir, sequential)
+    request = Request(
+        spec, split, multi_label, data_dir, cache_dir, sequential, max_pixels, nested, follow_links
+    )
     source = kind.open(argument, request)
     if source.size >= order.MAX_SIZE:
         raise InputError(f"{spec} has {source.size} examples, more than {order.MAX_SIZE}")
@@ -136,6 +150,9 @@ def open_configured(
         cache_dir=options.cache_dir,
         multi_label=options.multi_label if multi_label is None else multi_label,
         sequential=options.sequential and not split,
+        max_pixels=options.max_pixels,
+        nested=options.nested,
+        follow_links=options.follow_links,
     )
 
 
@@ -201,7 +218,14 @@ for _form in ("digits", "idx:DIR", "npz:FILE"):
 
 @source_kind("folder:DIR")
 def _folder(argument: str, request: Request) -> Source:
-    scanned = folder.scan(os.path.expanduser(argument), request.cache_dir)
+    if request.nested not in folder.NESTED:
+        raise unknown("data.nested", request.nested, folder.NESTED)
+    scanned = folder.scan(
+        os.path.expanduser(argument),
+        request.cache_dir,
+        nested=request.nested,
+        follow_links=request.follow_links,
+    )
     return _open_folder(scanned, request.common)
 
 
@@ -227,6 +251,9 @@ def _mix(argument: str, request: Request) -> Source:
             data_dir=request.data_dir,
             cache_dir=request.cache_dir,
             multi_label=request.multi_label,
+            max_pixels=request.max_pixels,
+            nested=request.nested,
+            follow_links=request.follow_links,
         )
 
     parts = [(opened(part), weight) for part, weight in mixture.parse(argument)]

@@ -39,6 +39,10 @@ class TFRecordFile:
             return [self._one(read_at, record) for record in records]
 
     def _one(self, read_at, record: int) -> bytes:
+        if record + 1 >= len(self._bounds):
+            raise InputError(
+                f"{self.path} holds {len(self._bounds) - 1} records; dataset_info.json says more"
+            )
         start, stop = (int(bound) for bound in self._bounds[record : record + 2])
         frame = read_at(stop - start, start)
         if len(frame) != stop - start or struct.unpack("<Q", frame[:8])[0] != stop - start - 16:

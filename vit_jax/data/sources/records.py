@@ -21,6 +21,7 @@ from vit_jax.data.ops.preprocess import Preprocess
 from vit_jax.data.sources import record_files, splits
 from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError, unknown
+from vit_jax.text import reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ class RecordSource(Source):
         keys = {name: tf.io.VarLenFeature(kind) for name, kind in kinds.items()}
         keys[self.image_key] = tf.io.FixedLenFeature([], tf.string)
         found = tf.io.parse_single_example(payload, keys)
-        image = preprocess.encoded(found[self.image_key], words)
+        image = preprocess.encoded(found[self.image_key], words, self.max_pixels)
         if self.rule:
             label = self.rule(found)
             if self.multi_label:
@@ -117,6 +118,7 @@ def open_tfds(
     sequential: bool,
     split: str,
     multi_label: bool,
+    max_pixels: int,
     name: str,
 ) -> RecordSource:
     """Opens a prepared tfds data set, `NAME[/CONFIG][:VERSION][?label=...]` or its folder.
@@ -136,6 +138,7 @@ def open_tfds(
     if label:
         rule = labels.find(builder.name, label, bins, _classes(builder.info.features))
         label_names = list(rule.names)
+    _check_claims(shards)
     shape = builder.info.features[image_key].shape
     return RecordSource(
         name=name,
@@ -150,7 +153,24 @@ def open_tfds(
         label_key=label_key,
         rule=rule,
         sequential=sequential,
+        max_pixels=max_pixels,
     )
+
+
+def _check_claims(shards: tuple[Shard, ...]) -> None:
+    """Refuses numbers of records that the files cannot hold, before lists are made of them."""
+    for shard in shards:
+        if record_files.is_remote(shard.path):
+            continue  # a request per file would take long
+        try:
+            size = record_files.facts(shard.path)[0]
+        except OSError as error:
+            raise InputError(f"{shard.path}: cannot be read: {reason(error)}") from None
+        if shard.skip + shard.take > size:  # a record takes more than a byte
+            raise InputError(
+                f"{shard.path} has {size} bytes; dataset_info.json claims "
+                f"{shard.skip + shard.take} records"
+            )
 
 
 def _opener(
@@ -211,6 +231,10 @@ def _split_shards(builder: Any, split: str, name: str) -> tuple[Shard, ...]:
     except (ValueError, KeyError, AssertionError) as error:
         raise InputError(f"split {split!r} of {name}: {_line(error)}") from None
     shards = tuple(Shard(os.fspath(part.filename), part.skip, part.take) for part in instructions)
+    inside = os.path.join(os.path.normpath(builder.data_dir), "")
+    for shard in shards:
+        if not os.path.normpath(shard.path).startswith(inside):
+            raise InputError(f"{name}: dataset_info.json names {shard.path}, outside its folder")
     if not shards:
         raise InputError(f"split {split!r} of {name} holds no examples")
     return shards

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from vit_jax.data import order
+from vit_jax.data.ops.image_files import HEAD_BYTES, MAX_PIXELS
 from vit_jax.data.ops.op import Tensor
 from vit_jax.data.ops.preprocess import Preprocess
 from vit_jax.errors import InputError
@@ -31,6 +32,7 @@ class Source:
       multi_label: whether labels are sets of classes.
       image_size: (height, width) in pixels if all images are known to share it.
       sequential: whether training reads it from front to back instead of at random.
+      max_pixels: largest number of pixels of an image file; larger ones are unreadable.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Source:
     multi_label: bool = False
     image_size: tuple[int, int] | None = None
     sequential: bool = False
+    max_pixels: int = MAX_PIXELS
 
     @property
     def num_classes(self) -> int:
@@ -74,7 +77,7 @@ class Source:
         Returns:
           {"image": uint8 (h, w, 3)}, and "label" if the payload holds it.
         """
-        return dict(image=preprocess.encoded(payload, words))
+        return dict(image=preprocess.encoded(payload, words, self.max_pixels))
 
     def file_names(self) -> list[str]:
         """The name of each example's file, without its folder.
@@ -83,6 +86,10 @@ class Source:
           InputError: the source has no file names.
         """
         raise InputError(f"{self.name} has no names of image files")
+
+    def head(self, index: int) -> bytes:
+        """The first bytes of an image file, to name its format; b"" if there is no file."""
+        return b""
 
     def describe(self, index: int) -> str:
         """The origin of an example, for messages."""
@@ -165,7 +172,7 @@ class FileSource(Source):
     file_sizes: np.ndarray
 
     @classmethod
-    def of_paths(cls, paths: Sequence[str]) -> "FileSource":
+    def of_paths(cls, paths: Sequence[str], max_pixels: int = MAX_PIXELS) -> "FileSource":
         """Files without labels."""
         return cls(
             name="files",
@@ -175,6 +182,7 @@ class FileSource(Source):
             files=[os.fsencode(path) for path in paths],
             targets=np.zeros(len(paths), np.int32),
             file_sizes=np.zeros(len(paths), np.int64),
+            max_pixels=max_pixels,
         )
 
     def fetch(self, index: np.ndarray) -> np.ndarray:
@@ -191,10 +199,14 @@ class FileSource(Source):
     def example(self, preprocess: Preprocess, payload: Tensor, words: Tensor) -> dict[str, Tensor]:
         from vit_jax.data._tf import tf
 
-        return dict(image=preprocess.encoded(tf.io.read_file(payload), words))
+        return dict(image=preprocess.encoded(tf.io.read_file(payload), words, self.max_pixels))
 
     def file_names(self) -> list[str]:
         return [os.fsdecode(os.path.basename(path)) for path in self.files]
+
+    def head(self, index: int) -> bytes:
+        with open(self.files[index], "rb") as file:
+            return file.read(HEAD_BYTES)
 
     def describe(self, index: int) -> str:
         return os.fsdecode(self.files[index])

@@ -9,6 +9,7 @@ import json
 from vit_jax.cli.configs import add_config_argument
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
+from vit_jax.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +31,13 @@ def run(args: argparse.Namespace) -> int:
 
     source, pp, dataset = open_training_data(config)
     summary = inspect.describe(source, pp)
-    summary["evals"] = {
-        name: inspect.sizes(open_configured(config.data, source=entry.source, split=entry.split))
-        for name, entry in sorted(config.evals.items())
-    }
+    summary["evals"] = {}
+    for name, entry in sorted(config.evals.items()):
+        splits = [entry[key] for key in ("split", "train", "test") if key in entry]
+        for split in splits:
+            opened = open_configured(config.data, source=entry.source, split=split)
+            key = name if len(splits) == 1 else f"{name} ({split})"
+            summary["evals"][key] = inspect.sizes(opened)
     if args.sheet:
         inspect.contact_sheet(source, pp, args.sheet, seed=config.seed)
         summary["sheet"] = args.sheet
@@ -67,4 +71,4 @@ def _print(summary: dict) -> None:
             value = ", ".join(map(str, value))
         elif isinstance(value, float):
             value = f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
-        print(f"{name.replace('_', ' ') + ':':22}{value}")
+        print(f"{printable(name).replace('_', ' ') + ':':22}{printable(value)}")

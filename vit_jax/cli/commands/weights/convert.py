@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from vit_jax.errors import InputError
+from vit_jax.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(dict(name=weights.name, options=weights.options, report=lines), indent=2))
     else:
-        print("\n".join(lines))
+        print("\n".join(map(printable, lines)))
     return 0
 
 

@@ -15,6 +15,7 @@ from vit_jax.cli.processes import add_process_arguments, join_processes, print_o
 from vit_jax.cli.startup import keep_compilations
 from vit_jax.errors import InputError
 from vit_jax.jsonl import finite
+from vit_jax.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
 def _line(result: dict[str, Any]) -> str:
     loss = f", loss {result['loss']:.4f}" if "loss" in result else ""
     left_out = f"; {result['left_out']:,} without a label" if result.get("left_out") else ""
+    where = printable(f"{result['source']} ({result['split']})")
     return (
         f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}{loss} "
-        f"on {result['examples']:,} examples of {result['source']} ({result['split']}){left_out}"
+        f"on {result['examples']:,} examples of {where}{left_out}"
     )

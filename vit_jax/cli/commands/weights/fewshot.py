@@ -12,6 +12,7 @@ import json
 
 from vit_jax.cli.features import add_feature_arguments, evaluate_features, numbers
 from vit_jax.cli.processes import print_once
+from vit_jax.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
         keys = ("source", "train", "test", "examples", "classes", "shots")
         print_once(json.dumps({key: found[key] for key in keys}))
         return 0
-    lines = [f"{found['source']}, {found['examples']:,} test images, {found['classes']} classes"]
+    where = printable(found["source"])
+    lines = [f"{where}, {found['examples']:,} test images, {found['classes']} classes"]
     for shots, result in found["shots"].items():
         penalty = f", l2 {result['l2']:g}" if len(l2) > 1 else ""
         lines.append(f"{shots:>3}-shot {result['top1']:.2%} +- {result['std']:.2%}{penalty}")

@@ -12,6 +12,8 @@ import argparse
 import dataclasses
 import json
 
+from vit_jax.text import printable
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
@@ -44,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(dataclasses.asdict(drawn)))
         return 0
     for name, path in drawn.figures.items():
-        print(f"{name:10} {path}")
+        print(f"{name:10} {printable(path)}")
     for name, reason in drawn.skipped.items():
-        print(f"{name:10} not drawn: {reason}")
+        print(f"{name:10} not drawn: {printable(reason)}")
     return 0

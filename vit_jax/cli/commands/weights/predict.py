@@ -7,6 +7,7 @@ import argparse
 import json
 
 from vit_jax.cli.startup import import_quickly, keep_compilations
+from vit_jax.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(results, indent=2))
         return 0
     for result in results:
-        named = ", ".join(f"{top['label']} {top['probability']:.1%}" for top in result["top"])
-        print(f"{result['path']}: {named}")
+        named = ", ".join(
+            f"{printable(top['label'])} {top['probability']:.1%}" for top in result["top"]
+        )
+        print(f"{printable(result['path'])}: {named}")
     return 0

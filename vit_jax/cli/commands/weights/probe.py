@@ -12,6 +12,7 @@ import json
 
 from vit_jax.cli.features import add_feature_arguments, evaluate_features, numbers
 from vit_jax.cli.processes import print_once
+from vit_jax.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         text = json.dumps(dict(result, method=args.method))
     else:
-        of = f"{result['examples']:,} images of {result['source']} ({result['test']})"
+        where = printable(f"{result['source']} ({result['test']})")
+        of = f"{result['examples']:,} images of {where}"
         text = f"{args.method}: top-1 {result['top1']:.2%} on {of}"
     print_once(text)
     return 0

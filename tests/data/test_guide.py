@@ -1,0 +1,53 @@
+"""The commands of docs/data.md work as they are printed."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_jax.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("layout", ["splits", "classes"])
+def test_the_first_command_works_on_the_folders_it_describes(layout, tmp_path, monkeypatch, capsys):
+    guide = (ROOT / "docs/data.md").read_text()
+    (command,) = re.findall(r"```bash\n(.*?)```", guide, re.S)[:1]
+    words = shlex.split(command.replace("\\\n", ""))
+    assert words[:2] == ["vit_jax", "data"]
+    if layout == "classes":  # the sentence below the command
+        other = re.search(r"`(--config.data.split=[^`]*)`", guide)
+        words = [word for word in words if "split" not in word] + shlex.split(other[1])
+    rng = np.random.default_rng(0)
+    for split in ("train", "val") if layout == "splits" else ("",):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(10):
+                Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(
+                    folder / f"{i}.jpg"
+                )
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    assert main([*words[1:], "--seconds=0.01", "--config.batch_size=4"]) == 0
+    assert "evaluation test" in capsys.readouterr().out
+    assert (tmp_path / "examples.png").is_file()
+
+
+def test_the_data_of_other_types_of_evaluation_are_shown(tmp_path, capsys):
+    (tmp_path / "c.py").write_text(
+        "from vit_jax.config import default, evaluation\n"
+        "def get_config():\n"
+        "    c = default()\n"
+        "    c.data.pp = 'resize(8)'\n"
+        "    with c.unlocked():\n"
+        "        c.evals.few = evaluation('fewshot', train='train[:80%]', test='train[80%:]')\n"
+        "    c.total.steps = 1\n"
+        "    return c\n"
+    )
+    assert main(["data", f"--config={tmp_path}/c.py", "--seconds=0.01"]) == 0
+    assert "evaluation few (train[80%:])" in capsys.readouterr().out

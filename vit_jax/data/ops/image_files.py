@@ -1,0 +1,139 @@
+"""Reads image files with Pillow: GIF, BMP, WebP, TIFF and PGM/PPM, and names other formats.
+
+This is the only place that hands bytes of a file to Pillow. It names the formats, because
+Pillow's other readers include one that starts Ghostscript.
+"""
+
+import io
+import struct
+import threading
+from typing import Any
+
+import numpy as np
+
+from vit_jax.errors import InputError
+
+MAX_PIXELS = 100_000_000  # default limit; 300 MB as uint8 RGB
+ORIENTATION = 0x0112  # EXIF tag
+_FORMATS = ("GIF", "BMP", "WEBP", "TIFF", "PPM")
+_EXIF_FORMATS = ("JPEG", "PNG")
+_lock = threading.Lock()
+
+# Start of a file -> format that is not read, and the program that converts it.
+_OTHERS: tuple[tuple[bytes, str], ...] = (
+    (b"%!PS", "PostScript"),
+    (b"%PDF", "PDF"),
+    (b"\x00\x00\x00\x0cjP", "JPEG 2000 (Pillow reads it)"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000 (Pillow reads it)"),
+    (b"\xff\x0a", "JPEG XL (pillow-jxl-plugin reads it)"),
+    (b"\x00\x00\x00\x0cJXL", "JPEG XL (pillow-jxl-plugin reads it)"),
+    (b"8BPS", "Photoshop (Pillow reads it)"),
+    (b"\x00\x00\x01\x00", "an icon (Pillow reads it)"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "gzip"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x89HDF", "HDF5"),
+    (b"version https://git-lfs", "a pointer of Git LFS (`git lfs pull` fetches the file)"),
+)
+_BRANDS = {
+    b"avif": "AVIF (Pillow reads it)",
+    b"avis": "AVIF (Pillow reads it)",
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"mif1", b"msf1"), "HEIC (pillow-heif reads it)"),
+}
+HEAD_BYTES = 64  # enough for `other_format`
+
+
+def other_format(head: bytes) -> str:
+    """The format of a file that is not read, in words; "" if its first bytes do not tell."""
+    if not head:
+        return "nothing"
+    if head[4:8] == b"ftyp":
+        return _BRANDS.get(head[8:12], "a video")
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "HTML, a page instead of the image"
+    if text.startswith((b"<svg", b"<?xml")):
+        return "SVG or XML"
+    return next((name for start, name in _OTHERS if head.startswith(start)), "")
+
+
+def _open(encoded: bytes, formats: tuple[str, ...] = _FORMATS) -> Any:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise InputError("images other than JPEG and PNG need Pillow: pip install pillow") from None
+    with _lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # data.max_pixels holds here
+        try:
+            return Image.open(io.BytesIO(encoded), formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def count_pixels(encoded: bytes) -> np.int64:
+    """The number of pixels that a file's header claims; decodes nothing."""
+    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+        return np.int64(_webp_pixels(encoded))  # Pillow allocates the canvas when it opens one
+    with _open(encoded) as image:
+        return np.int64(image.width * image.height)
+
+
+def _webp_pixels(encoded: bytes) -> int:
+    kind, data = encoded[12:16], encoded[20:30]
+    if len(data) < 10:
+        raise InputError("the image is truncated")
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(data[i : i + 3], "little") + 1 for i in (4, 7))
+    elif kind == b"VP8L":
+        bits = int.from_bytes(data[1:5], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (value & 0x3FFF for value in struct.unpack("<HH", data[6:10]))
+    return width * height
+
+
+def read(encoded: bytes) -> np.ndarray:
+    """The first frame of a file, upright: uint8 (h, w, 3).
+
+    Raises:
+      InputError: values that 8 bits cannot stand for.
+    """
+    from PIL import Image, ImageOps
+
+    with _open(encoded) as image:
+        if image.mode[0] in "IF":
+            image.load()
+            exif = image.getexif()
+            grey = Image.fromarray(_upper_bits(np.asarray(image)))
+            grey.getexif()[ORIENTATION] = exif.get(ORIENTATION, 1)
+            return np.asarray(ImageOps.exif_transpose(grey).convert("RGB"))
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _upper_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of 16 bits, 32 bits or floats from 0 to 1 as their upper 8 bits: uint8.
+
+    32-bit values that 16 bits can hold are 16-bit values, which is how Pillow stores them.
+    """
+    if values.dtype.kind == "f":
+        if not (values.min() >= 0 and values.max() <= 1):  # also refuses NaN
+            raise InputError(
+                f"the image holds floats from {values.min():g} to {values.max():g}; floats must "
+                "be from 0 to 1"
+            )
+        return np.minimum(values * 256, 255).astype(np.uint8)
+    if values.dtype.kind == "i" and values.min() >= 0 and values.max() < 2**16:
+        values = values.astype(np.uint16)
+    # Pillow gives unsigned 32-bit values as signed ones.
+    shift = 24 if values.dtype.itemsize == 4 else 8
+    return (values.view(f"u{values.dtype.itemsize}") >> shift).astype(np.uint8)
+
+
+def read_orientation(encoded: bytes) -> np.int32:
+    """The EXIF orientation of a JPEG or PNG, 1 to 8; 1 if it is missing or damaged."""
+    try:
+        with _open(encoded, _EXIF_FORMATS) as image:
+            value = image.getexif().get(ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, struct.error):
+        value = 1  # the pixels may be good although the EXIF data are damaged
+    return np.int32(value if value in range(1, 9) else 1)
