@@ -1,4 +1,4 @@
-"""Files written in one atomic step: a reader sees the old content or the new, never a part."""
+"""Writing files atomically: a reader sees the old content or the new, never a part."""
 
 import contextlib
 import os
@@ -12,11 +12,11 @@ def write_atomic(path: str | Path, content: str | Callable[[BinaryIO], object]) 
     """Writes a file by renaming a complete temporary one beside it.
 
     Args:
-      path: of the file.
-      content: its text, or a function that writes to the open binary file.
+      path: path of the file.
+      content: text, or a function that writes to the open binary file.
 
     Raises:
-      OSError: it cannot be written; the old content stays.
+      OSError: the file cannot be written; the old content stays.
     """
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

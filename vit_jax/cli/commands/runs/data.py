@@ -1,4 +1,4 @@
-"""Show what a config would read: sizes, classes, augmented examples, the pipeline's speed.
+"""Show the data that a config reads: sizes, classes, augmented examples, speed.
 
 vit_jax data --config=configs/fashion_mnist.py --sheet=examples.png
 """
@@ -14,8 +14,10 @@ from vit_jax.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add_config_argument(parser)
-    parser.add_argument("--sheet", help="PNG of examples, as they are and as each epoch gets them")
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long the speed is measured")
+    parser.add_argument("--sheet", help="PNG of examples before and after augmentation")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="seconds to measure the speed for (%(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

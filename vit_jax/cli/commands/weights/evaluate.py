@@ -28,12 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels", help="real: real.json; objectnet: its folder mappings")
     parser.add_argument("--pp", help="preprocessing; default: the checkpoint's")
-    parser.add_argument("--data-dir", default="", help="where tfds looks; default: as the run did")
-    parser.add_argument("--batch-size", type=int, default=128, help="over all devices")
+    parser.add_argument(
+        "--data-dir", default="", help="folder of tfds data sets; default: as in the run"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=128,
+        help="images per batch, over all devices (%(default)s)",
+    )
     parser.add_argument(
         "--use-ema",
         action=argparse.BooleanOptionalAction,
-        help="averaged parameters; default: as the run's own evaluation, without one: no",
+        help="use the averaged parameters; default: as the run's own evaluation does, else no",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_process_arguments(parser)
