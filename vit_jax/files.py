@@ -1,4 +1,4 @@
-"""Writing files atomically: a reader sees the old content or the new, never a part."""
+"""Paths as a user writes them, and files written atomically."""
 
 import contextlib
 import os
@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def expand(path: str | Path) -> Path:
+    """The path with a leading ~ replaced by the home directory, if that is known."""
+    return Path(os.path.expanduser(path))
+
+
 def write_atomic(path: str | Path, content: str | Callable[[BinaryIO], object]) -> None:
-    """Writes a file by renaming a complete temporary one beside it.
+    """Writes a file by renaming a complete temporary one: readers see old or new content only.
 
     Args:
       path: path of the file.
