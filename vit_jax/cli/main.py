@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from vit_jax import __version__
 from vit_jax.cli.startup import restart_with_huge_pages
 from vit_jax.errors import InputError, NonFiniteError, NotSavedError, Preempted, nearest, unknown
-from vit_jax.parallel.chips import ignore_absent_tpus
+from vit_jax.parallel.chips import device_problem, ignore_absent_tpus
 
 _RUNS, _WEIGHTS = "vit_jax.cli.commands.runs", "vit_jax.cli.commands.weights"
 # Command -> the package of its file, and what the command does.
@@ -57,6 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (NonFiniteError, NotSavedError) as error:
         print(f"vit_jax: {error}", file=sys.stderr)
         return FAILED
+    except (RuntimeError, AssertionError):
+        problem = device_problem() if "jax" in sys.modules else ""
+        if not problem:
+            raise
+        _tell_others(problem)
+        print(f"vit_jax: {problem}", file=sys.stderr)
+        return WRONG_INPUT
     except KeyboardInterrupt:
         print("vit_jax: interrupted", file=sys.stderr)
         return INTERRUPTED
