@@ -1,6 +1,7 @@
 """The arguments of commands that fit a classifier to frozen features."""
 
 import argparse
+import os
 from typing import Any
 
 from vit_jax.cli.processes import add_process_arguments, join_processes
@@ -9,14 +10,21 @@ from vit_jax.errors import InputError
 
 def add_feature_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments for the model, the images, and their preprocessing."""
-    parser.add_argument("--checkpoint", required=True, help="workdir, checkpoint or weight file")
+    parser.add_argument(
+        "--checkpoint",
+        type=os.path.expanduser,
+        required=True,
+        help="workdir, checkpoint or weight file",
+    )
     parser.add_argument("--source", help="data source; default: the source of the checkpoint's run")
     parser.add_argument("--train", metavar="SPLIT", help="training split, in tfds syntax")
     parser.add_argument("--test", metavar="SPLIT", help="test split, in tfds syntax")
     parser.add_argument(
         "--pp", help="preprocessing; default: resize to 8/7 of the model's image size, then crop"
     )
-    parser.add_argument("--data-dir", default="", help="folder of tfds data sets")
+    parser.add_argument(
+        "--data-dir", type=os.path.expanduser, default="", help="folder of tfds data sets"
+    )
     parser.add_argument(
         "--batch-size",
         type=int,

@@ -100,6 +100,7 @@ def _run(argv: list[str]) -> int:
             sub.add_argument(
                 "--import",
                 dest="imports",
+                type=os.path.expanduser,
                 action="append",
                 default=[],
                 metavar="FILE",

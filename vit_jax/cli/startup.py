@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+from vit_jax.files import expand
+
 # XLA on CPUs allocates its scratch memory again at every step. Huge pages that are kept, not
 # returned, avoid most page faults: the gradient of a small ViT takes about 0.6 of the time.
 TUNABLES = {
@@ -44,7 +46,9 @@ def keep_compilations() -> None:
     """
     if "jax" in sys.modules or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    directory = DIRECTORY.expanduser() / _processor()
+    directory = expand(DIRECTORY) / _processor()
+    if not directory.is_absolute():  # no home directory
+        return
     with contextlib.suppress(OSError):
         directory.mkdir(parents=True, exist_ok=True)
         _delete_unused(directory)

@@ -43,7 +43,7 @@ def device_problem() -> str:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX's own assertion, without a message
-        return _explain(jax.config.jax_platforms or "", reason(error) if str(error) else "")
+        return _explain(os.environ.get("JAX_PLATFORMS", ""), reason(error) if str(error) else "")
     return ""
 
 

@@ -11,10 +11,9 @@ part of the model, and writes a trace for TensorBoard or Perfetto.
 import argparse
 import json
 import os
-from pathlib import Path
 from typing import Any
 
-from vit_jax.errors import InputError
+from vit_jax.cli.outputs import make_folder
 
 GIB = 2**30
 
@@ -46,14 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sweep", action="store_true", help="find the fastest batch size, starting from --batch"
     )
-    parser.add_argument("--profile", metavar="DIR", help="write a trace of some steps to DIR")
+    parser.add_argument(
+        "--profile",
+        type=os.path.expanduser,
+        metavar="DIR",
+        help="write a trace of some steps to DIR",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures; returns the exit status."""
     if args.profile:
-        check_writable(Path(args.profile))
+        make_folder(args.profile, "--profile")
     import jax
 
     from vit_jax.parallel.distributed import make_cpu_devices
@@ -77,20 +81,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join([*lines(result), *table(result.get("profile"))]))
     return 0
-
-
-def check_writable(directory: Path) -> None:
-    """Creates a directory for the trace.
-
-    Raises:
-      InputError: it cannot be created or written to.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--profile={directory}: {error.strerror}") from error
-    if not os.access(directory, os.W_OK):
-        raise InputError(f"--profile={directory} cannot be written to")
 
 
 def lines(result: dict[str, Any]) -> list[str]:

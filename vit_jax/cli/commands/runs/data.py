@@ -5,8 +5,10 @@ vit_jax data --config=configs/fashion_mnist.py --sheet=examples.png
 
 import argparse
 import json
+import os
 
 from vit_jax.cli.configs import add_config_argument
+from vit_jax.cli.outputs import check_file
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
 
@@ -14,7 +16,9 @@ from vit_jax.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add_config_argument(parser)
-    parser.add_argument("--sheet", help="PNG of examples before and after augmentation")
+    parser.add_argument(
+        "--sheet", type=os.path.expanduser, help="PNG of examples before and after augmentation"
+    )
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="seconds to measure the speed for (%(default)s)"
     )
@@ -26,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     if not args.seconds > 0:
         raise InputError(f"--seconds={args.seconds:g}: the speed takes some time to measure")
+    if args.sheet:
+        check_file(args.sheet, "--sheet")
     from vit_jax.data import inspect, open_configured
     from vit_jax.train.batches import open_training_data
     from vit_jax.train.run import steps_of

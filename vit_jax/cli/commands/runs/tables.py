@@ -11,8 +11,10 @@ a batch script for the runs that can start now.
 
 import argparse
 import json
+import os
 from pathlib import Path
 
+from vit_jax.cli.outputs import check_file, check_folder
 from vit_jax.errors import InputError
 
 
@@ -20,14 +22,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("number", nargs="?", type=int, help="1 to 9; default: all")
     parser.add_argument(
-        "--workdir", default="workdirs/tables", help="folder of the runs (%(default)s)"
+        "--workdir",
+        type=os.path.expanduser,
+        default="workdirs/tables",
+        help="folder of the runs (%(default)s)",
     )
     parser.add_argument("--scale", default="paper", help="paper, or small: on Fashion-MNIST")
     parser.add_argument("--row", help="with --run: only this row")
     parser.add_argument("--column", help="with --run: only this column")
     parser.add_argument("--run", action="store_true", help="train the missing runs")
     parser.add_argument("--slurm", action="store_true", help="with --run: print a batch script")
-    parser.add_argument("--plot", metavar="FILE", help="PNG of figure 3 (table 5) or 5 (table 6)")
+    parser.add_argument(
+        "--plot",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="PNG of figure 3 (table 5) or 5 (table 6)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -46,8 +56,10 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--{flag} needs --run")
     if args.plot:
         render.check_plot(args.number)
+        check_file(args.plot, "--plot")
     if args.scale == "small" and args.number is None:
         numbers = list(SMALL)
+    check_folder(args.workdir, "--workdir")
     folder = Path(args.workdir)
     if args.run:
         table(args.number)

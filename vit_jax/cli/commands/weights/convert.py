@@ -8,6 +8,7 @@ vit_jax convert workdirs/pets pets.stablehlo
 import argparse
 import ast
 import json
+import os
 from typing import Any
 
 from vit_jax.errors import InputError
@@ -15,9 +16,17 @@ from vit_jax.errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("source", metavar="SRC", help="workdir, checkpoint, weight file, URL or id")
     parser.add_argument(
-        "target", metavar="DST", help="x.npz, x.safetensors, x.stablehlo, directory"
+        "source",
+        type=os.path.expanduser,
+        metavar="SRC",
+        help="workdir, checkpoint, weight file, URL or id",
+    )
+    parser.add_argument(
+        "target",
+        type=os.path.expanduser,
+        metavar="DST",
+        help="x.npz, x.safetensors, x.stablehlo, directory",
     )
     parser.add_argument(
         "--format",
@@ -46,8 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Converts; returns the exit status."""
     from vit_jax.checkpoint import read_weights
-    from vit_jax.weights import write
+    from vit_jax.weights import check_target, write
 
+    check_target(args.target, format=args.format)
     weights = read_weights(
         args.source,
         use_ema=args.use_ema,

@@ -9,6 +9,7 @@ Protocols are for models with ImageNet's 1000 classes: real, v2 and objectnet.
 
 import argparse
 import json
+import os
 from typing import Any
 
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
@@ -19,17 +20,27 @@ from vit_jax.jsonl import finite
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("--checkpoint", required=True, help="workdir, checkpoint or weight file")
+    parser.add_argument(
+        "--checkpoint",
+        type=os.path.expanduser,
+        required=True,
+        help="workdir, checkpoint or weight file",
+    )
     parser.add_argument("--source", help="data source; default: the run's own evaluation")
     parser.add_argument("--split", help="split in tfds syntax")
     parser.add_argument(
         "--protocol",
         help="real: ImageNet-ReaL's labels; v2: ImageNet-v2; objectnet: its classes in ImageNet",
     )
-    parser.add_argument("--labels", help="real: real.json; objectnet: its folder mappings")
+    parser.add_argument(
+        "--labels", type=os.path.expanduser, help="real: real.json; objectnet: its folder mappings"
+    )
     parser.add_argument("--pp", help="preprocessing; default: the checkpoint's")
     parser.add_argument(
-        "--data-dir", default="", help="folder of tfds data sets; default: as in the run"
+        "--data-dir",
+        type=os.path.expanduser,
+        default="",
+        help="folder of tfds data sets; default: as in the run",
     )
     parser.add_argument(
         "--batch-size",
