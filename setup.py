@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "vit_jax/__init__.py").read_text()).group(1)
@@ -29,6 +30,7 @@ EXTRAS = {
         "matplotlib>=3.9",
         "scikit-image>=0.25",  # photographs
         "scipy>=1.14",
+        "setuptools>=77",  # builds the packages under test
         "ruff==0.17.*",  # formatting changes between versions
         "mypy==2.4.*",  # what it reports changes likewise
         # What reads launch/: shell, YAML, Dockerfile, Kubernetes' Jobs, JobSets.
@@ -43,6 +45,19 @@ EXTRAS = {
     ],
 }
 
+
+class BuildWithConfigs(build_py):
+    """Puts configs/ into the package, so that --config=configs/FILE.py works anywhere."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            folder = Path(self.build_lib, "vit_jax", "configs")
+            self.mkpath(str(folder))
+            for file in sorted(HERE.glob("configs/*.py")):
+                self.copy_file(str(file), str(folder / file.name))
+
+
 setup(
     name="vit_jax",
     version=VERSION,
@@ -51,6 +66,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["vit_jax", "vit_jax.*"]),
+    # The same as no package_dir, except for editable installs: setuptools then puts this folder on
+    # Python's path. Its import hook would come after the path, and Python started beside the clone
+    # would take the clone's folder for the package.
+    package_dir={"": "."},
+    package_data={"vit_jax": ["py.typed"]},
+    cmdclass={"build_py": BuildWithConfigs},
     python_requires=">=3.11",
     install_requires=[
         "flax>=0.12.6",
@@ -70,6 +91,10 @@ setup(
     entry_points={"console_scripts": ["vit_jax = vit_jax.cli.main:main"]},
     classifiers=[
         "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Typing :: Typed",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

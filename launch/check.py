@@ -1,4 +1,4 @@
-"""Refuses a launch whose machines and config do not fit together, before anything is created.
+"""Checks that a config fits the machines of a launch, before anything is created.
 
   python launch/check.py --tpu=v6e-64 --slices=2 -- --config=... --workdir=...
   python launch/check.py --devices=32 -- --config=... --workdir=...
@@ -19,13 +19,13 @@ from vit_jax.config_files import PREFIX, load_config
 from vit_jax.errors import InputError, unknown
 from vit_jax.parallel.mesh import batch_shards, check_batch_size, mesh_sizes
 
-# What the number in a TPU's type counts for one JAX device. Up to v5p it counts cores; from
-# v4 on the two cores of a chip are one device.
+# How much of the number in a TPU's type makes one JAX device. Up to v5p the number counts
+# cores; from v4 on the two cores of a chip are one device.
 PER_DEVICE = {"v2": 1, "v3": 1, "v4": 2, "v5p": 2, "v5litepod": 1, "v6e": 1}
 
 
 def main() -> int:
-    """Checks what the command line names; returns the exit status."""
+    """Runs the check of the command line's arguments; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("jobset", nargs="?", help="a JobSet made from launch/gke_*.yaml")
     parser.add_argument("--tpu", help="accelerator type, such as v6e-64")
@@ -50,15 +50,15 @@ def main() -> int:
 
 
 def check(train: list[str], devices: int, slices: int = 1) -> str:
-    """Checks the arguments of `vit_jax train` for so many devices; returns what was found.
+    """Checks the arguments of `vit_jax train` for a number of devices; returns a summary.
 
     Args:
-      train: the arguments, among them --config and --workdir.
-      devices: of all slices.
-      slices: groups of devices with a slow network between them.
+      train: arguments, among them --config and --workdir.
+      devices: number of devices in all slices.
+      slices: number of slices, which a slower network connects.
 
     Raises:
-      InputError: no config or workdir, a mesh or batch that does not fit.
+      InputError: --config or --workdir is missing, or the mesh or batch does not fit.
     """
     config = load_config(
         _value(train, "--config"), [word for word in train if word.startswith(PREFIX)]
@@ -83,10 +83,10 @@ def check(train: list[str], devices: int, slices: int = 1) -> str:
 
 
 def tpu_devices(kind: str) -> int:
-    """How many JAX devices a slice of an accelerator type has.
+    """The number of JAX devices in a slice of an accelerator type.
 
     Raises:
-      InputError: an unknown type or an impossible number.
+      InputError: the type is unknown or the number impossible.
     """
     name, _, number = kind.partition("-")
     if name not in PER_DEVICE:
@@ -97,10 +97,10 @@ def tpu_devices(kind: str) -> int:
 
 
 def read_jobset(text: str) -> tuple[int, int, list[str]]:
-    """The devices and slices that a JobSet asks for, and its arguments of `vit_jax train`.
+    """The number of devices and slices of a JobSet, and its arguments of `vit_jax train`.
 
     Raises:
-      InputError: what launch/gke_*.yaml leaves open is still open, or its numbers disagree.
+      InputError: a placeholder CHANGE_... is left, or its numbers disagree.
     """
     if still_open := re.search(r"^[^#\n]*\b(CHANGE_[A-Z]+)", text, re.MULTILINE):
         raise InputError(f"the JobSet still says {still_open[1]}; put your own there")

@@ -3,7 +3,8 @@
 #
 #   bash launch/install.sh [EXTRAS]      EXTRAS: cuda, tpu, test, ...; several: test,figures
 #
-# VENV=.venv is where, PYTHON=python3 what makes it. Does nothing when all is up to date.
+# VENV=.venv is the environment's folder, PYTHON=python3 the interpreter that creates it. Does
+# nothing when everything is up to date.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv}
@@ -15,7 +16,7 @@ fail() {
   exit 2
 }
 
-# TensorFlow, which reads the data, has no wheels for later Pythons.
+# TensorFlow, which reads the data, has no wheels for later versions of Python.
 is_supported() {
   "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
 }

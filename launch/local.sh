@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# N processes of one run on this machine, each with one GPU, or one CPU device where there is none:
+# Starts N processes of one run on this machine, each with one GPU, or one CPU device without GPUs:
 #
 #   bash launch/local.sh 2 --config=configs/quickstart.py:pretrain --workdir=workdirs/two
 #
-# Their output is prefixed by their rank. When one fails the others are ended; SIGTERM and Ctrl-C
-# make all of them save and stop. Exit status: 0 done, 75 stopped, else that of the first to fail.
-# VENV=.venv is the environment that has vit_jax, DEVICES=1 how many CPU devices a process has.
+# Each line of output begins with the rank. When one process fails, the others are ended; SIGTERM
+# and Ctrl-C make all of them save and stop. Exit status: 0 done, 75 stopped, else that of the first
+# to fail. VENV=.venv is the environment of vit_jax, DEVICES=1 the CPU devices of each process.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 readonly WRONG_INPUT=2 PREEMPTED=75
@@ -67,7 +67,7 @@ while ((${#RUNNING[@]})); do
   echo "launch/local.sh: process ${RUNNING[$ended]} ended with status $code" >&2
   unset "RUNNING[$ended]"
   ((status)) || status=$code
-  # Without one the others cannot even save: they go at once.
+  # Without all processes none can save, so the others are killed at once.
   ((code == 0 || code == PREEMPTED)) || signal_all KILL
 done
 exit $status

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Mounts a Cloud Storage bucket at /bucket, installing gcsfuse from Google's repository if need be:
+# Mounts a Cloud Storage bucket at /bucket, and installs gcsfuse if it is missing:
 #
 #   bash launch/mount_bucket.sh BUCKET
 #

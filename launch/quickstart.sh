@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The whole way in a few minutes: installs vit_jax into .venv, pre-trains a small ViT on real
-# handwritten digits, fine-tunes it at a higher resolution, evaluates it on digits it has not
-# seen, and names one of them from an image file. Run again, it goes on where it was stopped.
+# A tour in a few minutes: installs vit_jax into .venv, pre-trains a small ViT on handwritten
+# digits, fine-tunes it at a higher resolution, evaluates it on held-out digits, and classifies
+# an image file. Run again after an interruption, it continues.
 #
 #   bash launch/quickstart.sh [EXTRAS]      EXTRAS, VENV, PYTHON: see launch/install.sh
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Creates a virtual environment, installs vit_jax with what the tests need, and runs them.
+# Creates a virtual environment, installs vit_jax with the tests' requirements, and runs the tests.
 #
 #   bash launch/test.sh [PYTEST ARGUMENTS]      e.g. -m 'not slow', or tests/models
 #

@@ -5,17 +5,17 @@
 #   RUN="--config=configs/vit_s16_i1k.py:90 --workdir=/bucket/s16"
 #   bash launch/tpu_vm.sh create $ALL -- $RUN     ask for the machines and wait for them
 #   bash launch/tpu_vm.sh setup  $ALL -- $RUN     copy this checkout (its HEAD) and install it
-#   bash launch/tpu_vm.sh run    $ALL -- $RUN     start it; watch; make preempted machines anew
+#   bash launch/tpu_vm.sh run    $ALL -- $RUN     start it, watch it, replace preempted machines
 #   bash launch/tpu_vm.sh status|logs|delete $ALL
 #
-# --slices=N     so many of them; wants --config.parallel.replica=N
+# --slices=N     number of slices; needs --config.parallel.replica=N
 # --bucket=NAME  mounted at /bucket on all workers
-# --spot, --reserved    the kind of machine; without either, on demand
-# --runtime=VERSION     of the TPU VM; default: what the type wants
+# --spot, --reserved    the kind of machine; default: on demand
+# --runtime=VERSION     software version of the TPU VM; default: by type
 # --dry-run      print the commands of gcloud, run none
 #
-# On the workers the run is a systemd unit: it outlives the connection, is asked to save at
-# shutdown, and starts again after the exit status 75 or a crash, never after wrong input.
+# On the workers the run is a systemd unit: it survives a lost connection, saves at shutdown, and
+# starts again after exit status 75 or a crash, but not after wrong input.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly WRONG_INPUT=2 POLL=${POLL:-60}
@@ -55,7 +55,7 @@ read_arguments() {
   WHERE=("--project=$PROJECT" "--zone=$ZONE")
 }
 
-# What costs money or trains is checked first: the type, the config, and the mesh against both.
+# Before anything that costs money: checks the type, the config, and that the mesh fits both.
 check() {
   [[ -n $TYPE ]] || fail "--type is missing; give the topology's, such as --type=v6e-64"
   JAX_PLATFORMS=cpu "${VENV:-.venv}/bin/python" launch/check.py \
@@ -126,7 +126,7 @@ start() {
  bash launch/with_flags.sh $CHIP .venv/bin/vit_jax train ${TRAIN[*]@Q}"
 }
 
-# Until the run is done on the first worker. Ctrl-C ends the watching, not the run.
+# Watches until the run is done on the first worker. Ctrl-C ends the watching, not the run.
 run() {
   start
   [[ -z $DRY_RUN ]] || return 0
@@ -136,7 +136,7 @@ run() {
     case $now in
       ACTIVE) ;;
       SUSPENDED | SUSPENDING | FAILED)
-        echo "the machines were taken away ($now); making them anew" >&2
+        echo "the machines were taken away ($now); replacing them" >&2
         delete
         create
         setup

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command with the compiler's and the network's flags for a chip (launch/flags):
+# Runs a command with a chip's flags for the compiler and the network (launch/flags):
 #
 #   bash launch/with_flags.sh v6e vit_jax train --config=... --workdir=...
 set -euo pipefail

@@ -6,7 +6,7 @@ from ml_collections.config_dict import placeholder
 
 from vit_jax import InputError
 from vit_jax.config import default
-from vit_jax.config_files import meant_option, set_option
+from vit_jax.config_files import load_config, meant_option, set_option
 
 
 @pytest.fixture
@@ -110,3 +110,25 @@ def test_what_is_refused_changes_nothing(config, name, text, message):
 )
 def test_the_option_that_was_meant(name, meant):
     assert meant_option(default(), name) == meant
+
+
+def write_config(path, body):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"from vit_jax.config import default\ndef get_config():\n    {body}\n")
+
+
+def test_the_projects_configs_are_found_from_anywhere_and_own_ones_come_first(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/quickstart.py:finetune").optimizer.name == "sgd"
+    with pytest.raises(InputError, match=r"did you mean 'configs/quickstart.py'\?"):
+        load_config("configs/quikstart.py")
+    write_config(tmp_path / "configs/quickstart.py", "c = default(); c.seed = 7; return c")
+    assert load_config("configs/quickstart.py").seed == 7
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_config(tmp_path / "c.py", "c = default(); c.seed = 7; return c")
+    assert load_config("~/c.py").seed == 7

@@ -28,6 +28,11 @@ def test_models_and_checkpoints_do_without_tensorflow():
     assert "tensorflow" not in loaded
 
 
+def test_dir_lists_the_public_names_without_importing_them():
+    code = "import vit_jax; assert set(vit_jax.__all__) <= set(dir(vit_jax)), dir(vit_jax)"
+    assert not HEAVY & modules_after(code)
+
+
 def test_an_unknown_name_is_an_attribute_error():
     assert (
         "AttributeError: module 'vit_jax' has no attribute"

@@ -1,9 +1,15 @@
 """vit_jax trains Vision Transformers (2010.11929) in JAX, from a laptop to a pod."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vit_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from vit_jax.checkpoint.load import load
+    from vit_jax.config_files import load_config
+    from vit_jax.models import create_model, list_models
+    from vit_jax.train.loop import train
 
 __version__ = "0.1.0"
 
@@ -14,7 +20,19 @@ _LAZY = {
     "load": "vit_jax.checkpoint",
     "load_config": "vit_jax.config_files",
 }
-__all__ = ["InputError", "__version__", "train", *_LAZY]
+__all__ = [
+    "InputError",
+    "__version__",
+    "create_model",
+    "list_models",
+    "load",
+    "load_config",
+    "train",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

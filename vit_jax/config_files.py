@@ -14,8 +14,15 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import check
 from vit_jax.errors import InputError, nearest
+from vit_jax.files import expand
 
 PREFIX = "--config."
+_PACKAGE = Path(__file__).parent
+# The configs of the project: inside an installed package, beside the package in a checkout.
+SHIPPED = next(
+    (folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()),
+    _PACKAGE / "configs",
+)
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -23,7 +30,8 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
     Args:
       spec: "configs/x.py" or "configs/x.py:arg"; the text after the colon is passed
-        to the file's `get_config`.
+        to the file's `get_config`. A path that begins with configs/ and does not exist here is
+        looked up in the project's own configs.
       overrides: "--config.a.b=VALUE"; values are Python literals or plain strings.
 
     Raises:
@@ -48,9 +56,11 @@ def import_file(path: str | Path) -> ModuleType:
     Raises:
       InputError: it does not exist, or fails.
     """
-    path = Path(path)
+    path = _existing(expand(path))
     if not path.is_file():
-        known = sorted(str(file) for file in Path("configs").glob("*.py"))
+        known = sorted(
+            {f"configs/{f.name}" for d in (Path("configs"), SHIPPED) for f in d.glob("*.py")}
+        )
         hint = nearest(str(path), known) or f"; known: {', '.join(known) or 'none here'}"
         raise InputError(f"config file {path} does not exist{hint}")
     # The same name whenever a file is read, so that its entries replace those from before.
@@ -66,6 +76,14 @@ def import_file(path: str | Path) -> ModuleType:
     except Exception as error:
         raise InputError(f"config file {path} fails: {type(error).__name__}: {error}") from error
     return module
+
+
+def _existing(path: Path) -> Path:
+    """The path itself, or for a missing configs/x.py the project's own file of that name."""
+    if path.parts[:1] == ("configs",) and not path.exists():
+        own = SHIPPED.joinpath(*path.parts[1:])
+        return own if own.is_file() else path
+    return path
 
 
 def _get_config(path: Path) -> Callable[..., ConfigDict]:

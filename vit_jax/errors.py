@@ -23,7 +23,7 @@ def nearest(name: str, options: Iterable[str], cutoff: float = 0.5) -> str:
 
 
 def unknown(kind: str, name: object, options: Iterable[str]) -> InputError:
-    """An InputError for a name that is none of `options`, with the nearest one."""
+    """The InputError for a name that is not in `options`; it suggests the nearest one."""
     options = sorted(str(option) for option in options)
     hint = nearest(str(name), options) or f"; known: {', '.join(options)}"
     return InputError(f"unknown {kind} {name!r}{hint}")

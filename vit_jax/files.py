@@ -1,4 +1,4 @@
-"""Files written in one atomic step: a reader sees the old content or the new, never a part."""
+"""Paths as a user writes them, and files written atomically."""
 
 import contextlib
 import os
@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def expand(path: str | Path) -> Path:
+    """The path with a leading ~ replaced by the home directory, if that is known."""
+    return Path(os.path.expanduser(path))
+
+
 def write_atomic(path: str | Path, content: str | Callable[[BinaryIO], object]) -> None:
-    """Writes a file by renaming a complete temporary one beside it.
+    """Writes a file by renaming a complete temporary one: readers see old or new content only.
 
     Args:
-      path: of the file.
-      content: its text, or a function that writes to the open binary file.
+      path: path of the file.
+      content: text, or a function that writes to the open binary file.
 
     Raises:
-      OSError: it cannot be written; the old content stays.
+      OSError: the file cannot be written; the old content stays.
     """
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -1,4 +1,4 @@
-"""Files of one JSON object a line that survive a kill at any moment."""
+"""Files with one JSON object per line, which stay readable after a kill at any moment."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file, [] where there is none; what a kill has torn is left out."""
+    """The objects of a file, [] if there is no file; incomplete lines are left out."""
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -27,7 +27,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """The same with null for numbers that JSON does not have: NaN and infinities."""
+    """The same values with None for NaN and infinities, which JSON does not have."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in values.items()
@@ -35,12 +35,12 @@ def finite(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def replace(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Rewrites a file in one atomic step."""
+    """Rewrites a file atomically."""
     write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 class Appender:
-    """Appends lines to a file; what a full or absent disk refuses is kept and written later."""
+    """Appends lines to a file; lines that a full disk refuses are kept and written later."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -49,7 +49,7 @@ class Appender:
         self._refused = False
 
     def write(self, line: dict[str, Any]) -> None:
-        """Appends a line, after those that wait."""
+        """Appends a line, after the lines that are still waiting."""
         self._backlog += json.dumps(line).encode() + b"\n"
         try:
             while self._backlog:
@@ -61,7 +61,7 @@ class Appender:
             self._refused = True
 
     def sync(self) -> None:
-        """Has the operating system write what it has; it may be unable to."""
+        """Asks the operating system to write its buffers to disk; ignores failure."""
         with contextlib.suppress(OSError):
             os.fsync(self._file.fileno())
 

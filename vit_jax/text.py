@@ -47,6 +47,6 @@ def first_line(error: BaseException, limit: int = 300) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Why a file cannot be used: the system's words for it, else the error in one line."""
+    """Why a file cannot be used: the system's message, or the error in one line."""
     words = error.strerror if isinstance(error, OSError) else None
     return words or first_line(error)

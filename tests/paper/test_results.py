@@ -262,15 +262,15 @@ def test_missing_runs_are_done_once_and_in_order(tmp_path, monkeypatch, capfd):
     "arguments, message",
     [
         (["12"], "unknown table"),
-        (["8", "--row=3-D"], "--row wants --run"),
+        (["8", "--row=3-D"], "--row needs --run"),
         (["8", "--run", "--row=3-D"], "unknown row of table 8 '3-D'"),
         (["8", "--run", "--column=stem"], "did you mean 'Stem'"),
         (["8", "--scale=tiny"], "unknown --scale 'tiny'"),
         (["8", "--run", "--plot=8.png"], "table 8 has no plot"),
         (["5", "--scale=small"], "table 5 has no small version"),
         (["1", "--run"], "no run fills"),
-        (["--run"], "wants the number of a table"),
-        (["8", "--slurm"], "--slurm wants --run"),
+        (["--run"], "needs the number of a table"),
+        (["8", "--slurm"], "--slurm needs --run"),
     ],
 )
 def test_wrong_input(arguments, message, tmp_path, capfd):

@@ -14,6 +14,7 @@ from flax import nnx, traverse_util
 from vit_jax.checkpoint.damage import DamagedCheckpoint
 from vit_jax.checkpoint.stored import Layout, latest_checkpoint, read_meta, read_params
 from vit_jax.errors import InputError
+from vit_jax.files import expand
 from vit_jax.models import create_model, merge, model_config, split
 from vit_jax.models.config import ModelConfig
 from vit_jax.weights import Weights, refit
@@ -125,7 +126,7 @@ def _own_checkpoint(path: str | Path) -> Path | None:
     Raises:
       InputError: a workdir without a complete checkpoint, or with a damaged one.
     """
-    path = Path(path)
+    path = expand(path)
     try:
         return latest_checkpoint(path)
     except DamagedCheckpoint:

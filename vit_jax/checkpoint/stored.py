@@ -10,6 +10,7 @@ import jax
 from vit_jax.checkpoint.damage import MARKER, DamagedCheckpoint, find_damage
 from vit_jax.checkpoint.fingerprint import fingerprints
 from vit_jax.errors import InputError
+from vit_jax.files import expand
 from vit_jax.text import first_line, some
 from vit_jax.trees import named_leaves, path_name
 
@@ -35,7 +36,7 @@ def latest_checkpoint(path: str | Path) -> Path:
       DamagedCheckpoint: its files are not those written; names one and an intact checkpoint.
       InputError: there is none.
     """
-    path = Path(path).absolute()
+    path = expand(path).absolute()
     for folder in (path / "checkpoints", path):
         if steps := steps_in(folder):
             return _undamaged(folder / str(steps[-1]))

@@ -1,13 +1,15 @@
-"""The argument --config that commands share."""
+"""The argument --config, shared by commands."""
 
 import argparse
+import os
 
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds --config; its overrides are arguments the parser does not know (see `main`)."""
+    """Adds --config; `main` collects the overrides, --config.OPTION=VALUE."""
     parser.add_argument(
         "--config",
+        type=os.path.expanduser,
         required=True,
         metavar="FILE[:ARG]",
-        help="config file and its argument; --config.OPTION=VALUE replaces one option",
+        help="config file and its argument; --config.OPTION=VALUE sets one option",
     )

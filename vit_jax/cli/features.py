@@ -1,6 +1,7 @@
 """The arguments of commands that fit a classifier to frozen features."""
 
 import argparse
+import os
 from typing import Any
 
 from vit_jax.cli.processes import add_process_arguments, join_processes
@@ -8,28 +9,40 @@ from vit_jax.errors import InputError
 
 
 def add_feature_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds which model, which images, and how they are read."""
-    parser.add_argument("--checkpoint", required=True, help="workdir, checkpoint or weight file")
-    parser.add_argument("--source", help="data source; default: that of the checkpoint's run")
-    parser.add_argument("--train", metavar="SPLIT", help="split to fit on, in tfds syntax")
-    parser.add_argument("--test", metavar="SPLIT", help="split to test on")
+    """Adds the arguments for the model, the images, and their preprocessing."""
     parser.add_argument(
-        "--pp", help="preprocessing; default: resized to 8/7 of the model's size and cropped"
+        "--checkpoint",
+        type=os.path.expanduser,
+        required=True,
+        help="workdir, checkpoint or weight file",
     )
-    parser.add_argument("--data-dir", default="", help="where tfds looks")
-    parser.add_argument("--batch-size", type=int, default=128, help="over all devices")
-    parser.add_argument("--use-ema", action="store_true", help="averaged parameters")
+    parser.add_argument("--source", help="data source; default: the source of the checkpoint's run")
+    parser.add_argument("--train", metavar="SPLIT", help="training split, in tfds syntax")
+    parser.add_argument("--test", metavar="SPLIT", help="test split, in tfds syntax")
+    parser.add_argument(
+        "--pp", help="preprocessing; default: resize to 8/7 of the model's image size, then crop"
+    )
+    parser.add_argument(
+        "--data-dir", type=os.path.expanduser, default="", help="folder of tfds data sets"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=128,
+        help="images per batch, over all devices (%(default)s)",
+    )
+    parser.add_argument("--use-ema", action="store_true", help="use the averaged parameters")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_process_arguments(parser)
 
 
 def evaluate_features(args: argparse.Namespace, type: str, **options: Any) -> dict[str, Any]:
-    """The results of the checkpoint that the arguments name.
+    """Evaluates the checkpoint that the arguments name.
 
     Args:
-      args: see `add_feature_arguments`.
-      type: of the evaluation.
-      **options: of that type, beyond source and splits.
+      args: parsed arguments; see `add_feature_arguments`.
+      type: type of the evaluation.
+      **options: options of that type, besides source and splits.
     """
     join_processes(args)
     from vit_jax.evaluate import fewshot, probe  # noqa: F401  register their types
@@ -50,7 +63,7 @@ def evaluate_features(args: argparse.Namespace, type: str, **options: Any) -> di
 
 
 def numbers(kind: type):
-    """A type of arguments: numbers separated by commas."""
+    """Returns a parser for numbers separated by commas."""
 
     def parse(text: str) -> tuple:
         try:

@@ -1,4 +1,4 @@
-"""`vit_jax COMMAND`: finds the command, turns what goes wrong into an exit status."""
+"""`vit_jax COMMAND`: runs the command and turns errors into exit statuses."""
 
 import argparse
 import importlib
@@ -11,24 +11,24 @@ from collections.abc import Sequence
 from vit_jax import __version__
 from vit_jax.cli.startup import restart_with_huge_pages
 from vit_jax.errors import InputError, NonFiniteError, NotSavedError, Preempted, nearest, unknown
-from vit_jax.parallel.chips import ignore_absent_tpus
+from vit_jax.parallel.chips import device_problem, ignore_absent_tpus
 from vit_jax.text import PrintableFormatter, printable
 
 _RUNS, _WEIGHTS = "vit_jax.cli.commands.runs", "vit_jax.cli.commands.weights"
-# Where a command's file is, and what the command does.
+# Command -> the package of its file, and what the command does.
 COMMANDS = {
     "train": (_RUNS, "pre-train or fine-tune a model"),
     "evaluate": (_WEIGHTS, "accuracy of a checkpoint on a data set"),
     "fewshot": (_WEIGHTS, "accuracy of frozen features with a few images of each class"),
     "probe": (_WEIGHTS, "accuracy of frozen features with all training images"),
-    "predict": (_WEIGHTS, "name what image files show"),
+    "predict": (_WEIGHTS, "classify image files"),
     "figures": (_WEIGHTS, "draw filters, position embeddings, attention distance and rollout"),
-    "convert": (_WEIGHTS, "turn weights of one program into those of another"),
-    "config": (_RUNS, "list the options of a run: type, default, meaning"),
-    "data": (_RUNS, "show what a config would read and how fast"),
-    "plan": (_RUNS, "what a run will need: memory, network, time"),
+    "convert": (_WEIGHTS, "convert weights to the format of another program"),
+    "config": (_RUNS, "list the options of a run with type, default and meaning"),
+    "data": (_RUNS, "show the data that a config reads, and the speed of reading"),
+    "plan": (_RUNS, "estimate the memory, network traffic and time of a run"),
     "tables": (_RUNS, "the paper's tables with our numbers beside them"),
-    "benchmark": (_RUNS, "speed of a model's step, and where its time goes"),
+    "benchmark": (_RUNS, "measure the speed of a model, in total and by part"),
     "models": (_WEIGHTS, "list the models, their parameters and cost"),
 }
 DONE, FAILED, WRONG_INPUT, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
@@ -61,6 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (NonFiniteError, NotSavedError) as error:
         print(f"vit_jax: {printable(error)}", file=sys.stderr)
         return FAILED
+    except (RuntimeError, AssertionError):
+        problem = device_problem() if "jax" in sys.modules else ""
+        if not problem:
+            raise
+        _tell_others(problem)
+        print(f"vit_jax: {problem}", file=sys.stderr)
+        return WRONG_INPUT
     except KeyboardInterrupt:
         print("vit_jax: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -71,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tell_others(problem: str) -> None:
-    """Ends the other processes of a run, which would wait for this one."""
+    """Ends the other processes of a run, which would otherwise wait for this one."""
     if "jax" in sys.modules:
         from vit_jax.parallel.same import tell_others
 
@@ -106,10 +113,11 @@ def _run(argv: list[str]) -> int:
             sub.add_argument(
                 "--import",
                 dest="imports",
+                type=os.path.expanduser,
                 action="append",
                 default=[],
                 metavar="FILE",
-                help="run a Python file first: what it registers can be used by name",
+                help="run a Python file first, which may register models, sources and so on",
             )
         else:
             commands.add_parser(command, help=summary, add_help=False)
@@ -127,7 +135,7 @@ def _run(argv: list[str]) -> int:
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(PrintableFormatter())
     logging.getLogger("vit_jax").setLevel(logging.INFO)
-    # Orbax warns of what is normal, and its errors reach us.
+    # Orbax logs warnings in normal operation; its errors are raised as exceptions.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     if args.imports:
         from vit_jax.config_files import import_file

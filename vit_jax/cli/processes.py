@@ -1,4 +1,4 @@
-"""The arguments of commands that run on many processes."""
+"""The arguments of commands that can run in several processes."""
 
 import argparse
 import os
@@ -6,22 +6,22 @@ import sys
 
 from vit_jax.text import printable
 
-# Arguments that each process has of its own; overrides are compared as parts of the config.
+# Arguments that may differ between processes; overrides are compared as parts of the config.
 _OWN = ("coordinator", "num_processes", "process_id", "process_timeout", "overrides")
 
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what only launches without Slurm, Open MPI or Cloud TPU need."""
+    """Adds arguments that are needed unless Slurm, Open MPI or Cloud TPU starts the processes."""
     group = parser.add_argument_group("several processes")
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
-    group.add_argument("--num-processes", type=int, help="how many processes there are")
-    group.add_argument("--process-id", type=int, help="which one this is, from 0")
+    group.add_argument("--num-processes", type=int, help="number of processes")
+    group.add_argument("--process-id", type=int, help="index of this process, from 0")
     group.add_argument(
         "--process-timeout",
         type=int,
         default=300,
         metavar="SECONDS",
-        help="how long to wait for a process that does not arrive or falls silent",
+        help="how long to wait for a process that is missing or stops responding (%(default)s)",
     )
 
 
@@ -29,7 +29,7 @@ def join_processes(args: argparse.Namespace) -> None:
     """Joins the other processes, if there are any, and compares versions and arguments.
 
     Raises:
-      InputError: they did not arrive, or one of them was started in another way.
+      InputError: a process is missing, or was started differently.
     """
     import jax
 
@@ -50,10 +50,7 @@ def join_processes(args: argparse.Namespace) -> None:
 
 
 def _keep_output_clean() -> None:
-    """Leaves standard output to Python: what Gloo prints there when processes meet goes to errors.
-
-    Else --json would print other things than JSON.
-    """
+    """Redirects native stdout to stderr, so that `--json` prints only JSON: Gloo logs to stdout."""
     output = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     sys.stdout = output

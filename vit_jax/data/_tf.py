@@ -1,10 +1,14 @@
 """Imports TensorFlow for reading data: without log output, and without accelerators."""
 
 import os
+import tempfile
 
 # Without this, oneDNN prints a line on processors with AVX-512.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # failures are raised as exceptions
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what fails is raised and named by us
+# Keras, which TensorFlow loads, would make its folder in one called "~" if there is no home.
+if os.path.expanduser("~") == "~":
+    os.environ.setdefault("KERAS_HOME", os.path.join(tempfile.gettempdir(), ".keras"))
 
 import tensorflow as tf
 

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +26,7 @@ from vit_jax.evaluate.evaluation import (
     check_normalization,
 )
 from vit_jax.evaluate.features import compile_outputs
+from vit_jax.files import expand
 from vit_jax.options import option
 from vit_jax.text import reason
 
@@ -143,7 +143,7 @@ def _read_json(path: str, kind: type) -> Any:
 
 def _read_text(path: str) -> str:
     try:
-        return Path(path).read_text()
+        return expand(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"labels {path} cannot be read: {reason(error)}") from None
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from vit_jax.errors import InputError, unknown
 from vit_jax.evaluate import imagenet  # noqa: F401  registers its types
 from vit_jax.evaluate.classification import ClassificationEvaluation
 from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Evaluation
+from vit_jax.files import expand
 from vit_jax.options import section
 from vit_jax.parallel import same
 from vit_jax.parallel.engines import Engine, create_engine
@@ -72,7 +72,7 @@ def open_stored(
     if batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; it must be at least 1")
     # Before devices are used, which waits for all processes.
-    same.compare({f"the presence of {path}": Path(path).expanduser().exists()})
+    same.compare({f"the presence of {path}": expand(path).exists()})
     weights = read_weights(path, use_ema=use_ema, task_params=True)
     same.compare({f"the model of {path}": repr(weights.config), "preprocessing": weights.pp})
     params, info = weights.params, dataclasses.replace(weights, params={})

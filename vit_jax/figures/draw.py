@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from vit_jax import data, models
 from vit_jax.checkpoint.load import load
 from vit_jax.errors import InputError
 from vit_jax.figures import attention
+from vit_jax.files import expand
 from vit_jax.models.layers import normalize_pixels
 from vit_jax.models.posemb import AddedPositionEmbedding
 from vit_jax.models.vit import ViT
@@ -65,7 +65,7 @@ def draw(
         raise InputError(f"{path} is a {info.name}: it has neither patches nor attention to draw")
     preprocess = data.parse(info.pp)
     pixels = _pixels(images, source, split, data_dir, preprocess)
-    folder = Path(output)
+    folder = expand(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

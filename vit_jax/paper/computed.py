@@ -2,13 +2,12 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
 from vit_jax import models
-from vit_jax.config_files import load_config
+from vit_jax.config_files import SHIPPED, load_config
 from vit_jax.models import flops
 from vit_jax.models.config import ViTConfig
 from vit_jax.paper.tables import Key, table
@@ -37,18 +36,18 @@ _FINETUNE = {
 }
 
 
-def computed(number: int, configs: Path = Path("configs")) -> Cells:
+def computed(number: int) -> Cells:
     """This package's values of those cells of a table that follow from the code alone.
 
-    Args:
-      number: number of the table.
-      configs: folder of config files, which give the settings in tables 3 and 4; without the
-        folder these stay empty.
+    Tables 3 and 4 hold settings of the project's config files.
     """
-    functions: dict[int, Callable[[], Cells]] = {1: _variants, 2: _core_days, 6: _exaflops}
-    if configs.is_dir():
-        settings = {3: _pretraining_settings, 4: _finetuning_settings}
-        functions |= {key: functools.partial(f, configs) for key, f in settings.items()}
+    functions: dict[int, Callable[[], Cells]] = {
+        1: _variants,
+        2: _core_days,
+        3: _pretraining_settings,
+        4: _finetuning_settings,
+        6: _exaflops,
+    }
     return functions[number]() if number in functions else {}
 
 
@@ -90,11 +89,11 @@ def _exaflops() -> Cells:
     return cells
 
 
-def _pretraining_settings(configs: Path) -> Cells:
+def _pretraining_settings() -> Cells:
     cells: Cells = {}
     for row in table(3).rows:
         upstream, model = row.split(" ")
-        config = load_config(f"{configs / _CONFIGS[upstream]}:{model}", [])
+        config = load_config(f"{SHIPPED / _CONFIGS[upstream]}:{model}")
         optimizer = config.optimizer
         cells |= {
             (row, "Epochs"): _epochs(config),
@@ -112,9 +111,9 @@ def _epochs(config: ConfigDict) -> float:
     return config.total.examples / JFT_IMAGES
 
 
-def _finetuning_settings(configs: Path) -> Cells:
+def _finetuning_settings() -> Cells:
     cells: Cells = {}
     for row, dataset in _FINETUNE.items():
-        config = load_config(f"{configs / 'finetune.py'}:ViT-B/16,{dataset}", [])
+        config = load_config(f"{SHIPPED / 'finetune.py'}:ViT-B/16,{dataset}")
         cells[row, "Steps"] = config.total.steps
     return cells

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
+from vit_jax.files import expand
 from vit_jax.parallel import hardware
 from vit_jax.parallel.engines import create_engine
 from vit_jax.plan.collectives import Collective, find_collectives
@@ -117,7 +118,7 @@ def compile_step(
     """
     engine = create_engine(config.parallel, devices)
     # A plan needs no weights; if init_from does not exist, the model has its default options.
-    known = os.path.exists(config.init_from) and starting_weights(config, "")
+    known = expand(config.init_from).exists() and starting_weights(config, "")
     run = prepare(config, dataset, engine, known.model if known else None)
     state = run.abstract
     params, ema = local_bytes(state.params), local_bytes(state.ema)

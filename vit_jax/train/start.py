@@ -15,6 +15,7 @@ from vit_jax.checkpoint.manager import Checkpoints, read_meta
 from vit_jax.checkpoint.stored import latest_checkpoint
 from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError
+from vit_jax.files import expand
 from vit_jax.models.config import ModelConfig
 from vit_jax.train.run import Run
 from vit_jax.train.state import TrainState
@@ -55,10 +56,11 @@ def starting_weights(config: ConfigDict, workdir: str | Path) -> Start | None:
     """
     if not config.init_from:
         return None
-    own = Path(workdir) / "checkpoints"
+    workdir = expand(workdir)
+    own = workdir / "checkpoints"
     if own.is_dir() and any(own.iterdir()):
         try:
-            return Start(stored_model(latest_checkpoint(Path(workdir))))
+            return Start(stored_model(latest_checkpoint(workdir)))
         except InputError:
             log.debug("no checkpoint in %s; its start is read again", workdir)
     told = {name: value for name, value in config.model.items() if value is not None}

@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
-from vit_jax.files import write_atomic
+from vit_jax.files import expand, write_atomic
 from vit_jax.options import flatten
 from vit_jax.parallel import same
 from vit_jax.parallel.agree import from_first
@@ -35,7 +35,7 @@ def open_workdir(workdir: str, config: ConfigDict) -> Path:
         raise InputError(
             f"--workdir={workdir} is no directory; mount the bucket and give the path of the mount"
         )
-    path = Path(workdir).expanduser().absolute()
+    path = expand(workdir).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
         stored = path / "config.json"
@@ -55,7 +55,7 @@ def compare_starts(config: ConfigDict, workdir: str) -> None:
       InputError: on every process, where one has others.
     """
     options = {f"config.{name}": value for name, value in flatten(json.loads(_json(config)))}
-    same.compare({"--workdir": str(Path(workdir).expanduser().absolute())} | options)
+    same.compare({"--workdir": str(expand(workdir).absolute())} | options)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,6 @@ from vit_jax.weights import formats  # noqa: F401  registers them
 from vit_jax.weights.fit import fit, refit
 from vit_jax.weights.read import read
 from vit_jax.weights.record import Weights
-from vit_jax.weights.write import FORMATS, write
+from vit_jax.weights.write import FORMATS, check_target, write
 
-__all__ = ["FORMATS", "Weights", "fit", "read", "refit", "write"]
+__all__ = ["FORMATS", "Weights", "check_target", "fit", "read", "refit", "write"]

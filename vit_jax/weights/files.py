@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def read_files(path: str | Path) -> Files:
     Raises:
       InputError: nothing there, out of reach, or not a weight file.
     """
-    with _local(str(path)) as local:
+    with _local(os.path.expanduser(str(path))) as local:
         weights = _find_weights(local)
         tensors = _read_tensors(weights)
         if not tensors:

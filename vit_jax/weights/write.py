@@ -3,17 +3,22 @@
 import dataclasses
 import json
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
+from safetensors import SafetensorError
 
 from vit_jax import options
 from vit_jax.errors import InputError
+from vit_jax.files import expand
 from vit_jax.models.config import ModelConfig, Size
 from vit_jax.registry import Registry
+from vit_jax.text import reason
 from vit_jax.weights.families import FAMILIES, QKV
 from vit_jax.weights.record import Weights, layouts
 
@@ -62,9 +67,28 @@ def write(weights: Weights, path: str | Path, *, format: str = "") -> list[str]:
       Lines that tell what was written, and what the other program does differently.
 
     Raises:
-      InputError: the format has no place for a part of the model, or something is there.
+      InputError: the format has no place for a part of the model, something is there, or the
+        files cannot be written; what was begun of them is removed.
     """
-    path = Path(path)
+    path, found = check_target(path, format=format)
+    new = [file for file in (path, sidecar(path)) if not file.exists()]
+    try:
+        return found.write(weights, path)
+    except BaseException as error:
+        _remove(new)
+        if isinstance(error, (OSError, SafetensorError)):
+            raise InputError(f"{path} cannot be written: {reason(error)}") from error
+        raise
+
+
+def check_target(path: str | Path, *, format: str = "") -> tuple[Path, Format]:
+    """The path and format for `write`; creates the folder that the path is in.
+
+    Raises:
+      InputError: an unknown format, another ending than it has, something is there, or
+        nothing can be written there.
+    """
+    path = expand(path)
     if not format:
         by_ending = {end: name for name, found in FORMATS.items() for end in found.endings if end}
         format = by_ending.get(path.suffix, "huggingface")
@@ -74,8 +98,23 @@ def write(weights: Weights, path: str | Path, *, format: str = "") -> list[str]:
         raise InputError(f"{path}: format {format} is written to {names}")
     if path.exists():
         raise InputError(f"{path} exists; give another path, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FORMATS[format].write(weights, path)
+    if path.parent.exists() and not path.parent.is_dir():
+        raise InputError(f"{path} cannot be written: {path.parent} is no folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {reason(error)}") from error
+    return path, FORMATS[format]
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def check_expressible(program: str, config: ModelConfig, has: Mapping[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""The commands, one file each: those about runs and those about weights."""
+"""The commands, one file each: commands about runs, and commands about weights."""

@@ -48,7 +48,8 @@ def table(
     folders = [os.path.join(beside, ".vit_jax")] * (not address) + ["~/.cache/vit_jax"]
     if cache_dir:
         folders = [cache_dir]
-    paths = [os.path.join(os.path.expanduser(folder), f"{what}-{name}.npz") for folder in folders]
+    places = [folder for folder in map(os.path.expanduser, folders) if not folder.startswith("~")]
+    paths = [os.path.join(folder, f"{what}-{name}.npz") for folder in places]
     for path in paths:
         if (found := _read(path, digest)) is not None:
             return found

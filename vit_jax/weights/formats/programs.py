@@ -18,6 +18,7 @@ from jax.extend.mlir.dialects import stablehlo as dialect
 from vit_jax import models
 from vit_jax.errors import InputError
 from vit_jax.models.layers import normalize_pixels
+from vit_jax.text import first_line
 from vit_jax.weights.record import Weights
 from vit_jax.weights.write import own_description, save_json, sidecar, weight_format
 
@@ -99,7 +100,10 @@ def savedmodel(weights: Weights, path: Path) -> None:
         return {"logits": operation(args=kept)[0]}
 
     module.serve = serve
-    tf.saved_model.save(module, str(path), signatures={"serving_default": serve})
+    try:
+        tf.saved_model.save(module, str(path), signatures={"serving_default": serve})
+    except tf.errors.OpError as error:  # of a full disk, for example
+        raise OSError(first_line(error)) from error
 
 
 def _as_of(version: str, program: bytes) -> bytes:

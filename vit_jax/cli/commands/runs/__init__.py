@@ -1,1 +1,1 @@
-"""Commands about training runs: before, during, and tables of many."""
+"""Commands about training runs: planning, training, and tables of results."""

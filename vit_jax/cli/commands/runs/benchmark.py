@@ -4,17 +4,16 @@
   vit_jax benchmark --model=ViT-B/16 --mode=infer --sweep --json
   vit_jax benchmark --model=ViT-S/16 --batch=16 --profile=/tmp/trace
 
---sweep doubles the batch until it is slower or does not fit. --profile says where the
-step's time goes by part of the model, and leaves a trace for TensorBoard or Perfetto.
+--sweep doubles the batch until it is slower or does not fit. --profile shows the time of each
+part of the model, and writes a trace for TensorBoard or Perfetto.
 """
 
 import argparse
 import json
 import os
-from pathlib import Path
 from typing import Any
 
-from vit_jax.errors import InputError
+from vit_jax.cli.outputs import make_folder
 
 GIB = 2**30
 
@@ -23,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("--model", required=True, help="see `vit_jax models`")
     parser.add_argument("--mode", default="train", help="train or infer (default: %(default)s)")
-    parser.add_argument("--batch", type=int, help="over all devices; default: 16 on each")
+    parser.add_argument(
+        "--batch", type=int, help="images per batch, over all devices; default: 16 on each"
+    )
     parser.add_argument("--image-size", type=int, default=224, help="pixels (%(default)s)")
     parser.add_argument("--dtype", help="default: bfloat16, on CPUs float32")
     parser.add_argument("--steps", type=int, default=20, help="steps to time (%(default)s)")
@@ -32,24 +33,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="make N devices of a processor (default: one)",
+        help="number of CPU devices (default: one)",
     )
     parser.add_argument(
         "--unroll",
         type=int,
         default=1,
         metavar="N",
-        help="config.model.unroll: blocks in one turn of the loop, -1: all (%(default)s)",
+        help="config.model.unroll: blocks per iteration of the loop, -1: all (%(default)s)",
     )
-    parser.add_argument("--sweep", action="store_true", help="find the best batch from --batch on")
-    parser.add_argument("--profile", metavar="DIR", help="trace some steps into DIR")
+    parser.add_argument(
+        "--sweep", action="store_true", help="find the fastest batch size, starting from --batch"
+    )
+    parser.add_argument(
+        "--profile",
+        type=os.path.expanduser,
+        metavar="DIR",
+        help="write a trace of some steps to DIR",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures; returns the exit status."""
     if args.profile:
-        check_writable(Path(args.profile))
+        make_folder(args.profile, "--profile")
     import jax
 
     from vit_jax.parallel.distributed import make_cpu_devices
@@ -75,22 +83,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_writable(directory: Path) -> None:
-    """Makes a directory for the trace.
-
-    Raises:
-      InputError: it cannot be made or written to.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--profile={directory}: {error.strerror}") from error
-    if not os.access(directory, os.W_OK):
-        raise InputError(f"--profile={directory} cannot be written to")
-
-
 def lines(result: dict[str, Any]) -> list[str]:
-    """The measurement for a reader."""
+    """The measurement as lines of text."""
     height, width = result["image_size"]
     low, high = result["step_ms_spread"]
     speed, each = result["images_per_second"], result["images_per_second_per_device"]
@@ -116,7 +110,7 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 
 def table(profile: dict[str, Any] | None) -> list[str]:
-    """Where the step's time goes, for a reader."""
+    """The time of each part of the model, as lines of text."""
     if not profile:
         return []
     total = sum(part["forward_ms"] + part["backward_ms"] for part in profile["parts"])

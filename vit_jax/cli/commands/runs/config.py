@@ -1,4 +1,4 @@
-"""List the options of a run: type, default, meaning, and what a change of them changes.
+"""List the options of a run: type, default, meaning, and what each one changes.
 
 vit_jax config
 vit_jax config optimizer

@@ -1,12 +1,14 @@
-"""Show what a config would read: sizes, classes, augmented examples, the pipeline's speed.
+"""Show the data that a config reads: sizes, classes, augmented examples, speed.
 
 vit_jax data --config=configs/fashion_mnist.py --sheet=examples.png
 """
 
 import argparse
 import json
+import os
 
 from vit_jax.cli.configs import add_config_argument
+from vit_jax.cli.outputs import check_file
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
 from vit_jax.text import printable
@@ -15,8 +17,12 @@ from vit_jax.text import printable
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add_config_argument(parser)
-    parser.add_argument("--sheet", help="PNG of examples, as they are and as each epoch gets them")
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long the speed is measured")
+    parser.add_argument(
+        "--sheet", type=os.path.expanduser, help="PNG of examples before and after augmentation"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="seconds to measure the speed for (%(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -25,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     if not args.seconds > 0:
         raise InputError(f"--seconds={args.seconds:g}: the speed takes some time to measure")
+    if args.sheet:
+        check_file(args.sheet, "--sheet")
     from vit_jax.data import inspect, open_configured
     from vit_jax.train.batches import open_training_data
     from vit_jax.train.run import steps_of

@@ -1,12 +1,12 @@
-"""What a run will need, from its compiled step: memory, network, time. Nothing is trained.
+"""Estimate memory, network traffic and time of a run from its compiled step, without training.
 
   vit_jax plan --config=configs/vit_jft.py:ViT-L/16 --topology=v5e:16x16
   vit_jax plan --config=configs/vit_jft.py:ViT-H/14 --topology=v3:16x16 --fit-batch --json
 
-A topology is one of TPUs that need not be there (v3, v4, v5e, v5p, v6e; the shape counts
-chips), for which `pip install 'vit_jax[plan]'` brings the compiler; without one the devices
-present are planned for. Nor need the data be there, if their name is a known one. What does
-not fit in memory is an answer too, with suggestions of which the compiler knows that they fit.
+--topology names TPUs that this machine need not have (v3, v4, v5e, v5p, v6e; the shape counts
+chips); `pip install 'vit_jax[plan]'` installs their compiler. Without it the plan is for this
+machine's devices. Known data sets need not be there either. If a step does not fit in memory,
+the command suggests changes, each checked by compiling.
 """
 
 import argparse
@@ -26,12 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_argument(parser)
     parser.add_argument("--topology", metavar="TPU:SHAPE", help="e.g. v5e:16x16 or v4:4x4x8")
     parser.add_argument(
-        "--mfu", type=float, default=0.4, help="share of the peak speed to assume (%(default)s)"
+        "--mfu", type=float, default=0.4, help="assumed fraction of the peak speed (%(default)s)"
     )
     parser.add_argument(
         "--fit-batch",
         action="store_true",
-        help="search the largest batch that fits, to within a sixteenth; compiles often",
+        help="find the largest batch that fits, to within a sixteenth; compiles several times",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--mfu={args.mfu:g}: give a share above 0, at most 1")
     config = load_config(args.config, args.overrides)
     if args.topology:
-        os.environ["JAX_PLATFORMS"] = "cpu"  # leaves TPUs alone that might be here
+        os.environ["JAX_PLATFORMS"] = "cpu"  # do not occupy this machine's TPUs
     from vit_jax.parallel.distributed import make_cpu_devices
     from vit_jax.plan.compile import topology_devices
     from vit_jax.plan.dataset import dataset_of
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def lines(plan: dict[str, Any]) -> list[str]:
-    """The plan for a reader."""
+    """The plan as lines of text."""
     height, width = plan["image_size"]
     spread = " ".join(f"{name}={value}" for name, value in plan["layout"].items())
     rows = [

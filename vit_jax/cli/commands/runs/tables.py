@@ -5,29 +5,39 @@
   vit_jax tables 5 --run --slurm --row="ImageNet-21k: CIFAR-10" --column=ViT-B/16 > job.sh
 
 Values that need no training are computed; others come from finished runs below --workdir.
---run does the missing ones, one after another, and goes on where it was stopped; with
---slurm it prints a batch script for those that can start now.
+--run trains the missing ones, one after another, and can be resumed; with --slurm it prints
+a batch script for the runs that can start now.
 """
 
 import argparse
 import json
+import os
 from pathlib import Path
 
+from vit_jax.cli.outputs import check_file, check_folder
 from vit_jax.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("number", nargs="?", type=int, help="1 to 9; none: all")
+    parser.add_argument("number", nargs="?", type=int, help="1 to 9; default: all")
     parser.add_argument(
-        "--workdir", default="workdirs/tables", help="folder of the runs (%(default)s)"
+        "--workdir",
+        type=os.path.expanduser,
+        default="workdirs/tables",
+        help="folder of the runs (%(default)s)",
     )
     parser.add_argument("--scale", default="paper", help="paper, or small: on Fashion-MNIST")
-    parser.add_argument("--row", help="with --run: of the cells; default: all")
-    parser.add_argument("--column", help="likewise")
-    parser.add_argument("--run", action="store_true", help="do the missing runs")
+    parser.add_argument("--row", help="with --run: only this row")
+    parser.add_argument("--column", help="with --run: only this column")
+    parser.add_argument("--run", action="store_true", help="train the missing runs")
     parser.add_argument("--slurm", action="store_true", help="with --run: print a batch script")
-    parser.add_argument("--plot", metavar="FILE", help="PNG of figure 3 (table 5) or 5 (table 6)")
+    parser.add_argument(
+        "--plot",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="PNG of figure 3 (table 5) or 5 (table 6)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -40,14 +50,16 @@ def run(args: argparse.Namespace) -> int:
     numbers = [args.number] if args.number is not None else list(TABLES)
     for flag in ("run", "row", "column", "plot"):
         if getattr(args, flag) and args.number is None:
-            raise InputError(f"--{flag} wants the number of a table")
+            raise InputError(f"--{flag} needs the number of a table")
     for flag in ("slurm", "row", "column"):
         if getattr(args, flag) and not args.run:
-            raise InputError(f"--{flag} wants --run")
+            raise InputError(f"--{flag} needs --run")
     if args.plot:
         render.check_plot(args.number)
+        check_file(args.plot, "--plot")
     if args.scale == "small" and args.number is None:
         numbers = list(SMALL)
+    check_folder(args.workdir, "--workdir")
     folder = Path(args.workdir)
     if args.run:
         table(args.number)

@@ -2,7 +2,7 @@
 
   vit_jax train --config=configs/fashion_mnist.py --workdir=workdirs/fashion_mnist
 
-Started again with the same workdir, a run goes on from its last checkpoint.
+Started again with the same workdir, a run continues from its last checkpoint.
 On several machines every process runs the same command (see docs/launch.md).
 Exit status: 0 done, 2 wrong input, 75 stopped by SIGTERM or Ctrl-C with its state saved, 70
 ended by its watchdog, 130 stopped at once by a second Ctrl-C, 1 anything else.
@@ -10,6 +10,7 @@ ended by its watchdog, 130 stopped at once by a second Ctrl-C, 1 anything else.
 
 import argparse
 import json
+import os
 import time
 
 from vit_jax.cli.configs import add_config_argument
@@ -21,7 +22,12 @@ from vit_jax.config_files import load_config
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add_config_argument(parser)
-    parser.add_argument("--workdir", required=True, help="where checkpoints and metrics go")
+    parser.add_argument(
+        "--workdir",
+        type=os.path.expanduser,
+        required=True,
+        help="folder for checkpoints and metrics",
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     add_process_arguments(parser)
 

@@ -1,4 +1,4 @@
-"""Turn weights of one program into those of another; every tensor is accounted for.
+"""Convert weights to the format of another program; every tensor is accounted for.
 
 vit_jax convert google/vit-base-patch16-224 B_16.npz
 vit_jax convert B_16.npz vit_base_384 --format=timm --set image_size=384
@@ -8,6 +8,7 @@ vit_jax convert workdirs/pets pets.stablehlo
 import argparse
 import ast
 import json
+import os
 from typing import Any
 
 from vit_jax.errors import InputError
@@ -16,39 +17,48 @@ from vit_jax.text import printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("source", metavar="SRC", help="workdir, checkpoint, weight file, URL or id")
     parser.add_argument(
-        "target", metavar="DST", help="x.npz, x.safetensors, x.stablehlo, directory"
+        "source",
+        type=os.path.expanduser,
+        metavar="SRC",
+        help="workdir, checkpoint, weight file, URL or id",
+    )
+    parser.add_argument(
+        "target",
+        type=os.path.expanduser,
+        metavar="DST",
+        help="x.npz, x.safetensors, x.stablehlo, directory",
     )
     parser.add_argument(
         "--format",
         default="",
-        help="google, timm, huggingface, stablehlo or savedmodel; default: by DST",
+        help="google, timm, huggingface, stablehlo or savedmodel; default: by the name of DST",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="OPTION=VALUE",
-        help="model option that SRC does not tell, or that is to change, e.g. num_heads=12",
+        help="model option that SRC does not contain, or that is to change, e.g. num_heads=12",
     )
     parser.add_argument(
         "--resample",
         default="bilinear_align_corners",
-        help="how position embeddings meet another image_size",
+        help="how to resize position embeddings for another image_size (%(default)s)",
     )
     parser.add_argument(
-        "--leave-out", action="append", default=[], help="pattern of tensor names to pass over"
+        "--leave-out", action="append", default=[], help="pattern of tensor names to leave out"
     )
-    parser.add_argument("--use-ema", action="store_true", help="averaged parameters")
+    parser.add_argument("--use-ema", action="store_true", help="use the averaged parameters")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Converts; returns the exit status."""
     from vit_jax.checkpoint import read_weights
-    from vit_jax.weights import write
+    from vit_jax.weights import check_target, write
 
+    check_target(args.target, format=args.format)
     weights = read_weights(
         args.source,
         use_ema=args.use_ema,

@@ -9,6 +9,7 @@ Protocols are for models with ImageNet's 1000 classes: real, v2 and objectnet.
 
 import argparse
 import json
+import os
 from typing import Any
 
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
@@ -20,21 +21,38 @@ from vit_jax.text import printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("--checkpoint", required=True, help="workdir, checkpoint or weight file")
+    parser.add_argument(
+        "--checkpoint",
+        type=os.path.expanduser,
+        required=True,
+        help="workdir, checkpoint or weight file",
+    )
     parser.add_argument("--source", help="data source; default: the run's own evaluation")
     parser.add_argument("--split", help="split in tfds syntax")
     parser.add_argument(
         "--protocol",
         help="real: ImageNet-ReaL's labels; v2: ImageNet-v2; objectnet: its classes in ImageNet",
     )
-    parser.add_argument("--labels", help="real: real.json; objectnet: its folder mappings")
+    parser.add_argument(
+        "--labels", type=os.path.expanduser, help="real: real.json; objectnet: its folder mappings"
+    )
     parser.add_argument("--pp", help="preprocessing; default: the checkpoint's")
-    parser.add_argument("--data-dir", default="", help="where tfds looks; default: as the run did")
-    parser.add_argument("--batch-size", type=int, default=128, help="over all devices")
+    parser.add_argument(
+        "--data-dir",
+        type=os.path.expanduser,
+        default="",
+        help="folder of tfds data sets; default: as in the run",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=128,
+        help="images per batch, over all devices (%(default)s)",
+    )
     parser.add_argument(
         "--use-ema",
         action=argparse.BooleanOptionalAction,
-        help="averaged parameters; default: as the run's own evaluation, without one: no",
+        help="use the averaged parameters; default: as the run's own evaluation does, else no",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_process_arguments(parser)

@@ -3,8 +3,8 @@
   vit_jax fewshot --checkpoint=workdirs/b16 --source=tfds:oxford_iiit_pet --shots=5,10
   vit_jax fewshot --checkpoint=B_16.npz --source=tfds:imagenet2012 --test=validation
 
-Ridge regression in closed form, mean and standard deviation over random choices of the
-images. Only images that are chosen or tested on are read.
+Ridge regression in closed form; prints the mean and standard deviation over random choices of
+the images. Only the chosen images and the test images are read.
 """
 
 import argparse
@@ -19,16 +19,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add_feature_arguments(parser)
     parser.add_argument(
-        "--shots", type=numbers(int), default=(1, 5, 10, 25), metavar="N,N", help="images a class"
+        "--shots", type=numbers(int), default=(1, 5, 10, 25), metavar="N,N", help="images per class"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="random choices (%(default)s)")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="number of random choices (%(default)s)"
+    )
     parser.add_argument(
         "--l2",
         type=lambda text: text if text == "sweep" else numbers(float)(text),
         default=(1024.0,),
         metavar="L2",
-        help="ridge penalty; of several (1,1024, or sweep: 2^-10 to 2^19) the best on the test "
-        "images counts (1024)",
+        help="ridge penalty; with several (1,1024, or sweep: 2^-10 to 2^19) the best on the test "
+        "images is reported (1024)",
     )
 
 

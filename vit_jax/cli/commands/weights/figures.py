@@ -1,36 +1,57 @@
-"""Draw what a ViT has learnt: filters, position embeddings, attention. A PNG each.
+"""Draw filters, position embeddings and attention of a ViT, a PNG each.
 
   vit_jax figures --checkpoint=workdirs/b16 --image=dog.jpg --output=figures
   vit_jax figures --checkpoint=B_16.npz --source=tfds:imagenet2012 --split=validation
 
-filters.png and positions.png show the weights; distance.png (how far heads look, by depth)
-and rollout.png (where attention comes from) need images: files, or the first 128 of a data
-set. Needs `pip install 'vit_jax[figures]'`.
+filters.png and positions.png show the weights. distance.png (attention distance by depth) and
+rollout.png (attention rollout) need images: files, or the first 128 images of a data set.
+Needs `pip install 'vit_jax[figures]'`.
 """
 
 import argparse
 import dataclasses
 import json
+import os
 
+from vit_jax.cli.outputs import make_folder
 from vit_jax.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("--checkpoint", required=True, help="workdir, checkpoint or weight file")
     parser.add_argument(
-        "--image", nargs="+", action="extend", default=[], metavar="FILE", help="image files"
+        "--checkpoint",
+        type=os.path.expanduser,
+        required=True,
+        help="workdir, checkpoint or weight file",
+    )
+    parser.add_argument(
+        "--image",
+        type=os.path.expanduser,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="image files",
     )
     parser.add_argument("--source", help="data source instead of image files")
-    parser.add_argument("--split", default="test", help="of the source (%(default)s)")
-    parser.add_argument("--data-dir", default="", help="where tfds looks")
-    parser.add_argument("--output", default="figures", help="folder for the PNGs (%(default)s)")
-    parser.add_argument("--use-ema", action="store_true", help="averaged parameters")
+    parser.add_argument("--split", default="test", help="split of the source (%(default)s)")
+    parser.add_argument(
+        "--data-dir", type=os.path.expanduser, default="", help="folder of tfds data sets"
+    )
+    parser.add_argument(
+        "--output",
+        type=os.path.expanduser,
+        default="figures",
+        help="folder for the PNGs (%(default)s)",
+    )
+    parser.add_argument("--use-ema", action="store_true", help="use the averaged parameters")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Draws; returns the exit status."""
+    make_folder(args.output, "--output")
     from vit_jax.figures.draw import draw
 
     drawn = draw(

@@ -1,4 +1,4 @@
-"""List the models: parameters and multiply-adds at 1000 classes and 224 pixels.
+"""List the models with parameters and multiply-adds, for 1000 classes and 224 pixels.
 
 vit_jax models "R50*" --json
 """

@@ -1,10 +1,11 @@
-"""Name what image files show.
+"""Classify image files.
 
 vit_jax predict --checkpoint=workdirs/fashion_mnist shoe.png --topk=3
 """
 
 import argparse
 import json
+import os
 
 from vit_jax.cli.startup import import_quickly, keep_compilations
 from vit_jax.text import printable
@@ -12,10 +13,17 @@ from vit_jax.text import printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("--checkpoint", required=True, help="workdir, checkpoint or weight file")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument("--topk", type=int, default=5, help="classes named per image")
-    parser.add_argument("--use-ema", action="store_true", help="averaged parameters")
+    parser.add_argument(
+        "--checkpoint",
+        type=os.path.expanduser,
+        required=True,
+        help="workdir, checkpoint or weight file",
+    )
+    parser.add_argument(
+        "images", type=os.path.expanduser, nargs="+", metavar="IMAGE", help="image files"
+    )
+    parser.add_argument("--topk", type=int, default=5, help="classes shown per image (%(default)s)")
+    parser.add_argument("--use-ema", action="store_true", help="use the averaged parameters")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -24,11 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=numbers(float),
         default=(1.0,),
         metavar="C,C",
-        help="linear: inverse penalty; of several the best on a tenth of the training images (1)",
+        help="linear: inverse penalty; with several, the best on a tenth of the images (1)",
     )
-    parser.add_argument("--k", type=int, default=20, help="knn: how many neighbours (%(default)s)")
+    parser.add_argument("--k", type=int, default=20, help="knn: number of neighbours (%(default)s)")
     parser.add_argument(
-        "--temperature", type=float, default=0.07, help="knn: of the votes (%(default)s)"
+        "--temperature",
+        type=float,
+        default=0.07,
+        help="knn: temperature of the votes (%(default)s)",
     )
 
 

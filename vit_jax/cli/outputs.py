@@ -1,0 +1,51 @@
+"""Checks, before a command's work, that its outputs can be written."""
+
+import tempfile
+from pathlib import Path
+
+from vit_jax.errors import InputError
+from vit_jax.text import reason
+
+
+def check_file(path: str, flag: str) -> None:
+    """Checks that a file can be written; an existing one will be replaced.
+
+    Raises:
+      InputError: its folder does not exist or is read-only, or the path is a folder.
+    """
+    if Path(path).is_dir():
+        raise InputError(f"{flag}={path}: cannot be written: it is a folder; name a file")
+    try:
+        _try(Path(path).parent)
+    except OSError as error:
+        raise InputError(f"{flag}={path}: cannot be written: {reason(error)}") from error
+
+
+def make_folder(path: str, flag: str) -> None:
+    """Creates a folder for outputs, with its parents, if it does not exist.
+
+    Raises:
+      InputError: it cannot be created or written to.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        _try(Path(path))
+    except OSError as error:
+        raise InputError(f"{flag}={path}: cannot be written: {reason(error)}") from error
+
+
+def check_folder(path: str, flag: str) -> None:
+    """Checks that a path is a folder, or nothing.
+
+    Raises:
+      InputError: something else is there.
+    """
+    for place in (Path(path), *Path(path).parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"{flag}={path}: {place} is no folder")
+
+
+def _try(folder: Path) -> None:
+    # Permissions alone do not tell: root has all of them, also in /proc.
+    with tempfile.TemporaryFile(dir=folder):
+        pass
