@@ -1,4 +1,4 @@
-"""A run's own checkpoints; `load` reads them and published weights alike."""
+"""Checkpoints of a run; `load` reads them and published weights."""
 
 from vit_jax.checkpoint.load import load, read_weights
 

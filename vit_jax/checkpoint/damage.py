@@ -1,9 +1,8 @@
-"""Damage to finished checkpoints: found before anything is read, set aside, never deleted.
+"""Detection of damaged checkpoints, which are moved aside and never deleted.
 
-While a checkpoint is still temporary, a list of its files is written into it: their sizes,
-and the checksums of the small ones (metadata). Comparing takes no time; the large files are
-checked by the fingerprints of their arrays after they have been read
-(see vit_jax.checkpoint.fingerprint).
+Before a checkpoint is renamed to its final name, a list of its files is written into it: their
+sizes, and checksums of small files (metadata). Comparing with the list is fast. Large files are
+checked after reading, by the fingerprints of their arrays (see vit_jax.checkpoint.fingerprint).
 """
 
 import json
@@ -18,26 +17,26 @@ log = logging.getLogger(__name__)
 
 FILES = "files.json"
 MARKER = "_CHECKPOINT_METADATA"
-TEMPORARY = ".orbax-checkpoint-tmp"  # what Orbax appends to names of what is not complete
+TEMPORARY = ".orbax-checkpoint-tmp"  # suffix that Orbax gives to incomplete checkpoints
 ASIDE = "damaged"
 SMALL = 2**20  # bytes
 
 
 class DamagedCheckpoint(InputError):
-    """A complete checkpoint that is not what was written; names the file or the array."""
+    """A complete checkpoint with changed or missing contents; names the file or the array."""
 
 
 def record_files(checkpoint: Path) -> None:
-    """Writes the list of the files in the items of a checkpoint that is about to be complete."""
+    """Writes the list of files into a checkpoint, just before it becomes complete."""
     files = sorted(path for path in checkpoint.glob("*/**/*") if path.is_file())
     record = {str(path.relative_to(checkpoint)): _measure(path) for path in files}
     (checkpoint / FILES).write_text(json.dumps(record))
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """What is wrong with which file, as far as the checkpoint's list tells; None if nothing is.
+    """Compares a checkpoint with its list of files; returns the first problem, or None.
 
-    Of a checkpoint without a list (written by an older version) only the marker is checked.
+    A checkpoint of an older version has no list: only the marker file is checked.
     """
     try:
         if not (checkpoint / MARKER).is_file():
@@ -66,7 +65,7 @@ def _measure(path: Path) -> list[int | None]:
 
 
 def set_aside(checkpoint: Path) -> Path | None:
-    """Moves a damaged checkpoint to damaged/ beside it; None where that cannot be done."""
+    """Moves a damaged checkpoint to damaged/ beside it; None if it cannot be moved."""
     folder = checkpoint.parent / ASIDE
     try:
         folder.mkdir(exist_ok=True)
@@ -80,7 +79,7 @@ def set_aside(checkpoint: Path) -> Path | None:
 
 
 def delete(checkpoint: Path) -> None:
-    """Deletes a checkpoint; killed half-way, it leaves what `clean` deletes."""
+    """Deletes a checkpoint; if the process is killed meanwhile, `clean` deletes the rest."""
     try:
         shutil.rmtree(checkpoint.rename(checkpoint.with_name(checkpoint.name + TEMPORARY)))
     except OSError as error:
@@ -88,7 +87,7 @@ def delete(checkpoint: Path) -> None:
 
 
 def clean(directory: Path) -> None:
-    """Deletes what killed or failed saves have left."""
+    """Deletes the remains of killed or failed saves."""
     for entry in directory.glob(f"*{TEMPORARY}*"):
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)

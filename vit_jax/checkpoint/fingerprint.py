@@ -1,4 +1,4 @@
-"""Fingerprints of arrays: the same in every layout, another after any flipped bit.
+"""Fingerprints of arrays: independent of the layout, changed by any flipped bit.
 
 The fingerprint of an array is
 
@@ -26,12 +26,12 @@ _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}  # by bytes 
 
 
 def fingerprints(tree: Any) -> dict[str, int]:
-    """Path -> fingerprint of every array in a pytree, computed where the arrays are.
+    """Path -> fingerprint of every array in a pytree, computed on the arrays' own devices.
 
-    All processes that share the arrays have to call it, and get the same.
+    Every process that holds a part of the arrays must call it; all get the same result.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    # Small ones come to the host, which spares compiling for each of their shapes.
+    # Small arrays are fetched to the host, to avoid one compilation for each shape.
     asked = [leaf if _is_small(leaf) else _on_devices(leaf) for _, leaf in leaves]
     return {
         path_name(path): int(_on_host(found) if _is_small(leaf) else found)
@@ -58,7 +58,7 @@ def _on_devices(array: jax.Array) -> jax.Array:
 
 
 def _positions(shape: tuple[int, ...]) -> jax.Array:
-    """Places in C order, from an iota along each axis, so that they shard as the array does."""
+    """Indices in C order, built from one iota per axis, so that they shard like the array."""
     index, stride = jnp.zeros(shape, jnp.uint32), 1
     for axis in reversed(range(len(shape))):
         steps = lax.broadcasted_iota(jnp.uint32, shape, axis)

@@ -1,4 +1,4 @@
-"""When a run saves its state: every so many steps, or by the clock."""
+"""When a run saves its state: every N steps, or by the clock."""
 
 import math
 import time
@@ -7,24 +7,24 @@ from ml_collections import ConfigDict
 
 from vit_jax.parallel.agree import from_first
 
-MAX_COST = 0.01  # share of the time that saving may take, by the clock
-FIRST_LOOK = 16  # steps after which the pace is known
+MAX_COST = 0.01  # maximum share of the time for saving, by the clock
+FIRST_LOOK = 16  # steps until the first check of the clock
 
 
 class SaveInterval:
-    """Decides after which steps to save; all processes decide alike.
+    """Decides after which steps to save; the decision is the same on all processes.
 
-    By the clock, process 0 looks at the time now and then and tells the others; it looks at
-    half the steps that are left at the current pace, so that a look costs next to nothing.
+    By the clock, process 0 checks the time and broadcasts it. The next check is after half of
+    the steps that remain at the current speed, so that checks are rare.
     """
 
     def __init__(self, config: ConfigDict, every: int | None, step: int):
         """Starts the clock.
 
         Args:
-          config: `config.checkpoint`.
-          every: `config.checkpoint.every` in steps.
-          step: that the run starts from.
+          config: section `config.checkpoint`.
+          every: interval `config.checkpoint.every` in steps.
+          step: step from which the run starts.
         """
         self._every, self._keep_every = every, config.keep_every
         self._seconds = 60 * config.minutes
@@ -32,7 +32,7 @@ class SaveInterval:
         self._begin(step, cost=0.0)
 
     def due(self, step: int) -> bool:
-        """Whether to save after `step`; asked for every step in turn."""
+        """Whether to save after `step`; must be called for every step in order."""
         if self._keep_every and step % self._keep_every == 0:
             return True
         if self._every is not None:
@@ -44,7 +44,7 @@ class SaveInterval:
         return wait == 0
 
     def saved(self, step: int, cost: float) -> None:
-        """Takes the seconds for which the run stood still to save."""
+        """Notes a save that stopped training for `cost` seconds; restarts the clock."""
         self._begin(step, cost)
 
     def _begin(self, step: int, cost: float) -> None:

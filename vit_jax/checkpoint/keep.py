@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay."""
+"""Which checkpoints of a run are kept."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -12,16 +12,17 @@ def expendable(
     is_sound: Callable[[int], bool],
     score: Callable[[int], float],
 ) -> list[int]:
-    """Which checkpoints to delete; damaged ones do not count as kept.
+    """Steps whose checkpoints can be deleted; damaged checkpoints do not count as kept.
 
     Args:
-      steps: of all checkpoints, ascending.
-      config: `config.checkpoint`: keep, keep_every, best.
-      is_sound: whether a step's checkpoint shows no damage.
-      score: the higher the better, of sound checkpoints; asked where `config.best` is set.
+      steps: steps of all checkpoints, ascending.
+      config: section `config.checkpoint`, with keep, keep_every and best.
+      is_sound: function that says whether the checkpoint of a step is undamaged.
+      score: function that gives the score of a sound checkpoint, higher is better; used only
+        if `config.best` is set.
 
     Returns:
-      Steps older than the `keep` newest sound ones; none where there are not as many.
+      Steps older than the `keep` newest sound checkpoints; [] if there are fewer than `keep`.
     """
     keep = max(1, config.keep)
     recent = list(itertools.islice(filter(is_sound, reversed(steps)), keep))

@@ -1,4 +1,4 @@
-"""`vit_jax.load`: a model with its weights from whatever a path holds."""
+"""`vit_jax.load`: a model with its weights, from a checkpoint or a published file."""
 
 import dataclasses
 import logging
@@ -29,24 +29,24 @@ def load(
     leave_out: Sequence[str] = (),
     **options: Any,
 ) -> tuple[nnx.Module, Weights]:
-    """A model with the weights of a workdir, a checkpoint or a published weight file.
+    """Loads a model with the weights of a workdir, a checkpoint or a published weight file.
 
     Args:
       path: a workdir, a checkpoint directory, a weight file or a directory with one, a URL
         that fsspec reads, or a Hugging Face hub id.
-      use_ema: take the averaged parameters of a run that keeps them.
-      resample: how the position embedding meets another `image_size`; see `resample_posemb`.
-      leave_out: patterns of tensor names in a published file to pass over.
-      **options: of `create_model`. They say what a published file does not (`num_heads`),
-        how to compute (dtype, attention, unroll), or ask for a change: another `image_size`
-        resizes the position embedding, another `num_classes` starts a new head.
+      use_ema: whether to load the averaged parameters of a run with `ema_decay`.
+      resample: method for resizing the position embedding; see `resample_posemb`.
+      leave_out: patterns of tensor names in a published file to ignore.
+      **options: options of `create_model`: those missing from a published file (`num_heads`),
+        those of the computation (dtype, attention, unroll), and changes: another `image_size`
+        resizes the position embedding, another `num_classes` initialises a new head.
 
     Returns:
-      The model and what is known about it, without the arrays; `info.report` accounts for
-      every tensor.
+      The model, and its `Weights` record without the arrays; `info.report` accounts for every
+      tensor.
 
     Raises:
-      InputError: nothing to load there, or weights that do not fit the model.
+      InputError: there are no weights at `path`, or they do not fit the model.
     """
     weights = read_weights(path, use_ema=use_ema, resample=resample, leave_out=leave_out, **options)
     for line in weights.report:
@@ -58,7 +58,7 @@ def load(
 
 
 def run_config(path: str | Path) -> dict[str, Any]:
-    """The config of the run that a path of ours belongs to; {} for published weights."""
+    """The config of the run that wrote a checkpoint; {} for published weights."""
     own = _own_checkpoint(path)
     return read_meta(own)["config"] if own else {}
 
@@ -73,13 +73,13 @@ def read_weights(
     leave_out: Sequence[str] = (),
     **options: Any,
 ) -> Weights:
-    """Weights of ours or others in one form, ready to be written again; see `load`.
+    """Reads checkpoints and published weights into one form, which can be written; see `load`.
 
     Args:
       path, use_ema, resample, leave_out, **options: as `load`.
-      layout: with it no device and no host holds the whole of a checkpoint of ours; a
-        published file is read by each process as a whole.
-      task_params: those that only the run's task has are among them.
+      layout: sharding of each parameter, so that no device or host holds a whole checkpoint;
+        published files are read as a whole by each process.
+      task_params: whether to include parameters that only the run's task uses.
 
     Raises:
       InputError: as `load`.
@@ -95,17 +95,17 @@ def read_weights(
 
 
 def read_start(path: str | Path, told: Mapping[str, Any]) -> tuple[ModelConfig, Weights | None]:
-    """The model that the weights at a path belong to, for a run that begins with them.
+    """The model of the weights at a path, for a run that starts from them.
 
     Args:
       path: as `load`.
-      told: options of `create_model`, used where a published file does not tell them.
+      told: options of `create_model` that a published file may lack.
 
     Returns:
-      The model, and the weights if they had to be read: those of a published file.
+      The model, and the weights if they come from a published file, else None.
 
     Raises:
-      InputError: nothing to read there.
+      InputError: there are no weights at `path`.
     """
     own = _own_checkpoint(path)
     if own is not None:
@@ -115,13 +115,13 @@ def read_start(path: str | Path, told: Mapping[str, Any]) -> tuple[ModelConfig, 
 
 
 def stored_model(checkpoint: Path) -> ModelConfig:
-    """The model of a checkpoint of ours."""
+    """The model of a run's checkpoint."""
     model = dict(read_meta(checkpoint)["model"])
     return model_config(model.pop("name"), **model)
 
 
 def _own_checkpoint(path: str | Path) -> Path | None:
-    """The checkpoint that a path of ours names; None for published weights.
+    """The newest checkpoint at a path; None for published weights.
 
     Raises:
       InputError: a workdir without a complete checkpoint, or with a damaged one.
@@ -161,7 +161,7 @@ def _read_own(checkpoint: Path, use_ema: bool, layout: Layout | None, task_param
 
 
 def _task_params(meta: dict[str, Any], paths: Iterable[str]) -> list[str]:
-    """The parameters that only the task of a run has; earlier versions had one such task."""
+    """Parameters that only the task of a run uses; earlier versions had one such task."""
     earlier = ["masked/.*"] if meta["model"].get("masked") else []
     patterns = meta.get("task", {}).get("own_params", earlier)
     return [path for path in paths if any(re.fullmatch(pattern, path) for pattern in patterns)]

@@ -1,16 +1,16 @@
-"""A run's checkpoints: asynchronous, atomic, restored onto any layout, verified (Orbax).
+"""Checkpoints of a run: asynchronous, atomic, verified, restorable onto any layout (Orbax).
 
 A checkpoint is a directory `checkpoints/<step>/` with the items
 
-* `params`: the parameters; `ema`: their averages, where the run keeps them;
+* `params`: the parameters; `ema`: their moving averages, if the run keeps them;
 * `train`: everything else of the train state (step counters, optimizer);
-* `meta`: JSON; model, preprocessing, labels, data: enough to use it alone; with the
-  fingerprints of all arrays and, where it was evaluated, the metrics.
+* `meta`: JSON with the model, preprocessing, labels and data, so that the checkpoint can be
+  used alone; the fingerprints of all arrays; the metrics of this state, if it was evaluated.
 
-Orbax's AsyncCheckpointer writes them; what its CheckpointManager would add is here, because
-a disk may fail: which checkpoints stay is decided once a new one is complete, damaged ones
-do not count, and a failed save costs nothing but itself. On several processes each
-conclusion is one of all of them. Call everything from the main thread, on all processes.
+Orbax's AsyncCheckpointer writes them. This module replaces its CheckpointManager in order to
+survive failing disks: old checkpoints are deleted only when a new one is complete, damaged
+checkpoints do not count, and a failed save affects no other checkpoint. All processes reach
+the same decisions. Call every method from the main thread, on all processes.
 """
 
 import contextlib
@@ -44,11 +44,11 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | Path, config: ConfigDict):
-        """Opens or creates `workdir`/checkpoints and clears away unfinished saves.
+        """Opens or creates `workdir`/checkpoints and deletes unfinished saves.
 
         Args:
-          workdir: of the run.
-          config: `config.checkpoint`.
+          workdir: workdir of the run.
+          config: section `config.checkpoint`.
 
         Raises:
           InputError: the directory cannot be created or read.
@@ -65,21 +65,21 @@ class Checkpoints:
         self._checkpointer: Any = None  # made by the first save
 
     def latest(self) -> int | None:
-        """The newest complete checkpoint's step."""
+        """The step of the newest complete checkpoint."""
         return self._newest
 
     def restore_newest(self, items: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
-        """The newest checkpoint that is good; damaged ones are set aside once it is found.
+        """Restores the newest undamaged checkpoint, then moves newer, damaged ones aside.
 
         Args:
           items: name -> pytree of ShapeDtypeStructs with shardings.
 
         Returns:
-          Its step and its arrays; None where there are no checkpoints.
+          Its step and its arrays; None if there are no checkpoints.
 
         Raises:
-          InputError: there are checkpoints but none is good (nothing is moved or deleted),
-            or the newest good one's arrays are not those of `items`.
+          InputError: all checkpoints are damaged (nothing is moved or deleted), or the arrays
+            of the newest undamaged one differ from `items`.
         """
         bad: dict[int, str] = {}
         for step in reversed(self._steps()):
@@ -100,15 +100,15 @@ class Checkpoints:
         return None
 
     def restore(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
-        """The arrays of a checkpoint in the layout that `items` asks for, verified.
+        """Reads and verifies the arrays of a checkpoint, in the layout of `items`.
 
         Args:
-          step: which checkpoint.
+          step: step of the checkpoint.
           items: name -> pytree of ShapeDtypeStructs with shardings.
 
         Raises:
-          DamagedCheckpoint: it is not what was written; names the file or the arrays.
-          InputError: the checkpoint's arrays are not those of `items`; names all that differ.
+          DamagedCheckpoint: the checkpoint has changed; names the file or the arrays.
+          InputError: its arrays differ from `items`; names all differences.
         """
         checkpoint = self.directory / str(step)
         if problem := from_first(lambda: damage.find_damage(checkpoint)):
@@ -132,7 +132,7 @@ class Checkpoints:
             log.warning("%s was written without fingerprints: not verified", checkpoint)
         elif changed := stored.changed_arrays(restored, recorded):
             raise _damaged(checkpoint, f"{some(changed)} changed since it was written")
-        # A run may keep its moments in another type than before.
+        # The type of the optimizer's moments may have changed.
         return jax.tree.map(
             lambda array, leaf: array if array.dtype == leaf.dtype else array.astype(leaf.dtype),
             restored,
@@ -148,25 +148,25 @@ class Checkpoints:
         *,
         wait: bool = False,
     ) -> bool:
-        """Starts writing a checkpoint and returns; it appears when it is complete.
+        """Starts writing a checkpoint and returns; it becomes visible when it is complete.
 
-        What goes wrong is logged and counted in `failures`, the run can go on. A save in the
-        background that fails is noticed by the next call of `save`, `wait` or `close`.
+        Errors are logged and counted in `failures`; the run can continue. An error in the
+        background is noticed by the next call of `save`, `wait` or `close`.
 
         Args:
-          step: how many steps led to it.
+          step: number of steps that led to the state.
           items: name -> pytree of arrays, which may be donated right afterwards.
-          meta: see the module.
-          metrics: of this state, {} where it was not evaluated; `config.checkpoint.best` is
-            looked up in them.
-          wait: return when it is complete, having tried again `config.checkpoint.retries` times
-            with growing pauses if need be.
+          meta: metadata, without fingerprints and metrics.
+          metrics: metrics of this state, {} if it was not evaluated; `config.checkpoint.best`
+            names one of them.
+          wait: whether to return only when the checkpoint is complete, after up to
+            `config.checkpoint.retries` further attempts with growing pauses.
 
         Returns:
-          Whether it is being written, with `wait`: whether it is complete.
+          Whether the save has started; with `wait`, whether it is complete.
 
         Raises:
-          NotSavedError: as many failed in a row as `config.checkpoint.max_failures` says.
+          NotSavedError: `config.checkpoint.max_failures` consecutive saves failed.
         """
         for retry in range(1 + (self._config.retries if wait else 0)):
             if retry:
@@ -195,10 +195,10 @@ class Checkpoints:
         return not problem
 
     def wait(self) -> bool:
-        """Blocks until what `save` started is complete.
+        """Waits until the pending save is complete.
 
         Returns:
-          Whether it is; also True where nothing was under way.
+          Whether it succeeded; True if no save was pending.
 
         Raises:
           NotSavedError: see `save`.
@@ -216,7 +216,7 @@ class Checkpoints:
         return True
 
     def close(self) -> None:
-        """Completes pending writes and frees resources.
+        """Completes the pending save and frees resources.
 
         Raises:
           NotSavedError: see `save`.
@@ -237,10 +237,10 @@ class Checkpoints:
         return None
 
     def _steps(self) -> list[int]:
-        """The steps of all checkpoints, as process 0 sees them.
+        """The steps of all checkpoints, listed by process 0.
 
         Raises:
-          InputError: the directory cannot be read, which does not mean that it is empty.
+          InputError: the directory cannot be read.
         """
 
         def listed():
@@ -257,7 +257,7 @@ class Checkpoints:
     def _new_checkpointer(self) -> Any:
         import orbax.checkpoint as ocp
 
-        # The prefix keeps barriers apart that processes missed in a failed save.
+        # A new prefix, because a failed save may leave barriers that some processes missed.
         prefix = f"after{self.failures}" if self.failures else None
         return ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(),
@@ -275,12 +275,12 @@ class Checkpoints:
         damage.record_files(self.directory / f"{self._writing}{damage.TEMPORARY}")
 
     def _obstacle(self, step: int) -> str | None:
-        """Why nothing can be written, if so: the disk is gone, full or read-only."""
+        """The reason why the disk cannot be written to (missing, full, read-only), or None."""
         probe = self.directory / f"probe{damage.TEMPORARY}"
         try:
             probe.write_bytes(bytes(4096))
             probe.unlink()
-            # One that could not be set aside before.
+            # A damaged checkpoint that could not be moved earlier.
             if self._path(step).exists() and damage.set_aside(self._path(step)) is None:
                 return f"{self._path(step)} is in the way"
         except OSError as error:
@@ -338,10 +338,11 @@ def _damaged(checkpoint: Path, problem: str) -> DamagedCheckpoint:
 
 
 def _together(checkpoint: Path, read: Callable[[], Any]) -> Any:
-    """What `read` returns, if it succeeds on all processes.
+    """Returns the result of `read`, if it succeeds on all processes.
 
     Raises:
-      DamagedCheckpoint: on all, if it fails on any. Too little memory is no damage.
+      DamagedCheckpoint: on all processes, if `read` fails on any. Errors for lack of memory
+        are not damage and are passed on.
     """
     results = []
     too_little = (MemoryError, jax.errors.JaxRuntimeError)

@@ -1,4 +1,4 @@
-"""What a finished checkpoint holds and how it is read; see vit_jax.checkpoint.manager."""
+"""Reading finished checkpoints; see vit_jax.checkpoint.manager for their contents."""
 
 import json
 from collections.abc import Callable
@@ -23,18 +23,18 @@ def steps_in(directory: Path) -> list[int]:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """Whether this is a checkpoint, or what damage has left of one."""
+    """Whether a path is a checkpoint, damaged or not."""
     if not (path.name.isdigit() and path.is_dir()):
         return False
     return path.parent.name == "checkpoints" or (path / MARKER).exists()
 
 
 def latest_checkpoint(path: str | Path) -> Path:
-    """The checkpoint directory that a workdir, its checkpoints/ or a checkpoint itself names.
+    """The newest checkpoint in a workdir or its checkpoints/, or a checkpoint itself.
 
     Raises:
-      DamagedCheckpoint: its files are not those written; names one and an intact checkpoint.
-      InputError: there is none.
+      DamagedCheckpoint: its files have changed; names one of them and an intact checkpoint.
+      InputError: there is no checkpoint.
     """
     path = expand(path).absolute()
     for folder in (path / "checkpoints", path):
@@ -53,7 +53,7 @@ def _undamaged(checkpoint: Path) -> Path:
 
 
 def damaged(checkpoint: Path, problem: str) -> DamagedCheckpoint:
-    """The error for a damaged checkpoint; names the newest other one whose files are all there."""
+    """The error for a damaged checkpoint; it names the newest undamaged one as the remedy."""
     others = (step for step in steps_in(checkpoint.parent)[::-1] if str(step) != checkpoint.name)
     good = (step for step in others if find_damage(checkpoint.parent / str(step)) is None)
     step = next(good, None)
@@ -62,7 +62,7 @@ def damaged(checkpoint: Path, problem: str) -> DamagedCheckpoint:
 
 
 def read_meta(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint knows about itself.
+    """The metadata of a checkpoint.
 
     Raises:
       DamagedCheckpoint: it cannot be read.
@@ -74,7 +74,7 @@ def read_meta(checkpoint: Path) -> dict[str, Any]:
 
 
 def stored_arrays(checkpoint: Path, item: str) -> dict[str, jax.ShapeDtypeStruct]:
-    """Path -> shape and dtype of the arrays of one item, {} where the checkpoint lacks it.
+    """Path -> shape and dtype of the arrays of one item; {} if the checkpoint lacks the item.
 
     Args:
       checkpoint: a directory `checkpoints/<step>`.
@@ -92,11 +92,11 @@ def stored_arrays(checkpoint: Path, item: str) -> dict[str, jax.ShapeDtypeStruct
 def check_shapes(
     checkpoint: Path, stored: dict[str, dict[str, jax.ShapeDtypeStruct]], items: dict[str, Any]
 ) -> None:
-    """Refuses to restore into arrays that are not those of the checkpoint.
+    """Checks that a checkpoint's arrays have the shapes that a run expects.
 
     Args:
-      checkpoint: what the message calls it.
-      stored: item -> what `stored_arrays` gives.
+      checkpoint: checkpoint directory, for the message.
+      stored: item -> result of `stored_arrays`.
       items: item -> pytree of ShapeDtypeStructs.
 
     Raises:
@@ -117,14 +117,14 @@ def check_shapes(
 
 
 def read_item(checkpoint: Path, item: str, stored: dict[str, Any], tree: Any) -> Any:
-    """The arrays of one item as they were written, in the layout that `tree` asks for.
+    """Reads the arrays of one item in their stored types and in the layout of `tree`.
 
-    Processes read their parts independently: one that fails leaves no other waiting.
+    Processes read their parts independently: if one fails, no other waits for it.
 
     Args:
       checkpoint: a directory `checkpoints/<step>`.
-      item: its name.
-      stored: what `stored_arrays` gives for it.
+      item: name of the item.
+      stored: result of `stored_arrays` for the item.
       tree: pytree of ShapeDtypeStructs with shardings, of the same paths.
     """
     as_written = jax.tree_util.tree_map_with_path(
@@ -149,7 +149,7 @@ def _restore(item: Path, wanted: Any) -> Any:
 
 
 def changed_arrays(items: dict[str, Any], recorded: dict[str, dict[str, int]]) -> list[str]:
-    """The "item/path" of all arrays whose fingerprint is not the recorded one.
+    """The "item/path" of all arrays whose fingerprint differs from the recorded one.
 
     Args:
       items: item -> pytree of arrays, just read.
@@ -173,16 +173,16 @@ Layout = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 
 
 def read_params(checkpoint: Path, *, use_ema: bool = False, layout: Layout | None = None) -> Any:
-    """The parameters of a checkpoint, or their averages.
+    """Reads the parameters of a checkpoint, or their moving averages.
 
     Args:
       checkpoint: a directory `checkpoints/<step>`.
-      use_ema: the averages.
-      layout: in which they are read; None: whole, onto this process's first device.
+      use_ema: whether to read the averages.
+      layout: sharding of each parameter; None: whole, on this process's first device.
 
     Raises:
-      DamagedCheckpoint: they cannot be read or are not what was written.
-      InputError: the averages are asked for and the checkpoint has none.
+      DamagedCheckpoint: the arrays cannot be read or have changed.
+      InputError: `use_ema` is set and the checkpoint has no averages.
     """
     item = "ema" if use_ema else "params"
     if not (checkpoint / item).is_dir():
