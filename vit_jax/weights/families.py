@@ -1,4 +1,4 @@
-"""Families of files: how each is recognised, and brought to the names of its table."""
+"""Families of weight files: how a file is recognised and how its tensors are renamed."""
 
 import dataclasses
 import re
@@ -26,15 +26,15 @@ class Family:
     """One way of naming tensors.
 
     Attributes:
-      signature: a tensor that every file of the family has and no other family's.
+      signature: name of a tensor that every file of the family has, and no file of another.
       table: see `layout`.
-      hints: fields of the model's configuration that names and shapes do not tell.
-      recipe: how images are prepared for evaluation.
-      prefixes: what may stand before every name.
-      renames: (pattern, replacement) that bring variants of a name to the table's.
-      aside: pattern of a tensor that no classifier has, the mask token of self-supervised
-        training; kept for the way back.
-      unpack: (name, array) -> the tensors of single layers that one tensor of the file holds.
+      hints: returns fields of the model's configuration that do not follow from names and shapes.
+      recipe: returns the preprocessing of images for evaluation.
+      prefixes: prefixes that the names in a file may have.
+      renames: (pattern, replacement) pairs that turn variants of a name into the table's name.
+      aside: pattern of tensors that a classifier does not use, such as the mask token of
+        self-supervised training; they are kept so that `write` can write them again.
+      unpack: (name, array) -> (name, array) of each layer whose values the tensor holds.
     """
 
     signature: str
@@ -52,17 +52,17 @@ FAMILIES: Registry[Family] = Registry("family of weight files")
 
 @dataclasses.dataclass(frozen=True)
 class Recognised:
-    """A file's tensors under their table's names.
+    """A file's tensors under the names of its family's table.
 
     Attributes:
-      path: of the file, for messages.
-      name: of the family.
-      family: whose table that is.
-      configs: the JSON files beside it, by name.
-      tensors: by the table's names.
-      original: the file's name of each.
-      aside: tensors kept for the way back: "mask_token".
-      left_out: the file's names of what the caller asked to leave out.
+      path: path of the file, for messages.
+      name: name of the family.
+      family: the family.
+      configs: contents of the JSON files beside it, by name.
+      tensors: tensors by their names in the table.
+      original: name in the table -> name in the file.
+      aside: tensors that the model does not use, such as "mask_token".
+      left_out: names, as in the file, of tensors that the caller asked to leave out.
     """
 
     path: str
@@ -76,7 +76,7 @@ class Recognised:
 
     @property
     def config_json(self) -> Mapping[str, Any]:
-        """The content of config.json, {} where there is none."""
+        """The content of config.json; {} if there is none."""
         return self.configs.get("config.json", {})
 
 
@@ -86,16 +86,16 @@ def recognise(
     configs: Mapping[str, Any],
     leave_out: Sequence[str] = (),
 ) -> Recognised:
-    """Finds the family of a file by its tensors' names.
+    """Finds the family of a file by the names of its tensors.
 
     Args:
-      path: for messages.
-      tensors: by the file's names.
-      configs: the JSON files beside it, by name.
-      leave_out: patterns of the file's names that are to be passed over.
+      path: path of the file, for messages.
+      tensors: tensors by their names in the file.
+      configs: contents of the JSON files beside it, by name.
+      leave_out: patterns of names, as in the file, of tensors to ignore.
 
     Raises:
-      InputError: no family knows these names, or nothing matches a pattern.
+      InputError: no family has these names, or nothing matches a pattern.
     """
     left_out = _left_out(path, tensors, leave_out)
     names = [name for name in tensors if name not in left_out]
@@ -122,7 +122,7 @@ def _left_out(path: str, names: Iterable[str], patterns: Sequence[str]) -> list[
 
 
 def canonical_name(name: str, prefix: str, renames: Renames) -> str:
-    """A file's name for a tensor as the table has it."""
+    """The table's name of a tensor of a file."""
     name = name.removeprefix(prefix)
     for pattern, replacement in renames:
         name = re.sub(pattern, replacement, name)
@@ -132,7 +132,7 @@ def canonical_name(name: str, prefix: str, renames: Renames) -> str:
 def _collect(
     found: Recognised, renamed: Mapping[str, str], tensors: Mapping[str, np.ndarray]
 ) -> None:
-    """Fills in the tensors under the table's names."""
+    """Fills `found` with the tensors under the table's names."""
     for name, canonical in renamed.items():
         if re.fullmatch(found.family.aside, canonical):
             found.aside[canonical.split(".")[-1]] = tensors[name]

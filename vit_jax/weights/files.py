@@ -1,4 +1,4 @@
-"""Tensors by name and the JSON files beside them, from a path, a URL or a hub id."""
+"""Reads tensors, and the JSON files beside them, from a path, a URL or a hub id."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ import numpy as np
 from vit_jax.errors import InputError
 from vit_jax.text import first_line
 
-# What a directory is searched for, in this order.
+# Names of weight files in a directory, in order of preference.
 _IN_DIRECTORY = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -32,7 +32,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """What was found: `tensors` by name, `configs` by file name (x.npz.json is "sidecar")."""
+    """The `tensors` by name and the `configs` by file name (x.npz.json is "sidecar")."""
 
     path: str
     tensors: dict[str, np.ndarray]
@@ -40,14 +40,14 @@ class Files:
 
 
 def read_files(path: str | Path) -> Files:
-    """Reads a weight file, or a directory with one, wherever it is.
+    """Reads a weight file, or a directory that holds one.
 
     Args:
-      path: local file or directory; a URL that fsspec understands (gs://, https://);
+      path: a local file or directory; a URL that fsspec understands (gs://, https://);
         or a Hugging Face hub id such as "google/vit-base-patch16-224".
 
     Raises:
-      InputError: nothing there, out of reach, or not a weight file.
+      InputError: nothing is there, it cannot be reached, or it is not a weight file.
     """
     with _local(os.path.expanduser(str(path))) as local:
         weights = _find_weights(local)
@@ -59,7 +59,7 @@ def read_files(path: str | Path) -> Files:
 
 @contextlib.contextmanager
 def _local(path: str) -> Iterator[Path]:
-    """A local copy of what `path` names."""
+    """The local path of `path`; downloads it if it is remote."""
     if Path(path).exists():
         yield Path(path)
     elif "://" in path:

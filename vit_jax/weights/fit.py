@@ -1,4 +1,4 @@
-"""Weights fitted to another model: resolution, classes, what starts afresh (section 3.2)."""
+"""Fits weights to another model: other resolution, other classes (section 3.2)."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -26,9 +26,9 @@ class Fitted:
     """Parameters for another model.
 
     Attributes:
-      params: path -> array of what is taken over.
-      fresh: path -> shape of what the model has besides.
-      report: lines that account for all parameters of both.
+      params: path -> array of parameters that come from the weights.
+      fresh: path -> shape of parameters that have to be initialised.
+      report: lines that account for all parameters of both models.
     """
 
     params: dict[str, Any]
@@ -48,21 +48,22 @@ def fit(
 ) -> Fitted:
     """Fits parameters of one model to another.
 
-    Position embeddings are resampled in two dimensions to the new grid, with the class
-    token's entry set aside. Everything else must be there and fit.
+    Position embeddings are resampled in two dimensions to the new grid; the class token's
+    entry stays as it is. All other parameters must be present and have the right shape.
 
     Args:
       params: path -> array.
-      stored: the model that they belong to.
-      wanted: the other model.
-      resample: see `resample_posemb`.
-      skip: patterns of parameter paths that start afresh and are not taken over.
+      stored: configuration of the model that they belong to.
+      wanted: configuration of the other model.
+      resample: method of `resample_posemb`.
+      skip: patterns of paths of parameters that are initialised, not taken from the weights.
       target: path -> shape of the other model's parameters; None: those of `wanted`.
-      allow_change: accept options under which the same parameters compute something else.
+      allow_change: whether to accept options with which the same parameters compute something
+        else.
 
     Raises:
-      InputError: lists what is missing, unexpected or misshapen, with both shapes; or
-        names an option under which the parameters would compute something else.
+      InputError: parameters are missing, unexpected or have another shape (the message lists
+        them with both shapes), or an option would make the parameters compute something else.
     """
     names = models.identify(stored)[0], models.identify(wanted)[0]
     if type(stored) is not type(wanted):
@@ -104,8 +105,8 @@ def refit(weights: Weights, *, resample: str = "bilinear_align_corners", **chang
 
     Args:
       weights: weights and their model.
-      resample: how the position embedding meets another `image_size`.
-      **changes: options of `create_model`; None: as it is.
+      resample: method by which the position embedding is resized to another `image_size`.
+      **changes: options of `create_model`; None leaves an option unchanged.
 
     Raises:
       InputError: as `fit`.
@@ -146,7 +147,7 @@ def _pre_logits(config: ModelConfig) -> int:
 
 
 def _difference(stored: ModelConfig, wanted: ModelConfig, *effects: str) -> list[str]:
-    """Options in which two models of a kind differ, with both values."""
+    """A line for each option in which two models of one kind differ, with both values."""
     return [
         f"{name} is {getattr(stored, name)!r} in the weights, "
         f"{getattr(wanted, name)!r} in the model"
@@ -157,17 +158,17 @@ def _difference(stored: ModelConfig, wanted: ModelConfig, *effects: str) -> list
 
 
 def _only_initial(name: str, stored: ModelConfig, wanted: ModelConfig) -> bool:
-    """Whether an option is the value that a stored parameter began with."""
+    """Whether an option only sets the initial value of a parameter that is stored."""
     both = getattr(stored, name) is not None and getattr(wanted, name) is not None
     return name == "layer_scale" and both
 
 
 def other_normalization(pp: str, mean: Sequence[float], std: Sequence[float]) -> list[str]:
-    """A line where a run normalises images otherwise than those that weights were trained on.
+    """A warning if a run normalises images differently from how its weights were trained.
 
     Args:
-      pp: how the weights want images prepared.
-      mean, std: of the run.
+      pp: preprocessing that the weights were trained with.
+      mean, std: normalisation of the run.
     """
     from vit_jax.data import parse
 
@@ -181,14 +182,14 @@ def other_normalization(pp: str, mean: Sequence[float], std: Sequence[float]) ->
 
 
 def check_finite(params: dict[str, Any], source: str) -> None:
-    """Refuses weights with which no training can begin.
+    """Refuses weights that hold NaNs or infinities.
 
     Args:
       params: path -> array.
-      source: where they are from.
+      source: path of the weights, for messages.
 
     Raises:
-      InputError: names a parameter with NaNs or infinities.
+      InputError: a parameter has NaNs or infinities; the message names it.
     """
 
     def is_finite(array):  # where the array is
@@ -204,7 +205,7 @@ def check_finite(params: dict[str, Any], source: str) -> None:
 
 
 def replace(params: Any, loaded: dict[str, Any]) -> Any:
-    """`params` with the arrays of `loaded`, in the layout that `params` has."""
+    """`params` with its arrays replaced by those of `loaded`, sharded as in `params`."""
 
     def place(path, leaf):
         array = loaded.get(path_name(path))
@@ -220,7 +221,7 @@ def replace(params: Any, loaded: dict[str, Any]) -> Any:
 
 
 def _split(leaves: Mapping[str, Any], skip: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Path -> leaf of what `skip` does not match, and of what it does."""
+    """Path -> leaf, first of the paths that `skip` does not match, then of the others."""
     patterns = name_patterns(skip, "config.init_skip")
     kept: dict[str, Any] = {}
     skipped: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""From names and shapes to a model: what a file says of the network it belongs to."""
+"""Infers a model's configuration from the names and shapes of a file's tensors."""
 
 import dataclasses
 import itertools
@@ -12,21 +12,21 @@ from vit_jax.models.variants import VARIANTS
 from vit_jax.weights.families import QKV, Recognised
 from vit_jax.weights.layout import Shape, groups, place
 
-# (width, depth, MLP width) -> heads, where tensors do not tell: table 1, then DeiT-III's M,
-# SigLIP's So400m and DINOv2's g.
+# (width, depth, MLP width) -> number of heads, which tensors may not show: table 1, then
+# DeiT-III's M, SigLIP's So400m and DINOv2's g.
 _HEADS = {(v["width"], v["depth"], v["mlp_dim"]): v["num_heads"] for v in VARIANTS.values()}
 _HEADS |= {(512, 12, 2048): 8, (1152, 27, 4304): 16, (1536, 40, 4096): 24}
 
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What names and shapes tell.
+    """What names and shapes of tensors show.
 
     Attributes:
-      rows: our parameters (rows of the table) that the file has.
+      rows: rows of the table (our parameters) that the file has.
       sizes: lengths of axes by letter.
       depth: number of blocks.
-      stages: units of every stage of a ResNet.
+      stages: number of units of each stage of a ResNet.
     """
 
     rows: set[str]
@@ -36,7 +36,7 @@ class Survey:
 
 
 def survey(found: Recognised) -> Survey:
-    """Looks every row of the family's table up in the file."""
+    """Looks up every row of the family's table in the file."""
     table, shapes = found.family.table, {k: v.shape for k, v in found.tensors.items()}
     templates = [template for template, _ in table.values()]
     rows: set[str] = set()
@@ -65,7 +65,7 @@ def survey(found: Recognised) -> Survey:
 
 
 def _first(template: str) -> str:
-    """The name that stands for the first layer, stage, unit, ... of a row."""
+    """The name of a row's tensor for the first layer, stage, unit, ..."""
     return place(template, dict(s=1, c=1)).format(l=0, t=QKV["t"][0], u=QKV["u"][0])
 
 
@@ -81,7 +81,7 @@ def _count(exists) -> int:
 
 
 def _gated_or_not(rows: set[str], sizes: Mapping[str, int], table, shapes) -> set[str]:
-    """PyTorch's plain and gated MLPs have the same names: the shapes tell them apart."""
+    """Removes one of the plain and the gated MLP, which have the same names in PyTorch files."""
     plain, gated = "blocks/mlp/fc1/", "blocks/mlp/gated/"
     if not {f"{plain}kernel", f"{gated}kernel"} <= rows:
         return rows
@@ -96,13 +96,13 @@ def infer(
     """The configuration of the model that the file holds.
 
     Args:
-      path: for messages.
-      found: the file's tensors.
-      hints: fields of the configuration that accompanying JSON or the family gives.
-      options: what the caller says; counts only where tensors and hints do not tell.
+      path: path of the file, for messages.
+      found: tensors of the file.
+      hints: fields of the configuration that the JSON beside the file or the family gives.
+      options: options from the caller, used where tensors and hints leave something open.
 
     Raises:
-      InputError: names what has to be given.
+      InputError: something has to be given; the message names it.
     """
     seen = survey(found)
     hints = {key: value for key, value in hints.items() if value is not None}
@@ -129,7 +129,7 @@ def _infer_bit(seen: Survey, hints: Mapping, options: Mapping) -> BiTConfig:
 
 
 def _structure(path: str, seen: Survey, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that tell which parameters a ViT has and how wide they are."""
+    """The fields that decide which parameters a ViT has and their shapes."""
     sizes, rows = seen.sizes, seen.rows
     width = sizes.get("d", 0)
     usual = _HEADS.get((width, seen.depth, sizes.get("m", 0)))
@@ -176,7 +176,7 @@ def _head(seen: Survey, class_token: bool) -> str:
 def _positions(
     path: str, seen: Survey, fields: Mapping, hints: Mapping, options: Mapping
 ) -> dict[str, Any]:
-    """Image size and which tokens have positions, from the length of the embedding."""
+    """Image size, and which tokens have positions, from the length of the position embedding."""
     stem = fields["resnet_stages"]
     stride = 1 if stem is None else 4 * 2 ** max(0, len(stem) - 1)
     pixels = [patch * stride for patch in fields["patch_size"]]
@@ -212,7 +212,7 @@ def _positions(
 
 
 def _grid(size: tuple[int, int], pixels: list[int], stem: tuple | None) -> tuple[int, int]:
-    """Patches in an image: incomplete ones are cut off, but a stem pads."""
+    """Rows and columns of patches in an image; incomplete patches are cut off, a stem pads."""
     if stem is None:
         return size[0] // pixels[0], size[1] // pixels[1]
     stride = 4 * 2 ** max(0, len(stem) - 1)

@@ -1,4 +1,4 @@
-"""Names and axes: what each of our parameters is called, and how it lies, in another format.
+"""Names and axes of our parameters in another format.
 
 Our parameters have named axes, one letter each: see `OURS`. A format is a table from our
 path to a template of its names and the order of the same letters in its tensors:
@@ -108,21 +108,21 @@ class Layout:
 
     @property
     def their_shape(self) -> Shape:
-        """Of every tensor."""
+        """Shape of each tensor of the format."""
         return tuple(
             math.prod(self.sizes[letter] for letter in group) for group in groups(self.their_axes)
         )
 
     @property
     def counted(self) -> str:
-        """Letters that stand in the names."""
+        """Letters that are counted in the names."""
         return "".join(a for a in self.axes if a != "1" and a not in self.their_axes)
 
     def tensors(self, words: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Their names and what part of our array each holds, as indices of counted axes.
+        """The name of each tensor of the format, and the indices of the counted axes it holds.
 
         Args:
-          words: what stands in a name for the indices of a letter; default: the number.
+          words: letter -> the words that stand for its indices in names; default: the number.
         """
         for index in itertools.product(*(range(self.sizes[letter]) for letter in self.counted)):
             filled = {
@@ -132,7 +132,7 @@ class Layout:
             yield self.template.format(**filled), index
 
     def to_ours(self, tensors: Mapping[str, np.ndarray], words: Mapping) -> np.ndarray:
-        """Their tensors, by name and in their shape, as our array in float32."""
+        """Combines tensors of the format into our array in float32."""
         result = np.empty(self.shape, np.float32)
         for name, index in self.tensors(words):
             array = np.asarray(tensors[name])
@@ -142,7 +142,7 @@ class Layout:
         return result
 
     def to_theirs(self, array: np.ndarray, words: Mapping) -> dict[str, np.ndarray]:
-        """Our array as their tensors by name."""
+        """Splits our array into the format's tensors, by name."""
         order = [self._rest.index(a) for a in self._letters]
         return {
             name: np.ascontiguousarray(
@@ -153,16 +153,16 @@ class Layout:
 
     @property
     def _letters(self) -> str:
-        """Of their tensors, in their order, without axes of size one."""
+        """Letters of the format's tensors in their order, without axes of size one."""
         return "".join(groups(self.their_axes)).replace("1", "")
 
     @property
     def _rest(self) -> str:
-        """The same letters in our order."""
+        """The same letters in the order of our array."""
         return "".join(a for a in self.axes if a != "1" and a not in self.counted)
 
     def _part(self, array: np.ndarray, index: tuple[int, ...]) -> np.ndarray:
-        """The view of our array that one tensor holds, without axes of size one."""
+        """The part of our array that one tensor holds, as a view without axes of size one."""
         at = dict(zip(self.counted, index))
         return array[tuple(0 if a == "1" else at.get(a, slice(None)) for a in self.axes)]
 
@@ -188,7 +188,7 @@ def place(template: str, numbers: Mapping[str, int]) -> str:
 
 
 def layout_of(path: str, shape: Shape, table: Table) -> Layout | None:
-    """The layout of one of our parameters; None where the format has no place for it."""
+    """The layout of one of our parameters; None if the format has no place for it."""
     found = match(path, table)
     if found is None:
         return None

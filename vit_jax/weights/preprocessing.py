@@ -1,4 +1,4 @@
-"""How images are prepared for weights, whatever the program: resized, cropped, normalised."""
+"""Preprocessing of images for evaluation: resizing, cropping, normalisation."""
 
 import dataclasses
 from typing import Any
@@ -10,13 +10,13 @@ Size = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Preprocessing for evaluation, whatever the image size.
+    """Preprocessing for evaluation, independent of the image size.
 
     Attributes:
-      share: the model sees this share of the resized image's smaller side, from the middle.
-      squash: whether resizing gives up the aspect ratio.
-      method: of resizing.
-      antialias: whether it low-passes when shrinking, as Pillow does.
+      share: side of the central crop divided by the smaller side of the resized image.
+      squash: whether resizing ignores the aspect ratio.
+      method: interpolation method of resizing.
+      antialias: whether resizing low-passes when shrinking, as Pillow does.
       mean, std: per channel, of pixels in 0..1.
     """
 
@@ -28,7 +28,7 @@ class Recipe:
     std: tuple[float, ...] = HALF
 
     def spec(self, size: Size) -> str:
-        """In the words of vit_jax.data, for images of (height, width)."""
+        """The preprocessing string of vit_jax.data, for images of (height, width)."""
         how = "" if self.squash and self.method == "bilinear" else f", method={self.method!r}"
         how += ", antialias=True" if self.antialias else ""
         whole = (round(size[0] / self.share), round(size[1] / self.share))
@@ -39,7 +39,7 @@ class Recipe:
 
     @classmethod
     def parse(cls, spec: str) -> "Recipe":
-        """The recipe behind our words; what it cannot say is left to the defaults."""
+        """The recipe of a preprocessing string; other operations than these are ignored."""
         from vit_jax.data import parse
         from vit_jax.data.ops.geometry import CentralCrop, Resize, ResizeSmall
 

@@ -1,4 +1,4 @@
-"""Published files -> a model's name, options, parameters and what else is known, strictly."""
+"""Reads published files into a model's name, options, parameters, labels and preprocessing."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,11 +28,11 @@ def read(
 
     Args:
       path: a file or directory, a URL, or a Hugging Face hub id; see `files.read_files`.
-      resample: how the position embedding meets another `image_size`.
-      leave_out: patterns of tensor names, as the file has them, to pass over.
-      **options: of `create_model`. They tell what the file does not (`num_heads`), or
-        ask for a change: another `image_size` resizes the position embedding, another
-        `num_classes` starts a new head, `pre_logits=0` drops that layer and does so too.
+      resample: method by which the position embedding is resized to another `image_size`.
+      leave_out: patterns of names, as in the file, of tensors to ignore.
+      **options: options of `create_model`. They give what the file leaves open (`num_heads`)
+        or ask for a change: another `image_size` resizes the position embedding, another
+        `num_classes` starts a new head, `pre_logits=0` drops that layer and the head.
 
     Raises:
       InputError: as `read_stored` and `fit`.
@@ -47,11 +47,11 @@ def read_stored(
 
     Args:
       path, leave_out: as `read`.
-      told: options of `create_model`, used where the file does not tell them.
+      told: options of `create_model`, used where the file leaves them open.
 
     Raises:
-      InputError: no such file, an unknown family, something that has to be given, or
-        missing, unexpected and misshapen tensors, which the message lists.
+      InputError: no such file, an unknown family, an option that has to be given, or tensors
+        that are missing, unexpected or of another shape, which the message lists.
     """
     path = str(path)
     files = read_files(path)
@@ -84,7 +84,7 @@ def read_stored(
 
 
 def _own_description(configs: Mapping[str, Any]) -> dict[str, Any]:
-    """What `write.own_description` wrote, {} where there is none.
+    """The document that `write.own_description` wrote; {} if there is none.
 
     It stands in x.npz.json beside x.npz, or under the key "vit_jax" of timm's config.json.
     """
@@ -93,7 +93,7 @@ def _own_description(configs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _labels(config: Mapping[str, Any], num_classes: int) -> list[str]:
-    """Class names by index as timm or transformers have them; [] where the file has none."""
+    """Class names by index from the JSON of timm or transformers; [] if it has none."""
     named = config.get("label_names", [])
     by_id = config.get("id2label", {})
     if by_id:
@@ -104,10 +104,10 @@ def _labels(config: Mapping[str, Any], num_classes: int) -> list[str]:
 
 
 def _load(config: ModelConfig, found: Recognised) -> dict[str, np.ndarray]:
-    """Our parameters by path; every tensor is used, and once.
+    """Our parameters by path; every tensor is used exactly once.
 
     Raises:
-      InputError: lists what is missing, unexpected or misshapen, with both shapes.
+      InputError: tensors are missing, unexpected or of another shape; the message lists them.
     """
     rows = layouts(config, found.family.table, found.name)
     wanted = {name: row.their_shape for row in rows.values() for name, _ in row.tensors(QKV)}
@@ -134,5 +134,5 @@ def _load(config: ModelConfig, found: Recognised) -> dict[str, np.ndarray]:
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Axes of size one carry nothing: (1, 1, 1, C) group norms, (K, C, 1, 1) heads."""
+    """A shape without axes of size one, as in (1, 1, 1, C) norms and (K, C, 1, 1) heads."""
     return tuple(size for size in shape if size != 1)

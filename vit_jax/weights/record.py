@@ -1,4 +1,4 @@
-"""Weights that were read, with what is known about them."""
+"""The record of weights that were read: model, parameters, preprocessing, labels."""
 
 import dataclasses
 import functools
@@ -15,18 +15,18 @@ from vit_jax.weights.layout import Layout, Table, layout_of
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weights of a run of ours or of a published file.
+    """Weights of a run or of a published file.
 
     Attributes:
-      name: of the nearest model, such as "ViT-B/16".
-      options: of `create_model`, in which the model differs from it.
-      params: nested dict of arrays; {} where a model holds them.
+      name: name of the nearest model, such as "ViT-B/16".
+      options: options of `create_model` in which the model differs from it.
+      params: nested dict of arrays; {} if a model holds them.
       pp: preprocessing of images for evaluation.
-      labels: class names by index; [] where unknown.
-      source: where they came from.
-      family: the names that the file has; "vit_jax" for a run's checkpoint.
-      run_config: of the run that made them; {} if that is foreign.
-      aside: tensors that no classifier has, kept for the way back: "mask_token".
+      labels: class names by index; [] if unknown.
+      source: path that they were read from.
+      family: family of the file; "vit_jax" for a run's checkpoint.
+      run_config: configuration of the run that made them; {} for a published file.
+      aside: tensors that the model does not use, kept for writing, such as "mask_token".
       report: lines that account for every tensor.
     """
 
@@ -43,7 +43,7 @@ class Weights:
 
     @property
     def config(self) -> ViTConfig | BiTConfig:
-        """Of the model."""
+        """Configuration of the model."""
         return models.model_config(self.name, **self.options)
 
 

@@ -38,16 +38,16 @@ def resample_posemb(
       embedding: (1, N, D).
       old_grid: (rows, columns) the embedding was trained with.
       new_grid: (rows, columns) wanted.
-      has_class_slot: how many leading positions belong to no patch and stay as they
+      has_class_slot: number of leading positions that belong to no patch and stay as they
         are: True or 1 for the class token, 2 with a distillation token.
       method: one of METHODS.
-      antialias: the same as "_antialias" behind the method.
+      antialias: same as "_antialias" at the end of `method`.
 
     Returns:
       (1, N', D) in the dtype of `embedding`.
 
     Raises:
-      InputError: N does not belong to `old_grid`, or an unknown method.
+      InputError: N does not match `old_grid`, or the method is unknown.
     """
     if antialias and not method.endswith("_antialias"):
         method += "_antialias"
@@ -70,16 +70,16 @@ def resample_posemb(
 def resample_positions(
     params: Mapping[str, Any], old: Any, new: Any, method: str
 ) -> dict[str, np.ndarray]:
-    """The position embeddings among parameters, fitted to another grid of patches.
+    """Resizes the position embeddings among parameters to another grid of patches.
 
     Args:
       params: path -> array of a model.
-      old: its ViTConfig.
-      new: the ViTConfig of the model they are to go to.
+      old: ViTConfig of that model.
+      new: ViTConfig of the other model.
       method: one of METHODS.
 
     Returns:
-      Path -> array of what changes: nothing where the grids are equal.
+      Path -> array of the parameters that change; {} if the grids are equal.
     """
     found = {}
     for path, array in params.items():
@@ -93,7 +93,7 @@ def resample_positions(
     }
 
 
-# How each kind of parameter meets another grid: (old config, new config, method, array).
+# Resizes each kind of parameter to another grid: (old config, new config, method, array).
 _RESIZE = dict(
     embedding=lambda old, new, method, array: resample_posemb(
         array, old.grid, new.grid, has_class_slot=old.posemb_slots, method=method
@@ -112,11 +112,11 @@ def _resample_axis(array: np.ndarray, old: int, new: int, method: str) -> np.nda
 def resample_offsets(
     offsets: np.ndarray, old_grid: tuple[int, int], new_grid: tuple[int, int], method: str
 ) -> np.ndarray:
-    """Resizes the keys of relative attention, which stand on a line of offsets by row.
+    """Resizes the keys of relative attention, which are stored by 1-D offset of patches.
 
-    An offset of r rows and c columns is one of r * columns + c in line. So the line is laid
-    out in two dimensions and resampled there; where two offsets of the new grid are the same
-    in line, the mean over all pairs of patches counts.
+    An offset of r rows and c columns is the 1-D offset r * columns + c. The keys are laid out
+    in two dimensions and resampled there; where two offsets of the new grid have the same 1-D
+    offset, the result is their mean, weighted by the number of pairs of patches.
 
     Args:
       offsets: (2 P - 1, ...) for P = rows * columns patches.
@@ -141,7 +141,7 @@ def resample_offsets(
 
 
 def _in_line(grid: tuple[int, int]) -> np.ndarray:
-    """Where offsets (2 rows - 1, 2 columns - 1) stand on the line, from 0."""
+    """1-D offsets, counted from 0, of all 2-D offsets: (2 rows - 1, 2 columns - 1)."""
     rows, columns = (np.arange(1 - size, size) for size in grid)
     return rows[:, None] * grid[1] + columns + grid[0] * grid[1] - 1
 
@@ -188,7 +188,7 @@ def _interpolate(position: np.ndarray, old: int, kernel: Callable, support: int)
 def _filter(
     position: np.ndarray, old: int, kernel: Callable, support: int, stretch: float
 ) -> np.ndarray:
-    """A kernel `stretch` times as wide around each new position, cut off at the border."""
+    """Weights of a kernel, widened by `stretch`, around each new position; cut at the border."""
     distance = (position[:, None] - np.arange(old)) / stretch
     weights = np.where(np.abs(distance) < support, kernel(distance), 0.0)
     return weights / weights.sum(axis=1, keepdims=True)

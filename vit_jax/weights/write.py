@@ -1,4 +1,4 @@
-"""A model's weights -> the files that other programs read or run."""
+"""Writes a model's weights as files that other programs read or run."""
 
 import dataclasses
 import json
@@ -28,11 +28,11 @@ ANY = object()  # any value of an option
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """What weights are written as.
+    """A format that weights can be written in.
 
     Attributes:
-      endings: of its paths; "" is a directory.
-      write: (weights, path) -> lines that tell what was written, and what the other program
+      endings: endings of its paths; "" is a directory.
+      write: (weights, path) -> lines that say what was written and what the other program
         does differently.
     """
 
@@ -55,20 +55,20 @@ def weight_format(name: str, *endings: str) -> Callable[[Writer], Writer]:
 
 
 def write(weights: Weights, path: str | Path, *, format: str = "") -> list[str]:
-    """Writes weights with the names, shapes and JSON of another program, or as a program.
+    """Writes weights in the format of another program, or as an executable program.
 
     Args:
-      weights: what to write.
+      weights: weights to write.
       path: x.npz (google), x.safetensors (timm) or x.stablehlo, each with a .json beside it
-        that says what names cannot; or a directory (huggingface, timm, savedmodel).
+        with the rest of the description; or a directory (huggingface, timm, savedmodel).
       format: one of FORMATS; "": by the path, where a directory is for Hugging Face.
 
     Returns:
-      Lines that tell what was written, and what the other program does differently.
+      Lines that say what was written and what the other program does differently.
 
     Raises:
-      InputError: the format has no place for a part of the model, something is there, or the
-        files cannot be written; what was begun of them is removed.
+      InputError: the format cannot express a part of the model, the path exists, or the files
+        cannot be written; partly written files are removed.
     """
     path, found = check_target(path, format=format)
     new = [file for file in (path, sidecar(path)) if not file.exists()]
@@ -118,16 +118,16 @@ def _remove(paths: Sequence[Path]) -> None:
 
 
 def check_expressible(program: str, config: ModelConfig, has: Mapping[str, Any]) -> None:
-    """Refuses a model with an option that another program has no word for.
+    """Refuses a model with an option that another program cannot express.
 
     Args:
-      program: for the message.
-      config: of the model.
-      has: option -> the one value that the program has, or ANY. An option that is not here
-        must have its default; those that only training uses pass.
+      program: name of the program, for the message.
+      config: configuration of the model.
+      has: option -> the only value that the program has, or ANY. An option that is not listed
+        must have its default; options that only training uses are not checked.
 
     Raises:
-      InputError: names the option.
+      InputError: the program cannot express an option; the message names it.
     """
     expressible = options.defaults(type(config)) | dict(has)
     for name in options.names_with(type(config), *options.STORED_EFFECTS):
@@ -154,7 +154,7 @@ def named(weights: Weights, family: str, renames: Sequence[tuple[str, str]] = ()
 
 
 def own_description(weights: Weights) -> dict[str, Any]:
-    """What the JSON beside a file says of the model, for `read`."""
+    """The JSON document beside a file from which `read` restores the model."""
     return dict(
         model=dict(name=weights.name, **weights.options),
         pp=weights.pp,
@@ -189,5 +189,5 @@ def save_json(files: Mapping[Path, Any]) -> list[str]:
 
 
 def side_length(size: Size) -> int | list[int]:
-    """Of a square, else [height, width]."""
+    """The side of a square as an int, otherwise [height, width]."""
     return size[0] if size[0] == size[1] else list(size)

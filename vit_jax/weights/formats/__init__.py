@@ -1,4 +1,4 @@
-"""One file a format: its tables, what its JSON tells, preprocessing, and how it is written."""
+"""One file per format: its names, its JSON, its preprocessing and its writer."""
 
 from vit_jax.weights.formats import google, huggingface, programs, timm
 

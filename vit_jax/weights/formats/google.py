@@ -40,8 +40,8 @@ def _resnet(ours: str) -> Table:
     return table
 
 
-# vision_transformer's names; big_vision's are brought to them. Rows for what
-# Google's code does not have (registers, LayerScale, ...) let any ViT travel as .npz.
+# Names of vision_transformer; those of big_vision are renamed. Rows for parts that Google's
+# code lacks (registers, LayerScale, ...) allow any ViT to be written as .npz.
 _BLOCK = "Transformer/encoderblock_{l}"
 _ATTENTION = f"{_BLOCK}/MultiHeadDotProductAttention_1"
 _MAP = "MAPHead_0"
@@ -127,7 +127,7 @@ _BIT_RENAMES = (
 
 
 def _unscanned(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """big_vision's scanned blocks, with a leading layer axis, as one tensor a layer."""
+    """Splits big_vision's scanned blocks (leading layer axis) into one tensor per layer."""
     before, scanned, after = name.partition("Transformer/encoderblock/")
     if not scanned:
         return [(name, array)]
@@ -143,7 +143,7 @@ def _recipe(found: Recognised) -> Recipe:
 
 
 def _vit_recipe(found: Recognised) -> Recipe:
-    """vision_transformer resizes; big_vision, whose blocks name their parts otherwise, crops."""
+    """Resizing for files of vision_transformer, a crop for big_vision (told by their names)."""
     if any("LayerNorm_2" in name for name in found.original.values()):
         return _recipe(found)
     return Recipe(7 / 8, squash=False)
@@ -205,7 +205,7 @@ _TOLD = dict.fromkeys(
 
 @weight_format("google", ".npz")
 def write(weights: Weights, path: Path) -> list[str]:
-    """Writes vision_transformer's names, or big_vision's where it has none for the model."""
+    """Writes the names of vision_transformer, or of big_vision if the model needs them."""
     config = weights.config
     check_expressible("the .npz format", config, _TOLD)
     if isinstance(config, BiTConfig):
@@ -219,7 +219,7 @@ def write(weights: Weights, path: Path) -> list[str]:
 
 
 def _beyond_google(config: ModelConfig) -> list[str]:
-    """What Google's code would compute differently or not at all."""
+    """Lines on parts of the model that Google's code lacks or computes differently."""
     if not isinstance(config, ViTConfig):
         return []
     features = dict(

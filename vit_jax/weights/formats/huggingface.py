@@ -1,4 +1,4 @@
-"""transformers' directories: ViT and its hybrid, DeiT, DINOv2, BiT."""
+"""Directories of transformers: ViT and its hybrid, DeiT, DINOv2, BiT."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -133,7 +133,7 @@ def _vit_recipe(found: Recognised) -> Recipe:
 
 
 def _recipe(found: Recognised, usual: Recipe = _CROPPED) -> Recipe:
-    """What preprocessor_config.json says; without one, what is usual."""
+    """The preprocessing in preprocessor_config.json; without that file, the usual one."""
     config = found.configs.get("preprocessor_config.json", {})
     if not config:
         return usual
@@ -152,7 +152,7 @@ def _recipe(found: Recognised, usual: Recipe = _CROPPED) -> Recipe:
 
 
 def _keeps_aspect(config: Mapping[str, Any]) -> bool:
-    """A number is the shorter side to some of transformers' processors, both to the others."""
+    """Whether a processor keeps the aspect ratio: some take a single number as shorter side."""
     kind = config.get("image_processor_type") or config.get("feature_extractor_type") or ""
     size = config.get("size")
     return kind.startswith("Bit") if isinstance(size, int) else "shortest_edge" in (size or ())
@@ -229,17 +229,17 @@ def _vit_tensors(weights: Weights, config: ViTConfig, kind: str) -> dict[str, np
 _RESNET = dict.fromkeys(
     ("resnet_stages", "resnet_width", "resnet_norm_eps", "resnet_conv_eps"), ANY
 )
-# What config.json can say of every ViT.
+# Options that config.json holds for every ViT.
 _VIT = SIZES | dict.fromkeys(
     ("width", "depth", "mlp_dim", "num_heads", "patch_size", "gelu", "norm_eps"), ANY
 )
 
 
 def model_type(config: ModelConfig) -> str:
-    """The `model_type` that fits.
+    """The `model_type` of transformers that can hold the model.
 
     Raises:
-      InputError: none does.
+      InputError: there is none.
     """
     if isinstance(config, BiTConfig):
         check_expressible("transformers' BiT", config, RESNET | SIZES | dict(preact=ANY))
@@ -323,7 +323,7 @@ def _vit(config: ViTConfig, kind: str) -> dict[str, Any]:
 
 
 def _dinov2(config: ViTConfig) -> dict[str, Any]:
-    """The MLP's width is not said outright but as a ratio."""
+    """Fields of DINOv2's config.json, which gives the width of the MLP as a ratio."""
     gated = config.mlp == "swiglu"
     ratio = 4 if gated else config.mlp_dim / config.width
     hidden = int(config.width * ratio)
@@ -362,7 +362,7 @@ def _bit(config: ViTConfig | BiTConfig, preact: bool) -> dict[str, Any]:
 
 
 def to_huggingface(recipe: Recipe, size: Size) -> dict[str, Any]:
-    """preprocessor_config.json of the processor that does the same."""
+    """The content of preprocessor_config.json with the same preprocessing."""
     height, width = size
     config = dict(
         do_normalize=True,

@@ -1,4 +1,4 @@
-"""The inference function as a file that runs without this package.
+"""Exports the inference function as a file that runs without this package.
 
 The function takes images as bytes, (batch, height, width, 3) uint8 in RGB, resized and cropped
 as `pp` in the JSON beside it says; it normalises them and returns logits (batch, classes) in
@@ -50,10 +50,10 @@ def _any_batch(weights: Weights) -> jax.ShapeDtypeStruct:
 
 
 def stablehlo(weights: Weights, path: Path) -> None:
-    """Writes what `jax.export.deserialize(bytes).call(images)` runs, on any of PLATFORMS.
+    """Writes a program for `jax.export.deserialize(bytes).call(images)`, for all PLATFORMS.
 
     Raises:
-      InputError: the weights are too many for the format.
+      InputError: the weights are too large for the format.
     """
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(weights.params))
     if size >= MAX_BYTES:
@@ -70,8 +70,7 @@ def stablehlo(weights: Weights, path: Path) -> None:
 def savedmodel(weights: Weights, path: Path) -> None:
     """Writes a TensorFlow SavedModel whose default signature maps `images` to `logits`.
 
-    Its program is StableHLO, its weights are variables. Beside vit_jax.data the only user of
-    TensorFlow, whose own format this is.
+    Its program is StableHLO, its weights are variables. Needs TensorFlow.
 
     Raises:
       InputError: TensorFlow is not installed.
@@ -107,14 +106,14 @@ def savedmodel(weights: Weights, path: Path) -> None:
 
 
 def _as_of(version: str, program: bytes) -> bytes:
-    """A serialised StableHLO program in the form of an earlier version."""
+    """A serialised StableHLO program, converted to an earlier version of StableHLO."""
     return dialect.serialize_portable_artifact_str(
         dialect.deserialize_portable_artifact_str(program), version
     )
 
 
 def _tensorflow() -> tuple[Any, Any]:
-    """TensorFlow and its operations that call compiled programs."""
+    """The modules tensorflow and xla, whose call_module runs a compiled program."""
     try:
         import tensorflow as tf
         from tensorflow.compiler.tf2xla.python import xla

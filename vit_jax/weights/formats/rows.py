@@ -1,4 +1,4 @@
-"""Rows of tables that formats share, and what PyTorch's programs have in common."""
+"""Rows of tables and values that several formats share."""
 
 from vit_jax.errors import unknown
 from vit_jax.models.config import ModelConfig
@@ -24,7 +24,7 @@ def gelu(name: str) -> str:
     """Our name of an activation.
 
     Raises:
-      InputError: it is no kind of GELU.
+      InputError: the activation is not a GELU.
     """
     if name not in GELU:
         raise unknown("activation", name, GELU)
@@ -32,9 +32,9 @@ def gelu(name: str) -> str:
 
 
 def other_epsilon(config: ModelConfig, preact: bool) -> list[str]:
-    """A line where PyTorch's programs standardise kernels otherwise.
+    """A warning if timm and transformers standardise kernels with another epsilon.
 
-    Only in a pre-activation network: elsewhere norms after every convolution undo its scale.
+    It matters only with pre-activation; otherwise the norm after every convolution undoes it.
     """
     if not preact or config.resnet_conv_eps == TORCH_RESNET["resnet_conv_eps"]:
         return []

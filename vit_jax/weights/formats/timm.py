@@ -1,4 +1,4 @@
-"""timm's safetensors, and Meta's own files of DeiT and DINOv2, which have the same names."""
+"""timm's files, and Meta's own files of DeiT and DINOv2, which have the same names."""
 
 import re
 from pathlib import Path
@@ -85,10 +85,10 @@ _TANH = re.compile(r"vit_(so400m_patch16_siglip|giantopt_patch16_siglip|large_.*
 
 
 def hints(found: Recognised) -> dict[str, Any]:
-    """What config.json tells of the network.
+    """Fields of the model's configuration from config.json.
 
     Raises:
-      InputError: it asks for what no model here does.
+      InputError: config.json asks for something that the models here do not have.
     """
     config = found.config_json
     arguments = config.get("model_args", {})
@@ -114,7 +114,7 @@ def hints(found: Recognised) -> dict[str, Any]:
 
 
 def recipe(found: Recognised) -> Recipe:
-    """What config.json tells of preprocessing; Meta's own files have none."""
+    """The preprocessing in config.json; Meta's own files have no config.json."""
     config = found.config_json.get("pretrained_cfg", {})
     return Recipe(
         share=config.get("crop_pct", 224 / 256),
@@ -169,7 +169,7 @@ _TIMM_SIZES = dict(Ti="tiny", S="small", B="base", L="large", H="huge", g="giant
 _TIMM_PATCHES = dict(
     Ti=(16,), S=(16, 8, 32), B=(16, 8, 32), L=(16, 14, 32), H=(14,), g=(14,), G=(14,)
 )
-# By ResNet and nominal patch; the rest goes into the arguments.
+# Architectures of hybrids by ResNet and nominal patch; the rest goes into the arguments.
 _TIMM_HYBRIDS = {
     "R/16": "vit_tiny_r_s16_p8_224",
     "R26/32": "vit_small_r26_s32_224",
@@ -185,7 +185,7 @@ _TIMM_BITS = {
 _RESNET = dict.fromkeys(
     ("resnet_stages", "resnet_width", "resnet_norm_eps", "resnet_conv_eps"), ANY
 )
-# What `model_args` can say; of the others the usual value alone.
+# Options that `model_args` can express; all others must have their usual value.
 _VIT = dict.fromkeys(
     (
         *("width", "depth", "mlp_dim", "num_heads", "patch_size", "class_token", "pre_logits"),
@@ -197,7 +197,7 @@ _VIT = dict.fromkeys(
 
 
 def _document(weights: Weights) -> dict[str, Any]:
-    """config.json of timm, without our own key.
+    """The content of timm's config.json, without the key "vit_jax".
 
     Raises:
       InputError: timm has no such model.
@@ -260,7 +260,7 @@ def _arguments(config: ViTConfig) -> dict[str, Any]:
 
 
 def _architecture(name: str, config: ViTConfig | BiTConfig) -> str:
-    """timm's name for the nearest model, which `model_args` completes.
+    """timm's name of the nearest architecture; `model_args` gives the differences.
 
     Raises:
       InputError: no architecture has this ResNet.
