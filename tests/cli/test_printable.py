@@ -88,6 +88,17 @@ def test_errors_are_one_escaped_line(weights, tmp_path, capsys):
     assert line.isprintable() and "bad\\x1b[32m\\nname.png: cannot be read" in line
 
 
+def test_a_broken_image_among_others_is_named_at_the_end(weights, tmp_path, capsys):
+    for name in ("a.png", "c.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "b.png").write_text("no image")
+    assert main(["predict", f"--checkpoint={weights}", str(tmp_path), "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert [bool(result["top"]) for result in json.loads(out)] == [True, False, True]
+    assert err.splitlines()[-1].endswith(json.loads(out)[1]["error"])
+    assert "b.png: cannot be read as an image" in err
+
+
 def test_the_data_command_escapes_classes(tmp_path, capsys):
     for name in ("\x1b[31mcat", "dog\n"):
         (tmp_path / name).mkdir()

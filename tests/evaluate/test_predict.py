@@ -7,7 +7,7 @@ from PIL import Image
 
 from vit_jax import create_model, data
 from vit_jax.errors import InputError
-from vit_jax.evaluate.predict import Predictor
+from vit_jax.evaluate.predict import Predictor, find_images
 from vit_jax.weights import Weights
 
 OPTIONS = dict(width=8, depth=1, mlp_dim=8, num_heads=2, patch_size=4, image_size=8, num_classes=3)
@@ -58,3 +58,42 @@ def test_files_in_their_order(loaded, tmp_path):
     (tmp_path / "9.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="9.png: cannot be read as an image"):
         predictor.files(paths)
+
+
+def test_a_broken_image_costs_only_itself(loaded, tmp_path):
+    paths = [str(tmp_path / f"{i}.png") for i in range(9)]
+    for i, path in enumerate(paths):
+        if i in (0, 3, 4, 5, 8):
+            (tmp_path / f"{i}.png").write_bytes(b"no image")
+        else:
+            Image.fromarray(rng.integers(0, 256, (9, 7, 3), np.uint8)).save(path)
+    paths.append(str(tmp_path / "missing.png"))
+    found = list(Predictor(*loaded, batch_size=3).stream(paths))
+    assert [path for path, _ in found] == paths
+    broken = [path for path, row in found if isinstance(row, InputError)]
+    assert broken == [paths[i] for i in (0, 3, 4, 5, 8, 9)]
+    good = [path for path in paths if path not in broken]
+    right = Predictor(*loaded).files(good)
+    rows = [row for _, row in found if not isinstance(row, InputError)]
+    np.testing.assert_allclose(rows, right, atol=1e-5)
+
+
+def test_folders_and_patterns_name_their_images_once(tmp_path):
+    for name in ("b.png", "a.JPG", "deep/er/c.webp", "notes.txt", "odd[1].png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    inside = [str(tmp_path / name) for name in ("a.JPG", "b.png", "deep/er/c.webp", "odd[1].png")]
+    assert find_images([str(tmp_path)]) == sorted(inside)
+    assert find_images([f"{tmp_path}/*.png"]) == [inside[1], inside[3]]
+    assert find_images([inside[1], f"{tmp_path}/b*", str(tmp_path / "odd[1].png")]) == [
+        inside[1],
+        inside[3],
+    ]
+    (tmp_path / "empty").mkdir()
+    for wrong, message in (
+        ("empty", "no image in"),
+        ("x.png", "x.png does not exist"),
+        ("*.bmp", "matches no file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            find_images([str(tmp_path / wrong)])

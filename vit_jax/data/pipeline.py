@@ -194,23 +194,35 @@ def load_images(
     Raises:
       InputError: a file is missing or unreadable, or sizes differ.
     """
-    return next(image_batches(paths, preprocess, len(paths), max_pixels))
+    return next(image_batches(paths, preprocess, len(paths), max_pixels))[1]
 
 
 def image_batches(
-    paths: Sequence[str], preprocess: Preprocess, batch_size: int, max_pixels: int = MAX_PIXELS
-) -> Iterator[np.ndarray]:
-    """`load_images` in batches, the last of which may be smaller.
+    paths: Sequence[str],
+    preprocess: Preprocess,
+    batch_size: int,
+    max_pixels: int = MAX_PIXELS,
+    on_unreadable: Callable[[str, InputError], None] | None = None,
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Reads images in batches: (paths of the batch, uint8 (B, H, W, 3)).
 
     Threads read the next batch while the caller uses one.
+
+    Args:
+      paths: image files.
+      preprocess: their preprocessing.
+      batch_size: of all batches but the last, which may be smaller.
+      max_pixels: limit on an image's pixels.
+      on_unreadable: called with the path of an image that cannot be read and the error; the
+        image is left out, so that a batch may be smaller or empty. None: the error is raised.
+
+    Raises:
+      InputError: an image cannot be read, or has another size than the first.
     """
     from vit_jax.data.batches import graph
 
-    for path in paths:
-        if not os.path.isfile(path):
-            raise InputError(f"{path}: no such file")
     read = graph.reader(FileSource.of_paths(paths, max_pixels), preprocess.deterministic())
-    first = None
+    first: tuple[str, np.ndarray] | None = None
     with ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def submit(start: int) -> list[Future]:
@@ -220,16 +232,30 @@ def image_batches(
         coming = submit(0)
         for start in range(0, len(paths), batch_size):
             ready, coming = coming, submit(start + batch_size)
-            images = [future.result()["image"] for future in ready]
-            first = images[0] if first is None else first
-            for path, image in zip(paths[start:], images):
-                if image.shape != first.shape:
-                    raise InputError(
-                        f"{path} is {image.shape[0]}x{image.shape[1]} after preprocessing, "
-                        f"{paths[0]} {first.shape[0]}x{first.shape[1]}; "
-                        "add resize(SIZE) to the operations"
-                    )
-            yield np.stack(images)
+            readable: list[str] = []
+            images: list[np.ndarray] = []
+            for path, future in zip(paths[start:], ready):
+                try:
+                    image = future.result()["image"]
+                except InputError as error:
+                    if on_unreadable is None:
+                        raise
+                    on_unreadable(path, error)
+                    continue
+                first = first or (path, image)
+                _check_same_size(path, image, *first)
+                readable.append(path)
+                images.append(image)
+            yield readable, np.stack(images) if images else np.zeros((0, 1, 1, 3), np.uint8)
+
+
+def _check_same_size(path: str, image: np.ndarray, first_path: str, first: np.ndarray) -> None:
+    if image.shape != first.shape:
+        raise InputError(
+            f"{path} is {image.shape[0]}x{image.shape[1]} after preprocessing, "
+            f"{first_path} {first.shape[0]}x{first.shape[1]}; "
+            "add resize(SIZE) to the operations"
+        )
 
 
 def _rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:

@@ -1,7 +1,9 @@
 """Classes and probabilities of image files."""
 
+import collections
+import glob
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ from flax import nnx
 
 from vit_jax import data, models
 from vit_jax.checkpoint.load import load
+from vit_jax.data.sources.folder import EXTENSIONS
 from vit_jax.errors import InputError
 from vit_jax.models.layers import normalize_pixels
 from vit_jax.weights import Weights
@@ -56,7 +59,36 @@ class Predictor:
           InputError: an image is missing or cannot be read.
         """
         batches = data.image_batches(paths, self._pp, self._batch_size, self._max_pixels)
-        return np.concatenate(list(self._rows(batches)))
+        return np.concatenate(list(self._rows(images for _, images in batches)))
+
+    def stream(self, paths: Sequence[str]) -> Iterator[tuple[str, np.ndarray | InputError]]:
+        """Yields (path, probabilities) of image files in order, in bounded memory.
+
+        An image that cannot be read gives its error instead, and the others go on.
+        """
+        unread: dict[str, InputError] = {}
+        waiting = collections.deque(paths)
+        readable: collections.deque[list[str]] = collections.deque()
+
+        def images() -> Iterator[np.ndarray]:
+            for names, batch in data.image_batches(
+                paths, self._pp, self._batch_size, self._max_pixels, unread.__setitem__
+            ):
+                if names:
+                    readable.append(names)
+                    yield batch
+
+        def broken() -> Iterator[tuple[str, InputError]]:
+            while waiting and waiting[0] in unread:
+                path = waiting.popleft()
+                yield path, unread[path]
+
+        for rows in self._rows(images()):
+            for path, row in zip(readable.popleft(), rows, strict=True):
+                yield from broken()
+                waiting.popleft()
+                yield path, row
+        yield from broken()
 
     def _rows(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         started = None
@@ -81,31 +113,65 @@ def predict(
 
     Args:
       checkpoint: workdir, checkpoint or weight file.
-      paths: image files.
+      paths: image files, folders and patterns such as "photos/*.jpg"; see `find_images`.
       topk: number of classes per image.
       use_ema: whether to use averaged parameters.
 
     Returns:
-      A list of {"path", "top": [{"label", "index", "probability"}]}, best first.
+      A list of {"path", "top": [{"label", "index", "probability"}]}, best first. An image that
+      cannot be read has an empty "top", and "error" says why.
       Probabilities are the softmax over classes.
 
     Raises:
-      InputError: no such checkpoint or image, an image that cannot be read, or a model
-        without classes.
+      InputError: no such checkpoint or image, or a model without classes.
     """
     if topk < 1:
         raise InputError(f"--topk is {topk}; it must be at least 1")
-    missing = [path for path in paths if not Path(path).is_file()]
-    if missing:
-        raise InputError(f"image {missing[0]} does not exist")
+    files = find_images(paths)
     model, info = load(checkpoint, use_ema=use_ema)
     if not info.config.num_classes:
         raise InputError(f"{checkpoint} has no classes; fine-tune with it as config.init_from")
-    rows = Predictor(model, info).files(paths)
-    return [
-        dict(path=str(path), top=_top(row, topk, info.labels))
-        for path, row in zip(paths, rows, strict=True)
-    ]
+    results: list[dict[str, Any]] = []
+    for path, found in Predictor(model, info).stream(files):
+        if isinstance(found, InputError):
+            results.append(dict(path=path, top=[], error=str(found)))
+        else:
+            results.append(dict(path=path, top=_top(found, topk, info.labels)))
+    return results
+
+
+def find_images(paths: Sequence[str]) -> list[str]:
+    """The image files that arguments name, each file once.
+
+    Args:
+      paths: files; folders, whose images at any depth are taken in order of their names; and
+        patterns with *, ? or [...].
+
+    Raises:
+      InputError: nothing is there, or a folder or pattern has no image.
+    """
+    found: dict[str, None] = {}
+    for path in paths:
+        path = os.path.expanduser(path)
+        if os.path.isdir(path):
+            inside = sorted(
+                os.path.join(folder, name)
+                for folder, _, names in os.walk(path)
+                for name in names
+                if name.lower().endswith(EXTENSIONS)
+            )
+            if not inside:
+                raise InputError(f"no image in {path}; its names end in {', '.join(EXTENSIONS)}")
+        elif os.path.exists(path):
+            inside = [path]
+        else:
+            inside = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+            if not inside:
+                is_pattern = path != glob.escape(path)
+                problem = "matches no file" if is_pattern else "does not exist"
+                raise InputError(f"image {path} {problem}")
+        found |= dict.fromkeys(inside)
+    return list(found)
 
 
 def _padded_size(count: int) -> int:

@@ -1,11 +1,12 @@
 """Classify image files.
 
-vit_jax predict --checkpoint=workdirs/fashion_mnist shoe.png --topk=3
+vit_jax predict --checkpoint=workdirs/fashion_mnist shoe.png photos/ --topk=3
 """
 
 import argparse
 import json
 import os
+import sys
 
 from vit_jax.cli.startup import import_quickly, keep_compilations
 from vit_jax.text import printable
@@ -20,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="workdir, checkpoint or weight file",
     )
     parser.add_argument(
-        "images", type=os.path.expanduser, nargs="+", metavar="IMAGE", help="image files"
+        "images",
+        type=os.path.expanduser,
+        nargs="+",
+        metavar="IMAGE",
+        help="image files, folders, and patterns such as 'photos/*.jpg'",
     )
     parser.add_argument("--topk", type=int, default=5, help="classes shown per image (%(default)s)")
     parser.add_argument("--use-ema", action="store_true", help="use the averaged parameters")
@@ -28,16 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predicts; returns the exit status."""
+    """Predicts; returns the exit status, 2 where an image could not be read."""
     keep_compilations()
     predict = import_quickly("vit_jax.evaluate.predict").predict
     results = predict(args.checkpoint, args.images, topk=args.topk, use_ema=args.use_ema)
     if args.json:
         print(json.dumps(results, indent=2))
-        return 0
-    for result in results:
+    unread = [result for result in results if "error" in result]
+    for result in results if not args.json else ():
+        if "error" in result:
+            continue
         named = ", ".join(
             f"{printable(top['label'])} {top['probability']:.1%}" for top in result["top"]
         )
         print(f"{printable(result['path'])}: {named}")
-    return 0
+    for result in unread:
+        print(f"vit_jax: {printable(result['error'])}", file=sys.stderr)
+    return 2 if unread else 0
