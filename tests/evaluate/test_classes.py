@@ -5,7 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from vit_jax.data import open_source
+from vit_jax.data.options import DataOptions
 from vit_jax.evaluate.classes import match_classes
+from vit_jax.evaluate.evaluation import Context
 
 
 def source(*names):
@@ -51,3 +54,17 @@ def test_images_of_other_classes_do_not_count():
     sets = dict(label=np.array([[1, 0, 1], [0, 1, 0]], np.uint8), mask=np.array([True, True]))
     (found,) = match([sets], multi_label=True)
     assert found["label"].tolist() == [[0, 1, 0], [0, 0, 1]] and found["mask"].all()
+
+
+@pytest.mark.parametrize("train, shared", [("train", 359), ("train[:80%]", 0)])
+def test_training_images_in_an_evaluation_are_said(train, shared, caplog):
+    context = Context(
+        where="config.evals.test", engine=None, task=None, eval_step=None, pp=None, labels=(),
+        data=DataOptions(source="digits"), batch_size=8, training=open_source("digits", train),
+    )  # fmt: skip
+    context.open_source(None, "train[80%:]")
+    said = f"config.evals.test: {shared} of 359 images of digits (train[80%:]) are training images"
+    assert (said in caplog.text) == bool(shared) == bool(caplog.text)
+    caplog.clear()
+    context.open_source(None, "train[80%:]", tests=False)
+    assert not caplog.text
