@@ -27,6 +27,13 @@ class Match:
     def trivial(self) -> bool:
         return bool((self.places == np.arange(len(self.places))).all())
 
+    def widened(self, label: np.ndarray) -> np.ndarray:
+        """Sets of classes in the model's numbers: (n, classes) -> (n, width)."""
+        known = self.places >= 0
+        wide = np.zeros((len(label), self.width), label.dtype)
+        wide[:, self.places[known]] = label[:, known]
+        return wide
+
     def __call__(self, batches: Iterable[dict], multi_label: bool) -> Iterator[dict]:
         """Batches with the model's class numbers; examples of other classes do not count.
 
@@ -37,10 +44,7 @@ class Match:
             if self.trivial and not multi_label:
                 yield batch
             elif multi_label:
-                known = self.places >= 0
-                wide = np.zeros((len(label), self.width), label.dtype)
-                wide[:, self.places[known]] = label[:, known]
-                yield dict(batch, label=wide)
+                yield dict(batch, label=self.widened(label))
             else:
                 places = self.places[label]
                 counts = batch["mask"] & (places >= 0)

@@ -5,9 +5,13 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from vit_jax import data
+from vit_jax.data import Preprocess, Source
 from vit_jax.errors import InputError
-from vit_jax.evaluate.classes import match_classes
+from vit_jax.evaluate.classes import Match, match_classes
 from vit_jax.evaluate.evaluation import (
     EVALUATIONS,
     Context,
@@ -16,8 +20,11 @@ from vit_jax.evaluate.evaluation import (
     check_normalization,
     run_batches,
 )
+from vit_jax.evaluate.features import compile_outputs
+from vit_jax.evaluate.precision import average_precisions
 from vit_jax.options import option
 from vit_jax.parallel.engines import Engine
+from vit_jax.tasks.losses import create_loss, top_k_correct
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +60,9 @@ class ClassificationEvaluation(Evaluation):
         if match and match.line:
             log.info("%s", match.line)
 
+        if source.multi_label and match:
+            return self._open_sets(context, source, pp, match, batch_size)
+
         def run(params: Any, after_batch: Callable[[], None]) -> dict[str, float]:
             batches = data.eval_batches(
                 source,
@@ -68,6 +78,36 @@ class ClassificationEvaluation(Evaluation):
             )
 
         return Opened(task.metrics, run)
+
+    def _open_sets(
+        self, context: Context, source: Source, pp: Preprocess, match: Match, batch_size: int
+    ) -> Opened:
+        """Sets of classes: the logits of all images are needed, to rank the images by each class.
+
+        Results also have `mean_average_precision` and, by class, `average_precision`.
+        """
+        task = context.task
+        outputs = compile_outputs(
+            context.engine,
+            context.model_config,
+            pp,
+            batch_size=batch_size,
+            reduce=lambda logits: logits.astype(jnp.float32),
+            threads=context.data.threads,
+        )
+        loss = create_loss(task.setting.config.loss)
+
+        def run(params: Any, after_batch: Callable[[], None]) -> dict[str, Any]:
+            logits, labels = outputs(params, source, None, after_batch)
+            labels = match.widened(labels)
+            rows = dict(loss=loss(jnp.asarray(logits), jnp.asarray(labels)))
+            for k in (1, 5):
+                rows[f"top{k}"] = top_k_correct(jnp.asarray(logits), jnp.asarray(labels), k)
+            means = {name: float(np.mean(row)) for name, row in rows.items()}
+            precisions = average_precisions(logits, labels, context.labels)
+            return dict(means, examples=len(labels), **precisions)
+
+        return Opened((*task.metrics, "mean_average_precision"), run)
 
 
 def mean_metrics(

@@ -93,7 +93,8 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     """Whether one of the k highest logits is a right class: bool (B,).
 
     Ties go to the lower class index, as in argmax, so that evaluation agrees
-    with the predictions. A row with a NaN is never correct.
+    with the predictions. A row with a NaN is never correct. In rows (B, K), an image without any
+    class is correct where no logit is above 0, that is where no class has a sigmoid above 1/2.
 
     Args:
       logits: (B, K).
@@ -105,4 +106,6 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
         right = top == labels[:, None]
     else:
         right = jnp.take_along_axis(labels, top, axis=-1) > 0
+        nothing = ~(labels > 0).any(axis=-1) & (logits <= 0).all(axis=-1)
+        right = right | nothing[:, None]
     return right.any(axis=-1) & ~jnp.isnan(logits).any(axis=-1)
