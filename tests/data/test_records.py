@@ -315,3 +315,12 @@ def test_files_stay_beside_dataset_info(tmp_path):
     about.write_text(json.dumps(info))
     with pytest.raises(InputError, match="dataset_info.json names .* outside its folder"):
         open_source("tfds:dots", "train", data_dir=data_dir)
+
+
+def test_shared_records_are_counted(data_dir):
+    def opened(split):
+        return open_source("tfds:dots", split, data_dir=data_dir)
+
+    assert opened("train").shared(opened("train[50%:]")) == 12
+    assert opened("train[:50%]").shared(opened("train[50%:]+test")) == 0
+    assert opened("all").shared(opened("test")) == 6

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from vit_jax.data import open_source
 from vit_jax.data.sources import splits
 from vit_jax.errors import InputError
 
@@ -84,3 +85,27 @@ def test_wrong_splits(split, message):
     with pytest.raises(InputError, match=message) as error:
         select(split)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "train, test, shared",
+    [
+        ("train", "train[80%:]", 359),
+        ("train[:80%]", "train[80%:]", 0),
+        ("train[:50%]", "train[40%:60%]", 180),
+        ("all", "train", 1797),
+    ],
+)
+def test_shared_examples_are_counted(train, test, shared):
+    found = open_source("digits", train).shared(open_source("digits", test))
+    assert abs(found - shared) <= 1 and bool(found) == bool(shared)
+
+
+def test_shared_files_of_folders_and_mixtures(folder):
+    spec = f"folder:{folder}"
+    train, test = open_source(spec, "train[:80%]"), open_source(spec, "train[50%:]")
+    files = set(train.fetch(np.arange(train.size))) & set(test.fetch(np.arange(test.size)))
+    assert train.shared(test) == len(files) == 6
+    assert open_source("digits", "train").shared(test) == 0
+    mixed = open_source(f"mix:{spec}*1+digits*1", "train")
+    assert mixed.shared(test) == 10 and mixed.shared(open_source("digits", "train")) == 1797

@@ -94,19 +94,24 @@ def test_v2_by_the_command(workdir, tmp_path, capfd):
 
 WRONG = {
     "shots": (["fewshot", "--shots=5,x"], "no list of numbers"),
-    "too many shots": (["fewshot", "--shots=500"], "fewer than 500 shots"),
     "seeds": (["fewshot", "--seeds=0"], "at least one positive number"),
     "source": (["fewshot", "--source=digit"], "did you mean 'digits'"),
     "split": (["probe", "--test=tests"], "unknown split"),
     "batch": (["probe", "--batch-size=0"], "--batch-size is 0"),
     "method": (["probe", "--method=tree"], "invalid choice"),
     "neighbours": (["probe", "--method=knn", "--k=5000"], "k must be from 1 to"),
-    "preprocessing": (["probe", "--pp=resize(20)"], "the model takes (16, 16)"),
+    "preprocessing": (["probe", "--pp=resize(20)|value_range(-1, 1)"], "the model takes (16, 16)"),
+    "no normalisation": (["evaluate", "--pp=resize(16)"], "end it in value_range(-1, 1)"),
+    "another": (["evaluate", "--pp=resize(16)|normalize"], "normalises pixels differently"),
+    "another for v2": (["evaluate", "--protocol=v2", "--pp=resize(16)", "--source=digits"],
+                       "end it in value_range(-1, 1)"),
+    "another of features": (["probe", "--pp=resize(16)"], "end it in value_range(-1, 1)"),
+    "another of shots": (["fewshot", "--pp=resize(16)"], "end it in value_range(-1, 1)"),
     "image": (["figures", "--image=/nowhere.png"], "/nowhere.png"),
     "both": (["figures", "--image=a.png", "--source=digits"], "not both"),
     "protocol": (["evaluate", "--protocol=v3", "--source=digits"], "unknown protocol 'v3'"),
     "labels": (["evaluate", "--labels=x"], "--labels goes with"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -97,7 +97,6 @@ def test_as_an_evaluation_during_training(workdir, features_of):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(shots=(150,)), "fewer than 150 shots"),
         (dict(shots=(0,)), "at least one positive"),
         (dict(seeds=0), "at least one positive"),
         (dict(l2=(0.0,)), "at least one positive"),
@@ -109,3 +108,20 @@ def test_numbers_that_make_no_sense(options, message):
     train = open_source("digits", "train[:80%]")
     with pytest.raises(InputError, match=message):
         few_shot(train, train, **options)
+
+
+def test_a_class_with_fewer_examples_gives_all_it_has(caplog):
+    """Oxford Flowers has 10 of each class; the default goes up to 25 shots."""
+    labels = np.repeat([0, 1, 2], [30, 4, 12])
+    chosen = select_shots(labels, 10, 0, ["a", "b", "c"])
+    assert (chosen >= 0).sum(1).tolist() == [10, 4, 10]
+    assert sorted(chosen[1][:4]) == [30, 31, 32, 33] and set(chosen[1][4:]) == {-1}
+    np.testing.assert_array_equal(select_shots(labels, 3, 0, ["a", "b", "c"]), chosen[:, :3])
+    train, test = open_source("digits", "train[:10%]"), open_source("digits", "train[80%:]")
+    found = few_shot(train, test, shots=(5, 1000), seeds=2).run(pixels)
+    assert "10 of 10 classes of digits (train[:10%]) have fewer than 1000 examples" in caplog.text
+    x, y = pixels(train)
+    _, scores = ridge(x, y, 2.0**10)  # all examples there are, whatever the seed
+    x_test, y_test = pixels(test)
+    right = np.mean(scores(x_test).argmax(1) == y_test)
+    assert found[1000]["seeds"] == pytest.approx([right, right])

@@ -5,11 +5,13 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from vit_jax import data
-from vit_jax.data import Source
+from vit_jax.data import Preprocess, Source
 from vit_jax.errors import InputError
+from vit_jax.evaluate.classes import Match, match_classes
 from vit_jax.evaluate.evaluation import (
     EVALUATIONS,
     Context,
@@ -18,8 +20,11 @@ from vit_jax.evaluate.evaluation import (
     check_normalization,
     run_batches,
 )
+from vit_jax.evaluate.features import compile_outputs
+from vit_jax.evaluate.precision import average_precisions
 from vit_jax.options import option
 from vit_jax.parallel.engines import Engine
+from vit_jax.tasks.losses import create_loss, top_k_correct
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +56,12 @@ class ClassificationEvaluation(Evaluation):
             raise InputError(
                 f"{context.where}.pp yields images of {size}, the model takes {wanted}"
             )
-        labels = () if classes is None else context.labels
+        match = None if classes is None else match_classes(source, context.labels, classes)
+        if match and match.line:
+            log.info("%s", match.line)
+
+        if source.multi_label and match:
+            return self._open_sets(context, source, pp, match, batch_size)
 
         def run(params: Any, after_batch: Callable[[], None]) -> dict[str, float]:
             batches = data.eval_batches(
@@ -61,13 +71,43 @@ class ClassificationEvaluation(Evaluation):
                 rows=engine.rows(batch_size),
                 threads=context.data.threads,
             )
-            renamed = renumbered(batches, source, labels)
+            matched = match(batches, source.multi_label) if match else batches
             fields = task.batch_fields
             return mean_metrics(
-                context.eval_step, engine, params, renamed, batch_size, fields, after_batch
+                context.eval_step, engine, params, matched, batch_size, fields, after_batch
             )
 
         return Opened(task.metrics, run)
+
+    def _open_sets(
+        self, context: Context, source: Source, pp: Preprocess, match: Match, batch_size: int
+    ) -> Opened:
+        """Sets of classes: the logits of all images are needed, to rank the images by each class.
+
+        Results also have `mean_average_precision` and, by class, `average_precision`.
+        """
+        task = context.task
+        outputs = compile_outputs(
+            context.engine,
+            context.model_config,
+            pp,
+            batch_size=batch_size,
+            reduce=lambda logits: logits.astype(jnp.float32),
+            threads=context.data.threads,
+        )
+        loss = create_loss(task.setting.config.loss)
+
+        def run(params: Any, after_batch: Callable[[], None]) -> dict[str, Any]:
+            logits, labels = outputs(params, source, None, after_batch)
+            labels = match.widened(labels)
+            rows = dict(loss=loss(jnp.asarray(logits), jnp.asarray(labels)))
+            for k in (1, 5):
+                rows[f"top{k}"] = top_k_correct(jnp.asarray(logits), jnp.asarray(labels), k)
+            means = {name: float(np.mean(row)) for name, row in rows.items()}
+            precisions = average_precisions(logits, labels, context.labels)
+            return dict(means, examples=len(labels), **precisions)
+
+        return Opened((*task.metrics, "mean_average_precision"), run)
 
 
 def mean_metrics(
@@ -105,44 +145,3 @@ def mean_metrics(
     examples = totals.pop("examples", 0.0)
     means = {name: total / max(examples, 1) for name, total in totals.items()}
     return dict(means, examples=int(examples))
-
-
-def renumbered(batches: Iterable[dict], source: Source, labels: Sequence[str]) -> Iterable[dict]:
-    """Batches with the model's class numbers in place of the data set's.
-
-    Classes are matched by name if the model has all of the data set's class names. Image folders
-    are numbered in alphabetical order, so that a data set without some classes numbers the others
-    differently.
-
-    Args:
-      batches: batches of `source`.
-      source: data set of the batches.
-      labels: class names of the model by number; [] if unknown.
-    """
-    numbers = _numbers_by_name(source, list(labels))
-    if numbers is None:
-        return batches
-    return (dict(batch, label=numbers(batch["label"])) for batch in batches)
-
-
-def _numbers_by_name(
-    source: Source, labels: list[str]
-) -> Callable[[np.ndarray], np.ndarray] | None:
-    """A function from the data's labels to the model's; None if the data's own numbers count."""
-    names = list(source.label_names)
-    if not labels or names == labels[: len(names)]:
-        return None
-    numbers = {name: number for number, name in enumerate(labels)}
-    if len(numbers) < len(labels) or not numbers.keys() >= set(names):
-        log.info("classes of %s have other names than the model's: numbers count", source.name)
-        return None
-    places = np.array([numbers[name] for name in names], np.int32)
-    if not source.multi_label:
-        return lambda label: places[label]
-
-    def spread(sets: np.ndarray) -> np.ndarray:
-        wide = np.zeros((len(sets), len(labels)), sets.dtype)
-        wide[:, places] = sets
-        return wide
-
-    return spread

@@ -7,6 +7,7 @@ registered under that type. Training opens it before the first step and runs it 
 
 import abc
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from vit_jax.parallel.same import compare_data
 from vit_jax.registry import Registry
 from vit_jax.tasks import Task
 
+log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class Context:
@@ -38,6 +41,8 @@ class Context:
       labels: class names by number; () if unknown.
       data: options for reading images; its `source` is the default source.
       batch_size: default batch size over all devices.
+      training: training data of the run, to notice images that are evaluated on as well; None
+        outside of a run.
     """
 
     where: str
@@ -48,14 +53,19 @@ class Context:
     labels: Sequence[str]
     data: DataOptions
     batch_size: int
+    training: Source | None = None
 
     @property
     def model_config(self) -> Any:
         """The configuration of the model."""
         return self.task.setting.model_config
 
-    def open_source(self, source: str | None, split: str, *, multi_label: bool = False) -> Source:
+    def open_source(
+        self, source: str | None, split: str, *, multi_label: bool = False, tests: bool = True
+    ) -> Source:
         """The examples of a split; `source` None: the default one.
+
+        Where `tests`, training images among them are counted in a warning.
 
         Raises:
           InputError: they cannot be opened, or are others on another process.
@@ -64,6 +74,14 @@ class Context:
             self.data, source=source, split=split, multi_label=multi_label
         )
         compare_data(f"{self.where} ({split})", opened.fingerprint())
+        if tests and self.training and (shared := self.training.shared(opened)):
+            log.warning(
+                "%s: %s of %s images of %s (%s) are training images too (%s); the result says "
+                "nothing about new images. Choose splits without a common part, such as "
+                "train[:80%%] and train[80%%:]",
+                self.where, f"{shared:,}", f"{opened.size:,}", opened.name, split,
+                self.training.split,
+            )  # fmt: skip
         return opened
 
     def whole_batch_size(self, batch_size: int) -> int:

@@ -172,7 +172,7 @@ class FeatureEvaluation(Evaluation):
         Raises:
           InputError: they cannot be opened, or have different classes.
         """
-        train = context.open_source(self.source, self.train)
+        train = context.open_source(self.source, self.train, tests=False)
         test = context.open_source(self.source, self.test)
         if list(train.label_names) != list(test.label_names):
             raise InputError(f"{train.name}: {self.train} and {self.test} have other classes")

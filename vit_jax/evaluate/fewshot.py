@@ -6,6 +6,7 @@ shots, a constant feature takes the place of an intercept, and targets are -1 an
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from vit_jax.errors import InputError
 from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Opened
 from vit_jax.evaluate.features import FeatureEvaluation, Features
 from vit_jax.options import option
+
+log = logging.getLogger(__name__)
 
 SHOTS = (1, 5, 10, 25)
 SEEDS = 3
@@ -77,7 +80,7 @@ class RidgeRegression:
 
 
 def select_shots(labels: np.ndarray, shots: int, seed: int, names: Sequence[str]) -> np.ndarray:
-    """Chooses `shots` random examples of each class.
+    """Chooses `shots` random examples of each class, or all of a class that has fewer.
 
     With the same seed, fewer shots are the first ones of more.
 
@@ -88,22 +91,15 @@ def select_shots(labels: np.ndarray, shots: int, seed: int, names: Sequence[str]
       names: name of each class.
 
     Returns:
-      Numbers of the examples: int (classes, shots).
-
-    Raises:
-      InputError: a class has fewer examples.
+      Numbers of the examples: int (classes, shots), -1 where a class has no more.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     counts = np.bincount(labels, minlength=len(names))
-    if counts.min() < shots:
-        short = int(counts.argmin())
-        raise InputError(
-            f"few-shot evaluation: class {names[short]!r} has {counts[short]} training examples, "
-            f"fewer than {shots} shots; ask for fewer"
-        )
-    return order[(np.cumsum(counts) - counts)[:, None] + np.arange(shots)]
+    place = np.arange(shots)
+    rows = np.minimum((np.cumsum(counts) - counts)[:, None] + place, len(labels) - 1)
+    return np.where(place < counts[:, None], order[rows], -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +111,7 @@ class FewShot:
     Attributes:
       train, test: data sets of the same classes.
       shots: numbers of examples of each class, ascending.
-      chosen: numbers of the training examples, int (seeds, classes, most shots).
+      chosen: numbers of the training examples, int (seeds, classes, most shots); -1: none.
       l2: penalties; if several, the best on the test examples counts.
     """
 
@@ -131,13 +127,14 @@ class FewShot:
         Returns:
           shots -> {"top1" (mean over seeds), "std" (over seeds), "seeds" (each), "l2"}.
         """
-        numbers, where = np.unique(self.chosen, return_inverse=True)
-        where = where.reshape(self.chosen.shape)
+        numbers = np.unique(self.chosen[self.chosen >= 0])
+        where = np.searchsorted(numbers, self.chosen)
         x, y = features(self.train, numbers)
         x_test, y_test = features(self.test, None)
         results: dict[int, dict[str, Any]] = {}
         for shots in self.shots:
-            rows = where[:, :, :shots].reshape(len(where), -1)
+            there = self.chosen[:, :, :shots] >= 0
+            rows = [found[:, :shots][kept] for found, kept in zip(where, there)]
             found = np.array(
                 [
                     RidgeRegression(x[r], y[r], self.train.num_classes).accuracies(
@@ -172,7 +169,7 @@ def few_shot(
     """Chooses the shots.
 
     Raises:
-      InputError: a class has too few examples, or a number is not positive.
+      InputError: a number is not positive, or labels are sets of classes.
     """
     whole, real = (int,), (int, float)
     if not (_positive(shots, whole) and _positive((seeds,), whole) and _positive(l2, real)):
@@ -184,8 +181,21 @@ def few_shot(
     labels = data.read_labels(train)
     if labels.ndim > 1:
         raise InputError(f"few-shot evaluation wants one class an image; {train.name} holds sets")
+    _report_few(np.bincount(labels, minlength=train.num_classes), shots[-1], train)
     chosen = [select_shots(labels, shots[-1], seed, train.label_names) for seed in range(seeds)]
     return FewShot(train, test, shots, np.stack(chosen), tuple(l2))
+
+
+def _report_few(counts: np.ndarray, shots: int, train: Source) -> None:
+    """Says how many classes have fewer examples than the largest number of shots."""
+    if short := int((counts < shots).sum()):
+        least = int(counts.argmin())
+        log.warning(
+            "few-shot evaluation: %d of %d classes of %s (%s) have fewer than %d examples, the "
+            "least %r with %d; all of theirs are taken",
+            short, len(counts), train.name, train.split, shots, train.label_names[least],
+            counts[least],
+        )  # fmt: skip
 
 
 @EVALUATIONS.register("fewshot")

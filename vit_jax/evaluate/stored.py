@@ -83,7 +83,13 @@ def open_stored(
         data_options.update(known)
     if data_dir:
         data_options.data_dir = data_dir
-    preprocess = data.parse(pp or info.pp)
+    own = data.parse(info.pp)
+    preprocess = data.parse(pp) if pp else own
+    if (preprocess.mean, preprocess.std) != (own.mean, own.std):
+        raise InputError(
+            f"--pp={pp} normalises pixels differently from the weights of {info.source}; end it in "
+            f"{own.normalization or 'an operation on uint8 images, without normalisation'}"
+        )
     model_config = info.config
     task = create_task(config)
     graphdef, _ = models.abstract(functools.partial(task.build_model, model_config))

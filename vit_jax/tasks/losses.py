@@ -93,7 +93,8 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     """Whether one of the k highest logits is a right class: bool (B,).
 
     Ties go to the lower class index, as in argmax, so that evaluation agrees
-    with the predictions. A row with a NaN is never correct.
+    with the predictions. A row with a NaN is never correct. In rows (B, K), an image without any
+    class is correct where no logit is above 0, that is where no class has a sigmoid above 1/2.
 
     Args:
       logits: (B, K).
@@ -102,14 +103,18 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     """
     # The number of classes before the best right one. A top-k would sort all classes on a TPU.
     classes = jnp.arange(logits.shape[-1])
-    any_right = jnp.ones((), bool)
-    if labels.ndim > 1:
+    labels_are_sets = labels.ndim > 1
+    if labels_are_sets:
         right = labels > 0
-        any_right = right.any(axis=-1)
+        nothing = ~right.any(axis=-1)
+        none_chosen = (logits <= 0).all(axis=-1)
         labels = jnp.argmax(jnp.where(right, logits, -jnp.inf), axis=-1)
         # Where all right classes have -inf, the first of them.
         first = jnp.argmax(right, axis=-1)
         labels = jnp.where(jnp.take_along_axis(right, labels[:, None], 1)[:, 0], labels, first)
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     before = (logits > own) | ((logits == own) & (classes < labels[:, None]))
-    return (before.sum(axis=-1) < k) & any_right & ~jnp.isnan(logits).any(axis=-1)
+    among = before.sum(axis=-1) < k
+    if labels_are_sets:
+        among = jnp.where(nothing, none_chosen, among)
+    return among & ~jnp.isnan(logits).any(axis=-1)

@@ -53,6 +53,7 @@ def open_evaluations(run: Run, source: Source, pp: Preprocess) -> list[RunEvalua
         labels=source.label_names,
         data=run.config.data,
         batch_size=run.config.batch_size,
+        training=source,
     )
     found = []
     for name, entry in sorted(run.config.evals.items()):

@@ -136,6 +136,10 @@ class MixtureSource(Source):
     def labels(self, index):
         return None
 
+    def shared(self, other):
+        others = other.components if isinstance(other, MixtureSource) else (other,)
+        return sum(own.shared(one) for own in self.components for one in others)
+
     def describe(self, index):
         component, own = self._one(index)
         return component.describe(own)

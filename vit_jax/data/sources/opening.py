@@ -166,6 +166,7 @@ def _open_arrays(data: arrays.Arrays, common: dict) -> ArraySource:
     return ArraySource(
         images=images,
         targets=targets,
+        rows=splits.rows_of_all(parts, sizes),
         size=len(images),
         label_names=data.label_names,
         image_size=images.shape[1:3],
@@ -199,6 +200,7 @@ def _open_folder(data: folder.Folder, common: dict) -> FileSource:
         files=listing.paths,
         targets=listing.targets,
         file_sizes=listing.sizes,
+        rows=splits.rows_of_all(parts, sizes),
         size=len(listing.targets),
         label_names=data.label_names,
         **common,

@@ -104,6 +104,16 @@ class RecordSource(Source):
         shard, record = self._record(np.array([index]))
         return f"record {record[0]} of {self.shards[shard[0]].path}"
 
+    def shared(self, other: Source) -> int:
+        if not isinstance(other, RecordSource):
+            return 0
+        return sum(
+            max(0, min(a.skip + a.take, b.skip + b.take) - max(a.skip, b.skip))
+            for a in self.shards
+            for b in other.shards
+            if a.path == b.path
+        )
+
     def _identity(self):
         for shard in self.shards:
             size = record_files.facts(shard.path)[0]

@@ -33,6 +33,7 @@ class Source:
       image_size: (height, width) in pixels if all images are known to share it.
       sequential: whether training reads it from front to back instead of at random.
       max_pixels: largest number of pixels of an image file; larger ones are unreadable.
+      rows: number of each example among those of all splits, int (size,); None if unknown.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Source:
     image_size: tuple[int, int] | None = None
     sequential: bool = False
     max_pixels: int = MAX_PIXELS
+    rows: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
@@ -78,6 +80,12 @@ class Source:
           {"image": uint8 (h, w, 3)}, and "label" if the payload holds it.
         """
         return dict(image=preprocess.encoded(payload, words, self.max_pixels))
+
+    def shared(self, other: "Source") -> int:
+        """The number of examples of `other` that are also examples of this source, if known."""
+        if self.rows is None or other.rows is None or self.name != other.name:
+            return 0
+        return int(np.isin(other.rows, self.rows, kind="table").sum())
 
     def file_names(self) -> list[str]:
         """The name of each example's file, without its folder.

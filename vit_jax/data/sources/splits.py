@@ -96,3 +96,9 @@ def select(
     if not sum(len(rows) for _, rows in selected):
         raise InputError(f"split {split!r} of {source} holds no examples")
     return selected
+
+
+def rows_of_all(parts: list[tuple[str, np.ndarray]], sizes: Mapping[str, int]) -> np.ndarray:
+    """Selected rows as numbers among all rows of all splits: int64 (n,)."""
+    starts = dict(zip(sizes, np.cumsum([0, *sizes.values()])))
+    return np.concatenate([starts[part] + rows for part, rows in parts])

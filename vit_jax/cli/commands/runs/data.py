@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
             opened = open_configured(config.data, source=entry.source, split=split)
             key = name if len(splits) == 1 else f"{name} ({split})"
             summary["evals"][key] = inspect.sizes(opened)
+            if shared := source.shared(opened):
+                summary["evals"][key]["training_images"] = shared
     if args.sheet:
         inspect.contact_sheet(source, pp, args.sheet, seed=config.seed)
         summary["sheet"] = args.sheet

@@ -18,6 +18,8 @@ from vit_jax.errors import InputError
 from vit_jax.jsonl import finite
 from vit_jax.text import printable
 
+SHOWN = 20  # classes whose average precision is printed; --json prints all
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
@@ -88,7 +90,13 @@ def _line(result: dict[str, Any]) -> str:
     loss = f", loss {result['loss']:.4f}" if "loss" in result else ""
     left_out = f"; {result['left_out']:,} without a label" if result.get("left_out") else ""
     where = printable(f"{result['source']} ({result['split']})")
+    if "mean_average_precision" in result:
+        loss += f", mean average precision {result['mean_average_precision']:.2%}"
+    classes = [
+        f"\n  {printable(name)}: " + ("no image has it" if value is None else f"{value:.2%}")
+        for name, value in list(result.get("average_precision", {}).items())[:SHOWN]
+    ]
     return (
         f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}{loss} "
-        f"on {result['examples']:,} examples of {where}{left_out}"
+        f"on {result['examples']:,} examples of {where}{left_out}" + "".join(classes)
     )
