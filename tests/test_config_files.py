@@ -132,3 +132,33 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_config(tmp_path / "c.py", "c = default(); c.seed = 7; return c")
     assert load_config("~/c.py").seed == 7
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("c = default()", "get_config returns nothing; make a config with vit_jax.config.default"),
+        ("return {}", "get_config returns a dict; make"),
+        ("return type(default())()", "missing; change options of vit_jax.config.default()"),
+        ("c = default(); c.optimizer = dict(lr=3); return c", "optimizer.b1, "),
+        (
+            "c = default(); c.optimizer.lr = 3",
+            r"line 3: unknown option 'optimizer.lr' \(did you mean 'optimizer.learning_rate'\?\)$",
+        ),
+        ("c = default(); c.optimizer.update(lr=3)", "'lr' .did you mean 'optimizer.learning_rate'"),
+        ("default().modle.name", "unknown option 'modle' .did you mean 'model'"),
+        ("default()['optmizer']", "unknown option 'optmizer' .did you mean 'optimizer'"),
+        ("default().xyz = 3", "unknown option 'xyz'; `vit_jax config` lists all"),
+        ("c = default(); c.batch_size = 1.5", "line 3: .*1.5 is of original type float and cannot"),
+        ("[].lr", "line 3: AttributeError: 'list' object has no attribute 'lr'$"),
+        ("1 / 0", "line 3: ZeroDivisionError: division by zero$"),
+        ("open('/nowhere')", "line 3: FileNotFoundError"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_short_line(body, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "c.py", body)
+    with pytest.raises(InputError, match=message) as caught:
+        load_config("c.py")
+    assert str(caught.value).startswith("config file c.py") and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300

@@ -28,6 +28,18 @@ def test_models_and_checkpoints_do_without_tensorflow():
     assert "tensorflow" not in loaded
 
 
+def test_mistakes_in_options_are_refused_without_tensorflow(tmp_path):
+    mistakes = ("data.source=digit", "data.source=folder:/nowhere", "data.split=none",
+                "data.pp=none", "model.patch_size=5", "batch_size=0")  # fmt: skip
+    code = f"""
+from vit_jax.cli.main import main
+for mistake in {mistakes}:
+    words = ["--config=configs/quickstart.py:pretrain", "--workdir={tmp_path}/run"]
+    assert main(["train", *words, "--config." + mistake]) == 2, mistake
+"""
+    assert "tensorflow" not in modules_after(code)
+
+
 def test_dir_lists_the_public_names_without_importing_them():
     code = "import vit_jax; assert set(vit_jax.__all__) <= set(dir(vit_jax)), dir(vit_jax)"
     assert not HEAVY & modules_after(code)

@@ -3,7 +3,10 @@
 import ast
 import difflib
 import importlib.util
+import os
+import re
 import sys
+import traceback
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,9 +15,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vit_jax.config import check
+from vit_jax.config import check, default
 from vit_jax.errors import InputError, nearest
 from vit_jax.files import expand
+from vit_jax.text import some
 
 PREFIX = "--config."
 _PACKAGE = Path(__file__).parent
@@ -39,13 +43,14 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         the wrong type or is out of range.
     """
     path, _, arg = spec.partition(":")
-    get_config = _get_config(Path(path))
+    get_config = _get_config(expand(path))
     config = get_config(arg) if arg else get_config()
     for override in overrides:
         name, equals, text = override.removeprefix(PREFIX).partition("=")
         if not equals:
             raise InputError(f"{override}: write {override}=VALUE")
         set_option(config, name, text)
+    _check_complete(config, path)
     check(config)
     return config
 
@@ -94,15 +99,57 @@ def _get_config(path: Path) -> Callable[..., ConfigDict]:
 
     def get_config(*args: str) -> ConfigDict:
         try:
-            return module.get_config(*args)
+            config = module.get_config(*args)
         except InputError:
             raise
-        except (KeyError, AttributeError, TypeError, ValueError) as error:
-            # ml_collections names the option and the nearest one in several lines.
-            message = " ".join(str(error.args[0] if error.args else error).split())
-            raise InputError(f"config file {path}: {message}") from error
+        except Exception as error:  # of the user's own code
+            raise InputError(_explained(path, error)) from error
+        if isinstance(config, ConfigDict):
+            return config
+        kind = "nothing" if config is None else f"a {type(config).__name__}"
+        raise InputError(
+            f"config file {path}: get_config returns {kind}; make a config with "
+            "vit_jax.config.default(), and end with `return config`"
+        )
 
     return get_config
+
+
+def _explained(path: Path, error: Exception) -> str:
+    """One line for an error of a config file: where it is, and the option that was meant."""
+    calls = traceback.extract_tb(error.__traceback__)
+    file = os.path.abspath(_existing(path))
+    own = [call for call in calls if os.path.abspath(call.filename) == file]
+    where = f"config file {path}, line {own[-1].lineno}" if own else f"config file {path}"
+    text = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").split())
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    library = bool(calls) and "ml_collections" in calls[-1].filename
+    if not library or isinstance(error, TypeError):
+        kind = "" if library else f"{type(error).__name__}: "
+        return f"{where}: {kind}{text[:300]}"
+    field = re.search(
+        r"""Key "(\w+)" does not exist|^["'\\]*(\w+)["'\\]*(?: ?Did you mean|$)""", text
+    )
+    if field is None:
+        return f"{where}: {text[:300]}"
+    name = field[1] or field[2]
+    # The line's code has the sections: `c.optimizer.lr = 3`.
+    code = re.search(rf"\b\w+\.((?:\w+\.)*{name})\b", own[-1].line or "") if own else None
+    name = code[1] if code else name
+    meant = meant_option(default(), name)
+    hint = f" (did you mean {meant!r}?)" if meant else nearest(name, default())
+    hint = hint or "; `vit_jax config` lists all"
+    return f"{where}: unknown option {name!r}{hint}"
+
+
+def _check_complete(config: ConfigDict, path: str) -> None:
+    """Refuses a config without an option, as where a file replaces a whole section."""
+    missing = set(_option_names(default())) - set(_option_names(config))
+    if missing:
+        raise InputError(
+            f"config file {path}: {some(sorted(missing))} missing; change options of "
+            "vit_jax.config.default(), do not replace sections"
+        )
 
 
 def set_option(config: ConfigDict, name: str, text: str) -> None:

@@ -202,3 +202,18 @@ def test_a_plan_is_for_the_devices_of_the_config():
 def test_an_argument_that_is_an_option_is_named(words, message, capsys):
     assert main(["train", "--config=configs/quickstart.py", "--workdir=x", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["tables", "1"], ["config"], ["--help"]])
+def test_a_reader_that_closes_early_is_no_error(words):
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "vit_jax", *words],
+            env=environment,
+            stdout=closed,
+            stderr=subprocess.PIPE,
+        )
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -38,6 +38,16 @@ def test_types_that_do_not_exist(check, kind, message):
         check.tpu_devices(kind)
 
 
+def test_the_printed_commands_work_with_the_s16_config(check, monkeypatch, capsys):
+    text = (ROOT / "docs/launch.md").read_text().replace("\\\n", " ")
+    printed = [line for line in text.splitlines() if line.startswith("python launch/check.py --")]
+    assert len(printed) == 2
+    for line in printed:
+        line = line.replace("--config=...", f"--config={ROOT}/configs/vit_s16_i1k.py:90")
+        monkeypatch.setattr("sys.argv", line.replace("--workdir=...", "--workdir=/x").split()[1:])
+        assert check.main() == 0, capsys.readouterr().err
+
+
 def test_what_fits(check):
     found = check.check([*TRAIN, "--config.parallel.fsdp=4", "--config.parallel.replica=2"], 16, 2)
     assert found.startswith("16 devices, mesh replica=2 data=2 fsdp=4 tensor=1, batch 64")

@@ -32,6 +32,7 @@ COMMANDS = {
     "models": (_WEIGHTS, "list the models, their parameters and cost"),
 }
 DONE, FAILED, WRONG_INPUT, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
+PIPE_CLOSED = 141  # as a shell reports programs that SIGPIPE ends
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names beyond the locale's characters
     try:
-        return _run(argv)
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # a reader that has closed shows here, not at the end
     except InputError as error:
         _tell_others(printable(error))
         print(f"vit_jax: {printable(error)}", file=sys.stderr)
@@ -68,6 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell_others(problem)
         print(f"vit_jax: {problem}", file=sys.stderr)
         return WRONG_INPUT
+    except BrokenPipeError:
+        # The reader has closed early, as `head` does. What Python still holds goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     except KeyboardInterrupt:
         print("vit_jax: interrupted", file=sys.stderr)
         return INTERRUPTED
