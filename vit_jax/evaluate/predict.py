@@ -33,11 +33,12 @@ class Predictor:
         self._batch_size = batch_size
         graphdef, self._params = models.split(model)
         mean, std = self._pp.mean, self._pp.std
+        to_probabilities = jax.nn.sigmoid if info.multi_label else jax.nn.softmax
 
         @jax.jit
         def probabilities(params: Any, images: jax.Array) -> jax.Array:
             images = normalize_pixels(images, mean, std)
-            return jax.nn.softmax(models.merge(graphdef, params)(images))
+            return to_probabilities(models.merge(graphdef, params)(images))
 
         self._probabilities = probabilities
 
@@ -85,7 +86,8 @@ def predict(
 
     Returns:
       A list of {"path", "top": [{"label", "index", "probability"}]}, best first.
-      Probabilities are the softmax over classes.
+      Probabilities are the softmax over classes; each logit's sigmoid for a model trained with
+      the sigmoid loss.
 
     Raises:
       InputError: no such checkpoint or image, an image that cannot be read, or a model

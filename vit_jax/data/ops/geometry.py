@@ -31,7 +31,10 @@ class Sized(Op):
     size: Any
 
     def __post_init__(self):
-        """Checks `size` and brings it to int (square) or (height, width)."""
+        """Checks `size`, makes it an int (square) or (height, width); checks the switches."""
+        for switch in ("antialias", "truncate", "nearest"):
+            value = getattr(self, switch, False)
+            self.require(isinstance(value, bool), switch, "True or False")
         size = self.size
         if isinstance(size, (tuple, list)) and len(size) == 2:
             ok = all(is_int(side) and side > 0 for side in size)
@@ -56,7 +59,6 @@ class Resizing(Sized):
     def __post_init__(self):
         super().__post_init__()
         self.require(self.method in METHODS, "method", " or ".join(METHODS))
-        self.require(isinstance(self.antialias, bool), "antialias", "True or False")
 
     def resized(self, image: Tensor, size: Any) -> Tensor:
         """An image in TensorFlow, resized to (height, width)."""
@@ -118,22 +120,32 @@ def resize_weights(size: int, new_size: int, method: str, antialias: bool) -> np
 class ResizeSmall(Resizing):
     """Resizes so that the image just covers `size`, aspect ratio kept.
 
-    For an int that is the length of the smaller side.
+    For an int that is the length of the smaller side. `truncate` rounds the longer side down,
+    as torchvision does, instead of to the nearest pixel.
     """
 
     size: Any
     method: str = "area"
     antialias: bool = False
+    truncate: bool = False
 
     def output_size(self, size):
         if size is None:
             return None
+        if self.truncate:
+            first = max(range(2), key=lambda axis: self.shape[axis] / size[axis])
+            side = self.shape[first]
+            return side * size[0] // size[first], side * size[1] // size[first]
         scale = max(self.shape[0] / size[0], self.shape[1] / size[1])
         return round(size[0] * scale), round(size[1] * scale)
 
     def tensorflow(self, image, words):
         from vit_jax.data._tf import tf
 
+        if self.truncate:
+            whole = tf.shape(image)[:2]
+            first = tf.argmax(tf.constant(self.shape, tf.float64) / tf.cast(whole, tf.float64))
+            return self.resized(image, tf.gather(self.shape, first) * whole // whole[first])
         size = tf.cast(tf.shape(image)[:2], tf.float64)
         scale = tf.reduce_max(tf.constant(self.shape, tf.float64) / size)
         return self.resized(image, tf.cast(tf.round(size * scale), tf.int32))
@@ -163,21 +175,29 @@ def _cut(image: Tensor, corner: Any, size: Size) -> Tensor:
 
 @operation("central_crop")
 class CentralCrop(Sized):
-    """Cuts `size` out of the middle; a smaller image is an error."""
+    """Cuts `size` out of the middle; a smaller image is an error.
+
+    `nearest` rounds the corner to the nearest (half to even), as torchvision does, not down.
+    """
 
     exact = True
     size: Any
+    nearest: bool = False
 
     def output_size(self, size):
         _check_fits(self, size)
         return self.shape
 
     def tensorflow(self, image, words):
-        return _cut(image, _room(self, image) // 2, self.shape)
+        room = _room(self, image)
+        # Half of an odd number rounds to even: up where the half below is odd.
+        up = room % 2 * (room // 2 % 2) if self.nearest else 0
+        return _cut(image, room // 2 + up, self.shape)
 
     def batched(self, images, words, xp):
         h, w = self.shape
-        y, x = (images.shape[1] - h) // 2, (images.shape[2] - w) // 2
+        y, x = (images.shape[1] - h) / 2, (images.shape[2] - w) / 2
+        y, x = (round(y), round(x)) if self.nearest else (int(y), int(x))
         return images[:, y : y + h, x : x + w]
 
 
