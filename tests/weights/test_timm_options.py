@@ -103,3 +103,20 @@ def test_attention_pooling_without_json_asks_for_the_activation(tmp_path):
     with pytest.raises(InputError, match="does not tell how it computes GELU; give gelu"):
         weights.read(tmp_path, num_heads=4)
     assert weights.read(tmp_path, num_heads=4, gelu="tanh").config.gelu == "tanh"
+
+
+@pytest.mark.parametrize(
+    "index", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 3}}', "no JSON"]
+)
+def test_a_damaged_shard_index_is_refused(index, tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(InputError, match="model.safetensors.index.json"):
+        weights.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/x.safetensors", "model.index.json"])
+def test_a_shard_stays_beside_its_index(name, tmp_path):
+    document = json.dumps(dict(weight_map=dict(a=name)))
+    (tmp_path / "model.safetensors.index.json").write_text(document)
+    with pytest.raises(InputError, match="no file beside it"):
+        weights.read(tmp_path)
