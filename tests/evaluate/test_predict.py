@@ -1,5 +1,7 @@
 """Predictions of many images: the rows of each alone, in few compiled shapes."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -97,3 +99,12 @@ def test_folders_and_patterns_name_their_images_once(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             find_images([str(tmp_path / wrong)])
+
+
+def test_a_sigmoid_model_gives_sigmoids(loaded):
+    model, info = loaded
+    images = rng.integers(0, 256, (3, 8, 8, 3), np.uint8)
+    scaled = (images / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.2, 0.3, 0.4])
+    logits = np.asarray(model(scaled.astype(np.float32)), np.float64)
+    found = Predictor(model, dataclasses.replace(info, multi_label=True))(images)
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-logits)), atol=1e-5)

@@ -1,10 +1,12 @@
 """Exported inference functions, run by what is left when this package is not there."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -83,6 +85,28 @@ def test_savedmodel_runs_in_tensorflow(weights, images, logits, tmp_path):
         out = serve(images=tf.constant(images[:count]))["logits"]
         np.testing.assert_allclose(out, logits[:count], atol=1e-5)
     assert json.loads((tmp_path / "saved" / "vit_jax.json").read_text())["labels"] == list("abc")
+
+
+def test_parameters_on_a_mesh_are_exported(weights, images, logits, tmp_path):
+    """As those of a run's checkpoint, which carry a sharding."""
+    tf = pytest.importorskip("tensorflow")
+    mesh = jax.make_mesh((1,), ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    params = jax.device_put(weights.params, sharding)
+    placed = dataclasses.replace(weights, params=params)
+    write(placed, tmp_path / "saved", format="savedmodel")
+    serve = tf.saved_model.load(str(tmp_path / "saved")).signatures["serving_default"]
+    np.testing.assert_allclose(serve(images=tf.constant(images))["logits"], logits, atol=1e-5)
+    for name in ("x.stablehlo", "x.npz", "x.safetensors", "hf"):
+        assert write(placed, tmp_path / name)
+
+
+def test_the_sigmoid_loss_travels(weights, tmp_path):
+    for name in ("x.npz", "hf"):
+        write(dataclasses.replace(weights, multi_label=True), tmp_path / name)
+        assert read(tmp_path / name).multi_label
+    document = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert document["problem_type"] == "multi_label_classification"
 
 
 def test_weights_that_do_not_fit_are_refused(weights, tmp_path, monkeypatch):

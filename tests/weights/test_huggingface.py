@@ -158,5 +158,5 @@ def test_what_is_not_supported_is_named(saved, tmp_path):
     saved("bit")
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(dict(config, num_groups=8)))
-    with pytest.raises(InputError, match="num_groups 8 is not supported, only 32"):
+    with pytest.raises(InputError, match="num_groups is 8; it is not supported, only 32"):
         weights.read(tmp_path)

@@ -25,7 +25,7 @@ def load(
     path: str | Path,
     *,
     use_ema: bool = False,
-    resample: str = "bilinear_align_corners",
+    resample: str | None = None,
     leave_out: Sequence[str] = (),
     **options: Any,
 ) -> tuple[nnx.Module, Weights]:
@@ -69,7 +69,7 @@ def read_weights(
     use_ema: bool = False,
     layout: Layout | None = None,
     task_params: bool = False,
-    resample: str = "bilinear_align_corners",
+    resample: str | None = None,
     leave_out: Sequence[str] = (),
     **options: Any,
 ) -> Weights:
@@ -154,10 +154,16 @@ def _read_own(checkpoint: Path, use_ema: bool, layout: Layout | None, task_param
         params=traverse_util.unflatten_dict(params, sep="/"),
         pp=meta["pp"],
         labels=meta["labels"],
+        multi_label=_has_sigmoid_loss(meta["config"]),
         source=str(checkpoint),
         run_config=meta["config"],
         report=report,
     )
+
+
+def _has_sigmoid_loss(config: Mapping[str, Any]) -> bool:
+    loss = config.get("loss")
+    return isinstance(loss, Mapping) and loss.get("name") == "sigmoid"
 
 
 def _task_params(meta: dict[str, Any], paths: Iterable[str]) -> list[str]:

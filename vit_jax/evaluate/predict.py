@@ -38,11 +38,12 @@ class Predictor:
         self._max_pixels = run_data.get("max_pixels", data.MAX_PIXELS)
         graphdef, self._params = models.split(model)
         mean, std = self._pp.mean, self._pp.std
+        to_probabilities = jax.nn.sigmoid if info.multi_label else jax.nn.softmax
 
         @jax.jit
         def probabilities(params: Any, images: jax.Array) -> jax.Array:
             images = normalize_pixels(images, mean, std)
-            return jax.nn.softmax(models.merge(graphdef, params)(images))
+            return to_probabilities(models.merge(graphdef, params)(images))
 
         self._probabilities = probabilities
 
@@ -120,7 +121,8 @@ def predict(
     Returns:
       A list of {"path", "top": [{"label", "index", "probability"}]}, best first. An image that
       cannot be read has an empty "top", and "error" says why.
-      Probabilities are the softmax over classes.
+      Probabilities are the softmax over classes, or each logit's sigmoid for a model trained with
+      the sigmoid loss.
 
     Raises:
       InputError: no such checkpoint or image, or a model without classes.

@@ -130,8 +130,9 @@ def _find_weights(path: Path) -> Path:
 
 def _read_tensors(path: Path) -> dict[str, np.ndarray]:
     if path.name.endswith(".index.json"):
-        shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-        return {k: v for shard in shards for k, v in _read_tensors(path.parent / shard).items()}
+        return {
+            k: v for shard in _shards(path) for k, v in _read_tensors(path.parent / shard).items()
+        }
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
     readers |= dict.fromkeys((".pth", ".pt", ".bin"), _read_torch)
     if path.suffix not in readers:
@@ -144,6 +145,22 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} is damaged or no {path.suffix} file: {error}") from error
     except Exception as error:  # zipfile, safetensors and pickle have their own, all unrelated
         raise InputError(f"{path} cannot be read: {first_line(error)}") from error
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that a shard index names; all of them beside it.
+
+    Raises:
+      InputError: it is no index, or a name leads elsewhere.
+    """
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{index} is no shard index with a weight_map of names") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or name.endswith(".json"):
+            raise InputError(f"{index}: weight_map names {str(name)[:80]!r}, no file beside it")
+    return sorted(names)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -100,12 +100,13 @@ def fit(
     return Fitted(have, fresh, [f"{len(have)} parameters taken over", *report])
 
 
-def refit(weights: Weights, *, resample: str = "bilinear_align_corners", **changes: Any) -> Weights:
+def refit(weights: Weights, *, resample: str | None = None, **changes: Any) -> Weights:
     """The same weights in a model with other options; a head for other classes starts at zero.
 
     Args:
       weights: weights and their model.
-      resample: method by which the position embedding is resized to another `image_size`.
+      resample: method by which the position embedding is resized to another `image_size`;
+        None: bilinear_align_corners, and the family's own if the size is that of the files.
       **changes: options of `create_model`; None leaves an option unchanged.
 
     Raises:
@@ -113,6 +114,10 @@ def refit(weights: Weights, *, resample: str = "bilinear_align_corners", **chang
     """
     changes = {key: value for key, value in changes.items() if value is not None}
     stored = weights.config
+    if weights.input_size and "image_size" not in changes:
+        changes["image_size"] = weights.input_size
+        resample = resample or weights.resample
+    resample = resample or "bilinear_align_corners"
     wanted = models.model_config(weights.name, **{**weights.options, **changes})
     if stored == wanted:
         return weights
@@ -129,7 +134,7 @@ def refit(weights: Weights, *, resample: str = "bilinear_align_corners", **chang
         fitted.params[path] = np.full(shape, value, np.float32)
     name, own_options = models.identify(wanted)
     pp = weights.pp
-    if stored.image_size != wanted.image_size:
+    if wanted.image_size != (weights.input_size or stored.image_size):
         pp = Recipe.parse(pp).spec(wanted.image_size)
     return dataclasses.replace(
         weights,
@@ -137,6 +142,7 @@ def refit(weights: Weights, *, resample: str = "bilinear_align_corners", **chang
         options=own_options,
         params=traverse_util.unflatten_dict(fitted.params, sep="/"),
         pp=pp,
+        input_size=None,
         labels=[] if fitted.fresh else weights.labels,
         report=[*weights.report, *fitted.report[1:]],
     )

@@ -17,6 +17,9 @@ from vit_jax.weights.layout import Shape, groups, place
 _HEADS = {(v["width"], v["depth"], v["mlp_dim"]): v["num_heads"] for v in VARIANTS.values()}
 _HEADS |= {(512, 12, 2048): 8, (1152, 27, 4304): 16, (1536, 40, 4096): 24}
 
+# Axes that every ViT has, and the tensors that have them.
+_PARTS = dict(d="norm", p="patch embedding", q="patch embedding", m="MLP")
+
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
@@ -109,9 +112,19 @@ def infer(
     if "resnet/conv_root/kernel" in seen.rows and seen.depth == 0:
         return _infer_bit(seen, hints, options)
     fields = _structure(path, seen, {**options, **hints})
+    for key in ("width", "depth", "patch_size", "mlp_dim"):
+        if hints.get(key, fields[key]) != fields[key]:
+            raise InputError(
+                f"{path}: its JSON says {key} {hints[key]}, its tensors {fields[key]}; one of both "
+                "is of another model"
+            )
     fields |= _positions(path, seen, fields, hints, options)
     stem = ("resnet_norm_eps", "resnet_conv_eps") if fields["resnet_stages"] is not None else ()
-    fields |= {key: hints[key] for key in ("norm_eps", "gelu", *stem) if key in hints}
+    fields |= {key: hints[key] for key in ("norm_eps", *stem) if key in hints}
+    gelu = hints.get("gelu") or options.get("gelu")
+    if not gelu:
+        raise InputError(f"{path} does not tell how it computes GELU; give gelu: tanh or erf")
+    fields["gelu"] = gelu
     return ViTConfig(**fields)
 
 
@@ -131,6 +144,10 @@ def _infer_bit(seen: Survey, hints: Mapping, options: Mapping) -> BiTConfig:
 def _structure(path: str, seen: Survey, known: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that decide which parameters a ViT has and their shapes."""
     sizes, rows = seen.sizes, seen.rows
+    absent = [part for letter, part in _PARTS.items() if not sizes.get(letter)]
+    if absent or not seen.depth:
+        part = absent[0] if absent else "blocks"
+        raise InputError(f"{path} is not a whole model: its tensors hold no {part}")
     width = sizes.get("d", 0)
     usual = _HEADS.get((width, seen.depth, sizes.get("m", 0)))
     heads = sizes.get("h") or known.get("num_heads") or usual
@@ -187,6 +204,10 @@ def _positions(
     slots = {class_slots: (True, False), 0: (False, False)}
     if fields["registers"]:
         slots[class_slots + fields["registers"]] = (True, True)
+    if "posemb_class_slot" in hints:  # timm: all tokens before the patches have one, or none
+        whole = hints["posemb_class_slot"]
+        slots = {class_slots + fields["registers"]: (True, bool(fields["registers"]))}
+        slots = slots if whole else {0: (False, False)}
 
     def result(count, image_size):
         class_slot, register_slots = slots[count]

@@ -1,6 +1,7 @@
 """Preprocessing of images for evaluation: resizing, cropping, normalisation."""
 
 import dataclasses
+import math
 from typing import Any
 
 HALF = (0.5, 0.5, 0.5)
@@ -18,6 +19,11 @@ class Recipe:
       method: interpolation method of resizing.
       antialias: whether resizing low-passes when shrinking, as Pillow does.
       mean, std: per channel, of pixels in 0..1.
+      floor: whether the side before the crop is rounded down and the corner of the crop to the
+        nearest pixel, as in timm.
+      truncate: whether the longer side is rounded down, as in timm and transformers.
+      size: (height, width) that the files prepare images to; None: the model's own size.
+      notes: differences from what the files say, one line each.
     """
 
     share: float = 1.0
@@ -26,15 +32,22 @@ class Recipe:
     antialias: bool = True
     mean: tuple[float, ...] = HALF
     std: tuple[float, ...] = HALF
+    floor: bool = False
+    truncate: bool = False
+    size: Size | None = None
+    notes: tuple[str, ...] = ()
 
     def spec(self, size: Size) -> str:
         """The preprocessing string of vit_jax.data, for images of (height, width)."""
         how = "" if self.squash and self.method == "bilinear" else f", method={self.method!r}"
         how += ", antialias=True" if self.antialias else ""
-        whole = (round(size[0] / self.share), round(size[1] / self.share))
+        to_pixels = math.floor if self.floor else round
+        whole = (to_pixels(size[0] / self.share), to_pixels(size[1] / self.share))
+        how += ", truncate=True" if self.truncate and not self.squash else ""
         operations = [f"{'resize' if self.squash else 'resize_small'}({_show(whole)}{how})"]
         if not self.squash or whole != tuple(size):
-            operations.append(f"central_crop({_show(size)})")
+            nearest = ", nearest=True" if self.floor else ""
+            operations.append(f"central_crop({_show(size)}{nearest})")
         return "|".join([*operations, _normalization(self.mean, self.std)])
 
     @classmethod
@@ -53,8 +66,11 @@ class Recipe:
                 recipe = dataclasses.replace(
                     recipe, share=1.0, squash=squash, method=method, antialias=op.antialias
                 )
+                if isinstance(op, ResizeSmall):
+                    recipe = dataclasses.replace(recipe, truncate=op.truncate)
             if isinstance(op, CentralCrop) and side:
-                recipe = dataclasses.replace(recipe, share=min(op.shape) / side)
+                share = min(op.shape) / side
+                recipe = dataclasses.replace(recipe, share=share, floor=op.nearest)
         # "area" averages what a pixel covers: of the others, bilinear with antialias is nearest.
         if recipe.method == "area":
             return dataclasses.replace(recipe, method="bilinear", antialias=True)

@@ -20,7 +20,7 @@ from vit_jax.weights.record import Weights, layouts
 def read(
     path: str | Path,
     *,
-    resample: str = "bilinear_align_corners",
+    resample: str | None = None,
     leave_out: Sequence[str] = (),
     **options: Any,
 ) -> Weights:
@@ -63,13 +63,23 @@ def read_stored(
         config = infer(path, found, found.family.hints(found), told)
     params = _load(config, found)
     name, options = models.identify(config)
-    pp = own["pp"] if own else found.family.recipe(found).spec(config.image_size)
-    source = "as the files say" if files.configs else f"as is usual for {found.name}"
+    pp, source, size = own.get("pp", ""), "as the files say", None
+    notes: tuple[str, ...] = ()
+    if not own:
+        recipe = found.family.recipe(found)
+        pp, size, notes = recipe.spec(recipe.size or config.image_size), recipe.size, recipe.notes
+        if size is None:
+            source = f"as is usual for {found.name}"
+        elif notes:
+            source = "as the files say, with the differences below"
     return Weights(
         name=name,
         options=options,
         params=traverse_util.unflatten_dict(params, sep="/"),
         pp=pp,
+        multi_label=bool(own.get("multi_label")) if own else _multi_label(found),
+        input_size=size if size != config.image_size else None,
+        resample="bicubic_antialias" if "registers" in params else _resample(found.name),
         labels=own["labels"] if own else _labels(found.config_json, config.num_classes),
         source=path,
         family=found.name,
@@ -77,10 +87,16 @@ def read_stored(
         report=[
             f"{path}: {found.name}, {name}, {len(found.tensors)} tensors loaded",
             f"preprocessing {source}: {pp}",
+            *(f"note: {note}" for note in notes),
             *(f"left out on request: {name}" for name in found.left_out),
             *(f"kept aside, no part of a classifier: {name}" for name in found.aside),
         ],
     )
+
+
+def _resample(family: str) -> str:
+    """The method by which a family's program resizes position embeddings."""
+    return "bicubic" if family.startswith("Hugging Face") else "bicubic_antialias"
 
 
 def _own_description(configs: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,10 +108,18 @@ def _own_description(configs: Mapping[str, Any]) -> dict[str, Any]:
     return own if isinstance(own, dict) and "model" in own else {}
 
 
+def _multi_label(found: Recognised) -> bool:
+    """Whether config.json of transformers says that classes do not exclude each other."""
+    return found.config_json.get("problem_type") == "multi_label_classification"
+
+
 def _labels(config: Mapping[str, Any], num_classes: int) -> list[str]:
     """Class names by index from the JSON of timm or transformers; [] if it has none."""
-    named = config.get("label_names", [])
-    by_id = config.get("id2label", {})
+    named = config.get("label_names") or []
+    by_id = config.get("id2label") or {}
+    for key, value, kind in (("label_names", named, list), ("id2label", by_id, dict)):
+        if not isinstance(value, kind):
+            raise InputError(f"config.json: {key} is no {kind.__name__} of class names")
     if by_id:
         named = [by_id.get(str(i), "") for i in range(num_classes)]
     if len(named) != num_classes or named == [f"LABEL_{i}" for i in range(num_classes)]:

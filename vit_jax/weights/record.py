@@ -22,6 +22,10 @@ class Weights:
       options: options of `create_model` in which the model differs from it.
       params: nested dict of arrays; {} if a model holds them.
       pp: preprocessing of images for evaluation.
+      multi_label: whether the probability of a class is the sigmoid of its logit, as after
+        training with the sigmoid loss, instead of the softmax over classes.
+      input_size: (height, width) that `pp` gives, if `options` have another one as yet.
+      resample: method by which the family resizes position embeddings.
       labels: class names by index; [] if unknown.
       source: path that they were read from.
       family: family of the file; "vit_jax" for a run's checkpoint.
@@ -34,6 +38,9 @@ class Weights:
     options: dict[str, Any]
     params: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     pp: str
+    multi_label: bool = False
+    input_size: tuple[int, int] | None = None
+    resample: str = "bilinear_align_corners"
     labels: list[str] = dataclasses.field(default_factory=list)
     source: str = ""
     family: str = "vit_jax"

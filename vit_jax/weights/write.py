@@ -159,6 +159,7 @@ def own_description(weights: Weights) -> dict[str, Any]:
         model=dict(name=weights.name, **weights.options),
         pp=weights.pp,
         labels=weights.labels,
+        multi_label=weights.multi_label,
         report=weights.report,
     )
 

@@ -32,12 +32,12 @@ class Sized(Op):
     size: Any
 
     def __post_init__(self):
-        """Checks `size` and converts it to int (square) or (height, width)."""
+        """Checks `size`, makes it an int (square) or (height, width); checks the switches."""
+        for switch in ("antialias", "truncate", "nearest"):
+            self.require(isinstance(getattr(self, switch, False), bool), switch, "True or False")
         size = self.size
-        if isinstance(size, (tuple, list)) and len(size) == 2:
-            ok = all(is_int(side) and side > 0 for side in size)
-        else:
-            ok = is_int(size) and size > 0
+        sides = size if isinstance(size, (tuple, list)) and len(size) == 2 else (size,)
+        ok = all(is_int(side) and side > 0 for side in sides)
         self.require(ok, "size", "pixels: a positive int or (height, width)")
         if not is_int(size):
             self.set_field("size", size[0] if size[0] == size[1] else tuple(size))
@@ -57,7 +57,6 @@ class Resizing(Sized):
     def __post_init__(self):
         super().__post_init__()
         self.require(self.method in METHODS, "method", " or ".join(METHODS))
-        self.require(isinstance(self.antialias, bool), "antialias", "True or False")
 
     def resized(self, image: Tensor, size: Any) -> Tensor:
         """An image in TensorFlow, resized to (height, width)."""
@@ -119,25 +118,37 @@ def resize_weights(size: int, new_size: int, method: str, antialias: bool) -> np
 class ResizeSmall(Resizing):
     """Resizes so that the image just covers `size`, aspect ratio kept.
 
-    For an int that is the length of the smaller side.
+    For an int that is the length of the smaller side. `truncate` rounds the longer side down,
+    as torchvision does, instead of to the nearest pixel.
     """
 
     size: Any
     method: str = "area"
     antialias: bool = False
+    truncate: bool = False
 
     def output_size(self, size):
         if size is None:
             return None
+        if self.truncate:
+            first = max(range(2), key=lambda axis: self.shape[axis] / size[axis])
+            side = self.shape[first]
+            return side * size[0] // size[first], side * size[1] // size[first]
         scale = max(self.shape[0] / size[0], self.shape[1] / size[1])
         return round(size[0] * scale), round(size[1] * scale)
 
     def tensorflow(self, image, words):
         from vit_jax.data._tf import tf
 
-        size = tf.cast(tf.shape(image)[:2], tf.float64)
-        scale = tf.reduce_max(tf.constant(self.shape, tf.float64) / size)
-        wanted = tf.round(size * scale)
+        whole = tf.shape(image)[:2]
+        size = tf.cast(whole, tf.float64)
+        scales = tf.constant(self.shape, tf.float64) / size
+        if self.truncate:
+            first = tf.argmax(scales)
+            sides = tf.cast(tf.gather(self.shape, first), tf.int64) * tf.cast(whole, tf.int64)
+            wanted = tf.cast(sides // tf.cast(whole[first], tf.int64), tf.float64)
+        else:
+            wanted = tf.round(size * tf.reduce_max(scales))
         limit = tf.maximum(tf.constant(_LARGEST, tf.float64), tf.reduce_prod(size))
         message = f"the image is too long for {self}: it would have over {_LARGEST:,.0f} pixels"
         checked = tf.debugging.assert_less_equal(tf.reduce_prod(wanted), limit, message)
@@ -169,21 +180,29 @@ def _cut(image: Tensor, corner: Any, size: Size) -> Tensor:
 
 @operation("central_crop")
 class CentralCrop(Sized):
-    """Crops `size` from the middle; a smaller image is an error."""
+    """Cuts `size` out of the middle; a smaller image is an error.
+
+    `nearest` rounds the corner to the nearest (half to even), as torchvision does, not down.
+    """
 
     exact = True
     size: Any
+    nearest: bool = False
 
     def output_size(self, size):
         _check_fits(self, size)
         return self.shape
 
     def tensorflow(self, image, words):
-        return _cut(image, _room(self, image) // 2, self.shape)
+        room = _room(self, image)
+        # Half of an odd number rounds to even: up where the half below is odd.
+        up = room % 2 * (room // 2 % 2) if self.nearest else 0
+        return _cut(image, room // 2 + up, self.shape)
 
     def batched(self, images, words, xp):
         h, w = self.shape
-        y, x = (images.shape[1] - h) // 2, (images.shape[2] - w) // 2
+        y, x = (images.shape[1] - h) / 2, (images.shape[2] - w) / 2
+        y, x = (round(y), round(x)) if self.nearest else (int(y), int(x))
         return images[:, y : y + h, x : x + w]
 
 

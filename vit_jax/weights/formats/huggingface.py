@@ -1,6 +1,5 @@
 """Directories of transformers: ViT and its hybrid, DeiT, DINOv2, BiT."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,28 @@ from vit_jax.models.config import (
     feature_channels,
     feature_grid,
 )
-from vit_jax.weights.families import FAMILIES, Family, Recognised
+from vit_jax.weights.families import FAMILIES, Family
+from vit_jax.weights.formats.huggingface_config import (
+    PILLOW,
+    bit_hints,
+    dinov2_hints,
+    hints,
+    recipe,
+    vit_recipe,
+)
 from vit_jax.weights.formats.rows import (
     RESNET,
     SIZES,
-    TORCH_RESNET,
     dense,
-    gelu,
     norm,
     other_epsilon,
     torch_resnet,
 )
 from vit_jax.weights.layout import Table
-from vit_jax.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Recipe
+from vit_jax.weights.preprocessing import Recipe
 from vit_jax.weights.record import Weights
 from vit_jax.weights.write import ANY, check_expressible, named, save, side_length, weight_format
 
-PILLOW = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # its numbers for methods
 _LAYER = "encoder.layer.{l}"
 _HUGGINGFACE: Table = {
     **dense("embedding", "embeddings.patch_embeddings.projection", "dipq", "d"),
@@ -83,93 +87,13 @@ _DINOV2_RENAMES = (
 )
 
 
-def _hints(found: Recognised, norm_eps: float = 1e-12) -> dict[str, Any]:
-    config = found.config_json
-    if config.get("qkv_bias") is False:
-        raise InputError(
-            f"{found.path}: qkv_bias false is not supported; attention has biases here"
-        )
-    if config.get("pooler_act", "tanh") != "tanh":
-        raise InputError(
-            f"{found.path}: pooler_act {config['pooler_act']} is not supported, only tanh"
-        )
-    return dict(
-        num_heads=config.get("num_attention_heads"),
-        norm_eps=config.get("layer_norm_eps", norm_eps),
-        gelu=gelu(config.get("hidden_act", "gelu")),
-        image_size=config.get("image_size"),
-        layer_scale=config.get("layerscale_value"),
-        **TORCH_RESNET,
-    )
-
-
-def _dinov2_hints(found: Recognised) -> dict[str, Any]:
-    return _hints(found, norm_eps=1e-6)
-
-
-def _bit_hints(found: Recognised) -> dict[str, Any]:
-    config = found.config_json
-    wanted = dict(
-        num_groups=32, hidden_act="relu", output_stride=32, embedding_dynamic_padding=False
-    )
-    if config.get("layer_type") == "bottleneck":
-        wanted |= dict(global_padding="SAME", embedding_dynamic_padding=True)
-    elif config:
-        wanted |= dict(global_padding=None)
-    for key, value in wanted.items():
-        if config.get(key, value) != value:
-            raise InputError(
-                f"{found.path}: {key} {config[key]!r} is not supported, only {value!r}"
-            )
-    return dict(TORCH_RESNET)
-
-
-_CROPPED = Recipe(224 / 256, False, "bicubic", True, IMAGENET_MEAN, IMAGENET_STD)
-
-
-def _vit_recipe(found: Recognised) -> Recipe:
-    deit = "embeddings.distillation_token" in found.tensors
-    return _recipe(found, _CROPPED if deit else Recipe())
-
-
-def _recipe(found: Recognised, usual: Recipe = _CROPPED) -> Recipe:
-    """The preprocessing in preprocessor_config.json; without that file, the usual one."""
-    config = found.configs.get("preprocessor_config.json", {})
-    if not config:
-        return usual
-    whole, cropped = (_sides(config.get(key)) for key in ("size", "crop_size"))
-    crops = config.get("do_center_crop") and whole and cropped
-    mean, std = config.get("image_mean", usual.mean), config.get("image_std", usual.std)
-    if config.get("do_normalize") is False:
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    return Recipe(
-        share=min(cropped) / min(whole) if crops else 1.0,
-        squash=not _keeps_aspect(config),
-        method=PILLOW.get(config.get("resample", 2), "bilinear"),
-        mean=tuple(mean),
-        std=tuple(std),
-    )
-
-
-def _keeps_aspect(config: Mapping[str, Any]) -> bool:
-    """Whether a processor keeps the aspect ratio: some take a single number as shorter side."""
-    kind = config.get("image_processor_type") or config.get("feature_extractor_type") or ""
-    size = config.get("size")
-    return kind.startswith("Bit") if isinstance(size, int) else "shortest_edge" in (size or ())
-
-
-def _sides(size: Any) -> tuple[int, ...]:
-    """transformers writes a number, {"height", "width"} or {"shortest_edge"}."""
-    return (size,) if isinstance(size, int) else tuple((size or {}).values())
-
-
 FAMILIES.add(
     "Hugging Face DINOv2",
     Family(
         "encoder.layer.0.layer_scale1.lambda1",
         DINOV2,
-        _dinov2_hints,
-        _recipe,
+        dinov2_hints,
+        recipe,
         ("", "dinov2.", "dinov2_with_registers."),
         _DINOV2_RENAMES,
         aside=r"embeddings\.mask_token",
@@ -180,8 +104,8 @@ FAMILIES.add(
     Family(
         "encoder.layer.0.layernorm_before.weight",
         HUGGINGFACE,
-        _hints,
-        _vit_recipe,
+        hints,
+        vit_recipe,
         ("", "vit.", "deit."),
         ((r"^cls_classifier\.", "classifier."),),
         aside=r"embeddings\.mask_token",
@@ -189,7 +113,7 @@ FAMILIES.add(
 )
 FAMILIES.add(
     "Hugging Face BiT",
-    Family("embedder.convolution.weight", HUGGINGFACE_BIT, _bit_hints, _recipe, ("", "bit.")),
+    Family("embedder.convolution.weight", HUGGINGFACE_BIT, bit_hints, recipe, ("", "bit.")),
 )
 
 
@@ -290,6 +214,8 @@ def documents(weights: Weights) -> dict[str, dict[str, Any]]:
         label2id={name: i for i, name in enumerate(names)},
         **(_vit(config, kind) if isinstance(config, ViTConfig) else _bit(config, config.preact)),
     )
+    if weights.multi_label:
+        document["problem_type"] = "multi_label_classification"
     preprocessor = to_huggingface(Recipe.parse(weights.pp), config.image_size)
     return {"config.json": document, "preprocessor_config.json": preprocessor}
 

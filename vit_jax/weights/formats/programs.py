@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.export
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.mlir.dialects import stablehlo as dialect
 
 from vit_jax import models
@@ -49,6 +50,12 @@ def _any_batch(weights: Weights) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((batch, *weights.config.image_size, 3), jnp.uint8)
 
 
+def _on_host(weights: Weights) -> Any:
+    """The parameters as NumPy arrays: those of a checkpoint would put their sharding into the
+    program, which other readers do not understand."""
+    return jax.tree.map(np.asarray, weights.params)
+
+
 def stablehlo(weights: Weights, path: Path) -> None:
     """Writes a program for `jax.export.deserialize(bytes).call(images)`, for all PLATFORMS.
 
@@ -61,7 +68,7 @@ def stablehlo(weights: Weights, path: Path) -> None:
             f"{path}: StableHLO holds less than 2 GiB, these weights take {size / 2**30:.1f}; "
             "write them as .npz or safetensors"
         )
-    params = jax.tree.map(jnp.asarray, weights.params)
+    params = _on_host(weights)
     function = jax.jit(functools.partial(inference(weights), params))
     exported = jax.export.export(function, platforms=PLATFORMS)(_any_batch(weights))
     path.write_bytes(exported.serialize())
@@ -78,9 +85,10 @@ def savedmodel(weights: Weights, path: Path) -> None:
     tf, xla = _tensorflow()
     images = _any_batch(weights)
     function = jax.jit(inference(weights))
-    exported = jax.export.export(function, platforms=TENSORFLOW_PLATFORMS)(weights.params, images)
+    params = _on_host(weights)
+    exported = jax.export.export(function, platforms=TENSORFLOW_PLATFORMS)(params, images)
     module = tf.Module()
-    module.params = [tf.Variable(leaf) for leaf in jax.tree.leaves(weights.params)]
+    module.params = [tf.Variable(leaf) for leaf in jax.tree.leaves(params)]
     operation = functools.partial(
         xla.call_module,
         version=exported.calling_convention_version,

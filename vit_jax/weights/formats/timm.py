@@ -7,19 +7,18 @@ from typing import Any
 from vit_jax.errors import InputError
 from vit_jax.models.config import BiTConfig, Size, ViTConfig
 from vit_jax.models.variants import model_config
-from vit_jax.weights.families import FAMILIES, Family, Recognised
+from vit_jax.weights.families import FAMILIES, Family
 from vit_jax.weights.formats.rows import (
     RESNET,
     SIZES,
-    TORCH_RESNET,
     dense,
-    gelu,
     norm,
     other_epsilon,
     torch_resnet,
 )
+from vit_jax.weights.formats.timm_config import hints, recipe
 from vit_jax.weights.layout import Table
-from vit_jax.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Recipe
+from vit_jax.weights.preprocessing import Recipe
 from vit_jax.weights.record import Weights
 from vit_jax.weights.write import (
     ANY,
@@ -79,51 +78,6 @@ _TIMM_RENAMES = (
     (r"^fc_norm\.", "norm."),
     (r"^patch_embed\.backbone\.(conv|norm)\.", r"patch_embed.backbone.stem.\1."),
 )
-
-# timm's architectures that imply the tanh approximation: SigLIP's image towers of later date.
-_TANH = re.compile(r"vit_(so400m_patch16_siglip|giantopt_patch16_siglip|large_.*siglip.*_512)")
-
-
-def hints(found: Recognised) -> dict[str, Any]:
-    """Fields of the model's configuration from config.json.
-
-    Raises:
-      InputError: config.json asks for something that the models here do not have.
-    """
-    config = found.config_json
-    arguments = config.get("model_args", {})
-    pretrained = config.get("pretrained_cfg", {})
-    pooled = any(name.endswith("fc_norm.weight") for name in found.original.values())
-    size = arguments.get("img_size") or pretrained.get("input_size", [0])[1:]
-    pool = config.get("global_pool") or arguments.get("global_pool") or ""
-    if pool not in ("", "token", "avg", "map"):
-        raise InputError(
-            f"{found.path}: global_pool {pool} is not supported, only token, avg and map"
-        )
-    usual = "gelu_tanh" if _TANH.match(config.get("architecture", "")) else "gelu"
-    return dict(
-        num_heads=arguments.get("num_heads"),
-        norm_eps=1e-6,
-        gelu=gelu(arguments.get("act_layer") or usual),
-        image_size=size or None,
-        layer_scale=arguments.get("init_values"),
-        head="gap" if pooled or pool == "avg" else None,
-        pool_then_norm=pooled,
-        **TORCH_RESNET,
-    )
-
-
-def recipe(found: Recognised) -> Recipe:
-    """The preprocessing in config.json; Meta's own files have no config.json."""
-    config = found.config_json.get("pretrained_cfg", {})
-    return Recipe(
-        share=config.get("crop_pct", 224 / 256),
-        squash=config.get("crop_mode") == "squash",
-        method=config.get("interpolation", "bicubic"),
-        mean=tuple(config.get("mean", IMAGENET_MEAN)),
-        std=tuple(config.get("std", IMAGENET_STD)),
-    )
-
 
 FAMILIES.add(
     "timm ViT",
@@ -217,7 +171,7 @@ def _document(weights: Weights) -> dict[str, Any]:
         num_classes=config.num_classes,
         num_features=width,
         global_pool=pool,
-        model_args=arguments,
+        model_args=dict(arguments, num_classes=config.num_classes, global_pool=pool),
         pretrained_cfg=dict(
             num_classes=config.num_classes,
             classifier=classifier,
@@ -289,7 +243,8 @@ def to_timm(recipe: Recipe, size: Size) -> dict[str, Any]:
         input_size=[3, *size],
         fixed_input_size=True,
         interpolation=recipe.method,
-        crop_pct=recipe.share,
+        # A little less, so that timm, which rounds down, comes to the same whole number.
+        crop_pct=recipe.share if recipe.share == 1.0 else recipe.share * (1 - 1e-9),
         crop_mode="squash" if recipe.squash else "center",
         mean=list(recipe.mean),
         std=list(recipe.std),

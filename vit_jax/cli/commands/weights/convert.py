@@ -43,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--resample",
-        default="bilinear_align_corners",
-        help="how to resize position embeddings for another image_size (%(default)s)",
+        help="how position embeddings are resized to another image_size (bilinear_align_corners)",
     )
     parser.add_argument(
         "--leave-out", action="append", default=[], help="pattern of tensor names to leave out"
