@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -31,6 +31,12 @@ class LogOptions:
     )
 
 
+class Line(TypedDict):
+    """A line of metrics.jsonl; its other keys are metrics."""
+
+    step: int
+
+
 class MetricsLog:
     """One line of metrics.jsonl per logged step, each step once, also after a resume.
 
@@ -52,7 +58,8 @@ class MetricsLog:
         self._file = self._events = None
         self.last: dict[str, float] = {}  # newest value of every metric
         path = workdir / "metrics.jsonl"
-        kept = [line for line in jsonl.read(path) if line["step"] <= step]
+        lines = jsonl.read(path, Line, dict[str, float | None], aside=write)
+        kept = [line for line in lines if line["step"] <= step]
         for line in kept:
             self.last.update({name: np.nan if v is None else v for name, v in line.items()})
         if write:
