@@ -446,3 +446,18 @@ def test_metadata_of_other_types_are_damage_named_by_key(changes, problem, workd
     checkpoints = Checkpoints(workdir, options())
     step, _ = checkpoints.restore_newest(abstract_items("one device"), stored.USE)
     assert step == 2 and re.search(problem, caplog.text)
+
+
+def test_a_workdir_that_is_deleted_during_the_run_is_noticed(tmp_path, caplog):
+    """Also where a save that was under way makes its directories again."""
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    checkpoints = Checkpoints(tmp_path, options(retries=0))
+    items = on_devices("one device", 2)
+    assert checkpoints.save(2, items, {}, {}, wait=True)
+    config.unlink()
+    assert not checkpoints.save(4, items, {}, {}, wait=True)
+    assert f"{config} is gone: the workdir was deleted or moved during the run" in caplog.text
+    config.write_text("{}")
+    assert checkpoints.save(6, items, {}, {}, wait=True)
+    checkpoints.close()

@@ -58,6 +58,7 @@ class Checkpoints:
         self.failures = 0
         self._config = config
         self._failed_in_a_row = 0
+        self._claimed = False  # whether config.json has been seen
         self._writing: int | None = None  # the step of an unfinished save
         self._scores: dict[int, float] = {}  # of config.best, read from checkpoints
         if problem := from_first(self._open_directory):
@@ -290,7 +291,12 @@ class Checkpoints:
     def _obstacle(self, step: int) -> str | None:
         """The reason why the disk cannot be written to (missing, full, read-only), or None."""
         probe = self.directory / f"probe{damage.TEMPORARY}"
+        config = self.directory.parent / "config.json"
         try:
+            if config.exists():
+                self._claimed = True
+            elif self._claimed:  # Orbax may have made the directories again
+                return f"{config} is gone: the workdir was deleted or moved during the run"
             probe.write_bytes(bytes(4096))
             probe.unlink()
             # A damaged checkpoint that could not be moved earlier.
