@@ -1,5 +1,6 @@
 """A run's checkpoints: layouts, every kind of damage, what stays, what others read."""
 
+import json
 import logging
 import os
 import re
@@ -380,3 +381,83 @@ def test_damage_after_the_save_keeps_the_older_checkpoint(tmp_path):
         checkpoints.save(3, on_devices("one device", 3), {}, {}, wait=True)
     assert stored.steps_in(checkpoints.directory) == [2, 3]
     assert checkpoints.restore_newest(abstract_items("one device"))[0] == 2
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("how", [shutil.copytree, os.symlink, os.rename])
+def test_a_checkpoint_under_another_steps_name_is_damaged(how, earlier, workdir, caplog):
+    """Its stored step decides, also in checkpoints of versions that kept it in `train` alone."""
+    directory = workdir / "checkpoints"
+    if earlier:
+        meta = directory / "4" / "meta" / "metadata"
+        document = json.loads(meta.read_text())
+        del document["step"]
+        meta.write_text(json.dumps(document))
+        (directory / "4" / "files.json").unlink()
+    how(directory / "4", directory / "999")
+    if not earlier:
+        with pytest.raises(InputError, match="999 is damaged: it is a copy of step 4's checkpoint"):
+            stored.latest_checkpoint(workdir)
+    step, items = Checkpoints(workdir, options()).restore_newest(abstract_items("one device"))
+    assert step == (2 if how is os.rename else 4)
+    assert_equal(items, numbers(step))
+    assert "it is a copy of step 4's checkpoint under another name" in caplog.text
+    assert os.listdir(directory / "damaged") == ["999"]
+
+
+def test_names_that_are_no_steps_are_passed_over(workdir):
+    for name in ("04", "²", "+4", "4 "):
+        shutil.copytree(workdir / "checkpoints" / "4", workdir / "checkpoints" / name)
+    assert stored.steps_in(workdir / "checkpoints") == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"data": ...}, "data is missing"),
+        ({"data": {}}, r"data\.fingerprint is missing"),
+        ({"data": {"fingerprint": {"size": []}}}, r"data\.fingerprint\.size is \[\]"),
+        ({"spikes": 3}, "spikes is 3"),
+        ({"spikes": {"losses": ["1"]}}, r"spikes\.losses\[0\] is '1', not a number"),
+        ({"fingerprints": {"params": 7}}, r"fingerprints\.params is 7"),
+        ({"unreadable": "3"}, "unreadable is '3', not a whole number"),
+        ({"labels": [1]}, r"labels\[0\] is 1, not a text"),
+        ({"model": {"name": None}}, r"model\.name is None, not a text"),
+        (b"[" * 100_000, "nested too deep"),
+        (b"null", "it is None, not an object"),
+        (b'{"model": "\xff"}', "not UTF-8"),
+        (b"{", "Expecting"),
+    ],
+)
+def test_metadata_of_other_types_are_damage_named_by_key(changes, problem, workdir, caplog):
+    """Of a checkpoint without its list of files, whose checksums would tell."""
+    good = dict(model={"name": "x"}, pp="", labels=[], config={}, data={"fingerprint": {"size": 1}})
+    for step in (2, 4):
+        checkpoint = workdir / "checkpoints" / str(step)
+        (checkpoint / "files.json").unlink()
+        path = checkpoint / "meta" / "metadata"
+        path.write_text(json.dumps(json.loads(path.read_text()) | good))
+    if isinstance(changes, dict):
+        document = json.loads(path.read_text()) | changes
+        changes = json.dumps({k: v for k, v in document.items() if v is not ...}).encode()
+    path.write_bytes(changes)
+    with pytest.raises(InputError, match=problem):
+        stored.read_meta(stored.latest_checkpoint(workdir), stored.USE)
+    checkpoints = Checkpoints(workdir, options())
+    step, _ = checkpoints.restore_newest(abstract_items("one device"), stored.USE)
+    assert step == 2 and re.search(problem, caplog.text)
+
+
+def test_a_workdir_that_is_deleted_during_the_run_is_noticed(tmp_path, caplog):
+    """Also where a save that was under way makes its directories again."""
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    checkpoints = Checkpoints(tmp_path, options(retries=0))
+    items = on_devices("one device", 2)
+    assert checkpoints.save(2, items, {}, {}, wait=True)
+    config.unlink()
+    assert not checkpoints.save(4, items, {}, {}, wait=True)
+    assert f"{config} is gone: the workdir was deleted or moved during the run" in caplog.text
+    config.write_text("{}")
+    assert checkpoints.save(6, items, {}, {}, wait=True)
+    checkpoints.close()

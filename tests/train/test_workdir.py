@@ -69,3 +69,39 @@ def test_a_summary_goes_with_the_end_it_was_of(tmp_path):
     (tmp_path / "summary.json").write_text("{}")
     begin(tmp_path, default())
     assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"[]", "not an object"),
+        (b"null", "not an object"),
+        (b"3", "not an object"),
+        (b'"x"', "not an object"),
+        (b'{"a": "\xff"}', "not UTF-8"),
+        (b'{"model": ' + b"[" * 100_000, "nested too deep"),
+        (b'{"mod', "Unterminated"),
+        (b"", "Expecting value"),
+    ],
+)
+def test_a_config_that_is_damaged_is_named_and_kept(content, problem, tmp_path):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"config\.json is damaged \(.*{problem}.*delete it"):
+        open_workdir(str(tmp_path), default())
+    assert (tmp_path / "config.json").read_bytes() == content
+
+
+VALUES = [None, [], {}, 3, -1, 1e29, 10**40, "x", [[[]]], {"a": {"b": 1}}, True, ...]
+
+
+def test_any_value_in_a_stored_config_is_accepted_or_refused_in_one_line(tmp_path):
+    begin(tmp_path, default())
+    whole = stored(tmp_path)
+    for key in whole:
+        for value in VALUES:
+            changed = {k: v for k, v in (whole | {key: value}).items() if v is not ...}
+            (tmp_path / "config.json").write_text(json.dumps(changed))
+            try:
+                open_workdir(str(tmp_path), default())
+            except InputError as error:
+                assert str(tmp_path) in str(error) and "\n" not in str(error), (key, value)

@@ -7,16 +7,19 @@ checked after reading, by the fingerprints of their arrays (see vit_jax.checkpoi
 
 import json
 import logging
+import re
 import shutil
 import zlib
 from pathlib import Path
 
+from vit_jax import schema
 from vit_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
 FILES = "files.json"
 MARKER = "_CHECKPOINT_METADATA"
+METADATA = "meta/metadata"
 TEMPORARY = ".orbax-checkpoint-tmp"  # suffix that Orbax gives to incomplete checkpoints
 ASIDE = "damaged"
 SMALL = 2**20  # bytes
@@ -41,9 +44,11 @@ def find_damage(checkpoint: Path) -> str | None:
     try:
         if not (checkpoint / MARKER).is_file():
             return f"{MARKER} is missing"
+        if problem := _other_step(checkpoint):
+            return problem
         if not (checkpoint / FILES).exists():
             return None
-        for name, recorded in json.loads((checkpoint / FILES).read_text()).items():
+        for name, recorded in schema.parse((checkpoint / FILES).read_bytes()).items():
             path = checkpoint / name
             if not path.is_file():
                 return f"{name} is missing"
@@ -57,6 +62,31 @@ def find_damage(checkpoint: Path) -> str | None:
     except (ValueError, AttributeError, TypeError, LookupError) as error:
         return f"{FILES} is not what was written: {error}"
     return None
+
+
+def is_step(name: str) -> bool:
+    """Whether a name is that of a step's checkpoint: a number without leading zeros."""
+    return re.fullmatch("0|[1-9][0-9]*", name) is not None
+
+
+def _other_step(checkpoint: Path) -> str | None:
+    """The problem of a checkpoint that was copied or renamed to another step's name."""
+    path = checkpoint / METADATA
+    if not (is_step(checkpoint.name) and path.is_file()):
+        return None
+    try:
+        meta = schema.parse(path.read_bytes())
+    except ValueError as error:
+        return f"{METADATA} is not what was written: {error}"
+    step = meta.get("step") if isinstance(meta, dict) else None
+    return other_step(checkpoint, step)
+
+
+def other_step(checkpoint: Path, stored: object) -> str | None:
+    """The problem of a checkpoint whose name is not its stored step; None: no step is stored."""
+    if stored is None or str(stored) == checkpoint.name:
+        return None
+    return f"it is a copy of step {stored!s:.40}'s checkpoint under another name"
 
 
 def _measure(path: Path) -> list[int | None]:

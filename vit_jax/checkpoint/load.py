@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx, traverse_util
 
 from vit_jax.checkpoint.damage import DamagedCheckpoint
-from vit_jax.checkpoint.stored import Layout, latest_checkpoint, read_meta, read_params
+from vit_jax.checkpoint.stored import USE, Layout, latest_checkpoint, read_meta, read_params
 from vit_jax.errors import InputError
 from vit_jax.files import expand
 from vit_jax.models import create_model, merge, model_config, split
@@ -60,7 +60,7 @@ def load(
 def run_config(path: str | Path) -> dict[str, Any]:
     """The config of the run that wrote a checkpoint; {} for published weights."""
     own = _own_checkpoint(path)
-    return read_meta(own)["config"] if own else {}
+    return read_meta(own, ["config"])["config"] if own else {}
 
 
 def read_weights(
@@ -116,7 +116,7 @@ def read_start(path: str | Path, told: Mapping[str, Any]) -> tuple[ModelConfig, 
 
 def stored_model(checkpoint: Path) -> ModelConfig:
     """The model of a run's checkpoint."""
-    model = dict(read_meta(checkpoint)["model"])
+    model = dict(read_meta(checkpoint, ["model"])["model"])
     return model_config(model.pop("name"), **model)
 
 
@@ -138,7 +138,7 @@ def _own_checkpoint(path: str | Path) -> Path | None:
 
 
 def _read_own(checkpoint: Path, use_ema: bool, layout: Layout | None, task_params: bool) -> Weights:
-    meta = read_meta(checkpoint)
+    meta = read_meta(checkpoint, USE)
     name = meta["model"]["name"]
     params = traverse_util.flatten_dict(
         read_params(checkpoint, use_ema=use_ema, layout=layout), sep="/"

@@ -17,11 +17,12 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from vit_jax.checkpoint import damage, stored
@@ -57,6 +58,7 @@ class Checkpoints:
         self.failures = 0
         self._config = config
         self._failed_in_a_row = 0
+        self._claimed = False  # whether config.json has been seen
         self._writing: int | None = None  # the step of an unfinished save
         self._scores: dict[int, float] = {}  # of config.best, read from checkpoints
         if problem := from_first(self._open_directory):
@@ -68,11 +70,14 @@ class Checkpoints:
         """The step of the newest complete checkpoint."""
         return self._newest
 
-    def restore_newest(self, items: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+    def restore_newest(
+        self, items: dict[str, Any], needed: Sequence[str] = ()
+    ) -> tuple[int, dict[str, Any]] | None:
         """Restores the newest undamaged checkpoint, then moves newer, damaged ones aside.
 
         Args:
           items: name -> pytree of ShapeDtypeStructs with shardings.
+          needed: keys of the metadata without which a checkpoint counts as damaged.
 
         Returns:
           Its step and its arrays; None if there are no checkpoints.
@@ -84,7 +89,7 @@ class Checkpoints:
         bad: dict[int, str] = {}
         for step in reversed(self._steps()):
             try:
-                restored = self.restore(step, items)
+                restored = self.restore(step, items, needed)
             except DamagedCheckpoint as error:
                 log.error("%s", error)
                 bad[step] = str(error)  # without the traceback, which holds the arrays
@@ -99,12 +104,15 @@ class Checkpoints:
             )
         return None
 
-    def restore(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
+    def restore(
+        self, step: int, items: dict[str, Any], needed: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Reads and verifies the arrays of a checkpoint, in the layout of `items`.
 
         Args:
           step: step of the checkpoint.
           items: name -> pytree of ShapeDtypeStructs with shardings.
+          needed: keys of the metadata that have to be there.
 
         Raises:
           DamagedCheckpoint: the checkpoint has changed; names the file or the arrays.
@@ -125,13 +133,19 @@ class Checkpoints:
                 item: stored.read_item(checkpoint, item, found[item], tree)
                 for item, tree in items.items()
             }
-            return read, read_meta(checkpoint).get("fingerprints")
+            return read, read_meta(checkpoint, needed).get("fingerprints")
 
         restored, recorded = _together(checkpoint, read)
         if recorded is None:
             log.warning("%s was written without fingerprints: not verified", checkpoint)
         elif changed := stored.changed_arrays(restored, recorded):
             raise _damaged(checkpoint, f"{some(changed)} changed since it was written")
+        # The metadata of earlier versions do not say it; on several processes it is replicated.
+        stored_step = restored.get("train", {}).get("step")
+        if stored_step is not None:
+            problem = damage.other_step(checkpoint, np.asarray(jax.device_get(stored_step)))
+            if problem:
+                raise _damaged(checkpoint, problem)
         # The type of the optimizer's moments may have changed.
         return jax.tree.map(
             lambda array, leaf: array if array.dtype == leaf.dtype else array.astype(leaf.dtype),
@@ -185,7 +199,7 @@ class Checkpoints:
 
             if self._checkpointer is None:
                 self._checkpointer = self._new_checkpointer()
-            notes = dict(metrics=metrics, fingerprints=stored.fingerprints_of(items))
+            notes = dict(step=step, metrics=metrics, fingerprints=stored.fingerprints_of(items))
             saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
             args = ocp.args.Composite(meta=ocp.args.JsonSave(dict(meta, **notes)), **saves)
             self._writing = step
@@ -277,7 +291,12 @@ class Checkpoints:
     def _obstacle(self, step: int) -> str | None:
         """The reason why the disk cannot be written to (missing, full, read-only), or None."""
         probe = self.directory / f"probe{damage.TEMPORARY}"
+        config = self.directory.parent / "config.json"
         try:
+            if config.exists():
+                self._claimed = True
+            elif self._claimed:  # Orbax may have made the directories again
+                return f"{config} is gone: the workdir was deleted or moved during the run"
             probe.write_bytes(bytes(4096))
             probe.unlink()
             # A damaged checkpoint that could not be moved earlier.
@@ -326,7 +345,8 @@ class Checkpoints:
                 metrics = read_meta(self._path(step)).get("metrics", {})
             except DamagedCheckpoint:
                 metrics = {}
-            score = metrics.get(self._config.best, math.nan)
+            score = metrics.get(self._config.best)
+            score = math.nan if score is None else score
             if self._config.best.endswith("loss"):
                 score = -score
             self._scores[step] = -math.inf if math.isnan(score) else score

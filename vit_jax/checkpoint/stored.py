@@ -1,18 +1,73 @@
 """Reading finished checkpoints; see vit_jax.checkpoint.manager for their contents."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax
 
-from vit_jax.checkpoint.damage import MARKER, DamagedCheckpoint, find_damage
+from vit_jax import schema
+from vit_jax.checkpoint.damage import (
+    MARKER,
+    METADATA,
+    DamagedCheckpoint,
+    find_damage,
+    is_step,
+)
 from vit_jax.checkpoint.fingerprint import fingerprints
 from vit_jax.errors import InputError
 from vit_jax.files import expand
 from vit_jax.text import first_line, some
 from vit_jax.trees import named_leaves, path_name
+
+
+class Task(TypedDict):
+    """The task of a run in its metadata."""
+
+    name: NotRequired[str]
+    own_params: NotRequired[list[str]]
+
+
+class Model(TypedDict):
+    """The model in the metadata: its name, and options of `create_model`."""
+
+    name: str
+
+
+class Data(TypedDict):
+    """The training data in the metadata."""
+
+    name: NotRequired[str]
+    split: NotRequired[str]
+    fingerprint: dict[str, int | str]
+
+
+class Spikes(TypedDict):
+    """The memory of `train.health.spikes` in the metadata."""
+
+    count: NotRequired[int]
+    high: NotRequired[bool]
+    losses: NotRequired[list[float]]
+
+
+class Metadata(TypedDict):
+    """The metadata of a checkpoint. `USE` names the keys that every run writes."""
+
+    model: NotRequired[Model]
+    task: NotRequired[Task]
+    pp: NotRequired[str]
+    labels: NotRequired[list[str]]
+    data: NotRequired[Data]
+    config: NotRequired[dict[str, Any]]
+    step: NotRequired[int]  # earlier versions did not write it
+    metrics: NotRequired[dict[str, float | None]]
+    fingerprints: NotRequired[dict[str, dict[str, int]] | None]
+    spikes: NotRequired[Spikes | None]
+    unreadable: NotRequired[int]
+    bad_steps: NotRequired[int]
+
+
+USE = ("model", "pp", "labels", "data", "config")
 
 
 def steps_in(directory: Path) -> list[int]:
@@ -24,7 +79,7 @@ def steps_in(directory: Path) -> list[int]:
 
 def _is_checkpoint(path: Path) -> bool:
     """Whether a path is a checkpoint, damaged or not."""
-    if not (path.name.isdigit() and path.is_dir()):
+    if not (is_step(path.name) and path.is_dir()):
         return False
     return path.parent.name == "checkpoints" or (path / MARKER).exists()
 
@@ -61,16 +116,24 @@ def damaged(checkpoint: Path, problem: str) -> DamagedCheckpoint:
     return DamagedCheckpoint(f"{checkpoint} is damaged: {problem}; {remedy}")
 
 
-def read_meta(checkpoint: Path) -> dict[str, Any]:
-    """The metadata of a checkpoint.
+def read_meta(checkpoint: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """The metadata of a checkpoint, as `Metadata` describes them.
+
+    Args:
+      checkpoint: a directory `checkpoints/<step>`.
+      needed: keys that have to be there.
 
     Raises:
-      DamagedCheckpoint: it cannot be read.
+      DamagedCheckpoint: it cannot be read, or a key is missing or has another type.
     """
     try:
-        return json.loads((checkpoint / "meta" / "metadata").read_text())
+        meta = schema.check(schema.parse((checkpoint / METADATA).read_bytes()), Metadata)
     except (OSError, ValueError) as error:
-        raise damaged(checkpoint, f"meta: {error}") from error
+        raise damaged(checkpoint, f"{METADATA}: {error}") from error
+    for key in needed:
+        if key not in meta:
+            raise damaged(checkpoint, f"{METADATA}: {key} is missing")
+    return meta
 
 
 def stored_arrays(checkpoint: Path, item: str) -> dict[str, jax.ShapeDtypeStruct]:

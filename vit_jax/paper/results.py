@@ -8,12 +8,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from vit_jax import schema
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
 from vit_jax.paper.computed import computed
 from vit_jax.paper.recipes import Evaluation, Recipe, Run, recipes
 from vit_jax.paper.tables import Key, Table, table
-from vit_jax.train.workdir import open_workdir
+from vit_jax.train.workdir import StoredConfig, Summary, open_workdir
 
 # Rows that are means of the column's other cells, by table.
 _MEANS = {7: "Average", 9: "Mean"}
@@ -109,22 +110,21 @@ def summary(run: Run | Evaluation, folder: Path) -> dict[str, Any] | None:
     workdir = folder / run.workdir
     if isinstance(run, Run) and (workdir / "config.json").exists():
         _check(run, folder)
-    try:
-        found = json.loads((workdir / "summary.json").read_text())
-        return found if isinstance(run, Evaluation) else found["metrics"]
-    except FileNotFoundError:
+    path = workdir / "summary.json"
+    if not path.exists():
         return None
-    except (json.JSONDecodeError, KeyError) as error:
-        raise InputError(f"{workdir}/summary.json is damaged ({error}); delete it") from error
+    if isinstance(run, Evaluation):
+        return schema.read(path, dict[str, Any])
+    return schema.read(path, Summary)["metrics"]
 
 
 def _check(run: Run, folder: Path) -> None:
     """Checks that the stored config is the recipe's, including its length and evaluations."""
     workdir = folder / run.workdir
     config = load_run_config(run, folder)
-    stored = json.loads((workdir / "config.json").read_text())
+    stored = schema.read(workdir / "config.json", StoredConfig)
     # The folder of all runs may have been moved, or be given by another path.
-    if run.start and Path(stored.get("init_from", "")).match(run.start.workdir):
+    if run.start and Path(stored.get("init_from") or "").match(run.start.workdir):
         config.init_from = stored["init_from"]
     open_workdir(str(workdir), config)
     wanted = json.loads(config.to_json_best_effort())

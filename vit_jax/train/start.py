@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from vit_jax import data
 from vit_jax.checkpoint.load import read_start, read_weights, stored_model
 from vit_jax.checkpoint.manager import Checkpoints, read_meta
-from vit_jax.checkpoint.stored import latest_checkpoint
+from vit_jax.checkpoint.stored import USE, latest_checkpoint
 from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError
 from vit_jax.files import expand
@@ -85,7 +85,7 @@ def first_state(
     Raises:
       InputError: a checkpoint does not fit the config or the data, or none is good.
     """
-    found = checkpoints.restore_newest(run.abstract.items())
+    found = checkpoints.restore_newest(run.abstract.items(), USE)
     if found is None:
         return 0, _new_state(run, checkpoints.directory.parent, start), {}
     step, items = found

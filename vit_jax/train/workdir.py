@@ -7,10 +7,11 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from ml_collections import ConfigDict
 
+from vit_jax import schema
 from vit_jax.errors import InputError
 from vit_jax.files import expand, write_atomic
 from vit_jax.options import flatten
@@ -20,6 +21,21 @@ from vit_jax.text import some
 from vit_jax.train.config import completed, default, is_free
 
 log = logging.getLogger(__name__)
+
+
+class StoredConfig(TypedDict):
+    """The sections of config.json that are read one by one."""
+
+    init_from: NotRequired[str | None]
+    total: NotRequired[dict[str, Any]]
+    evals: NotRequired[dict[str, Any]]
+
+
+class Summary(TypedDict):
+    """The keys of summary.json that are read back."""
+
+    metrics: dict[str, float | None]
+
 
 # Waiting for another process to end; a file server may hold the lock of a dead one that long.
 ATTEMPTS, PAUSE = 10, 10.0  # seconds in between
@@ -40,11 +56,9 @@ def open_workdir(workdir: str, config: ConfigDict) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         stored = path / "config.json"
         if stored.exists():
-            _compare(path, json.loads(stored.read_text()), json.loads(_json(config)))
+            _compare(path, schema.read(stored, dict), json.loads(_json(config)))
     except OSError as error:
         raise InputError(f"cannot use {path} as workdir: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{stored} is damaged ({error}); restore or delete it") from error
     return path
 
 

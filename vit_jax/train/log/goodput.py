@@ -18,12 +18,21 @@ a start that is killed loses no more than that, and a long run's file stays shor
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from vit_jax import jsonl
 from vit_jax.train.log.clock import Clock
 
 SHARE, SECONDS = 0.01, 1.0  # of the time so far, between two lines
+
+
+class Line(TypedDict):
+    """A line of goodput.jsonl."""
+
+    start: int
+    step: int
+    wall: float
+    seconds: dict[str, float]
 
 
 class Goodput:
@@ -43,7 +52,9 @@ class Goodput:
         """
         path = workdir / "goodput.jsonl"
         # The last line of each start; a dict keeps the order.
-        self._before = list({line["start"]: line for line in jsonl.read(path)}.values())
+        self._before = list(
+            {line["start"]: line for line in jsonl.read(path, Line, aside=write)}.values()
+        )
         self.reached = max((line["step"] for line in self._before), default=0)
         self._clock = clock
         self._line = dict(start=len(self._before) + 1, began=time.time() - clock.total())

@@ -1,15 +1,21 @@
 """Reports of a run: metrics.jsonl, TensorBoard events, a progress line."""
 
 import dataclasses
+import logging
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from vit_jax import jsonl
 from vit_jax.options import option
+from vit_jax.text import reason
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +35,12 @@ class LogOptions:
         effect="course",
         at_least=0,
     )
+
+
+class Line(TypedDict):
+    """A line of metrics.jsonl; its other keys are metrics."""
+
+    step: int
 
 
 class MetricsLog:
@@ -52,7 +64,8 @@ class MetricsLog:
         self._file = self._events = None
         self.last: dict[str, float] = {}  # newest value of every metric
         path = workdir / "metrics.jsonl"
-        kept = [line for line in jsonl.read(path) if line["step"] <= step]
+        lines = jsonl.read(path, Line, dict[str, float | None], aside=write)
+        kept = [line for line in lines if line["step"] <= step]
         for line in kept:
             self.last.update({name: np.nan if v is None else v for name, v in line.items()})
         if write:
@@ -94,36 +107,53 @@ class Events:
     """TensorBoard's event files, written in a thread.
 
     Importing the library that writes them takes seconds. The thread does so at the first
-    write, while the device works, so that no step is delayed.
+    write, while the device works, so that no step is delayed. The first error ends the event
+    files with a line in the log; the run goes on without them.
     """
 
     def __init__(self, workdir: Path, *, purge_step: int | None):
         """Opens nothing yet; TensorBoard discards earlier events from `purge_step` on."""
-        self._options = dict(logdir=str(workdir), purge_step=purge_step)
+        self._workdir, self._purge_step = workdir, purge_step
         self._writer: Any = None
+        self._failed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
-        self._last: Future[None] = self._thread.submit(lambda: None)
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """Queues the values of a step; raises the error of an earlier write."""
-        if self._last.done():
-            self._last.result()
-        self._last = self._thread.submit(self._write, step, values)
+        """Queues the values of a step."""
+        self._thread.submit(self._attempt, lambda: self._write(step, values))
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            act()
+        except OSError as error:
+            self._failed = True
+            log.error("%s: no more TensorBoard events: %s", self._workdir, reason(error))
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        if self._writer is None:
-            from tensorboardX import SummaryWriter
+        # SummaryWriter would write in another thread, whose failure makes its queue block.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
-            self._writer = SummaryWriter(**self._options)
+        if self._writer is None:
+            self._writer = EventsWriter(str(self._workdir / "events"))
+            if self._purge_step:
+                start = SessionLog(status=SessionLog.START)
+                self._put(Event(step=self._purge_step, session_log=start))
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._put(Event(step=step, summary=scalar(name, value)))
+        self._writer.flush()
+
+    def _put(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
 
     def close(self) -> None:
         """Waits until everything is written."""
+        self._thread.submit(self._attempt, lambda: self._writer and self._writer.close())
         self._thread.shutdown()
-        if self._writer is not None:
-            self._writer.close()
-        self._last.result()
 
 
 class Progress:
