@@ -1,38 +1,32 @@
 """The arguments of commands that fit a classifier to frozen features."""
 
 import argparse
-import os
 from typing import Any
 
+from vit_jax.cli.arguments import (
+    add_batch_size_argument,
+    add_checkpoint_argument,
+    add_data_dir_argument,
+    add_json_argument,
+    add_use_ema_argument,
+)
 from vit_jax.cli.processes import add_process_arguments, join_processes
 from vit_jax.errors import InputError
 
 
 def add_feature_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments for the model, the images, and their preprocessing."""
-    parser.add_argument(
-        "--checkpoint",
-        type=os.path.expanduser,
-        required=True,
-        help="workdir, checkpoint or weight file",
-    )
+    add_checkpoint_argument(parser)
     parser.add_argument("--source", help="data source; default: the source of the checkpoint's run")
     parser.add_argument("--train", metavar="SPLIT", help="training split, in tfds syntax")
     parser.add_argument("--test", metavar="SPLIT", help="test split, in tfds syntax")
     parser.add_argument(
         "--pp", help="preprocessing; default: resize to 8/7 of the model's image size, then crop"
     )
-    parser.add_argument(
-        "--data-dir", type=os.path.expanduser, default="", help="folder of tfds data sets"
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=128,
-        help="images per batch, over all devices (%(default)s)",
-    )
-    parser.add_argument("--use-ema", action="store_true", help="use the averaged parameters")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_data_dir_argument(parser, "as in the run")
+    add_batch_size_argument(parser)
+    add_use_ema_argument(parser)
+    add_json_argument(parser)
     add_process_arguments(parser)
 
 

@@ -13,6 +13,7 @@ import json
 import os
 from typing import Any
 
+from vit_jax.cli.arguments import add_json_argument
 from vit_jax.cli.outputs import make_folder
 
 GIB = 2**30
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="write a trace of some steps to DIR",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

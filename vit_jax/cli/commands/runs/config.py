@@ -11,6 +11,7 @@ import fnmatch
 import json
 from typing import Any
 
+from vit_jax.cli.arguments import add_json_argument
 from vit_jax.errors import unknown
 
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="*",
         help='a section, a full name, or a shell pattern such as "*rate*"',
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import argparse
 import json
 import os
 
-from vit_jax.cli.configs import add_config_argument
+from vit_jax.cli.arguments import add_config_argument, add_json_argument
 from vit_jax.cli.outputs import check_file
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="seconds to measure the speed for (%(default)s)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

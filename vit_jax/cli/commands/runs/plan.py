@@ -14,7 +14,7 @@ import json
 import os
 from typing import Any
 
-from vit_jax.cli.configs import add_config_argument
+from vit_jax.cli.arguments import add_config_argument, add_json_argument
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="find the largest batch that fits, to within a sixteenth; compiles several times",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

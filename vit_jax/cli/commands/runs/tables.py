@@ -14,6 +14,7 @@ import json
 import os
 from pathlib import Path
 
+from vit_jax.cli.arguments import add_json_argument
 from vit_jax.cli.outputs import check_file, check_folder
 from vit_jax.errors import InputError
 
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="PNG of figure 3 (table 5) or 5 (table 6)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 
-from vit_jax.cli.configs import add_config_argument
+from vit_jax.cli.arguments import add_config_argument
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.cli.startup import import_quickly, keep_compilations
 from vit_jax.config_files import load_config

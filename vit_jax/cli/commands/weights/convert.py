@@ -11,6 +11,7 @@ import json
 import os
 from typing import Any
 
+from vit_jax.cli.arguments import add_json_argument, add_use_ema_argument
 from vit_jax.errors import InputError
 from vit_jax.text import printable
 
@@ -48,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--leave-out", action="append", default=[], help="pattern of tensor names to leave out"
     )
-    parser.add_argument("--use-ema", action="store_true", help="use the averaged parameters")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_use_ema_argument(parser)
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

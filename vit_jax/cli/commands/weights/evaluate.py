@@ -12,6 +12,12 @@ import json
 import os
 from typing import Any
 
+from vit_jax.cli.arguments import (
+    add_batch_size_argument,
+    add_checkpoint_argument,
+    add_data_dir_argument,
+    add_json_argument,
+)
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.cli.startup import keep_compilations
 from vit_jax.errors import InputError
@@ -23,12 +29,7 @@ SHOWN = 20  # classes whose average precision is printed; --json prints all
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument(
-        "--checkpoint",
-        type=os.path.expanduser,
-        required=True,
-        help="workdir, checkpoint or weight file",
-    )
+    add_checkpoint_argument(parser)
     parser.add_argument("--source", help="data source; default: the run's own evaluation")
     parser.add_argument("--split", help="split in tfds syntax")
     parser.add_argument(
@@ -39,24 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels", type=os.path.expanduser, help="real: real.json; objectnet: its folder mappings"
     )
     parser.add_argument("--pp", help="preprocessing; default: the checkpoint's")
-    parser.add_argument(
-        "--data-dir",
-        type=os.path.expanduser,
-        default="",
-        help="folder of tfds data sets; default: as in the run",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=128,
-        help="images per batch, over all devices (%(default)s)",
-    )
+    add_data_dir_argument(parser, "as in the run")
+    add_batch_size_argument(parser)
     parser.add_argument(
         "--use-ema",
         action=argparse.BooleanOptionalAction,
         help="use the averaged parameters; default: as the run's own evaluation does, else no",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json_argument(parser)
     add_process_arguments(parser)
 
 

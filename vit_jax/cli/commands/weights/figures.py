@@ -13,18 +13,19 @@ import dataclasses
 import json
 import os
 
+from vit_jax.cli.arguments import (
+    add_checkpoint_argument,
+    add_data_dir_argument,
+    add_json_argument,
+    add_use_ema_argument,
+)
 from vit_jax.cli.outputs import make_folder
 from vit_jax.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument(
-        "--checkpoint",
-        type=os.path.expanduser,
-        required=True,
-        help="workdir, checkpoint or weight file",
-    )
+    add_checkpoint_argument(parser)
     parser.add_argument(
         "--image",
         type=os.path.expanduser,
@@ -36,17 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--source", help="data source instead of image files")
     parser.add_argument("--split", default="test", help="split of the source (%(default)s)")
-    parser.add_argument(
-        "--data-dir", type=os.path.expanduser, default="", help="folder of tfds data sets"
-    )
+    add_data_dir_argument(parser)
     parser.add_argument(
         "--output",
         type=os.path.expanduser,
         default="figures",
         help="folder for the PNGs (%(default)s)",
     )
-    parser.add_argument("--use-ema", action="store_true", help="use the averaged parameters")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_use_ema_argument(parser)
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

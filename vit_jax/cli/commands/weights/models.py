@@ -7,13 +7,14 @@ import argparse
 import functools
 import json
 
+from vit_jax.cli.arguments import add_json_argument
 from vit_jax.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("pattern", nargs="?", default="*", help='shell pattern, e.g. "ViT-*/16"')
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,18 +8,14 @@ import json
 import os
 import sys
 
+from vit_jax.cli.arguments import add_checkpoint_argument, add_json_argument, add_use_ema_argument
 from vit_jax.cli.startup import import_quickly, keep_compilations
 from vit_jax.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument(
-        "--checkpoint",
-        type=os.path.expanduser,
-        required=True,
-        help="workdir, checkpoint or weight file",
-    )
+    add_checkpoint_argument(parser)
     parser.add_argument(
         "images",
         type=os.path.expanduser,
@@ -28,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="image files, folders, and patterns such as 'photos/*.jpg'",
     )
     parser.add_argument("--topk", type=int, default=5, help="classes shown per image (%(default)s)")
-    parser.add_argument("--use-ema", action="store_true", help="use the averaged parameters")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_use_ema_argument(parser)
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,0 +1,55 @@
+"""Arguments that several commands share."""
+
+import argparse
+import os
+
+
+def add_config_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --config; `main` collects the overrides, --config.OPTION=VALUE."""
+    parser.add_argument(
+        "--config",
+        type=os.path.expanduser,
+        required=True,
+        metavar="FILE[:ARG]",
+        help="config file and its argument; --config.OPTION=VALUE sets one option",
+    )
+
+
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --checkpoint."""
+    parser.add_argument(
+        "--checkpoint",
+        type=os.path.expanduser,
+        required=True,
+        help="workdir, checkpoint or weight file",
+    )
+
+
+def add_data_dir_argument(parser: argparse.ArgumentParser, default: str = "tfds's own") -> None:
+    """Adds --data-dir; `default` says in words what is taken without it."""
+    parser.add_argument(
+        "--data-dir",
+        type=os.path.expanduser,
+        default="",
+        help=f"folder of tfds data sets; default: {default}",
+    )
+
+
+def add_batch_size_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --batch-size, for evaluation."""
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=128,
+        help="images per batch, over all devices (%(default)s)",
+    )
+
+
+def add_use_ema_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --use-ema."""
+    parser.add_argument("--use-ema", action="store_true", help="use the averaged parameters")
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --json."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
