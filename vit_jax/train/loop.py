@@ -60,58 +60,17 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
     check(config)
     clock = Clock(started)
     with contextlib.ExitStack() as stack:
-
-        def opened(thing):
-            return stack.enter_context(contextlib.closing(thing))
-
         stack.enter_context(same.telling_others())
         make_cpu_devices(config.parallel.cpu_devices)
         compare_starts(config, workdir)
-        preemption = opened(PreemptionWatch())
+        preemption = stack.enter_context(contextlib.closing(PreemptionWatch()))
         with clock.phase("start"):
-            first_process = jax.process_index() == 0
-            engine = create_engine(config.parallel)
-            source, pp, dataset = open_training_data(config)
-            start = starting_weights(config, workdir)
-            run = prepare(config, dataset, engine, start.model if start else None)
-            evals = open_evaluations(run, source, pp)
-            eval_every = steps_of(config.eval_every, "eval_every", config, dataset)
-            save_every = steps_of(config.checkpoint.every, "checkpoint.every", config, dataset)
-            folder = open_workdir(workdir, config)
-            same.compare({"the number of devices": jax.local_device_count()})
-            stack.enter_context(only_run_in(folder))
-            checkpoints = Checkpoints(folder, config.checkpoint)
-            step, state, meta = first_state(run, checkpoints, source, start)
-            if first_process:
-                claim_workdir(folder, config)
-            goodput = opened(Goodput(folder, clock, write=first_process))
-            preemption.lost = lambda: lost_since(step, checkpoints.directory)
-            unreadable = meta.get("unreadable", 0)
-            loop = Loop(
-                run,
-                step,
-                state,
-                clock,
-                goodput,
-                batches=opened(
-                    TrainingBatches(run, source, pp, start_step=step, unreadable=unreadable)
-                ),
-                metrics=opened(MetricsLog(folder, config.log, step=step, write=first_process)),
-                progress=Progress(run.total_steps, active=first_process),
-                checkpoints=checkpoints,
-                meta=describe(run, source, pp),
-                interval=SaveInterval(config.checkpoint, save_every, step),
-                bad_steps=BadSteps(run, source, folder, write=first_process),
-                spikes=SpikeWatch(config.log.spike, meta.get("spikes")),
-                watchdog=opened(Watchdog(config.watchdog, clock)),
-            )
-            del state  # only the loop may hold it: each step reuses its memory
-        announce(run, source, step)
+            loop, evals = _begin(config, workdir, clock, preemption, stack)
         while not loop.finished:
             if preemption.reached(loop.step):
                 loop.stop(preemption.reason)
             loop.advance()
-            evaluated = loop.finished or due(loop.step, eval_every)
+            evaluated = loop.finished or due(loop.step, loop.eval_every)
             if evaluated:
                 loop.evaluate(evals)
             # The best can only be kept if what was evaluated is saved.
@@ -121,11 +80,60 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
                 or (evaluated and config.checkpoint.best)
             ):
                 loop.save(final=loop.finished)
-        checkpoints.close()
-        loop.metrics.close()
-        goodput.close()
-        last = loop.metrics.last
-        return write_summary(run, folder, last, clock, goodput, first_process)
+        return loop.end()
+
+
+def _begin(
+    config: ConfigDict,
+    workdir: str,
+    clock: Clock,
+    preemption: PreemptionWatch,
+    stack: contextlib.ExitStack,
+) -> tuple["Loop", list[RunEvaluation]]:
+    """Opens all that a run needs; `stack` closes it.
+
+    Nothing is written to the workdir before everything is accepted.
+    """
+
+    def opened(thing: Any) -> Any:
+        return stack.enter_context(contextlib.closing(thing))
+
+    first_process = jax.process_index() == 0
+    engine = create_engine(config.parallel)
+    source, pp, dataset = open_training_data(config)
+    start = starting_weights(config, workdir)
+    run = prepare(config, dataset, engine, start.model if start else None)
+    evals = open_evaluations(run, source, pp)
+    eval_every = steps_of(config.eval_every, "eval_every", config, dataset)
+    save_every = steps_of(config.checkpoint.every, "checkpoint.every", config, dataset)
+    folder = open_workdir(workdir, config)
+    same.compare({"the number of devices": jax.local_device_count()})
+    stack.enter_context(only_run_in(folder))
+    checkpoints = Checkpoints(folder, config.checkpoint)
+    step, state, meta = first_state(run, checkpoints, source, start)
+    if first_process:
+        claim_workdir(folder, config)
+    preemption.lost = lambda: lost_since(step, checkpoints.directory)
+    unreadable = meta.get("unreadable", 0)
+    loop = Loop(
+        run,
+        step,
+        state,
+        clock,
+        goodput=opened(Goodput(folder, clock, write=first_process)),
+        batches=opened(TrainingBatches(run, source, pp, start_step=step, unreadable=unreadable)),
+        metrics=opened(MetricsLog(folder, config.log, step=step, write=first_process)),
+        progress=Progress(run.total_steps, active=first_process),
+        checkpoints=checkpoints,
+        meta=describe(run, source, pp),
+        eval_every=eval_every,
+        interval=SaveInterval(config.checkpoint, save_every, step),
+        bad_steps=BadSteps(run, source, folder, write=first_process),
+        spikes=SpikeWatch(config.log.spike, meta.get("spikes")),
+        watchdog=opened(Watchdog(config.watchdog, clock)),
+    )
+    announce(run, source, step)
+    return loop, evals
 
 
 @dataclasses.dataclass
@@ -147,6 +155,7 @@ class Loop:
     progress: Progress
     checkpoints: Checkpoints
     meta: dict[str, Any]  # metadata of checkpoints
+    eval_every: int | None  # steps
     interval: SaveInterval
     bad_steps: BadSteps
     spikes: SpikeWatch
@@ -232,6 +241,16 @@ class Loop:
                 + lost_since(self.step, self.checkpoints.directory)
             )
         self.interval.saved(self.step, self.clock.seconds["checkpoint"] - before)
+
+    def end(self) -> dict[str, Any]:
+        """Writes what is left to write; returns the summary."""
+        self.checkpoints.close()
+        self.metrics.close()
+        self.goodput.close()
+        folder = self.checkpoints.directory.parent
+        first_process = jax.process_index() == 0
+        last = self.metrics.last
+        return write_summary(self.run, folder, last, self.clock, self.goodput, first_process)
 
     def stop(self, reason: str) -> NoReturn:
         """Saves the state and ends the run early."""
