@@ -121,7 +121,7 @@ def test_the_projects_configs_are_found_from_anywhere_and_own_ones_come_first(
     tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    assert load_config("configs/quickstart.py:finetune").optimizer.name == "sgd"
+    assert load_config("configs/quickstart.py:finetune").init_from.endswith("quickstart/pretrain")
     with pytest.raises(InputError, match=r"did you mean 'configs/quickstart.py'\?"):
         load_config("configs/quikstart.py")
     write_config(tmp_path / "configs/quickstart.py", "c = default(); c.seed = 7; return c")

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vit_jax import __version__
+
 ROOT = Path(__file__).parents[2]
 OPTIONS = [
     "--config=configs/quickstart.py:pretrain",
@@ -101,7 +103,7 @@ def test_another_engine_is_named_by_both(tmp_path):
 def test_another_version_is_named_by_both(tmp_path):
     first, second = train(free_port(), tmp_path / "run", prelude=("-c", VERSIONED))
     assert first == second
-    assert "the version of vit_jax is '9.9' on process 1 and '0.1.0' on process 0" in first
+    assert f"the version of vit_jax is '9.9' on process 1 and {__version__!r} on process 0" in first
 
 
 @pytest.fixture

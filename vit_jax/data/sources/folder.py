@@ -154,7 +154,7 @@ class _Lister:
         """
         folders, images = [], []
         left_out: collections.Counter[str] = collections.Counter()
-        for entry in _entries(os.path.join(self.root, folder)):
+        for entry in _entries(os.path.join(self.root, folder) if folder else self.root):
             if problem := self._link_problem(entry):
                 left_out[problem] += 1
             elif entry.is_dir():
