@@ -61,7 +61,11 @@ def free_port():
 def last_lines(first, second):
     """What both processes end with, after they ended with status 2."""
     begun = time.monotonic()
-    errors = [process.communicate(timeout=180)[1] for process in (first, second)]
+    try:
+        errors = [process.communicate(timeout=180)[1] for process in (first, second)]
+    finally:
+        first.kill()
+        second.kill()
     assert [first.returncode, second.returncode] == [2, 2], errors
     assert time.monotonic() - begun < 2 * SECONDS  # on a slow machine, with imports
     assert not any("Traceback" in text for text in errors), errors
@@ -155,15 +159,13 @@ def test_what_one_process_lacks_is_told_to_the_other(hosts, tmp_path):
     )
     assert all("folder:images: no such directory" in line for line in lines), lines
     assert "process 1: " in lines[0]
+    (hosts[0] / "own.py").write_text("from vit_jax.config import default as get_config\n")
     port = free_port()
-    arguments = ["--config=configs/quickstart.py:pretrain", f"--workdir={tmp_path}/run"]
+    arguments = ["--config=own.py", f"--workdir={tmp_path}/run"]
     lines = last_lines(
-        *(
-            start(i, port, "train", arguments, folder=place)
-            for i, place in enumerate((ROOT, tmp_path))
-        )
+        *(start(i, port, "train", arguments, folder=place) for i, place in enumerate(places))
     )
-    assert all("configs/quickstart.py does not exist" in line for line in lines), lines
+    assert all("own.py does not exist" in line for line in lines), lines
 
 
 def test_a_checkpoint_that_one_process_lacks_is_told_to_the_other(tmp_path):
