@@ -12,7 +12,8 @@ from vit_jax.cli.main import main
 from vit_jax.data.ops import op
 from vit_jax.data.sources import opening
 from vit_jax.evaluate import evaluation
-from vit_jax.models import attention, posemb
+from vit_jax.models.attention import self_attention
+from vit_jax.models.positions import embedding
 from vit_jax.tasks import losses, task
 from vit_jax.train import optim
 from vit_jax.weights import FORMATS, families
@@ -24,8 +25,8 @@ REGISTRIES = (
     op.OPERATIONS,
     opening.SOURCES,
     evaluation.EVALUATIONS,
-    attention.ATTENTION_KINDS,
-    posemb.POSITION_EMBEDDINGS,
+    self_attention.ATTENTION_KINDS,
+    embedding.POSITION_EMBEDDINGS,
     losses.LOSSES,
     task.TASKS,
     optim.OPTIMIZERS,

@@ -51,6 +51,34 @@ def test_parameter_counts_of_the_paper_variants(name):
     assert tuple(count(name, image_size=s) for s in sizes) == WITH_1000_CLASSES[name]
 
 
+_DINOV3 = dict(
+    posemb="none", rotary="centred", registers=4, layer_scale=1.0, num_classes=0, norm_eps=1e-5
+)
+_SBB = dict(head="gap", registers=4, layer_scale=1e-5, image_size=256, posemb_class_slot=False)
+# Parameters in millions that others publish: DINOv3's README, timm's and SigLIP's model cards.
+PUBLISHED = {
+    "ViT-S+/16": (_DINOV3, 28.7),
+    "ViT-H+/16": (_DINOV3, 840.5),
+    "ViT-7B/16": (_DINOV3 | dict(qkv_bias="none"), 6716.0),
+    "ViT-M/16": (_SBB, 38.88),
+    "ViT-So400m/14": (dict(head="map", class_token=False, num_classes=0), 427.7),
+    "ViT-So400m/16": (dict(head="map", class_token=False, num_classes=0, image_size=256), 427.9),
+    "ViT-gopt/16": (dict(head="map", class_token=False, num_classes=0, image_size=256), 1163.2),
+    "ViT-So150m/16": (_SBB, 134.13),
+    "ViT-So150m2/16": (_SBB | dict(qkv_bias="none"), 136.06),
+    "ViT-Wee/16": (_SBB, 13.42),
+    "ViT-Little/16": (_SBB, 22.52),
+    "ViT-MediumD/16": (_SBB, 64.11),
+    "ViT-Betwixt/16": (_SBB, 60.4),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameter_counts_of_published_sizes(name):
+    options, millions = PUBLISHED[name]
+    assert count(name, **options) / 1e6 == pytest.approx(millions, abs=0.06 + millions * 1e-4)
+
+
 @pytest.mark.parametrize(
     "name, options, expected",
     [
@@ -142,7 +170,7 @@ def test_wrong_names_are_refused_with_the_nearest(written, message):
 
 def test_every_listed_name_is_a_model():
     assert all(canonical_name(name) == name for name in list_models())
-    assert set(HEADLESS) == set(list_models("ViT-*"))
+    assert set(HEADLESS) | set(PUBLISHED) == set(list_models("ViT-*"))
     for pattern in ("ViT-*/32", "vit-*/32"):
         assert list_models(pattern) == ["ViT-S/32", "ViT-B/32", "ViT-L/32"]
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from vit_jax.errors import InputError
 from vit_jax.models import identify, model_config
-from vit_jax.models.config import ViTConfig
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.options import option
 from vit_jax.weights import Weights, read, refit, write
 from vit_jax.weights.record import parameter_shapes

@@ -9,7 +9,8 @@ used because it counts the body of a scan once, whatever its length.
 import functools
 from typing import Any
 
-from vit_jax.models.config import BiTConfig, ModelConfig, ViTConfig, feature_channels
+from vit_jax.models.config import BiTConfig, ModelConfig, feature_channels
+from vit_jax.models.vit_config import ViTConfig
 
 
 @functools.singledispatch
@@ -54,27 +55,39 @@ def encoder_macs(config: ViTConfig) -> int:
     projections = 4 * tokens * width**2
     matrices = 3 if config.mlp == "swiglu" else 2
     mlp = matrices * tokens * width * config.mlp_dim
-    branches = config.kind.branches * (projections + mlp)
-    return config.depth * (branches + config.posemb_kind.macs(config)) + attention_macs(config)
+    branches = config.kind.branches * config.block_kind.branches * (projections + mlp)
+    positions = config.posemb_kind.macs(config)
+    if not config.position_bias_kind.shared:
+        positions += config.position_bias_kind.macs(config)
+    return config.depth * (branches + positions) + attention_macs(config) + _shared_macs(config)
+
+
+def _shared_macs(config: ViTConfig) -> int:
+    """MACs of a position bias that is computed once for all blocks."""
+    kind = config.position_bias_kind
+    return kind.macs(config) if kind.shared else 0
 
 
 def attention_macs(config: ViTConfig) -> int:
     """MACs of queries with keys and of weights with values, in all blocks."""
-    return config.depth * config.kind.macs(config)
+    return config.depth * config.block_kind.branches * config.kind.macs(config)
 
 
 def head_macs(config: ViTConfig) -> int:
     """MACs from the encoded tokens to the logits: pooling, pre_logits, classifiers."""
     pooling = _attention_pool_macs(config) if config.head == "map" else 0
-    pre_logits = config.pooled_width * config.pre_logits
+    dense = config.pooled_width * (config.pre_logits + config.projection)
     classifiers = config.feature_width + config.width * (config.distillation == "head")
-    return pooling + pre_logits + classifiers * config.num_classes
+    return pooling + dense + classifiers * config.num_classes
 
 
 def _attention_pool_macs(config: ViTConfig) -> int:
-    """One probe attends to the patches: query and output once, key and value of each patch."""
-    patches, width = config.num_patches, config.width
-    return 2 * width**2 + 2 * patches * (width**2 + width) + 2 * width * config.mlp_dim
+    """One probe attends to the tokens: query and output once, key and value of each token."""
+    tokens, width = config.num_patches, config.width
+    if config.pool_prefix:
+        tokens = config.num_tokens
+    mlp_dim = config.map_mlp_dim or config.mlp_dim
+    return 2 * width**2 + 2 * tokens * (width**2 + width) + 2 * width * mlp_dim
 
 
 def resnet_macs(config: ModelConfig, *, preact: bool, padding: bool = True) -> int:

@@ -6,11 +6,13 @@ from flax import nnx
 
 from vit_jax.errors import InputError
 from vit_jax.models import layers
-from vit_jax.models.block import Intermediates, create_blocks, create_posemb
-from vit_jax.models.config import ViTConfig, feature_channels
+from vit_jax.models.attention.self_attention import Bias
+from vit_jax.models.block import Intermediates, create_blocks, create_norm
+from vit_jax.models.config import feature_channels
 from vit_jax.models.heads import AttentionPool
-from vit_jax.models.layers import REMAT_POLICIES, Dense, LayerNorm, fold_in, shard_batch
+from vit_jax.models.layers import NORMS, REMAT_POLICIES, Dense, fold_in, shard_batch
 from vit_jax.models.resnet import ResNet
+from vit_jax.models.vit_config import ViTConfig
 
 
 class PatchEmbedding(Dense):
@@ -28,9 +30,12 @@ class PatchEmbedding(Dense):
         *,
         rngs: nnx.Rngs,
         dtype: jnp.dtype,
+        bias: bool = True,
     ):
         init = nnx.initializers.lecun_normal()
-        super().__init__((*patch, channels), (width,), rngs=rngs, dtype=dtype, kernel_init=init)
+        super().__init__(
+            (*patch, channels), (width,), rngs=rngs, dtype=dtype, kernel_init=init, bias=bias
+        )
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """(B, H, W, C) -> (B, H/ph * W/pw, D); incomplete patches are cut off."""
@@ -56,7 +61,11 @@ class ViT(nnx.Module):
         if config.resnet_stages is not None:
             self.stem = ResNet(config, preact=False, rngs=rngs)
             channels = feature_channels(config.resnet_stages, config.resnet_width)
-        self.embedding = PatchEmbedding(config.patch_size, channels, width, rngs=rngs, dtype=dtype)
+        self.embedding = PatchEmbedding(
+            config.patch_size, channels, width, rngs=rngs, dtype=dtype, bias=config.patch_bias
+        )
+        if config.patch_norm:
+            self.patch_norm = create_norm(config)
         if config.has_class_token:
             self.cls = nnx.Param(jnp.zeros((1, 1, width), jnp.float32))
         if config.distillation != "none":
@@ -65,18 +74,36 @@ class ViT(nnx.Module):
             init = nnx.initializers.normal(0.02)
             self.registers = nnx.Param(init(rngs.params(), (1, config.registers, width)))
         if config.posemb_where != "layers":
-            self.posemb = create_posemb(config, rngs)
+            self.posemb = config.posemb_kind.create(config, rngs)
+        if not config.rotary_kind.per_layer:
+            self.rotary = config.rotary_kind.create(config, rngs)
+        if config.position_bias_kind.shared:
+            self.position_bias = config.position_bias_kind.create(config, rngs)
+        if config.norm_pre:
+            self.norm_pre = create_norm(config)
         self.blocks = create_blocks(config, rngs)
-        self.norm = LayerNorm(width, eps=config.norm_eps)  # float32: what follows is cheap
+        if config.final_norm:
+            # In float32: what follows is cheap.
+            self.norm = NORMS[config.norm](width, eps=config.norm_eps, dtype=jnp.float32)
         if config.head == "map":
             self.map_head = AttentionPool(
                 width,
-                config.num_heads,
-                config.mlp_dim,
+                config.map_heads or config.num_heads,
+                config.map_mlp_dim or config.mlp_dim,
                 rngs=rngs,
                 dtype=dtype,
                 gelu=config.gelu,
+                norm=config.norm,
                 norm_eps=config.norm_eps,
+            )
+        if config.projection:
+            init = nnx.initializers.lecun_normal()
+            self.projection = Dense(
+                (config.pooled_width,),
+                (config.projection,),
+                rngs=rngs,
+                kernel_init=init,
+                bias=False,
             )
         if config.pre_logits:
             init = nnx.initializers.lecun_normal()
@@ -126,14 +153,19 @@ class ViT(nnx.Module):
                 images, stem = self.stem(images)
         with jax.named_scope("embedding"):
             patches = shard_batch(self.embedding(images))
+            if config.patch_norm:
+                patches = self.patch_norm(patches)
             embedded = self._sequence(patches, fold_in(keys, 0))
         x, blocks = self._encode(embedded, fold_in(keys, 1), return_intermediates)
-        encoded = x if config.pool_then_norm else self.norm(x)
+        norm_first = config.final_norm and not config.pool_then_norm
+        encoded = self.norm(x) if norm_first else x
         with jax.named_scope("head"):
             features = self._pool(encoded)
             if config.pool_then_norm:
                 features = self.norm(features)
             features = features.astype(jnp.float32)
+            if config.projection:
+                features = self.projection(features)
             if config.pre_logits:
                 features = jnp.tanh(self.pre_logits(features))
             logits = self._classify(features, encoded)
@@ -144,7 +176,7 @@ class ViT(nnx.Module):
         )
 
     def _sequence(self, patches: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """The rest of equation 1: adds prefix tokens and position embedding, then dropout."""
+        """The rest of equation 1: prefix tokens, position embedding; then dropout, `norm_pre`."""
         batch = patches.shape[0]  # in an exported program a symbol, for which len() fails
         prefix = [
             jnp.broadcast_to(token[...].astype(patches.dtype), (batch, *token.shape[1:]))
@@ -153,7 +185,8 @@ class ViT(nnx.Module):
         x = jnp.concatenate([*prefix, patches], axis=1)
         if self.config.posemb_where == "stem":
             x = self.posemb(x)
-        return layers.dropout(x, self.config.dropout, keys)
+        x = layers.dropout(x, self.config.dropout, keys)
+        return self.norm_pre(x) if self.config.norm_pre else x
 
     def _prefix(self) -> list[nnx.Param]:
         """The learnt tokens before the patches, in their order."""
@@ -173,6 +206,11 @@ class ViT(nnx.Module):
         """Scans the blocks; (B, N, D) -> (B, N, D) and the blocks' intermediates by name."""
         config = self.config
         graphdef, params = nnx.split(self.blocks)
+        # What all blocks share is computed once, outside of the loop over blocks.
+        own_rotary = config.rotary_kind.per_layer
+        shared_rotation = None if own_rotary else self.rotary(fold_in(keys, config.depth))
+        own_bias = not config.position_bias_kind.shared
+        shared_bias = None if own_bias else self.position_bias()
 
         def apply_block(x, layer):
             block_params, index, drop_rate = layer
@@ -180,11 +218,14 @@ class ViT(nnx.Module):
             posemb = block.posemb if config.posemb_where == "layers" else self.posemb
             if config.posemb_where != "stem":
                 x = posemb(x)
+            fixed = block.position_bias() if own_bias else shared_bias
+            own = fold_in(keys, index)
             return block(
                 x,
                 drop_rate=drop_rate,
-                bias=posemb.bias,
-                keys=fold_in(keys, index),
+                bias=posemb.bias if fixed is None else _sum_of(posemb.bias, fixed),
+                rotation=block.rotary(own) if own_rotary else shared_rotation,
+                keys=own,
                 return_weights=return_intermediates,
             )
 
@@ -211,7 +252,9 @@ class ViT(nnx.Module):
 
     def _pool(self, encoded: jax.Array) -> jax.Array:
         """(B, N, D) -> (B, D), or (B, 2D) for token_gap."""
-        head, patches = self.config.head, encoded[:, self.config.prefix_tokens :]
+        head = self.config.head
+        first = 0 if self.config.pool_prefix else self.config.prefix_tokens
+        patches = encoded[:, first:]
         if head == "token":
             return encoded[:, 0]
         if head == "map":
@@ -230,6 +273,16 @@ class ViT(nnx.Module):
         if self.config.distillation == "head":
             logits = (logits + self.head_dist(encoded[:, 1].astype(jnp.float32))) / 2
         return logits
+
+
+def _sum_of(bias: Bias, fixed: jax.Array) -> Bias:
+    """A bias that depends on the queries plus one that does not."""
+
+    def total(query: jax.Array) -> jax.Array:
+        other = bias(query)
+        return fixed if other is None else fixed + other
+
+    return total
 
 
 def _create_classifier(config: ViTConfig, inputs: int, rngs: nnx.Rngs) -> Dense:

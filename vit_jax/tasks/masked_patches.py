@@ -15,9 +15,10 @@ from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
 from vit_jax.models import flops, layers
-from vit_jax.models.config import ModelConfig, ViTConfig
+from vit_jax.models.config import ModelConfig
 from vit_jax.models.layers import Dense, fold_in, shard_batch
 from vit_jax.models.vit import ViT
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.tasks.losses import create_loss, top_k_correct
 from vit_jax.tasks.mixup import create_mix
 from vit_jax.tasks.task import TASKS, Batch, Metrics, Task

@@ -11,7 +11,8 @@ from flax import traverse_util
 
 from vit_jax import models, options
 from vit_jax.errors import InputError
-from vit_jax.models.config import ModelConfig, ViTConfig
+from vit_jax.models.config import ModelConfig
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.text import some
 from vit_jax.trees import name_patterns, path_name
 from vit_jax.weights.preprocessing import Recipe

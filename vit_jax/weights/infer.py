@@ -7,15 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.errors import InputError
-from vit_jax.models.config import BiTConfig, ViTConfig
+from vit_jax.models.config import BiTConfig
 from vit_jax.models.variants import VARIANTS
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.weights.families import QKV, Recognised
 from vit_jax.weights.layout import Shape, groups, place
 
-# (width, depth, MLP width) -> number of heads, which tensors may not show: table 1, then
-# DeiT-III's M, SigLIP's So400m and DINOv2's g.
-_HEADS = {(v["width"], v["depth"], v["mlp_dim"]): v["num_heads"] for v in VARIANTS.values()}
-_HEADS |= {(512, 12, 2048): 8, (1152, 27, 4304): 16, (1536, 40, 4096): 24}
+# (width, depth, MLP width) -> number of heads, which tensors may not show: the sizes with a plain
+# MLP, and DINOv2's g.
+_HEADS = {
+    (size["width"], size["depth"], size["mlp_dim"]): size["num_heads"]
+    for size in VARIANTS.values()
+    if "mlp" not in size
+}
+_HEADS |= {(1536, 40, 4096): 24}
 
 # Axes that every ViT has, and the tensors that have them.
 _PARTS = dict(d="norm", p="patch embedding", q="patch embedding", m="MLP")

@@ -9,7 +9,8 @@ from flax import traverse_util
 
 from vit_jax import models
 from vit_jax.errors import InputError
-from vit_jax.models.config import BiTConfig, ModelConfig, ViTConfig
+from vit_jax.models.config import BiTConfig, ModelConfig
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.weights.layout import Layout, Table, layout_of
 
 

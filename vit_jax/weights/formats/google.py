@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.models.config import BiTConfig, ModelConfig, ViTConfig
+from vit_jax.models.config import BiTConfig, ModelConfig
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.weights.families import FAMILIES, Family, Recognised
 from vit_jax.weights.formats.rows import dense, norm
 from vit_jax.weights.layout import Table

@@ -6,14 +6,8 @@ from typing import Any
 import numpy as np
 
 from vit_jax.errors import InputError
-from vit_jax.models.config import (
-    BiTConfig,
-    ModelConfig,
-    Size,
-    ViTConfig,
-    feature_channels,
-    feature_grid,
-)
+from vit_jax.models.config import BiTConfig, ModelConfig, Size, feature_channels, feature_grid
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.weights.families import FAMILIES, Family
 from vit_jax.weights.formats.huggingface_config import (
     PILLOW,

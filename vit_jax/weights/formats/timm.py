@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.errors import InputError
-from vit_jax.models.config import BiTConfig, Size, ViTConfig
+from vit_jax.models.config import BiTConfig, Size
 from vit_jax.models.variants import model_config
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.weights.families import FAMILIES, Family
 from vit_jax.weights.formats.rows import (
     RESNET,
