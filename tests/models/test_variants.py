@@ -63,6 +63,7 @@ PUBLISHED = {
     "ViT-M/16": (_SBB, 38.88),
     "ViT-So400m/14": (dict(head="map", class_token=False, num_classes=0), 427.7),
     "ViT-So400m/16": (dict(head="map", class_token=False, num_classes=0, image_size=256), 427.9),
+    "ViT-Giant2/14": (dict(layer_scale=1.0, num_classes=0, image_size=518), 1136.5),
     "ViT-gopt/16": (dict(head="map", class_token=False, num_classes=0, image_size=256), 1163.2),
     "ViT-So150m/16": (_SBB, 134.13),
     "ViT-So150m2/16": (_SBB | dict(qkv_bias="none"), 136.06),

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from vit_jax import weights
 from vit_jax.errors import InputError
-from vit_jax.weights.formats.timm_table import architecture, architectures
+from vit_jax.weights.formats.timm.architectures import architecture, architectures
 
 FIXTURES = Path(__file__).with_name("timm_options.json.xz").read_bytes()
 CASES = json.loads(lzma.decompress(FIXTURES))["cases"]

@@ -17,7 +17,8 @@ from vit_jax.options import defaults, names_with
 
 # Width, depth, MLP width, heads: table 1; Ti and S are from 2106.10270, g and G from 2106.04560.
 # M is DeiT-III's (2204.07118); So400m is from 2305.13035, S+, H+ and 7B from DINOv3
-# (2508.10104), gopt from SigLIP 2 (2502.14786); the rest are timm's.
+# (2508.10104), gopt from SigLIP 2 (2502.14786), Giant2 from DINOv2 (2304.07193); the rest are
+# timm's.
 VARIANTS: dict[str, dict[str, Any]] = {
     "Ti": dict(width=192, depth=12, mlp_dim=768, num_heads=3),
     "S": dict(width=384, depth=12, mlp_dim=1536, num_heads=6),
@@ -30,6 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "S+": dict(width=384, depth=12, mlp_dim=1536, num_heads=6, mlp="swiglu"),
     "H+": dict(width=1280, depth=32, mlp_dim=5120, num_heads=20, mlp="swiglu"),
     "7B": dict(width=4096, depth=40, mlp_dim=8192, num_heads=32, mlp="swiglu"),
+    "Giant2": dict(width=1536, depth=40, mlp_dim=4096, num_heads=24, mlp="swiglu"),
     "gopt": dict(width=1536, depth=40, mlp_dim=6144, num_heads=16),
     "So400m": dict(width=1152, depth=27, mlp_dim=4304, num_heads=16),
     "So150m": dict(width=896, depth=18, mlp_dim=2304, num_heads=14),
@@ -52,6 +54,7 @@ PATCHES = {
     "S+": (16,),
     "H+": (16,),
     "7B": (16,),
+    "Giant2": (14,),
     "gopt": (16,),
     "So400m": (14, 16),
     "So150m": (16,),

@@ -13,7 +13,9 @@ from vit_jax.trees import name_patterns
 from vit_jax.weights.layout import Table
 from vit_jax.weights.preprocessing import Recipe
 
-QKV = {"t": ("query", "key", "value"), "u": ("key", "value")}
+# Words that stand for the indices of letters in names; see `layout`.
+Words = Mapping[str, Sequence[str]]
+QKV = {"t": ("query", "key", "value"), "u": ("key", "value"), "j": ("query", "value")}
 Renames = Sequence[tuple[str, str]]
 
 
@@ -35,6 +37,7 @@ class Family:
       aside: pattern of tensors that a classifier does not use, such as the mask token of
         self-supervised training; they are kept so that `write` can write them again.
       unpack: (name, array) -> (name, array) of each layer whose values the tensor holds.
+      words: words for the indices of letters that are counted in names.
     """
 
     signature: str
@@ -45,6 +48,7 @@ class Family:
     renames: Renames = ()
     aside: str = "(?!)"
     unpack: Callable[[str, np.ndarray], list[tuple[str, np.ndarray]]] = _as_it_is
+    words: Words = dataclasses.field(default_factory=lambda: QKV)
 
 
 FAMILIES: Registry[Family] = Registry("family of weight files")

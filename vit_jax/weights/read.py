@@ -10,7 +10,7 @@ from flax import traverse_util
 from vit_jax import models
 from vit_jax.errors import InputError
 from vit_jax.models.config import ModelConfig
-from vit_jax.weights.families import QKV, Recognised, recognise
+from vit_jax.weights.families import Recognised, recognise
 from vit_jax.weights.files import read_files
 from vit_jax.weights.fit import refit
 from vit_jax.weights.infer import infer
@@ -133,8 +133,8 @@ def _load(config: ModelConfig, found: Recognised) -> dict[str, np.ndarray]:
     Raises:
       InputError: tensors are missing, unexpected or of another shape; the message lists them.
     """
-    rows = layouts(config, found.family.table, found.name)
-    wanted = {name: row.their_shape for row in rows.values() for name, _ in row.tensors(QKV)}
+    rows, words = layouts(config, found.family.table, found.name), found.family.words
+    wanted = {name: row.their_shape for row in rows.values() for name, _ in row.tensors(words)}
     have = {name: array.shape for name, array in found.tensors.items()}
     problems = [
         *(f"missing: {name} {wanted[name]}" for name in sorted(wanted.keys() - have.keys())),
@@ -154,7 +154,7 @@ def _load(config: ModelConfig, found: Recognised) -> dict[str, np.ndarray]:
             f"{found.path} does not fit {name} as a file of {found.name} "
             f"({len(problems)} tensors differ):\n  " + "\n  ".join(problems)
         )
-    return {path: row.to_ours(found.tensors, QKV) for path, row in rows.items()}
+    return {path: row.to_ours(found.tensors, words) for path, row in rows.items()}
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from vit_jax.files import expand
 from vit_jax.models.config import ModelConfig, Size
 from vit_jax.registry import Registry
 from vit_jax.text import reason
-from vit_jax.weights.families import FAMILIES, QKV
+from vit_jax.weights.families import FAMILIES
 from vit_jax.weights.record import Weights, layouts
 
 Tensors = dict[str, np.ndarray]
@@ -145,8 +145,9 @@ def named(weights: Weights, family: str, renames: Sequence[tuple[str, str]] = ()
     """
     params = traverse_util.flatten_dict(weights.params, sep="/")
     tensors = {}
-    for path, layout in layouts(weights.config, FAMILIES[family].table, family).items():
-        for name, array in layout.to_theirs(params[path], QKV).items():
+    known = FAMILIES[family]
+    for path, layout in layouts(weights.config, known.table, family).items():
+        for name, array in layout.to_theirs(params[path], known.words).items():
             for pattern, replacement in renames:
                 name = re.sub(pattern, replacement, name)
             tensors[name] = array

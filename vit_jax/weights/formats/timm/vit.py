@@ -17,7 +17,7 @@ from vit_jax.weights.formats.rows import (
     other_epsilon,
     torch_resnet,
 )
-from vit_jax.weights.formats.timm_config import hints, recipe
+from vit_jax.weights.formats.timm.config import hints, recipe
 from vit_jax.weights.layout import Table
 from vit_jax.weights.preprocessing import Recipe
 from vit_jax.weights.record import Weights
@@ -53,12 +53,12 @@ TIMM: Table = {
     "blocks/scale2": ("blocks.{l}.ls2.gamma", "d"),
     **norm("norm", "norm"),
     "map_head/probe": ("attn_pool.latent", "11d"),
-    **dense("map_head/query", "attn_pool.q", "(hk)d", "(hk)"),
-    **dense("map_head/key_value", "attn_pool.kv", "(uhk)d", "(uhk)"),
-    **dense("map_head/out", "attn_pool.proj", "d(hk)", "d"),
+    **dense("map_head/query", "attn_pool.q", "(HK)d", "(HK)"),
+    **dense("map_head/key_value", "attn_pool.kv", "(uHK)d", "(uHK)"),
+    **dense("map_head/out", "attn_pool.proj", "d(HK)", "d"),
     **norm("map_head/norm", "attn_pool.norm"),
-    **dense("map_head/mlp/fc1", "attn_pool.mlp.fc1", "md", "m"),
-    **dense("map_head/mlp/fc2", "attn_pool.mlp.fc2", "dm", "d"),
+    **dense("map_head/mlp/fc1", "attn_pool.mlp.fc1", "Md", "M"),
+    **dense("map_head/mlp/fc2", "attn_pool.mlp.fc2", "dM", "d"),
     **dense("pre_logits", "pre_logits.fc", "ef", "e"),
     **dense("head", "head", "oz", "o"),
     **dense("head_dist", "head_dist", "od", "o"),

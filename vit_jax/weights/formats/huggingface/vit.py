@@ -9,7 +9,7 @@ from vit_jax.errors import InputError
 from vit_jax.models.config import BiTConfig, ModelConfig, Size, feature_channels, feature_grid
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.weights.families import FAMILIES, Family
-from vit_jax.weights.formats.huggingface_config import (
+from vit_jax.weights.formats.huggingface.config import (
     PILLOW,
     bit_hints,
     dinov2_hints,

@@ -7,7 +7,7 @@ from typing import Any
 from vit_jax.errors import InputError, nearest
 from vit_jax.weights.families import Recognised
 from vit_jax.weights.formats.rows import TORCH_RESNET
-from vit_jax.weights.formats.timm_table import architecture, architectures
+from vit_jax.weights.formats.timm.architectures import architecture, architectures
 from vit_jax.weights.json_fields import Fields
 from vit_jax.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Recipe
 
