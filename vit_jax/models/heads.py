@@ -39,10 +39,15 @@ class AttentionPool(nnx.Module):
         self.norm = NORMS[norm](width, eps=norm_eps, dtype=dtype)
         self.mlp = Mlp(width, mlp_dim, rngs=rngs, dtype=dtype, gelu=gelu)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, N, D) -> (B, D)."""
+    def __call__(self, x: jax.Array, *, bias: jax.Array | None = None) -> jax.Array:
+        """(B, N, D) -> (B, D).
+
+        Args:
+          x: tokens.
+          bias: added to the attention logits, broadcastable to (B, H, 1, N).
+        """
         probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
         key, value = unstack(self.key_value(x), 2)
-        pooled = self.out(attend(self.query(probe), key, value)[0])
+        pooled = self.out(attend(self.query(probe), key, value, bias=bias)[0])
         pooled = pooled + self.mlp(self.norm(pooled))
         return pooled[:, 0]

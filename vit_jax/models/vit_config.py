@@ -17,6 +17,7 @@ from vit_jax.models.config import ModelConfig, Size, feature_grid
 from vit_jax.models.heads import HEADS
 from vit_jax.models.layers import NORMS
 from vit_jax.models.mlp import GELUS, MLPS
+from vit_jax.models.naflex import METHODS as NAFLEX_METHODS
 from vit_jax.models.positions.bias import POSITION_BIASES, PositionBiasKind
 from vit_jax.models.positions.embedding import (
     POSEMB_WHERE,
@@ -222,6 +223,21 @@ class ViTConfig(ModelConfig):
     )
     mlp_bias: bool = option(True, "the dense layers of the MLPs have biases", effect="structure")
     patch_bias: bool = option(True, "the patch embedding has a bias", effect="structure")
+    # Images of any size.
+    naflex: int = option(
+        0,
+        "number of patches to which images of any size and aspect ratio are cut or padded "
+        "(NaFlex, 2502.14786), after the operation naflex of data.pp; image_size is then that of "
+        "the position embedding's own grid. 0: all images have image_size",
+        effect="fitted",
+        at_least=0,
+    )
+    naflex_resize: str = option(
+        "bilinear",
+        "how NaFlex resizes position embeddings to an image's grid: bilinear or bicubic",
+        effect="network",
+        choices=NAFLEX_METHODS,
+    )
     # Regularisation.
     dropout: float = option(
         0.0,
@@ -271,11 +287,28 @@ class ViTConfig(ModelConfig):
             part.check(self)
         if self.block_kind.branches > 1 and self.kind.branches > 1:
             raise InputError("model.block 'branched' needs model.attention_kind 'full'")
+        if self.naflex:
+            self._check_naflex()
         if self.attention == "cudnn" and (self.dtype != "bfloat16" or self.attention_dropout):
             raise InputError(
                 "model.attention 'cudnn' needs model.dtype 'bfloat16' and no attention_dropout; "
                 "'xla' does without"
             )
+
+    def _check_naflex(self) -> None:
+        """Refuses parts that need one grid for all images."""
+        for name, usual in (
+            *(("posemb_where", "stem"), ("rotary", "none"), ("position_bias", "none")),
+            *(("attention_kind", "full"), ("resnet_stages", None)),
+        ):
+            if getattr(self, name) != usual:
+                raise InputError(f"model.naflex needs model.{name} {usual!r}")
+        if self.posemb not in ("learned", "none"):
+            raise InputError("model.naflex needs model.posemb 'learned' or 'none'")
+        if self.patch_size[0] != self.patch_size[1] or self.patch_size[0] < 2:
+            raise InputError("model.naflex needs square patches of 2 or more pixels")
+        if self.attention == "cudnn":
+            raise InputError("model.naflex needs model.attention 'xla', not 'cudnn'")
 
     def _check_head(self) -> None:
         if self.head in ("token", "token_gap") and not self.has_class_token:
@@ -344,8 +377,8 @@ class ViTConfig(ModelConfig):
 
     @property
     def num_patches(self) -> int:
-        """Rows times columns of `grid`."""
-        return math.prod(self.grid)
+        """Number of patches of an image: rows times columns of `grid`, or `naflex`."""
+        return self.naflex or math.prod(self.grid)
 
     @property
     def has_class_token(self) -> bool:
