@@ -34,7 +34,8 @@ def load(
     Args:
       path: a workdir, a checkpoint directory, a weight file or a directory with one, a URL
         that fsspec reads, or a Hugging Face hub id.
-      use_ema: whether to load the averaged parameters of a run with `ema_decay`.
+      use_ema: whether to load the averaged parameters, of a run with `ema_decay` or of another
+        program's training checkpoint.
       resample: method for resizing the position embedding; see `resample_posemb`.
       leave_out: patterns of tensor names in a published file to ignore.
       **options: options of `create_model`: those missing from a published file (`num_heads`),
@@ -87,10 +88,8 @@ def read_weights(
     own = _own_checkpoint(path)
     if own is not None:
         weights = _read_own(own, use_ema, layout, task_params)
-    elif use_ema:
-        raise InputError(f"{path} is no run of vit_jax: it keeps no averaged parameters")
     else:
-        weights = read_stored(path, options, leave_out)
+        weights = read_stored(path, options, leave_out, use_ema=use_ema)
     return refit(weights, resample=resample, **options)
 
 

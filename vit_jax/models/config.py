@@ -69,12 +69,14 @@ class ModelConfig:
         "epsilon of the ResNet's group norms; None: as in the original code (1e-6; with preact "
         "1e-5)",
         effect="network",
+        at_least=0,
     )
     resnet_conv_eps: float | None = option(
         None,
         "epsilon in the standardisation of the ResNet's kernels; None: as in the original code "
         "(1e-5; with preact 1e-10)",
         effect="network",
+        at_least=0,
     )
 
     def __post_init__(self):
@@ -231,7 +233,7 @@ class ViTConfig(ModelConfig):
         effect="network",
         choices=("tanh", "erf"),
     )
-    norm_eps: float = option(1e-6, "epsilon of layer norms", effect="network")
+    norm_eps: float = option(1e-6, "epsilon of layer norms", effect="network", at_least=0)
     # Regularisation.
     dropout: float = option(
         0.0,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.errors import InputError
-from vit_jax.models.config import BiTConfig, ViTConfig
+from vit_jax.models.config import BiTConfig, ModelConfig, ViTConfig
 from vit_jax.models.variants import VARIANTS
 from vit_jax.weights.families import QKV, Recognised
 from vit_jax.weights.layout import Shape, groups, place
@@ -115,8 +115,8 @@ def infer(
     for key in ("width", "depth", "patch_size", "mlp_dim"):
         if hints.get(key, fields[key]) != fields[key]:
             raise InputError(
-                f"{path}: its JSON says {key} {hints[key]}, its tensors {fields[key]}; one of both "
-                "is of another model"
+                f"{path}: config.json says {key} {hints[key]}, the tensors {fields[key]}; one of "
+                "both is of another model"
             )
     fields |= _positions(path, seen, fields, hints, options)
     stem = ("resnet_norm_eps", "resnet_conv_eps") if fields["resnet_stages"] is not None else ()
@@ -125,7 +125,44 @@ def infer(
     if not gelu:
         raise InputError(f"{path} does not tell how it computes GELU; give gelu: tanh or erf")
     fields["gelu"] = gelu
-    return ViTConfig(**fields)
+    try:
+        return ViTConfig(**fields)
+    except InputError as error:
+        where = "config.json: " if found.config_json else ""
+        raise InputError(f"{path}: {where}{error}") from error
+
+
+def check_sizes(where: str, found: Recognised, config: ModelConfig) -> None:
+    """Compares sizes of a described model with the tensors, before anything is made in its size.
+
+    Args:
+      where: place of the description, for messages.
+      found: tensors of the file.
+      config: configuration of the described model.
+
+    Raises:
+      InputError: a size is another one; the message names the option.
+    """
+    seen = survey(found)
+    sizes = dict(
+        width=seen.sizes.get("d"),
+        depth=seen.depth or None,
+        mlp_dim=seen.sizes.get("m"),
+        num_classes=seen.sizes.get("o", 0),
+        pre_logits=seen.sizes.get("e", 0),
+        registers=seen.sizes.get("r", 0),
+        resnet_stages=seen.stages or None,
+        resnet_width=seen.sizes.get("y", 0) // 64 or None,
+        num_heads=seen.sizes.get("h"),
+    )
+    if "p" in seen.sizes:
+        sizes["patch_size"] = (seen.sizes["p"], seen.sizes["q"])
+    for name, size in sizes.items():
+        said = getattr(config, name, size)
+        if size is not None and said is not None and said != size:
+            raise InputError(
+                f"{where}: model.{name} is {said!r} and the tensors have {size!r}; restore the file"
+            )
 
 
 def _infer_bit(seen: Survey, hints: Mapping, options: Mapping) -> BiTConfig:

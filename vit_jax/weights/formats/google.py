@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.models.config import BiTConfig, ModelConfig, ViTConfig
+from vit_jax.weights.description import own_description, sidecar
 from vit_jax.weights.families import FAMILIES, Family, Recognised
 from vit_jax.weights.formats.rows import dense, norm
 from vit_jax.weights.layout import Table
@@ -15,9 +16,7 @@ from vit_jax.weights.write import (
     ANY,
     check_expressible,
     named,
-    own_description,
     save,
-    sidecar,
     weight_format,
 )
 

@@ -7,6 +7,7 @@ from typing import Any
 from vit_jax.errors import InputError
 from vit_jax.models.config import BiTConfig, Size, ViTConfig
 from vit_jax.models.variants import model_config
+from vit_jax.weights.description import own_description, sidecar
 from vit_jax.weights.families import FAMILIES, Family
 from vit_jax.weights.formats.rows import (
     RESNET,
@@ -24,10 +25,8 @@ from vit_jax.weights.write import (
     ANY,
     check_expressible,
     named,
-    own_description,
     save,
     side_length,
-    sidecar,
     weight_format,
 )
 
@@ -72,6 +71,7 @@ TIMM_BIT: Table = {
 }
 _TIMM_RENAMES = (
     (r"^register_tokens$", "reg_token"),  # DINOv2's own files
+    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # DINOv2's training, in chunks
     (r"\.gamma_(\d)$", r".ls\1.gamma"),  # DeiT-III's own files
     (r"\.mlp\.w12\.", ".mlp.fc1."),
     (r"\.mlp\.w3\.", ".mlp.fc2."),
@@ -86,9 +86,11 @@ FAMILIES.add(
         TIMM,
         hints,
         recipe,
-        ("", "module.", "model."),
+        ("", "model.", "backbone."),
         _TIMM_RENAMES,
         aside="mask_token",
+        # The projections of DINO, iBOT and DINOv2.
+        unused=r"head\.(mlp|last_layer)\..+|(dino|ibot)_head\..+",
     ),
 )
 FAMILIES.add("timm BiT", Family("stem.conv.weight", TIMM_BIT, hints, recipe))

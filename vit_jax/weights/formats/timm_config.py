@@ -6,9 +6,9 @@ from typing import Any
 
 from vit_jax.errors import InputError, nearest
 from vit_jax.weights.families import Recognised
+from vit_jax.weights.files.json_fields import Fields
 from vit_jax.weights.formats.rows import TORCH_RESNET
 from vit_jax.weights.formats.timm_table import architecture, architectures
-from vit_jax.weights.json_fields import Fields
 from vit_jax.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Recipe
 
 # Fields that do not change what a model computes from given tensors.
@@ -203,12 +203,12 @@ def _vit(found: Recognised, config: Fields, kind: str, saved_pool: str | None) -
     without = config.take("no_embed_class", bool, False)
     width = config.take("embed_dim", int)
     ratio = config.take("mlp_ratio", float, 4.0)
-    hidden = int((width or 0) * ratio)
+    hidden = int(width * ratio) if width else 0
     result = dict(
         width=width,
         depth=config.take("depth", int),
         num_heads=config.take("num_heads", int),
-        mlp_dim=hidden // 2 if gated else hidden,
+        mlp_dim=(hidden // 2 if gated else hidden) or None,
         patch_size=patch,
         image_size=size,
         layer_scale=config.take("init_values", float),
