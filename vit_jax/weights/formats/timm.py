@@ -17,9 +17,9 @@ from vit_jax.weights.formats.rows import (
     other_epsilon,
     torch_resnet,
 )
-from vit_jax.weights.formats.timm_config import hints, recipe
+from vit_jax.weights.formats.timm_config import hints, prepared_by, recipe
 from vit_jax.weights.layout import Table
-from vit_jax.weights.preprocessing import Recipe
+from vit_jax.weights.preprocessing import Recipe, other_preprocessing
 from vit_jax.weights.record import Weights
 from vit_jax.weights.write import (
     ANY,
@@ -116,6 +116,8 @@ def write(weights: Weights, path: Path) -> list[str]:
     own = own_description(weights)
     if path.suffix:
         return [*save(path, tensors, {sidecar(path): own}), *lines]
+    theirs = prepared_by(document["pretrained_cfg"]).spec(config.image_size)
+    lines += other_preprocessing("timm", weights.pp, theirs)
     files = {path / "config.json": dict(document, vit_jax=own)}
     return [*save(path / "model.safetensors", tensors, files), *lines]
 

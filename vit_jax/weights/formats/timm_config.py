@@ -68,6 +68,13 @@ def recipe(found: Recognised) -> Recipe:
     return Recipe(224 / 256, False, "bicubic", True, IMAGENET_MEAN, IMAGENET_STD, True, True)
 
 
+def prepared_by(pretrained_cfg: Mapping[str, Any]) -> Recipe:
+    """The preprocessing that a `pretrained_cfg` says."""
+    config = Fields(pretrained_cfg, "pretrained_cfg")
+    config.ignore(("fixed_input_size",))
+    return _preprocessing(config)[1]
+
+
 def has_fc_norm(found: Recognised) -> bool:
     """Whether the last norm of the file is the one after pooling."""
     return any(name.endswith("fc_norm.weight") for name in found.original.values())
