@@ -107,6 +107,7 @@ def recognise(
     Raises:
       InputError: no family has these names, or nothing matches a pattern.
     """
+    tensors = {name: array for name, array in tensors.items() if array.size}  # no registers
     left_out = _left_out(path, tensors, leave_out)
     names = [name for name in tensors if name not in left_out]
     for title, family in FAMILIES.items():
