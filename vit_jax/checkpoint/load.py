@@ -15,7 +15,7 @@ from vit_jax.checkpoint.damage import DamagedCheckpoint
 from vit_jax.checkpoint.stored import USE, Layout, latest_checkpoint, read_meta, read_params
 from vit_jax.errors import InputError
 from vit_jax.files import expand
-from vit_jax.models import create_model, merge, model_config, split
+from vit_jax.models import abstract, build_model, merge, model_config
 from vit_jax.models.config import ModelConfig
 from vit_jax.weights import Weights, refit
 from vit_jax.weights.read import read_stored
@@ -52,8 +52,7 @@ def load(
     weights = read_weights(path, use_ema=use_ema, resample=resample, leave_out=leave_out, **options)
     for line in weights.report:
         logging.getLogger("vit_jax").info("%s", line)
-    model = nnx.eval_shape(lambda: create_model(weights.name, **weights.options))
-    graphdef, _ = split(model)
+    graphdef, _ = abstract(lambda rngs: build_model(weights.config, rngs))
     params = jax.tree.map(jnp.asarray, weights.params)
     return merge(graphdef, params), dataclasses.replace(weights, params={})
 

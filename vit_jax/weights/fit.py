@@ -110,7 +110,7 @@ def refit(weights: Weights, *, resample: str | None = None, **changes: Any) -> W
       **changes: options of `create_model`; None leaves an option unchanged.
 
     Raises:
-      InputError: as `fit`.
+      InputError: as `fit`; another image size that does not divide into patches.
     """
     changes = {key: value for key, value in changes.items() if value is not None}
     stored = weights.config
@@ -121,6 +121,8 @@ def refit(weights: Weights, *, resample: str | None = None, **changes: Any) -> W
     wanted = models.model_config(weights.name, **{**weights.options, **changes})
     if stored == wanted:
         return weights
+    if stored.image_size != wanted.image_size:
+        wanted.check_patches()
     skip: tuple[str, ...] = ()
     dropped = _pre_logits(stored) and not _pre_logits(wanted)
     if dropped:
