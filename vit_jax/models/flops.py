@@ -1,4 +1,4 @@
-"""Analytic cost of a model per image.
+"""Analytic cost of a model: parameters, and operations per image.
 
 Counted are convolutions and matrix products, those of attention included:
 1 MAC = 1 multiply-accumulate = 2 FLOPs. In convolutions, products with padding count too,
@@ -7,9 +7,67 @@ used because it counts the body of a scan once, whatever its length.
 """
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
+import jax
+from flax import nnx
+
+from vit_jax.models.block import create_posemb
 from vit_jax.models.config import BiTConfig, ModelConfig, ViTConfig, feature_channels
+
+
+def parameters(config: ModelConfig) -> int:
+    """Number of parameters; makes no model, only the shapes of one block and position embedding.
+
+    Raises:
+      TypeError: no count for the class of `config`.
+    """
+    classes = config.num_classes
+    if isinstance(config, BiTConfig):
+        return resnet_parameters(config, config.preact) + (config.feature_width + 1) * classes
+    if not isinstance(config, ViTConfig):
+        raise TypeError(f"no parameter count for a {type(config).__name__}")
+    width, channels, total = config.width, 3, 0
+    if config.resnet_stages is not None:
+        channels = feature_channels(config.stages, config.resnet_width)
+        total += resnet_parameters(config, preact=False)
+    total += (config.patch_size[0] * config.patch_size[1] * channels + 1) * width
+    total += config.prefix_tokens * width + 2 * width  # and the last norm
+    posembs = config.depth if config.posemb_where == "layers" else 1
+    total += posembs * _made_by(lambda rngs: create_posemb(config, rngs))
+    total += config.depth * _made_by(lambda rngs: config.kind.create_block(config, rngs))
+    if config.head == "map":
+        attention = 4 * (width + 1) * width
+        total += attention + 2 * width * config.mlp_dim + config.mlp_dim + 4 * width
+    total += (config.pooled_width + 1) * config.pre_logits
+    two = config.distillation == "head"
+    return total + (config.feature_width + 1 + two * (width + 1)) * classes
+
+
+def resnet_parameters(config: ModelConfig, preact: bool) -> int:
+    """Number of parameters of a ResNet; arguments as `resnet_macs`."""
+    channels = 64 * config.resnet_width
+    total = 7 * 7 * 3 * channels + (0 if preact else 2 * channels)
+    for i, units in enumerate(config.stages):
+        middle = 64 * config.resnet_width * 2**i
+        outputs = 4 * middle
+        for j in range(units):
+            project = channels * outputs if j == 0 else 0
+            total += channels * middle + 9 * middle**2 + middle * outputs + project
+            norms = (
+                channels + 2 * middle if preact else 2 * middle + outputs * (2 if project else 1)
+            )
+            total += 2 * norms
+            channels = outputs
+    return total + (2 * channels if preact else 0)
+
+
+def _made_by(create: Callable[[nnx.Rngs], nnx.Module]) -> int:
+    """Number of parameters of a module, by their shapes."""
+    params = nnx.state(nnx.eval_shape(lambda: create(nnx.Rngs(0))), nnx.Param)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 @functools.singledispatch
