@@ -40,7 +40,8 @@ def check(value: Any, kind: Any, name: str = "") -> Any:
 
     Args:
       value: parsed JSON.
-      kind: a TypedDict, int, float, str, bool, dict[str, X], list[X], a union of these, or Any.
+      kind: a TypedDict, int, float, str, bool, dict[str, X], list[X], tuple[X, X] or
+        tuple[X, ...] (in JSON a list), a union of these, or Any.
       name: name of the value in the message.
 
     Raises:
@@ -86,6 +87,11 @@ def _problem(value: Any, kind: Any, name: str) -> str:
         if not isinstance(value, list):
             return _wrong(value, "a list", name)
         inner = args[0] if args else Any
+        return _first(_problem(v, inner, f"{name}[{i}]") for i, v in enumerate(value))
+    if origin is tuple:
+        inner, count = args[0], None if args[-1] is Ellipsis else len(args)
+        if not isinstance(value, (list, tuple)) or count not in (None, len(value)):
+            return _wrong(value, f"a list of {count}" if count else "a list", name)
         return _first(_problem(v, inner, f"{name}[{i}]") for i, v in enumerate(value))
     if kind in (None, types.NoneType):
         return "" if value is None else _wrong(value, "null", name)

@@ -46,7 +46,7 @@ def count(name, **options):
 
 @pytest.mark.parametrize("name", HEADLESS)
 def test_parameter_counts_of_the_paper_variants(name):
-    sizes = (224, 384)
+    sizes = (224, 378 if name.endswith("/14") else 384)  # 27 x 27 patches of 14
     assert tuple(count(name, image_size=s, num_classes=0) for s in sizes) == HEADLESS[name]
     assert tuple(count(name, image_size=s) for s in sizes) == WITH_1000_CLASSES[name]
 
@@ -196,6 +196,14 @@ def test_options_change_the_variant():
         (dict(attention="flash"), "unknown model.attention 'flash'"),
         (dict(width=100), "model.width 100 is not divisible by its 6 heads"),
         (dict(image_size=8), "image size (8, 8) is smaller than the patch (16, 16)"),
+        (
+            dict(image_size=225),
+            "image size 225 is not divisible by the patch size 16; use 224 or 240",
+        ),
+        (
+            dict(image_size=(224, 100)),
+            "image size 100 is not divisible by the patch size 16; use 96",
+        ),
         (dict(image_size=(8, 8, 8)), "model.image_size is (8, 8, 8); give pixels or"),
         (dict(image_size=224.0), "model.image_size is 224.0; give pixels or"),
         (dict(patch_size=0), "model.patch_size is 0; give pixels or"),
@@ -229,3 +237,15 @@ def test_bad_options_are_refused_in_one_line(options, message):
         nnx.eval_shape(lambda: create_model("ViT-S/16", **options))
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, good, bad",
+    [("R+ViT-Ti/16", 64, 72), ("R26+ViT-S/32", 100, None), ("BiT-R50x1", 99, None)],
+)
+def test_a_resnet_pads_and_its_map_is_cut_into_patches(name, good, bad):
+    """R+ViT-Ti/16 takes patches of 8 x 8 positions of a map of stride 4."""
+    nnx.eval_shape(lambda: create_model(name, image_size=good))
+    if bad:
+        with pytest.raises(InputError, match="72 is not divisible by the patch size 32; use 64 or"):
+            create_model(name, image_size=bad)

@@ -15,7 +15,7 @@ from vit_jax.checkpoint.damage import DamagedCheckpoint
 from vit_jax.checkpoint.stored import USE, Layout, latest_checkpoint, read_meta, read_params
 from vit_jax.errors import InputError
 from vit_jax.files import expand
-from vit_jax.models import create_model, merge, model_config, split
+from vit_jax.models import abstract, build_model, merge, model_config
 from vit_jax.models.config import ModelConfig
 from vit_jax.weights import Weights, refit
 from vit_jax.weights.read import read_stored
@@ -34,7 +34,8 @@ def load(
     Args:
       path: a workdir, a checkpoint directory, a weight file or a directory with one, a URL
         that fsspec reads, or a Hugging Face hub id.
-      use_ema: whether to load the averaged parameters of a run with `ema_decay`.
+      use_ema: whether to load the averaged parameters, of a run with `ema_decay` or of another
+        program's training checkpoint.
       resample: method for resizing the position embedding; see `resample_posemb`.
       leave_out: patterns of tensor names in a published file to ignore.
       **options: options of `create_model`: those missing from a published file (`num_heads`),
@@ -51,8 +52,7 @@ def load(
     weights = read_weights(path, use_ema=use_ema, resample=resample, leave_out=leave_out, **options)
     for line in weights.report:
         logging.getLogger("vit_jax").info("%s", line)
-    model = nnx.eval_shape(lambda: create_model(weights.name, **weights.options))
-    graphdef, _ = split(model)
+    graphdef, _ = abstract(lambda rngs: build_model(weights.config, rngs))
     params = jax.tree.map(jnp.asarray, weights.params)
     return merge(graphdef, params), dataclasses.replace(weights, params={})
 
@@ -87,10 +87,8 @@ def read_weights(
     own = _own_checkpoint(path)
     if own is not None:
         weights = _read_own(own, use_ema, layout, task_params)
-    elif use_ema:
-        raise InputError(f"{path} is no run of vit_jax: it keeps no averaged parameters")
     else:
-        weights = read_stored(path, options, leave_out)
+        weights = read_stored(path, options, leave_out, use_ema=use_ema)
     return refit(weights, resample=resample, **options)
 
 

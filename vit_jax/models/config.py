@@ -62,12 +62,14 @@ class ModelConfig:
         "epsilon of the ResNet's group norms; None: as in the original code (1e-6; with preact "
         "1e-5)",
         effect="network",
+        at_least=0,
     )
     resnet_conv_eps: float | None = option(
         None,
         "epsilon in the standardisation of the ResNet's kernels; None: as in the original code "
         "(1e-5; with preact 1e-10)",
         effect="network",
+        at_least=0,
     )
 
     def __post_init__(self):
@@ -84,6 +86,24 @@ class ModelConfig:
     def patch(self) -> Size:
         """Height and width into which the image must divide."""
         return (1, 1)
+
+    def check_patches(self) -> None:
+        """Refuses an image size that is no whole number of patches.
+
+        New models and runs are checked. Published weights may have such a size; there the pixels
+        beyond the last whole patch are cut off, as in the programs that they are of.
+
+        Raises:
+          InputError: names the nearest sizes.
+        """
+        stride = 1 if self.resnet_stages is None else resnet_stride(self.stages)
+        for size, patch in zip(self.image_size, self.patch, strict=True):
+            if -(-size // stride) % patch:  # a ResNet pads what is beyond its stride
+                side = patch * stride
+                raise InputError(
+                    f"image size {size} is not divisible by the patch size {side}; "
+                    f"use {size // side * side} or {(size // side + 1) * side}"
+                )
 
     @property
     def feature_width(self) -> int:
@@ -121,10 +141,15 @@ def feature_channels(stages: Sequence[int], width: int) -> int:
     return 64 * width * (2 ** (len(stages) + 1) if stages else 1)
 
 
+def resnet_stride(stages: Sequence[int]) -> int:
+    """Pixels for each position of a ResNet's last feature map, along an axis."""
+    return 4 * 2 ** max(0, len(stages) - 1)
+
+
 def feature_grid(image_size: Size, stages: Sequence[int]) -> Size:
     """Rows and columns of a ResNet's last feature map.
 
     The root halves the map twice, each stage but the first once.
     """
-    stride = 4 * 2 ** max(0, len(stages) - 1)
+    stride = resnet_stride(stages)
     return (-(-image_size[0] // stride), -(-image_size[1] // stride))

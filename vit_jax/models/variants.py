@@ -308,9 +308,11 @@ def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> 
       An nnx.Module: `model(images)` gives logits.
 
     Raises:
-      InputError: an unknown model or option.
+      InputError: an unknown model or option, or images that do not divide into patches.
     """
-    return build_model(model_config(name, **options), rngs or nnx.Rngs(0))
+    config = model_config(name, **options)
+    config.check_patches()
+    return build_model(config, rngs or nnx.Rngs(0))
 
 
 def build_model(config: ModelConfig, rngs: nnx.Rngs) -> nnx.Module:

@@ -5,7 +5,6 @@ import functools
 import math
 
 from vit_jax import spec
-from vit_jax.errors import InputError
 from vit_jax.models.attention.self_attention import (
     ATTENTION_KINDS,
     IMPLEMENTATIONS,
@@ -18,6 +17,7 @@ from vit_jax.models.heads import HEADS
 from vit_jax.models.layers import NORMS
 from vit_jax.models.mlp import GELUS, MLPS
 from vit_jax.models.naflex import METHODS as NAFLEX_METHODS
+from vit_jax.models.option_checks import check
 from vit_jax.models.positions.bias import POSITION_BIASES, PositionBiasKind
 from vit_jax.models.positions.embedding import (
     POSEMB_WHERE,
@@ -272,67 +272,7 @@ class ViTConfig(ModelConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.unroll < 1 and self.unroll != -1:
-            raise InputError(f"model.unroll is {self.unroll}; give 1 or more layers, or -1: all")
-        if self.width % self.num_heads:
-            raise InputError(
-                f"model.width {self.width} is not divisible by its {self.num_heads} heads"
-            )
-        if min(self.grid) < 1:
-            raise InputError(
-                f"image size {self.image_size} is smaller than the patch {self.patch_size}"
-            )
-        self._check_head()
-        for part in (self.posemb_kind, self.rotary_kind, self.position_bias_kind, self.kind):
-            part.check(self)
-        if self.block_kind.branches > 1 and self.kind.branches > 1:
-            raise InputError("model.block 'branched' needs model.attention_kind 'full'")
-        if self.naflex:
-            self._check_naflex()
-        if self.attention == "cudnn" and (self.dtype != "bfloat16" or self.attention_dropout):
-            raise InputError(
-                "model.attention 'cudnn' needs model.dtype 'bfloat16' and no attention_dropout; "
-                "'xla' does without"
-            )
-
-    def _check_naflex(self) -> None:
-        """Refuses parts that need one grid for all images."""
-        for name, usual in (
-            *(("posemb_where", "stem"), ("rotary", "none"), ("position_bias", "none")),
-            *(("attention_kind", "full"), ("resnet_stages", None)),
-        ):
-            if getattr(self, name) != usual:
-                raise InputError(f"model.naflex needs model.{name} {usual!r}")
-        if self.posemb not in ("learned", "none"):
-            raise InputError("model.naflex needs model.posemb 'learned' or 'none'")
-        if self.patch_size[0] != self.patch_size[1] or self.patch_size[0] < 2:
-            raise InputError("model.naflex needs square patches of 2 or more pixels")
-        if self.attention == "cudnn":
-            raise InputError("model.naflex needs model.attention 'xla', not 'cudnn'")
-
-    def _check_head(self) -> None:
-        if self.head in ("token", "token_gap") and not self.has_class_token:
-            raise InputError(f"model.head {self.head!r} needs model.class_token")
-        if self.distillation != "none" and not self.has_class_token:
-            raise InputError("model.distillation needs model.class_token")
-        if self.distillation == "head" and (self.head != "token" or self.pre_logits):
-            raise InputError("model.distillation 'head' needs model.head 'token', no pre_logits")
-        if self.pool_then_norm and self.head != "gap":
-            raise InputError(f"model.pool_then_norm needs model.head 'gap', not {self.head!r}")
-        if self.pool_then_norm and not self.final_norm:
-            raise InputError("model.pool_then_norm needs model.final_norm")
-        if self.pool_prefix and (self.head not in ("gap", "map") or not self.prefix_tokens):
-            raise InputError(
-                "model.pool_prefix needs model.head 'gap' or 'map', and tokens before the patches"
-            )
-        if (self.map_heads or self.map_mlp_dim) and self.head != "map":
-            raise InputError("model.map_heads and model.map_mlp_dim need model.head 'map'")
-        if self.map_heads and self.width % self.map_heads:
-            raise InputError(
-                f"model.width {self.width} is not divisible by model.map_heads {self.map_heads}"
-            )
-        if self.projection and (self.pre_logits or self.distillation == "head"):
-            raise InputError("model.projection needs model.pre_logits 0 and no distillation 'head'")
+        check(self)
 
     @functools.cached_property
     def kind(self) -> AttentionKind:

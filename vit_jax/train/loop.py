@@ -28,7 +28,12 @@ from vit_jax.train.log.goodput import Goodput
 from vit_jax.train.log.metrics import MetricsLog, Progress
 from vit_jax.train.log.summary import announce, describe, write_summary
 from vit_jax.train.run import Run, prepare, steps_of
-from vit_jax.train.start import first_state, starting_weights
+from vit_jax.train.start import (
+    first_state,
+    lacks_preprocessing,
+    starting_weights,
+    with_preprocessing,
+)
 from vit_jax.train.state import TrainState
 from vit_jax.train.step import make_gradient
 from vit_jax.train.workdir import claim_workdir, compare_starts, only_run_in, open_workdir
@@ -100,8 +105,12 @@ def _begin(
 
     first_process = jax.process_index() == 0
     engine = create_engine(config.parallel)
+    start = None
+    if lacks_preprocessing(config):
+        start = starting_weights(config, workdir)
+        config = with_preprocessing(config, workdir, start)
     source, pp, dataset = open_training_data(config)
-    start = starting_weights(config, workdir)
+    start = start or starting_weights(config, workdir)
     run = prepare(config, dataset, engine, start.model if start else None)
     evals = open_evaluations(run, source, pp)
     eval_every = steps_of(config.eval_every, "eval_every", config, dataset)

@@ -154,10 +154,6 @@ def configure_model(
             f"config.data.pp yields images of {dataset.image_size}, "
             f"but config.model.image_size is {model_config.image_size}; make them equal"
         )
-    for size, patch in zip(model_config.image_size, model_config.patch, strict=True):
-        if size % patch:
-            raise InputError(
-                f"image size {size} is not divisible by the patch size {patch}; "
-                f"use {size // patch * patch} or {(size // patch + 1) * patch}"
-            )
+    if start is None or start.image_size != model_config.image_size:
+        model_config.check_patches()
     return model_config

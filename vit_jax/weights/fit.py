@@ -12,7 +12,6 @@ from flax import traverse_util
 from vit_jax import models, options
 from vit_jax.errors import InputError
 from vit_jax.models.config import ModelConfig
-from vit_jax.models.vit_config import ViTConfig
 from vit_jax.text import some
 from vit_jax.trees import name_patterns, path_name
 from vit_jax.weights.preprocessing import Recipe
@@ -111,7 +110,7 @@ def refit(weights: Weights, *, resample: str | None = None, **changes: Any) -> W
       **changes: options of `create_model`; None leaves an option unchanged.
 
     Raises:
-      InputError: as `fit`.
+      InputError: as `fit`; another image size that does not divide into patches.
     """
     changes = {key: value for key, value in changes.items() if value is not None}
     stored = weights.config
@@ -122,10 +121,15 @@ def refit(weights: Weights, *, resample: str | None = None, **changes: Any) -> W
     wanted = models.model_config(weights.name, **{**weights.options, **changes})
     if stored == wanted:
         return weights
+    if wanted.image_size not in (stored.image_size, weights.input_size):
+        wanted.check_patches()
     skip: tuple[str, ...] = ()
-    dropped = _pre_logits(stored) and not _pre_logits(wanted)
-    if dropped:
-        skip += ("pre_logits/.*",)
+    dropped = [
+        name
+        for name in ("pre_logits", "projection")
+        if getattr(stored, name, 0) and not getattr(wanted, name, 0)
+    ]
+    skip += tuple(f"{name}/.*" for name in dropped)
     if dropped or stored.num_classes != wanted.num_classes:
         skip += HEADS
     params = traverse_util.flatten_dict(weights.params, sep="/")
@@ -147,10 +151,6 @@ def refit(weights: Weights, *, resample: str | None = None, **changes: Any) -> W
         labels=[] if fitted.fresh else weights.labels,
         report=[*weights.report, *fitted.report[1:]],
     )
-
-
-def _pre_logits(config: ModelConfig) -> int:
-    return config.pre_logits if isinstance(config, ViTConfig) else 0
 
 
 def _difference(stored: ModelConfig, wanted: ModelConfig, *effects: str) -> list[str]:

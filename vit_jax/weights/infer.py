@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.errors import InputError
-from vit_jax.models.config import BiTConfig
+from vit_jax.models.config import BiTConfig, ModelConfig
 from vit_jax.models.variants import VARIANTS
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.weights.families import Recognised, Words
@@ -132,17 +132,55 @@ def infer(
     for key in ("width", "depth", "patch_size", "mlp_dim"):
         if hints.get(key, fields[key]) != fields[key]:
             raise InputError(
-                f"{path}: its JSON says {key} {hints[key]}, its tensors {fields[key]}; one of both "
-                "is of another model"
+                f"{path}: config.json says {key} {hints[key]}, the tensors {fields[key]}; one of "
+                "both is of another model"
             )
     fields |= _positions(path, seen, fields, hints, options)
     stem = ("resnet_norm_eps", "resnet_conv_eps") if fields["resnet_stages"] is not None else ()
     fields |= {key: hints[key] for key in ("norm_eps", *stem) if key in hints}
     gelu = hints.get("gelu") or options.get("gelu")
     if not gelu:
-        raise InputError(f"{path} does not tell how it computes GELU; give gelu: tanh or erf")
+        raise InputError(f"{path} does not tell its formula of GELU; give gelu: tanh, erf or quick")
     fields["gelu"] = gelu
-    return ViTConfig(**fields)
+    try:
+        return ViTConfig(**fields)
+    except InputError as error:
+        where = "config.json: " if found.config_json else ""
+        raise InputError(f"{path}: {where}{error}") from error
+
+
+def check_sizes(where: str, found: Recognised, config: ModelConfig) -> None:
+    """Compares sizes of a described model with the tensors, before anything is made in its size.
+
+    Args:
+      where: place of the description, for messages.
+      found: tensors of the file.
+      config: configuration of the described model.
+
+    Raises:
+      InputError: a size is another one; the message names the option.
+    """
+    seen = survey(found)
+    sizes = dict(
+        width=seen.sizes.get("d"),
+        depth=seen.depth or None,
+        mlp_dim=seen.sizes.get("m"),
+        num_classes=seen.sizes.get("o", 0),
+        pre_logits=seen.sizes.get("e", 0) if "pre_logits/kernel" in seen.rows else 0,
+        projection=seen.sizes.get("e", 0) if "projection/kernel" in seen.rows else 0,
+        registers=seen.sizes.get("r", 0),
+        resnet_stages=seen.stages or None,
+        resnet_width=seen.sizes.get("y", 0) // 64 or None,
+        num_heads=seen.sizes.get("h"),
+    )
+    if "p" in seen.sizes:
+        sizes["patch_size"] = (seen.sizes["p"], seen.sizes["q"])
+    for name, size in sizes.items():
+        said = getattr(config, name, size)
+        if size is not None and said is not None and said != size:
+            raise InputError(
+                f"{where}: model.{name} is {said!r} and the tensors have {size!r}; restore the file"
+            )
 
 
 def _infer_bit(seen: Survey, hints: Mapping, options: Mapping) -> BiTConfig:

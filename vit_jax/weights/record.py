@@ -57,6 +57,11 @@ class Weights:
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Path -> shape of every parameter of a model."""
+    return dict(_parameter_shapes(config))
+
+
+@functools.lru_cache(maxsize=64)
+def _parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     _, params = models.abstract(functools.partial(models.build_model, config))
     return {
         path: tuple(leaf.shape)

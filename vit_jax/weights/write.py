@@ -19,6 +19,7 @@ from vit_jax.files import expand
 from vit_jax.models.config import ModelConfig, Size
 from vit_jax.registry import Registry
 from vit_jax.text import reason
+from vit_jax.weights.description import sidecar
 from vit_jax.weights.families import FAMILIES
 from vit_jax.weights.record import Weights, layouts
 
@@ -152,22 +153,6 @@ def named(weights: Weights, family: str, renames: Sequence[tuple[str, str]] = ()
                 name = re.sub(pattern, replacement, name)
             tensors[name] = array
     return tensors
-
-
-def own_description(weights: Weights) -> dict[str, Any]:
-    """The JSON document beside a file from which `read` restores the model."""
-    return dict(
-        model=dict(name=weights.name, **weights.options),
-        pp=weights.pp,
-        labels=weights.labels,
-        multi_label=weights.multi_label,
-        report=weights.report,
-    )
-
-
-def sidecar(path: Path) -> Path:
-    """The JSON file beside a weight file."""
-    return path.with_name(path.name + ".json")
 
 
 def save(path: Path, tensors: Tensors, files: Mapping[Path, Any]) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from vit_jax import options
 from vit_jax.models.config import BiTConfig, ModelConfig
 from vit_jax.models.vit_config import ViTConfig
+from vit_jax.weights.description import own_description, sidecar
 from vit_jax.weights.families import FAMILIES, Family, Recognised
 from vit_jax.weights.formats.rows import branched, dense, norm
 from vit_jax.weights.layout import Table
@@ -18,9 +19,7 @@ from vit_jax.weights.write import (
     ANY,
     check_expressible,
     named,
-    own_description,
     save,
-    sidecar,
     weight_format,
 )
 

@@ -20,8 +20,9 @@ from vit_jax import models
 from vit_jax.errors import InputError
 from vit_jax.models.layers import normalize_pixels
 from vit_jax.text import first_line
+from vit_jax.weights.description import own_description, sidecar
 from vit_jax.weights.record import Weights
-from vit_jax.weights.write import own_description, save_json, sidecar, weight_format
+from vit_jax.weights.write import save_json, weight_format
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 # The size of one protocol buffer, in which StableHLO keeps constants.

@@ -8,6 +8,8 @@ from vit_jax.weights.write import ANY
 # Names of activations -> ours.
 GELU = {
     "gelu": "erf",
+    "gelu_python": "erf",
+    "gelu_accurate": "tanh",
     "gelu_new": "tanh",
     "gelu_pytorch_tanh": "tanh",
     "gelu_fast": "tanh",
