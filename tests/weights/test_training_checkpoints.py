@@ -97,6 +97,19 @@ def test_timms_training_checkpoint(state, tmp_path):
         read_weights(f"{file}#emma", num_heads=4)
 
 
+def test_a_run_starts_from_the_averaged_parameters(state, tmp_path):
+    """Also where the config has to tell the number of heads."""
+    from vit_jax.config import default
+    from vit_jax.train.start import starting_weights
+
+    config = default()
+    config.init_from = str(saved(tmp_path, dict(model=state, model_ema=averaged(state))))
+    config.model.num_heads = 4
+    check_is(starting_weights(config, tmp_path / "run").weights, state)
+    config.init_ema = True
+    check_is(starting_weights(config, tmp_path / "run").weights, averaged(state))
+
+
 def test_dinos_checkpoint(state, tmp_path):
     """The teacher, which its authors evaluate, without the projection head."""
     body = {f"backbone.{name}": tensor for name, tensor in state.items() if "head" not in name}
