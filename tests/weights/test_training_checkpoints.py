@@ -130,6 +130,12 @@ def test_several_sets_without_a_usual_name(state, tmp_path):
     check_is(read(f"{file}#net_b", num_heads=4), averaged(state))
 
 
+@pytest.mark.parametrize("name", ["last.pth.tar", "epoch=3.ckpt", "pytorch_model.bin"])
+def test_endings_of_training_programs(name, state, tmp_path):
+    torch.save(dict(state_dict={f"model.{k}": v for k, v in state.items()}), tmp_path / name)
+    check_is(read(tmp_path / name, num_heads=4), state)
+
+
 @pytest.mark.parametrize("content", [dict(epoch=3, args="x"), {}, [1, 2], torch.ones(3), None])
 def test_a_file_without_tensors_says_what_it_has(content, tmp_path):
     file = saved(tmp_path, content)
