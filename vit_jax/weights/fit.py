@@ -122,7 +122,15 @@ def refit(weights: Weights, *, resample: str | None = None, **changes: Any) -> W
     if stored == wanted:
         return weights
     if stored.image_size != wanted.image_size:
-        wanted.check_patches()
+        try:
+            wanted.check_patches()
+        except InputError as error:
+            if wanted.image_size != weights.input_size:
+                raise
+            raise InputError(
+                f"{weights.source}: config.json or preprocessor_config.json (input_size, size, "
+                f"crop_size): {error}"
+            ) from error
     skip: tuple[str, ...] = ()
     dropped = _pre_logits(stored) and not _pre_logits(wanted)
     if dropped:
