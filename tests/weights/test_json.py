@@ -2,6 +2,7 @@
 
 import copy
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -133,6 +134,26 @@ def test_a_description_of_an_earlier_version(tmp_path):
                 assert named or "model does not fit" in found, (key, found)
         else:
             assert key[:2] not in {("model", size) for size in sizes}, key
+
+
+@pytest.mark.parametrize(
+    "key", ["depth", "width", "mlp_dim", "registers", "image_size", "pre_logits"]
+)
+def test_nothing_is_made_in_a_size_that_only_the_json_claims(key, tmp_path):
+    file = tmp_path / "x.npz"
+    write(small_weights(), file)
+    sidecar = tmp_path / "x.npz.json"
+    document = json.loads(sidecar.read_text())
+    del document["model_sha256"]
+    document["model"][key] = [10**6, 10**6] if key == "image_size" else 4 * 10**6
+    sidecar.write_text(json.dumps(document))
+    tracemalloc.start()
+    try:
+        found = outcome(file)
+        assert tracemalloc.get_traced_memory()[1] < 32 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert isinstance(found, str) and str(sidecar) in found
 
 
 @pytest.mark.parametrize(

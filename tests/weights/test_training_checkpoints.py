@@ -97,6 +97,19 @@ def test_timms_training_checkpoint(state, tmp_path):
         read_weights(f"{file}#emma", num_heads=4)
 
 
+def test_a_run_starts_from_the_averaged_parameters(state, tmp_path):
+    """Also where the config has to tell the number of heads."""
+    from vit_jax.config import default
+    from vit_jax.train.start import starting_weights
+
+    config = default()
+    config.init_from = str(saved(tmp_path, dict(model=state, model_ema=averaged(state))))
+    config.model.num_heads = 4
+    check_is(starting_weights(config, tmp_path / "run").weights, state)
+    config.init_ema = True
+    check_is(starting_weights(config, tmp_path / "run").weights, averaged(state))
+
+
 def test_dinos_checkpoint(state, tmp_path):
     """The teacher, which its authors evaluate, without the projection head."""
     body = {f"backbone.{name}": tensor for name, tensor in state.items() if "head" not in name}
@@ -115,6 +128,12 @@ def test_several_sets_without_a_usual_name(state, tmp_path):
     with pytest.raises(InputError, match="several sets of tensors: net_a, net_b.*x.pth#net_a"):
         read(file, num_heads=4)
     check_is(read(f"{file}#net_b", num_heads=4), averaged(state))
+
+
+@pytest.mark.parametrize("name", ["last.pth.tar", "epoch=3.ckpt", "pytorch_model.bin"])
+def test_endings_of_training_programs(name, state, tmp_path):
+    torch.save(dict(state_dict={f"model.{k}": v for k, v in state.items()}), tmp_path / name)
+    check_is(read(tmp_path / name, num_heads=4), state)
 
 
 @pytest.mark.parametrize("content", [dict(epoch=3, args="x"), {}, [1, 2], torch.ones(3), None])

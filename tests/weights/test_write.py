@@ -160,7 +160,8 @@ def test_transformers_loads_what_is_written(case, tmp_path, run_ours, run_torch)
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     weights = random_weights(case, **({} if "bit" in case else dict(gelu="erf")))
-    weights = refit(weights, resample="bilinear", image_size=32)
+    size = (32, 36) if case == "patch not square" else (32, 32)
+    weights = refit(weights, resample="bilinear", image_size=size)
     scale = jax.tree.map(lambda x: x * 0.2, weights.params)
     weights = Weights(**{**vars(weights), "params": scale})
     write(weights, tmp_path / "folder")
@@ -169,7 +170,7 @@ def test_transformers_loads_what_is_written(case, tmp_path, run_ours, run_torch)
         tmp_path / "folder", output_loading_info=True
     )
     assert not any(info.values()), info
-    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    images = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
     out = run_torch(model.eval(), images)
     expected = out.logits if hasattr(out, "logits") else out.pooler_output
     np.testing.assert_allclose(run_ours(weights, images), expected, atol=1e-4)

@@ -92,12 +92,15 @@ def read_weights(
     return refit(weights, resample=resample, **options)
 
 
-def read_start(path: str | Path, told: Mapping[str, Any]) -> tuple[ModelConfig, Weights | None]:
+def read_start(
+    path: str | Path, told: Mapping[str, Any], *, use_ema: bool = False
+) -> tuple[ModelConfig, Weights | None]:
     """The model of the weights at a path, for a run that starts from them.
 
     Args:
       path: as `load`.
       told: options of `create_model` that a published file may lack.
+      use_ema: whether to take the averaged parameters of a published file.
 
     Returns:
       The model, and the weights if they come from a published file, else None.
@@ -108,7 +111,7 @@ def read_start(path: str | Path, told: Mapping[str, Any]) -> tuple[ModelConfig, 
     own = _own_checkpoint(path)
     if own is not None:
         return stored_model(own), None
-    weights = read_stored(path, told)
+    weights = read_stored(path, told, use_ema=use_ema)
     return weights.config, weights
 
 

@@ -65,7 +65,7 @@ def starting_weights(config: ConfigDict, workdir: str | Path) -> Start | None:
         except InputError:
             log.debug("no checkpoint in %s; its start is read again", workdir)
     told = {name: value for name, value in config.model.items() if value is not None}
-    return Start(*read_start(config.init_from, told))
+    return Start(*read_start(config.init_from, told, use_ema=config.init_ema))
 
 
 def lacks_preprocessing(config: ConfigDict) -> bool:
@@ -189,7 +189,7 @@ def pretrained(run: Run, weights: Weights | None = None) -> tuple[dict[str, Any]
         whole = "posemb" in path.split("/")
         return engine.replicated if whole else engine.parameter_sharding(path, shape)
 
-    if weights is None or config.init_ema:
+    if weights is None:
         weights = read_weights(config.init_from, use_ema=config.init_ema, layout=layout)
     target = traverse_util.flatten_dict(run.abstract.params, sep="/")
     try:

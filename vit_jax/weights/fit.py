@@ -121,8 +121,16 @@ def refit(weights: Weights, *, resample: str | None = None, **changes: Any) -> W
     wanted = models.model_config(weights.name, **{**weights.options, **changes})
     if stored == wanted:
         return weights
-    if wanted.image_size not in (stored.image_size, weights.input_size):
-        wanted.check_patches()
+    if stored.image_size != wanted.image_size:
+        try:
+            wanted.check_patches()
+        except InputError as error:
+            if wanted.image_size != weights.input_size:
+                raise
+            raise InputError(
+                f"{weights.source}: config.json or preprocessor_config.json (input_size, size, "
+                f"crop_size): {error}"
+            ) from error
     skip: tuple[str, ...] = ()
     dropped = [
         name

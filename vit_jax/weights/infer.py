@@ -207,7 +207,10 @@ def _structure(path: str, seen: Survey, known: Mapping[str, Any]) -> dict[str, A
     usual = _HEADS.get((width, seen.depth, sizes.get("m", 0)))
     heads = sizes.get("h") or known.get("num_heads") or usual
     if not heads:
-        raise InputError(f"{path} does not tell how many attention heads it has; give num_heads")
+        raise InputError(
+            f"{path} does not tell how many attention heads it has; give num_heads, as by "
+            "vit_jax convert SRC DST --set num_heads=12"
+        )
     hybrid = "stem/conv_root/kernel" in rows
     fields: dict[str, Any] = dict(
         width=width,

@@ -11,7 +11,7 @@ from vit_jax.errors import InputError
 from vit_jax.text import first_line
 from vit_jax.weights.files.pickles import read_pickle
 
-PICKLES = (".pth", ".pt", ".bin")
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")  # timm writes last.pth.tar
 SUFFIXES = (".npz", ".safetensors", *PICKLES)
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
