@@ -64,6 +64,14 @@ class ModelConfig:
         effect="network",
         at_least=0,
     )
+    naflex: int = option(
+        0,
+        "number of patches to which images of any size and aspect ratio are cut or padded "
+        "(NaFlex, 2502.14786), after the operation naflex of data.pp; image_size is then that of "
+        "the position embedding's own grid. 0: all images have image_size; None: as data.pp says",
+        effect="fitted",
+        at_least=0,
+    )
     resnet_conv_eps: float | None = option(
         None,
         "epsilon in the standardisation of the ResNet's kernels; None: as in the original code "
@@ -86,6 +94,11 @@ class ModelConfig:
     def patch(self) -> Size:
         """Height and width into which the image must divide."""
         return (1, 1)
+
+    @property
+    def input_size(self) -> Size:
+        """(height, width) of the images that the data pipeline gives to the model."""
+        return self.image_size
 
     def check_patches(self) -> None:
         """Refuses an image size that is no whole number of patches.
@@ -130,6 +143,8 @@ class BiTConfig(ModelConfig):
         super().__post_init__()
         if not self.resnet_stages:
             raise InputError("model.resnet_stages is empty; a BiT has at least one stage")
+        if self.naflex:
+            raise InputError("model.naflex needs a ViT, not a BiT")
 
     @property
     def feature_width(self) -> int:

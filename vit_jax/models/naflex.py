@@ -6,12 +6,15 @@ image's grid.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.errors import InputError
+from vit_jax.models.config import ModelConfig
+from vit_jax.models.layers import normalize_pixels
 
 METHODS = ("bilinear", "bicubic")  # of resizing position embeddings, with antialiasing
 HEADER_BYTES = 4
@@ -69,6 +72,25 @@ def unpack(images: jax.Array) -> Patches:
     return Patches(images[:, 1:].reshape(batch, -1, patch, patch, channels), grid)
 
 
+def model_inputs(
+    images: jax.Array, config: ModelConfig, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array | Patches:
+    """What a model takes, from images as they come from the data pipeline.
+
+    Args:
+      images: uint8 (B, H, W, 3) of `config.input_size`.
+      config: configuration of the model.
+      mean, std: normalisation of pixels / 255.
+
+    Returns:
+      Normalised images (B, H, W, 3) in float32, or patches for a model with `naflex`.
+    """
+    if not config.naflex:
+        return normalize_pixels(images, mean, std)
+    patches = unpack(images)
+    return dataclasses.replace(patches, values=normalize_pixels(patches.values, mean, std))
+
+
 def resize_positions(
     table: jax.Array, old: tuple[int, int], grid: jax.Array, length: int, method: str
 ) -> jax.Array:
@@ -99,7 +121,7 @@ def resize_positions(
 def _axis_weights(where: jax.Array, old: int, new: jax.Array, method: str) -> jax.Array:
     """Weights (B, L, old) of old positions in the new positions `where` (B, L) of `new` (B, 1)."""
     scale = old / jnp.maximum(new, 1).astype(jnp.float32)
-    position = (where + 0.5) * scale - 0.5
+    position = (jnp.minimum(where, new - 1) + 0.5) * scale - 0.5
     stretch = jnp.maximum(scale, 1.0)[..., None]
     distance = jnp.abs(position[..., None] - jnp.arange(old)) / stretch
     weights = _triangle(distance) if method == "bilinear" else _cubic(distance)

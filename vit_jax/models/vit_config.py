@@ -17,6 +17,7 @@ from vit_jax.models.heads import HEADS
 from vit_jax.models.layers import NORMS
 from vit_jax.models.mlp import GELUS, MLPS
 from vit_jax.models.naflex import METHODS as NAFLEX_METHODS
+from vit_jax.models.naflex import packed_size
 from vit_jax.models.option_checks import check
 from vit_jax.models.positions.bias import POSITION_BIASES, PositionBiasKind
 from vit_jax.models.positions.embedding import (
@@ -224,14 +225,6 @@ class ViTConfig(ModelConfig):
     mlp_bias: bool = option(True, "the dense layers of the MLPs have biases", effect="structure")
     patch_bias: bool = option(True, "the patch embedding has a bias", effect="structure")
     # Images of any size.
-    naflex: int = option(
-        0,
-        "number of patches to which images of any size and aspect ratio are cut or padded "
-        "(NaFlex, 2502.14786), after the operation naflex of data.pp; image_size is then that of "
-        "the position embedding's own grid. 0: all images have image_size",
-        effect="fitted",
-        at_least=0,
-    )
     naflex_resize: str = option(
         "bilinear",
         "how NaFlex resizes position embeddings to an image's grid: bilinear or bicubic",
@@ -302,6 +295,10 @@ class ViTConfig(ModelConfig):
     @property
     def patch(self) -> Size:
         return self.patch_size
+
+    @property
+    def input_size(self) -> Size:
+        return packed_size(self.naflex, self.patch_size[0]) if self.naflex else self.image_size
 
     @property
     def draws_random(self) -> bool:

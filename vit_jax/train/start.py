@@ -120,6 +120,8 @@ def _preprocessing(config: ConfigDict, start: Start | None) -> tuple[str, str]:
             f"config.data.pp is empty, and {config.init_from} does not tell how images are to be "
             "prepared; give it, such as 'decode|inception_crop(224)|flip_lr|value_range(-1, 1)'"
         )
+    if pp.naflex:
+        return f"decode|flip_lr|{pp.naflex}|{pp.normalization}", str(pp)
     height, width = (size, size) if isinstance(size, int) else size
     if (height, width) != pp.image_size:
         pp = data.parse(Recipe.parse(str(pp)).spec((height, width)))
