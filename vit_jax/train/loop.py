@@ -27,6 +27,7 @@ from vit_jax.train.log.clock import Clock
 from vit_jax.train.log.goodput import Goodput
 from vit_jax.train.log.metrics import MetricsLog, Progress
 from vit_jax.train.log.summary import announce, describe, write_summary
+from vit_jax.train.resume import announce_schedule, check_length, finished_summary
 from vit_jax.train.run import Run, prepare, steps_of
 from vit_jax.train.start import first_state, starting_weights
 from vit_jax.train.state import TrainState
@@ -49,7 +50,7 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
       started: `time.monotonic()` from which the run's time counts; None: now.
 
     Returns:
-      The summary, as written to summary.json.
+      The summary, as written to summary.json. A run that is done already returns it as it is.
 
     Raises:
       InputError: wrong config or data; nothing was overwritten.
@@ -65,7 +66,10 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
         compare_starts(config, workdir)
         preemption = stack.enter_context(contextlib.closing(PreemptionWatch()))
         with clock.phase("start"):
-            loop, evals = _begin(config, workdir, clock, preemption, stack)
+            begun = _begin(config, workdir, clock, preemption, stack)
+        if isinstance(begun, dict):
+            return begun
+        loop, evals = begun
         while not loop.finished:
             if preemption.reached(loop.step):
                 loop.stop(preemption.reason)
@@ -89,8 +93,8 @@ def _begin(
     clock: Clock,
     preemption: PreemptionWatch,
     stack: contextlib.ExitStack,
-) -> tuple["Loop", list[RunEvaluation]]:
-    """Opens all that a run needs; `stack` closes it.
+) -> tuple["Loop", list[RunEvaluation]] | dict[str, Any]:
+    """Opens all that a run needs; `stack` closes it. Returns the summary of a run that is done.
 
     Nothing is written to the workdir before everything is accepted.
     """
@@ -111,6 +115,10 @@ def _begin(
     stack.enter_context(only_run_in(folder))
     checkpoints = Checkpoints(folder, config.checkpoint)
     step, state, meta = first_state(run, checkpoints, source, start)
+    check_length(run, folder, step)
+    if summary := finished_summary(run, folder, step):
+        return summary
+    announce_schedule(run, folder, step, state.skipped, dataset.size)
     if first_process:
         claim_workdir(folder, config)
     preemption.lost = lambda: lost_since(step, checkpoints.directory)

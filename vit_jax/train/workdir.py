@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import json
 import logging
+import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,7 +132,7 @@ def _compare(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     differing = [
         name
         for name in sorted(old.keys() | new.keys())
-        if _plain(old.get(name)) != _plain(new.get(name)) and not is_free(name)
+        if not _same(name, old.get(name), new.get(name)) and not is_free(name)
     ]
     if differing:
         changes = some([f"{name} ({old.get(name)!r} there)" for name in differing])
@@ -140,6 +142,18 @@ def _compare(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
         )
 
 
-def _plain(value: Any) -> Any:
-    """A value in the form that JSON gives it."""
-    return list(value) if isinstance(value, tuple) else value
+def _same(name: str, old: Any, new: Any) -> bool:
+    """Whether two values of an option mean the same; JSON has lists in place of tuples."""
+    old, new = (list(value) if isinstance(value, tuple) else value for value in (old, new))
+    if old == new or not (isinstance(old, str) and isinstance(new, str)):
+        return old == new
+    if name == "data.source":
+        # A source of the same kind may be elsewhere now: the fingerprint in the checkpoint tells.
+        # It does not cover the chosen label of a tfds data set.
+        (kind, tfds), other = (
+            (text.partition(":")[0], re.findall(r"tfds:[^*+]*", text)) for text in (old, new)
+        )
+        return (kind, tfds) == other
+    if name == "init_from":
+        return os.path.realpath(expand(old)) == os.path.realpath(expand(new))
+    return False
