@@ -25,7 +25,8 @@ from vit_jax.train.health.spikes import SpikeWatch
 from vit_jax.train.health.watchdog import Watchdog
 from vit_jax.train.log.clock import Clock
 from vit_jax.train.log.goodput import Goodput
-from vit_jax.train.log.metrics import MetricsLog, Progress
+from vit_jax.train.log.metrics import MetricsLog
+from vit_jax.train.log.progress import Progress, shown_log
 from vit_jax.train.log.summary import announce, describe, write_summary
 from vit_jax.train.resume import announce_schedule, check_length, finished_summary
 from vit_jax.train.run import Run, prepare, steps_of
@@ -62,6 +63,7 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
     clock = Clock(started)
     with contextlib.ExitStack() as stack:
         stack.enter_context(same.telling_others())
+        stack.enter_context(shown_log())
         make_cpu_devices(config.parallel.cpu_devices)
         compare_starts(config, workdir)
         preemption = stack.enter_context(contextlib.closing(PreemptionWatch()))
@@ -103,9 +105,12 @@ def _begin(
         return stack.enter_context(contextlib.closing(thing))
 
     first_process = jax.process_index() == 0
+    progress = opened(Progress(config.log.progress, active=first_process))
     engine = create_engine(config.parallel)
+    progress.stage(f"opening the data: {config.data.source}")
     source, pp, dataset = open_training_data(config)
     start = starting_weights(config, workdir)
+    progress.stage("building the model and the step")
     run = prepare(config, dataset, engine, start.model if start else None)
     evals = open_evaluations(run, source, pp)
     eval_every = steps_of(config.eval_every, "eval_every", config, dataset)
@@ -114,6 +119,8 @@ def _begin(
     same.compare({"the number of devices": jax.local_device_count()})
     stack.enter_context(only_run_in(folder))
     checkpoints = Checkpoints(folder, config.checkpoint)
+    newest = checkpoints.latest()
+    progress.stage("setting up the state" if newest is None else f"restoring step {newest}")
     step, state, meta = first_state(run, checkpoints, source, start)
     check_length(run, folder, step)
     if summary := finished_summary(run, folder, step):
@@ -131,7 +138,7 @@ def _begin(
         goodput=opened(Goodput(folder, clock, write=first_process)),
         batches=opened(TrainingBatches(run, source, pp, start_step=step, unreadable=unreadable)),
         metrics=opened(MetricsLog(folder, config.log, step=step, write=first_process)),
-        progress=Progress(run.total_steps, active=first_process),
+        progress=progress,
         checkpoints=checkpoints,
         meta=describe(run, source, pp),
         eval_every=eval_every,
@@ -189,11 +196,16 @@ class Loop:
         with self.clock.phase("data"):
             batch = next(self.batches)
         # The first call compiles.
+        if not self._compiled:
+            self.progress.stage("compiling the training step")
         training = self._training(self.step + 1)
         with self.clock.phase(training if self._compiled else "compile"):
             self.state, metrics = self.run.train_step(self.state, batch)
+        if not self._compiled:
             self._compiled = True
+            self.progress.stage("")
         self.step += 1
+        self.progress.step(self.step, self.run.total_steps)
         with self.clock.phase(training):
             self._in_flight.append((self.step, metrics))
             if len(self._in_flight) > STEPS_IN_FLIGHT:
@@ -211,6 +223,7 @@ class Loop:
         with self.clock.phase("eval"):
             for evaluation in evals:
                 self.watchdog.pause()  # it may compile
+                self.progress.stage(f"evaluating {evaluation.name}", quiet=True)
                 params = self.state.ema if evaluation.use_ema else self.state.params
                 result = evaluation.run(params, self.watchdog.beat)
                 named = {f"eval/{evaluation.name}/{key}": v for key, v in result.items()}
@@ -218,6 +231,7 @@ class Loop:
                 shown = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
                 log.info("step %d: %s %s", self.step, evaluation.name, shown)
             self.metrics.flush()
+        self.progress.stage("")
         self._evaluated = self.step
         self.watchdog.beat()
 
@@ -320,7 +334,7 @@ class Loop:
         self._busy_since, self._data_since, self._images_since = busy, waited, 0
         steps_left = self.run.total_steps - self.step
         left = steps_left * self.run.config.batch_size / speed
-        self.progress.show(self.step, self.metrics.last, left)
+        self.progress.show(self.metrics.last, left)
 
     def _logs(self, step: int) -> bool:
         return due(step, self.run.config.log.every) or step == self.run.total_steps
