@@ -275,6 +275,27 @@ def test_non_finite_steps_are_skipped_then_end_the_run_with_a_report(tmp_path):
         assert [int(name.split(":")[0]) for name in entry["examples"]] == index.tolist()
 
 
+def test_a_run_whose_last_step_is_not_finite_has_failed(tmp_path, monkeypatch):
+    """Also if it is stopped among the bad steps; the checkpoint from before them stays."""
+    ruin = {"optimizer.learning_rate": 1e30, "total.steps": 5, "checkpoint.every.steps": 1}
+    config = tiny_config(**ruin, **{"checkpoint.keep": 1})
+    saved = tmp_path / "checkpoints"
+    with monkeypatch.context() as patch, pytest.raises(Preempted):
+        preempt_after(patch, 3)
+        loop.train(config, str(tmp_path))
+    assert {int(path.name) for path in saved.iterdir()} == {1, 3}
+    assert read_meta(saved / "3")["bad_steps"] == 2 and not read_meta(saved / "1")["bad_steps"]
+    sound = "The newest sound checkpoint is of step 1"
+    with pytest.raises(NonFiniteError, match=f"2 steps in a row, 4 to 5, were not.* {sound}"):
+        loop.train(config, str(tmp_path))
+    assert {int(path.name) for path in saved.iterdir()} == {1, 3, 5}
+    assert read_meta(saved / "5")["bad_steps"] == 4
+    with pytest.raises(NonFiniteError, match=f"the last 4 steps of the run were not .* {sound}"):
+        loop.train(config, str(tmp_path))
+    assert not (tmp_path / "summary.json").exists()
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 5]
+
+
 @pytest.mark.parametrize("engine", ["pjit", "pmap"])
 def test_debug_names_the_operation_and_its_line(engine, tmp_path, monkeypatch):
     def ill(x, **_):

@@ -12,12 +12,13 @@ def expendable(
     is_sound: Callable[[int], bool],
     score: Callable[[int], float],
 ) -> list[int]:
-    """Steps whose checkpoints can be deleted; damaged checkpoints do not count as kept.
+    """Steps whose checkpoints can be deleted; checkpoints that are not sound do not count as kept.
 
     Args:
       steps: steps of all checkpoints, ascending.
       config: section `config.checkpoint`, with keep, keep_every and best.
-      is_sound: function that says whether the checkpoint of a step is undamaged.
+      is_sound: function that says whether the checkpoint of a step is undamaged, and was not
+        written while the steps were not finite.
       score: function that gives the score of a sound checkpoint, higher is better; used only
         if `config.best` is set.
 

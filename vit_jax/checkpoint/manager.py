@@ -336,8 +336,20 @@ class Checkpoints:
         for step in expendable(steps, self._config, self._is_sound, self._score):
             damage.delete(self._path(step))
 
+    def sound(self) -> list[int]:
+        """The steps of the undamaged checkpoints that were not written during bad steps.
+
+        Those during bad steps (`bad_steps` in the metadata) may be the cause of the bad numbers.
+        """
+        return [step for step in stored.steps_in(self.directory) if self._is_sound(step)]
+
     def _is_sound(self, step: int) -> bool:
-        return damage.find_damage(self._path(step)) is None
+        if damage.find_damage(self._path(step)) is not None:
+            return False
+        try:
+            return not read_meta(self._path(step)).get("bad_steps")
+        except DamagedCheckpoint:
+            return False
 
     def _score(self, step: int) -> float:
         if step not in self._scores:

@@ -57,7 +57,8 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
       InputError: wrong config or data; nothing was overwritten.
       Preempted: stopped early, state saved.
       NotSavedError: stopped early, state not saved.
-      NonFiniteError: too many consecutive steps were not finite; see config.max_skipped_steps.
+      NonFiniteError: too many consecutive steps were not finite (config.max_skipped_steps), or
+        the last one was not.
     """
     check(config)
     clock = Clock(started)
@@ -143,7 +144,9 @@ def _begin(
         meta=describe(run, source, pp),
         eval_every=eval_every,
         interval=SaveInterval(config.checkpoint, save_every, step),
-        bad_steps=BadSteps(run, source, folder, write=first_process),
+        bad_steps=BadSteps(
+            run, source, folder, before=meta.get("bad_steps", 0), write=first_process
+        ),
         spikes=SpikeWatch(config.log.spike, meta.get("spikes")),
         watchdog=opened(Watchdog(config.watchdog, clock)),
     )
@@ -252,7 +255,11 @@ class Loop:
         with self.clock.phase("checkpoint"):
             self.metrics.flush(sync=True)
             state = self.run.engine.globalize(self.state)
-            seen = dict(spikes=self.spikes.memory(), unreadable=int(self.batches.unreadable))
+            seen = dict(
+                spikes=self.spikes.memory(),
+                unreadable=int(self.batches.unreadable),
+                bad_steps=self.bad_steps.count,
+            )
             # Metrics of an earlier step's evaluation are not this state's.
             own = self.metrics.last if self._evaluated == self.step else {}
             meta = self.meta | seen
@@ -265,10 +272,16 @@ class Loop:
         self.interval.saved(self.step, self.clock.seconds["checkpoint"] - before)
 
     def end(self) -> dict[str, Any]:
-        """Writes what is left to write; returns the summary."""
+        """Writes what is left to write; returns the summary.
+
+        Raises:
+          NonFiniteError: the last step was not finite.
+        """
         self.checkpoints.close()
         self.metrics.close()
         self.goodput.close()
+        if self.bad_steps:
+            raise NonFiniteError(self.bad_steps.report(self.checkpoints.sound()))
         folder = self.checkpoints.directory.parent
         first_process = jax.process_index() == 0
         last = self.metrics.last
@@ -303,7 +316,7 @@ class Loop:
         self.bad_steps.add(step, metrics)
         if skipped >= self.run.config.max_skipped_steps:
             self.checkpoints.wait()
-            raise NonFiniteError(self.bad_steps.report())
+            raise NonFiniteError(self.bad_steps.report(self.checkpoints.sound()))
 
     def _debug(self, batch: dict[str, jax.Array]) -> None:
         """Ends the run at the first bad step and reports the operation that caused it."""
@@ -314,7 +327,8 @@ class Loop:
             inputs = on_one_device(self.state.params, batch)
             found = find_first(make_gradient(self.run.task), *inputs, self.step - 1)
             self.checkpoints.wait()
-            raise NonFiniteError(f"{self.bad_steps.report()}\n{found}")
+            report = self.bad_steps.report(self.checkpoints.sound())
+            raise NonFiniteError(f"{report}\n{found}")
 
     def _log(self, metrics: dict[str, jax.Array]) -> None:
         busy = self._busy()
