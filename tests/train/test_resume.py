@@ -1,5 +1,6 @@
 """Runs that are started again: done already, shorter, longer, with data under another name."""
 
+import errno
 import json
 import shutil
 
@@ -9,8 +10,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from vit_jax import config as configs
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, NotSavedError
 from vit_jax.train import loop
+from vit_jax.train.log import summary
 
 STEPS = 6
 
@@ -156,3 +158,23 @@ def test_the_same_weights_under_another_path_are_accepted(done, tmp_path, monkey
     loop.train(tiny_config(**options), str(tmp_path / "run"))
     with pytest.raises(InputError, match="another config: init_from"):
         loop.train(tiny_config(**options | {"init_from": "other"}), str(tmp_path / "run"))
+
+
+def test_a_summary_that_does_not_fit_on_the_disk_is_one_line(workdir, monkeypatch):
+    """The state is saved: the same command writes the summary."""
+    (workdir / "summary.json").unlink()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(summary, "write_atomic", full)
+        with pytest.raises(NotSavedError, match=r"summary.json: No space left on device; the run "):
+            loop.train(tiny_config(), str(workdir))
+    assert loop.train(tiny_config(), str(workdir))["steps"] == STEPS
+
+
+def test_a_report_about_weights_that_cannot_be_written_is_one_line(done, tmp_path):
+    (tmp_path / "init_from.txt").mkdir()
+    with pytest.raises(InputError, match=r"cannot write .*init_from.txt: Is a directory"):
+        loop.train(tiny_config(init_from=str(done[0])), str(tmp_path))

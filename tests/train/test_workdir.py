@@ -65,6 +65,12 @@ def test_one_run_at_a_time(tmp_path, monkeypatch):
                 second.__enter__()
 
 
+def test_a_lock_that_cannot_be_opened_is_one_line(tmp_path):
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(InputError, match="cannot use .* as workdir: Is a directory"):
+        only_run_in(tmp_path).__enter__()
+
+
 def test_a_summary_goes_with_the_end_it_was_of(tmp_path):
     (tmp_path / "summary.json").write_text("{}")
     begin(tmp_path, default())

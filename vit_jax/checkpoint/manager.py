@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vit_jax.checkpoint import damage, stored
+from vit_jax.checkpoint import aftermath, damage, stored
 from vit_jax.checkpoint.damage import DamagedCheckpoint
 from vit_jax.checkpoint.keep import expendable
 from vit_jax.checkpoint.stored import read_meta
@@ -271,6 +271,8 @@ class Checkpoints:
     def _new_checkpointer(self) -> Any:
         import orbax.checkpoint as ocp
 
+        aftermath.silence()
+
         # A new prefix, because a failed save may leave barriers that some processes missed.
         prefix = f"after{self.failures}" if self.failures else None
         return ocp.AsyncCheckpointer(
@@ -315,6 +317,7 @@ class Checkpoints:
             with contextlib.suppress(Exception):
                 self._checkpointer.close()
             self._checkpointer = None
+        aftermath.release_threads()
         if jax.process_index() == 0:
             with contextlib.suppress(OSError):
                 damage.clean(self.directory)

@@ -19,7 +19,7 @@ from vit_jax.files import expand, write_atomic
 from vit_jax.options import flatten
 from vit_jax.parallel import same
 from vit_jax.parallel.agree import from_first
-from vit_jax.text import some
+from vit_jax.text import reason, some
 from vit_jax.train.config import completed, default, is_free
 
 log = logging.getLogger(__name__)
@@ -79,13 +79,17 @@ def only_run_in(path: Path) -> Iterator[None]:
     """Keeps other runs out of a workdir as long as this one is under way.
 
     Raises:
-      InputError: another run is under way and did not end within ATTEMPTS.
+      InputError: another run is under way and did not end within ATTEMPTS, or nothing can be
+        written there.
     """
     with contextlib.ExitStack() as stack:
 
-        def lock() -> bool:
+        def lock() -> bool | str:
             try:
                 file = stack.enter_context(open(path / "lock", "w"))
+            except OSError as error:
+                return f"cannot use {path} as workdir: {reason(error)}"
+            try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
@@ -94,7 +98,10 @@ def only_run_in(path: Path) -> Iterator[None]:
             return True
 
         for _ in range(ATTEMPTS):
-            if from_first(lock):
+            locked = from_first(lock)
+            if isinstance(locked, str):
+                raise InputError(locked)
+            if locked:
                 break
             log.info("another process trains in %s; waiting for its end", path)
             time.sleep(PAUSE)
