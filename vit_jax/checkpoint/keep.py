@@ -1,7 +1,8 @@
 """Which checkpoints of a run are kept."""
 
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -37,3 +38,16 @@ def expendable(
         best = max(sound, key=lambda step: (score(step), step))
         older = [step for step in older if step != best]
     return older
+
+
+def score(metrics: Mapping[str, float | None], best: str) -> float:
+    """The score of a checkpoint by its metrics, higher is better; -inf without the metric.
+
+    Args:
+      metrics: metrics in its metadata.
+      best: name of the metric; of losses the lowest is best.
+    """
+    value = metrics.get(best)
+    if value is None or math.isnan(value):
+        return -math.inf
+    return -value if best.endswith("loss") else value

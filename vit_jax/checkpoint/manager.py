@@ -15,7 +15,6 @@ the same decisions. Call every method from the main thread, on all processes.
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.checkpoint import aftermath, damage, stored
 from vit_jax.checkpoint.damage import DamagedCheckpoint
-from vit_jax.checkpoint.keep import expendable
+from vit_jax.checkpoint.keep import expendable, score
 from vit_jax.checkpoint.stored import read_meta
 from vit_jax.errors import InputError, NotSavedError
 from vit_jax.parallel.agree import attempt, from_first
@@ -360,11 +359,7 @@ class Checkpoints:
                 metrics = read_meta(self._path(step)).get("metrics", {})
             except DamagedCheckpoint:
                 metrics = {}
-            score = metrics.get(self._config.best)
-            score = math.nan if score is None else score
-            if self._config.best.endswith("loss"):
-                score = -score
-            self._scores[step] = -math.inf if math.isnan(score) else score
+            self._scores[step] = score(metrics, self._config.best)
         return self._scores[step]
 
 

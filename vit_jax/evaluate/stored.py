@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from typing import Any
 
 import jax
@@ -23,6 +24,8 @@ from vit_jax.tasks import bind, create_task
 from vit_jax.tasks.evaluation import make_eval_step
 from vit_jax.tasks.options import task_options
 from vit_jax.weights import Weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +79,8 @@ def open_stored(
     weights = read_weights(path, use_ema=use_ema, task_params=True)
     same.compare({f"the model of {path}": repr(weights.config), "preprocessing": weights.pp})
     params, info = weights.params, dataclasses.replace(weights, params={})
+    if info.run_config:
+        log.info("%s", info.report[0])  # which checkpoint it is
     config = task_options(info.run_config)
     data_options = section(DataOptions)
     if info.run_config:
