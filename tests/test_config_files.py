@@ -183,6 +183,14 @@ def test_two_units_on_one_command_line_contradict_each_other(tmp_path, monkeypat
         in_steps(config.total, name="total", batch_size=8, train_size=80)
 
 
+@pytest.mark.parametrize("name", ["loss.name", "seed", "optimizer.name", "data.source", "task"])
+def test_an_option_that_needs_a_value_is_not_none(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "c.py", "return default()")
+    with pytest.raises(InputError, match=f"{name}( is None; it must have a|=None: give a) value"):
+        load_config("c.py", [f"--config.{name}=None"])
+
+
 def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_config(tmp_path / "c.py", "c = default(); c.seed = 7; return c")

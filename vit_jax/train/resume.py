@@ -72,12 +72,12 @@ def announce_schedule(run: Run, workdir: Path, step: int, skipped: jax.Array, si
     told = from_first(lambda: _stored(workdir))
     if not step or told is None:
         return
+    update = step - int(jax.device_get(skipped))
     try:
         before, total = _earlier(run, told, size)
-    except (InputError, ValueError, TypeError, KeyError):
+        old, planned = float(before(update - 1)), float(before(update))
+    except (InputError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
         return  # a damaged config.json, which is replaced now
-    update = step - int(jax.device_get(skipped))
-    old, planned = float(before(update - 1)), float(before(update))
     new = float(run.schedule(jax.numpy.asarray(update)))
     if np.isclose(planned, new, rtol=1e-3, atol=0):
         return
@@ -103,7 +103,11 @@ def _stored(workdir: Path) -> dict[str, Any] | None:
 
 
 def _earlier(run: Run, stored: dict[str, Any], size: int) -> tuple[Any, int]:
-    """The schedule of the earlier start, and its number of steps."""
+    """The schedule of the earlier start, and its number of steps.
+
+    Raises:
+      Exception: of several types, where an option has another type or is missing.
+    """
     config = ConfigDict(run.config.optimizer.to_dict())
     for name in ("horizon", "tail", "tail_value"):
         if name in stored["optimizer"]:
@@ -111,4 +115,6 @@ def _earlier(run: Run, stored: dict[str, Any], size: int) -> tuple[Any, int]:
             config[name] = ConfigDict(value) if isinstance(value, dict) else value
     about: dict[str, int] = dict(batch_size=run.config.batch_size, train_size=size)
     total = in_steps(ConfigDict(stored["total"]), name="total", **about)
-    return create_schedule(config, total or 0, **about), total or 0
+    if not total:
+        raise ValueError("no length")
+    return create_schedule(config, total, **about), total
