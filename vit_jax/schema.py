@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.errors import InputError
+from vit_jax.text import shown
 
 MAX_INTEGER = 2**63 - 1
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
@@ -124,9 +125,4 @@ def _join(name: str, key: str) -> str:
 
 
 def _wrong(value: Any, wanted: str, name: str) -> str:
-    try:
-        shown = repr(value)
-    except (RecursionError, ValueError):  # nested deep, or an integer of thousands of digits
-        shown = type(value).__name__
-    shown = shown if len(shown) <= 40 else shown[:37] + "..."
-    return f"{name or 'it'} is {shown}, not {wanted}"
+    return f"{name or 'it'} is {shown(value)}, not {wanted}"

@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import fields
 
 import jax
@@ -311,6 +315,37 @@ def test_nothing_is_overwritten(tmp_path):
     write(random_weights("plain"), tmp_path / "x.npz")
     with pytest.raises(InputError, match="exists; give another path"):
         write(random_weights("plain"), tmp_path / "x.npz")
+
+
+KILLED = """
+import os, signal, sys
+from vit_jax.models import create_model, split
+from vit_jax.weights import Weights, write
+options = dict(width=8, depth=1, mlp_dim=8, num_heads=2, image_size=(8, 8), num_classes=2)
+model = create_model("ViT-Ti/4", **options)
+weights = Weights(name="ViT-Ti/4", options=options, params=split(model)[1], pp="", source="test")
+if sys.argv[2] != "never":
+    def kill(event, args):
+        written = event == "open" and ".partial" in str(args[0]) and "w" in str(args[1])
+        if event == sys.argv[2] and (written or event == "os.rename"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(kill)
+write(weights, sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("event", ["open", "os.rename"])
+@pytest.mark.parametrize("name", ["x.npz", "folder"])
+def test_a_kill_leaves_nothing_under_the_final_name(name, event, tmp_path):
+    def convert(when):
+        words = [sys.executable, "-c", KILLED, str(tmp_path / name), when]
+        return subprocess.run(words, capture_output=True).returncode
+
+    assert convert(event) == -signal.SIGKILL
+    assert os.listdir(tmp_path) == [f".{name}.partial"]
+    assert convert("never") == 0
+    assert name in os.listdir(tmp_path) and f".{name}.partial" not in os.listdir(tmp_path)
+    read(tmp_path / name)
 
 
 def test_what_the_other_program_does_differently_is_said(tmp_path):

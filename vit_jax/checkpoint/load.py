@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
+from vit_jax.checkpoint.choose import chosen_checkpoint
 from vit_jax.checkpoint.damage import DamagedCheckpoint
-from vit_jax.checkpoint.stored import USE, Layout, latest_checkpoint, read_meta, read_params
+from vit_jax.checkpoint.stored import USE, Layout, read_meta, read_params
 from vit_jax.errors import InputError
 from vit_jax.files import expand
 from vit_jax.models import abstract, build_model, merge, model_config
@@ -32,8 +33,9 @@ def load(
     """Loads a model with the weights of a workdir, a checkpoint or a published weight file.
 
     Args:
-      path: a workdir, a checkpoint directory, a weight file or a directory with one, a URL
-        that fsspec reads, or a Hugging Face hub id.
+      path: a workdir (its best checkpoint if the run kept one, else its newest), a checkpoint
+        directory, a weight file or a directory with one, a URL that fsspec reads, or a Hugging
+        Face hub id.
       use_ema: whether to load the averaged parameters, of a run with `ema_decay` or of another
         program's training checkpoint.
       resample: method for resizing the position embedding; see `resample_posemb`.
@@ -59,7 +61,7 @@ def load(
 
 def run_config(path: str | Path) -> dict[str, Any]:
     """The config of the run that wrote a checkpoint; {} for published weights."""
-    own = _own_checkpoint(path)
+    own, _ = _own_checkpoint(path)
     return read_meta(own, ["config"])["config"] if own else {}
 
 
@@ -84,9 +86,9 @@ def read_weights(
     Raises:
       InputError: as `load`.
     """
-    own = _own_checkpoint(path)
+    own, why = _own_checkpoint(path)
     if own is not None:
-        weights = _read_own(own, use_ema, layout, task_params)
+        weights = _read_own(own, why, use_ema, layout, task_params)
     else:
         weights = read_stored(path, options, leave_out, use_ema=use_ema)
     return refit(weights, resample=resample, **options)
@@ -108,7 +110,7 @@ def read_start(
     Raises:
       InputError: there are no weights at `path`.
     """
-    own = _own_checkpoint(path)
+    own, _ = _own_checkpoint(path)
     if own is not None:
         return stored_model(own), None
     weights = read_stored(path, told, use_ema=use_ema)
@@ -121,30 +123,32 @@ def stored_model(checkpoint: Path) -> ModelConfig:
     return model_config(model.pop("name"), **model)
 
 
-def _own_checkpoint(path: str | Path) -> Path | None:
-    """The newest checkpoint at a path; None for published weights.
+def _own_checkpoint(path: str | Path) -> tuple[Path | None, str]:
+    """The best or newest checkpoint at a path, and why; None for published weights.
 
     Raises:
       InputError: a workdir without a complete checkpoint, or with a damaged one.
     """
     path = expand(path)
     try:
-        return latest_checkpoint(path)
+        return chosen_checkpoint(path)
     except DamagedCheckpoint:
         raise
     except InputError:
         if (path / "checkpoints").is_dir():
             raise
-        return None
+        return None, ""
 
 
-def _read_own(checkpoint: Path, use_ema: bool, layout: Layout | None, task_params: bool) -> Weights:
+def _read_own(
+    checkpoint: Path, why: str, use_ema: bool, layout: Layout | None, task_params: bool
+) -> Weights:
     meta = read_meta(checkpoint, USE)
     name = meta["model"]["name"]
     params = traverse_util.flatten_dict(
         read_params(checkpoint, use_ema=use_ema, layout=layout), sep="/"
     )
-    report = [f"{checkpoint}: {name}, all parameters loaded"]
+    report = [f"{checkpoint}: {name}, all parameters loaded" + (f"; {why}" if why else "")]
     if not task_params:
         own = _task_params(meta, params)
         params = {path: array for path, array in params.items() if path not in own}

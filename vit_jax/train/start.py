@@ -17,6 +17,7 @@ from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError
 from vit_jax.files import expand
 from vit_jax.models.config import ModelConfig
+from vit_jax.text import reason
 from vit_jax.train.run import Run
 from vit_jax.train.state import TrainState
 from vit_jax.weights import Weights, fit
@@ -164,7 +165,11 @@ def _new_state(run: Run, workdir: Path, start: Start | None) -> TrainState:
         return state
     loaded, report = pretrained(run, start.weights if start else None)
     if jax.process_index() == 0:
-        (workdir / "init_from.txt").write_text("\n".join(report) + "\n")
+        path = workdir / "init_from.txt"
+        try:
+            path.write_text("\n".join(report) + "\n")
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {reason(error)}") from error
     params = replace(state.params, loaded)
     ema = None if state.ema is None else replace(state.ema, loaded)
     return state.replace(params=params, ema=ema)
