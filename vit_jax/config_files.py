@@ -239,6 +239,7 @@ def meant_option(config: ConfigDict, name: str) -> str | None:
         lambda option: _initials(ends[option]) == last,
         lambda option: last in option.split(".")[:-1],
         lambda option: ends[option] in close,
+        lambda option: ends[option] == f"{last}_size",
         lambda option: ends[option].startswith(f"{last}_"),
     )
     for rule in rules:
