@@ -4,7 +4,7 @@
 
 | name | |
 |---|---|
-| xla | `vit_jax.models.attention.attention`, what `config.model.attention=xla` takes |
+| xla | `self_attention.attention`, what `config.model.attention=xla` takes |
 | derived | the same product by product, its derivative left to JAX |
 | cudnn | `jax.nn.dot_product_attention(implementation="cudnn")`, GPUs |
 | pallas | the kernel for this kind of device that comes with JAX, tokens padded to 128s |
@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax.models.attention import attend, attention_weights
+from vit_jax.models.attention.self_attention import attend, attention_weights
 from vit_jax.speed.benchmark import default_dtype
 
 HEAD_WIDTH = 64

@@ -7,6 +7,7 @@ from ml_collections.config_dict import placeholder
 from vit_jax import InputError
 from vit_jax.config import default
 from vit_jax.config_files import load_config, meant_option, set_option
+from vit_jax.durations import in_steps, is_duration
 
 
 @pytest.fixture
@@ -114,7 +115,9 @@ def test_the_option_that_was_meant(name, meant):
 
 def write_config(path, body):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"from vit_jax.config import default\ndef get_config():\n    {body}\n")
+    path.write_text(
+        f"from vit_jax.config import default, duration\ndef get_config():\n    {body}\n"
+    )
 
 
 def test_the_projects_configs_are_found_from_anywhere_and_own_ones_come_first(
@@ -126,6 +129,66 @@ def test_the_projects_configs_are_found_from_anywhere_and_own_ones_come_first(
         load_config("configs/quikstart.py")
     write_config(tmp_path / "configs/quickstart.py", "c = default(); c.seed = 7; return c")
     assert load_config("configs/quickstart.py").seed == 7
+
+
+DURATIONS = ["total", "eval_every", "checkpoint.every"]
+DURATIONS += [f"optimizer.{name}" for name in ("warmup", "cooldown", "horizon")]
+
+
+def section(config, name):
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def test_every_duration_is_known():
+    def found(config, name=""):
+        for key, value in config.items():
+            if is_duration(value):
+                yield f"{name}{key}"
+            elif isinstance(value, ConfigDict):
+                yield from found(value, f"{name}{key}.")
+
+    assert sorted(found(default())) == sorted(DURATIONS)
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+def test_an_override_of_a_duration_replaces_the_units_of_the_file(
+    name, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "c.py", f"c = default(); c.{name} = duration(epochs=4); return c")
+    caplog.set_level("INFO", logger="vit_jax")
+    config = load_config("c.py", [f"--config.{name}.steps=50"])
+    assert section(config, name).to_dict() == dict(steps=50, epochs=None, examples=None)
+    assert caplog.messages == [
+        f"--config.{name}.steps=50 replaces {name}.epochs=4.0 of the config file"
+    ]
+
+
+def test_a_unit_that_is_cleared_or_set_again_replaces_nothing(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "c.py", "c = default(); c.total = duration(epochs=4); return c")
+    caplog.set_level("INFO", logger="vit_jax")
+    config = load_config("c.py", ["--config.total.epochs=3", "--config.total.steps=None"])
+    assert config.total.to_dict() == dict(steps=None, epochs=3.0, examples=None)
+    assert caplog.messages == []
+
+
+def test_two_units_on_one_command_line_contradict_each_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "c.py", "c = default(); c.total = duration(epochs=4); return c")
+    config = load_config("c.py", ["--config.total.steps=5", "--config.total.examples=80"])
+    with pytest.raises(InputError, match="config.total sets examples and steps; set one"):
+        in_steps(config.total, name="total", batch_size=8, train_size=80)
+
+
+@pytest.mark.parametrize("name", ["loss.name", "seed", "optimizer.name", "data.source", "task"])
+def test_an_option_that_needs_a_value_is_not_none(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "c.py", "return default()")
+    with pytest.raises(InputError, match=f"{name}( is None; it must have a|=None: give a) value"):
+        load_config("c.py", [f"--config.{name}=None"])
 
 
 def test_home_is_expanded(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import ast
 import difflib
 import importlib.util
+import logging
 import os
 import re
 import sys
@@ -16,9 +17,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax.config import check, default
+from vit_jax.durations import is_duration, replace_unit
 from vit_jax.errors import InputError, nearest
 from vit_jax.files import expand
 from vit_jax.text import some
+
+log = logging.getLogger(__name__)
 
 PREFIX = "--config."
 _PACKAGE = Path(__file__).parent
@@ -36,7 +40,8 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
       spec: "configs/x.py" or "configs/x.py:arg"; the text after the colon is passed
         to the file's `get_config`. A path that begins with configs/ and does not exist here is
         looked up in the project's own configs.
-      overrides: "--config.a.b=VALUE"; values are Python literals or plain strings.
+      overrides: "--config.a.b=VALUE"; values are Python literals or plain strings. A unit of a
+        duration (steps, epochs, examples) replaces the unit that the file set.
 
     Raises:
       InputError: the file is missing or fails, an option does not exist, or a value has
@@ -45,11 +50,14 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     path, _, arg = spec.partition(":")
     get_config = _get_config(expand(path))
     config = get_config(arg) if arg else get_config()
+    names: list[str] = []
     for override in overrides:
         name, equals, text = override.removeprefix(PREFIX).partition("=")
         if not equals:
             raise InputError(f"{override}: write {override}=VALUE")
         set_option(config, name, text)
+        _replace_unit(config, name, override, names)
+        names.append(name)
     _check_complete(config, path)
     check(config)
     return config
@@ -184,6 +192,22 @@ def set_option(config: ConfigDict, name: str, text: str) -> None:
         raise InputError(f"--config.{name}={text}: give a value of type {kind_name}") from error
 
 
+def _replace_unit(config: ConfigDict, name: str, override: str, before: Sequence[str]) -> None:
+    """If an override sets a unit of a duration, clears the units that the config file set.
+
+    Units of earlier overrides stay: two of them contradict each other, which is refused later.
+    """
+    *parents, unit = name.split(".")
+    section = config
+    for part in parents:
+        section = section[part]
+    if is_duration(section):
+        own = ".".join(parents)
+        given = [other for other in section if f"{own}.{other}" in before]
+        for replaced in replace_unit(section, unit, given):
+            log.info("%s replaces %s.%s of the config file", override, own, replaced)
+
+
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
@@ -215,6 +239,7 @@ def meant_option(config: ConfigDict, name: str) -> str | None:
         lambda option: _initials(ends[option]) == last,
         lambda option: last in option.split(".")[:-1],
         lambda option: ends[option] in close,
+        lambda option: ends[option] == f"{last}_size",
         lambda option: ends[option].startswith(f"{last}_"),
     )
     for rule in rules:

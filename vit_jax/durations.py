@@ -1,6 +1,7 @@
 """Durations of training: in optimizer steps, epochs or examples."""
 
 import math
+from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
@@ -20,6 +21,27 @@ def duration(**unit: float) -> ConfigDict:
             raise unknown("unit of a duration", name, fields.keys())
         fields[name] = float(value) if name == "epochs" else value
     return fields
+
+
+def is_duration(entry: object) -> bool:
+    """Whether a section of a config is a duration."""
+    return isinstance(entry, ConfigDict) and set(entry) == set(section(Duration))
+
+
+def replace_unit(entry: ConfigDict, unit: str, keep: Collection[str] = ()) -> list[str]:
+    """Clears the other units of a duration, where `unit` is set; returns them as "epochs=4.0".
+
+    Args:
+      entry: result of `duration`; it is changed.
+      unit: unit that stays.
+      keep: further units that stay.
+    """
+    replaced = []
+    for other, value in entry.items():
+        if entry[unit] is not None and value is not None and other not in (unit, *keep):
+            replaced.append(f"{other}={value}")
+            entry[other] = None
+    return replaced
 
 
 def in_steps(entry: ConfigDict, *, name: str, batch_size: int, train_size: int) -> int | None:

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from vit_jax.errors import InputError, unknown
+from vit_jax.text import shown
 
 # What an option changes. A resumed run may change options with an effect in FREE_EFFECTS.
 EFFECTS = {
@@ -207,6 +208,32 @@ def section(*kinds: type) -> ConfigDict:
     return result
 
 
+def fill(values: ConfigDict, kind: type, stored: Any, where: str) -> None:
+    """Takes the values of an earlier config; options that it lacks, or has no more, stay.
+
+    Args:
+      values: result of `section(kind)`; it is changed.
+      kind: the section's class.
+      stored: the section in the earlier config, from JSON.
+      where: name of the section in messages.
+
+    Raises:
+      InputError: a value has another type, or is out of range.
+    """
+    if not isinstance(stored, Mapping):
+        raise InputError(f"{where} is {shown(stored)}, not a section")
+    for name, value in stored.items():
+        if name in values:
+            try:
+                values[name] = value
+            except (TypeError, ValueError) as error:
+                kind_name = getattr(values.get_type(name), "__name__", "its type")
+                raise InputError(
+                    f"{where}.{name} is {shown(value)}, not of type {kind_name}"
+                ) from error
+    check_section(kind, values, where)
+
+
 def _filled(value: Any) -> ConfigDict:
     """A section with the values of an instance."""
     result = section(type(value))
@@ -229,7 +256,7 @@ def check_section(kind: type, values: Any, where: str) -> None:
 
     Args:
       kind: the section's class.
-      values: an instance of it, or a ConfigDict with its options; values of None pass.
+      values: an instance of it, or a ConfigDict with its options.
       where: name of the section in messages, such as "config.optimizer".
 
     Raises:
@@ -240,6 +267,8 @@ def check_section(kind: type, values: Any, where: str) -> None:
         value = getattr(values, name)
         if isinstance(value, ConfigDict):
             check_section(type(defaults(kind)[name]), value, f"{where}.{name}")
+        if value is None and not _may_be_none(hints[name], declared):
+            raise InputError(f"{where}.{name} is None; it must have a value")
         if problem := declared.problem(value, whole=_single_type(hints[name]) is int):
             raise InputError(f"{where}.{name} is {value!r}; {problem}")
         if declared.choices is not None and isinstance(value, str):
@@ -247,6 +276,10 @@ def check_section(kind: type, values: Any, where: str) -> None:
             # A name may have arguments in parentheses; the registered function checks them.
             if value.partition("(")[0] not in names:
                 raise unknown(f"{where}.{name}", value, names)
+
+
+def _may_be_none(hint: Any, declared: Declaration) -> bool:
+    return declared.effect in _LEFT_OPEN or type(None) in typing.get_args(hint)
 
 
 def flatten(tree: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.errors import InputError
+from vit_jax.text import shown
 
 MAX_INTEGER = 2**63 - 1
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
@@ -40,7 +41,8 @@ def check(value: Any, kind: Any, name: str = "") -> Any:
 
     Args:
       value: parsed JSON.
-      kind: a TypedDict, int, float, str, bool, dict[str, X], list[X], a union of these, or Any.
+      kind: a TypedDict, int, float, str, bool, dict[str, X], list[X], tuple[X, X] or
+        tuple[X, ...] (in JSON a list), a union of these, or Any.
       name: name of the value in the message.
 
     Raises:
@@ -87,6 +89,11 @@ def _problem(value: Any, kind: Any, name: str) -> str:
             return _wrong(value, "a list", name)
         inner = args[0] if args else Any
         return _first(_problem(v, inner, f"{name}[{i}]") for i, v in enumerate(value))
+    if origin is tuple:
+        inner, count = args[0], None if args[-1] is Ellipsis else len(args)
+        if not isinstance(value, (list, tuple)) or count not in (None, len(value)):
+            return _wrong(value, f"a list of {count}" if count else "a list", name)
+        return _first(_problem(v, inner, f"{name}[{i}]") for i, v in enumerate(value))
     if kind in (None, types.NoneType):
         return "" if value is None else _wrong(value, "null", name)
     fits = isinstance(value, (int, float) if kind is float else kind)
@@ -118,9 +125,4 @@ def _join(name: str, key: str) -> str:
 
 
 def _wrong(value: Any, wanted: str, name: str) -> str:
-    try:
-        shown = repr(value)
-    except (RecursionError, ValueError):  # nested deep, or an integer of thousands of digits
-        shown = type(value).__name__
-    shown = shown if len(shown) <= 40 else shown[:37] + "..."
-    return f"{name or 'it'} is {shown}, not {wanted}"
+    return f"{name or 'it'} is {shown(value)}, not {wanted}"

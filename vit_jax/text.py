@@ -40,6 +40,15 @@ def some(names: Sequence[object], limit: int = 3, separator: str = ", ") -> str:
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 
 
+def shown(value: object, limit: int = 40) -> str:
+    """A value as Python writes it, cut off after `limit` characters."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested deep, or an integer of thousands of digits
+        return type(value).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 def first_line(error: BaseException, limit: int = 300) -> str:
     """An error's type and the first line of its message, cut off after `limit` characters."""
     lines = str(error).strip().splitlines() or [""]

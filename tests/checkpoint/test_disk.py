@@ -3,6 +3,7 @@
 import logging
 import os
 import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -172,3 +173,35 @@ def test_a_new_run_on_a_read_only_disk_is_refused(checkpoints):
     read_only(checkpoints)
     with pytest.raises(InputError, match="cannot use .*Read-only file system"):
         Checkpoints(checkpoints.directory.parents[1] / "new", options())
+
+
+PROGRAM = """
+import logging, sys
+logging.basicConfig(format="%(message)s")
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+import jax.numpy as jnp
+from vit_jax import config as configs
+from vit_jax.checkpoint.manager import Checkpoints
+checkpoints = Checkpoints(sys.argv[1], configs.default().checkpoint)
+for step in range(1, 4):
+    arrays = {str(i): jnp.full(10_000, step) for i in range(20)}
+    checkpoints.save(step, dict(params=arrays, train=dict(step=jnp.int32(step))), {}, {})
+checkpoints.close()
+"""
+
+
+@pytest.mark.parametrize("files", [8, 12, 25])
+def test_failed_saves_print_one_line_each_and_the_process_ends(files, disk):
+    """Orbax's other tasks and threads would print tracebacks and wait for 20 minutes."""
+    assert mount("-o", f"remount,nr_inodes={files}", str(disk))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::UserWarning", "-c", PROGRAM, str(disk / "run")],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    *lines, last = done.stderr.split("\n")
+    assert done.returncode == 0 and last == ""
+    assert len(lines) == 3
+    for step, line in enumerate(lines, 1):
+        assert line.startswith(f"the checkpoint of step {step} was not written: ")

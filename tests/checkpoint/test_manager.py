@@ -364,6 +364,19 @@ def test_of_losses_the_lowest_is_best(tmp_path):
     assert stored.steps_in(checkpoints.directory) == [2, 5]
 
 
+def test_states_of_bad_steps_displace_no_sound_checkpoint(tmp_path):
+    checkpoints = Checkpoints(tmp_path, options(keep=1, best="eval/top1"))
+    for step, bad in enumerate((0, 1, 2, 0, 3), 1):
+        metrics = {"eval/top1": 0.1 * step}
+        checkpoints.save(step, on_devices("one device", step), {"bad_steps": bad}, metrics)
+        checkpoints.wait()
+        left = {1: [1], 2: [1, 2], 3: [1, 2, 3], 4: [4], 5: [4, 5]}[step]
+        assert stored.steps_in(checkpoints.directory) == left
+    assert checkpoints.sound() == [4]
+    # The run itself goes on from there, as if it had not stopped.
+    assert checkpoints.restore_newest(abstract_items("one device"))[0] == 5
+
+
 def test_damage_after_the_save_keeps_the_older_checkpoint(tmp_path):
     """keep=1: step 2 goes once 3 is complete, unless 3 is no good."""
     checkpoints = Checkpoints(tmp_path, options(keep=1))

@@ -217,3 +217,18 @@ def test_a_reader_that_closes_early_is_no_error(words):
             stderr=subprocess.PIPE,
         )
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("words", [["tables", "1"], ["config", "--json"], ["--help"]])
+def test_standard_output_on_a_full_disk_is_one_line(words):
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vit_jax", *words],
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    message = "vit_jax: cannot write standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, message)

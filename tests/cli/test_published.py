@@ -1,6 +1,7 @@
 """A model of transformers' all the way: converted and back, evaluated, fine-tuned, asked."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ SHAPE = dict(
     patch_size=8,
 )
 # The same in our words; transformers computes GELU and epsilon in its own way.
+NORMALIZE = "normalize(mean=(0.3, 0.4, 0.5), std=(0.2, 0.25, 0.3))"
+EVALUATION = f"decode|resize(32, method='bicubic', antialias=True)|{NORMALIZE}"
 MODEL = [
     *("--config.model.name=ViT-Ti/8", "--config.model.width=48", "--config.model.depth=2"),
     *("--config.model.mlp_dim=96", "--config.model.num_heads=4"),
@@ -141,3 +144,49 @@ def test_fine_tuning_at_another_resolution_through_every_command(
     (shown,) = run(capfd, "predict", f"--checkpoint={workdir}", photo)
     assert shown["top"] == predict(str(workdir), [str(photo)])[0]["top"]
     assert {top["label"] for top in shown["top"]} == set(LABELS)
+
+
+def test_fine_tuning_on_a_folder_takes_two_overrides(theirs, photographs, tmp_path, capfd):
+    """Model, its options, size and preprocessing come from the weights, also when it goes on."""
+    folder, _ = theirs
+    moved = tmp_path / "weights"
+    shutil.copytree(folder, moved)
+    workdir = tmp_path / "run"
+    words = [
+        *("train", "--config=configs/folder.py", f"--workdir={workdir}"),
+        *(f"--config.init_from={moved}", f"--config.data.source=folder:{photographs}"),
+        *("--config.log.tensorboard=False", "--config.total.epochs=2"),
+    ]
+    summary = run(capfd, *words)
+    stored = json.loads((workdir / "config.json").read_text())
+    training = f"decode|inception_crop(32)|flip_lr|{NORMALIZE}"
+    assert stored["data"]["pp"] == training
+    assert stored["evals"]["test"]["pp"] == EVALUATION
+    model, info = load(workdir)
+    stated = (model.config.width, model.config.gelu, model.config.norm_eps)
+    assert stated == (SHAPE["hidden_size"], "erf", 1e-12)
+    assert info.labels == sorted(LABELS) and model.config.num_heads == 4
+    result = run(capfd, "evaluate", f"--checkpoint={workdir}")
+    assert result["loss"] == pytest.approx(summary["metrics"]["eval/test/loss"], rel=1e-5)
+
+    shutil.rmtree(moved)
+    longer = run(capfd, *words[:-1], "--config.total.epochs=3")
+    assert longer["steps"] > summary["steps"]
+    assert json.loads((workdir / "config.json").read_text())["data"]["pp"] == training
+
+
+def test_another_size_is_enough_to_ask_for_and_contradictions_are_refused(
+    theirs, photographs, tmp_path, capfd
+):
+    folder, _ = theirs
+    words = [
+        *("train", "--config=configs/folder.py", f"--config.init_from={folder}"),
+        *(f"--config.data.source=folder:{photographs}", "--config.log.tensorboard=False"),
+        "--config.total.epochs=1",
+    ]
+    run(capfd, *words, f"--workdir={tmp_path}/run", "--config.model.image_size=48")
+    model, info = load(tmp_path / "run")
+    assert model.config.image_size == (48, 48)
+    assert info.pp == EVALUATION.replace("32", "48")
+    assert main([*words, f"--workdir={tmp_path}/other", "--config.model.gelu=tanh"]) == 2
+    assert "gelu is 'erf' in the weights" in capfd.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 from vit_jax.figures import attention
-from vit_jax.models.posemb import sincos_2d
+from vit_jax.models.positions.embedding import sincos_2d
 
 GRID, SIZE = (3, 4), (48, 128)  # patches of 16 x 32 pixels
 PATCHES, PREFIX = 12, 2

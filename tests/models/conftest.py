@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from scipy.special import ndtr
 
-from vit_jax.models import create_model, merge, split
+from vit_jax.models import build_model, merge, model_config, split
 
 TINY = dict(
     width=12,
@@ -24,7 +24,8 @@ TINY = dict(
 
 def random_model(*, seed=0, **options):
     """A tiny model whose parameters all matter; needs no compiled initialisation."""
-    model = nnx.eval_shape(lambda: create_model("ViT-Ti/16", **TINY | options))
+    config = model_config("ViT-Ti/16", **TINY | options)
+    model = nnx.eval_shape(lambda: build_model(config, nnx.Rngs(0)))
     graphdef, params = split(model)
     rng = np.random.default_rng(seed)
 

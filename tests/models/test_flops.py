@@ -6,9 +6,10 @@ import pytest
 from flax import nnx
 from jax.extend import core
 
-from vit_jax.models import create_model, model_config
-from vit_jax.models.flops import _taps, forward_flops, macs, train_flops
+from vit_jax.models import build_model, list_models, model_config
+from vit_jax.models.flops import _taps, forward_flops, macs, parameters, train_flops
 from vit_jax.tasks.masked_patches import MaskedPatches
+from vit_jax.weights.record import parameter_shapes
 
 # GMACs with a head of 1000 classes at 224 and 384 pixels.
 GMACS = {
@@ -111,6 +112,15 @@ def products_run(jaxpr):
         ("ViT-Ti/16", dict(posemb="relative", registers=2, patch_size=(8, 16))),
         ("Axial-ViT-Ti/16", dict(patch_size=(8, 16))),
         ("ViT-Ti/16", dict(unroll=-1, layer_scale=0.1, qk_norm=True)),
+        ("ViT-Ti/16", dict(rotary="mixed", block="branched(count=3)")),
+        ("ViT-Ti/16", dict(rotary="centred", block="parallel", mlp="swiglu")),
+        ("ViT-Ti/16", dict(position_bias="table", head="gap", projection=24, num_classes=0)),
+        ("ViT-Ti/16", dict(position_bias="mlp(hidden=24)", registers=1, patch_size=(8, 16))),
+        ("ViT-Ti/16", dict(position_bias="mlp(shared=True)", projection=24)),
+        (
+            "ViT-Ti/16",
+            dict(head="map", class_token=True, pool_prefix=True, map_heads=2, map_mlp_dim=40),
+        ),
         ("R26+ViT-S/32", dict(image_size=(70, 97))),
         ("BiT-R50x1", dict(image_size=(70, 97))),
     ],
@@ -119,7 +129,8 @@ def products_run(jaxpr):
 def test_macs_equal_the_products_the_model_runs(name, options):
     options = dict(image_size=64, num_classes=10) | options
     config = model_config(name, **options)
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: create_model(name, **options)))
+    config = model_config(name, **options)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: build_model(config, nnx.Rngs(0))))
     jaxpr = jax.make_jaxpr(lambda params, images: nnx.merge(graphdef, params)(images))(
         params, jnp.zeros((1, *config.image_size, 3))
     )
@@ -157,3 +168,40 @@ def test_flops_are_multiples_of_macs():
 def test_an_unknown_family_is_refused():
     with pytest.raises(TypeError, match="no MAC count for a dict"):
         macs({})
+
+
+SMALL = dict(width=24, depth=3, mlp_dim=40, num_heads=3, patch_size=(4, 6), image_size=(12, 18))
+OPTIONS = [
+    dict(),
+    dict(num_classes=0, pre_logits=-1),
+    dict(pre_logits=17, num_classes=5),
+    dict(head="gap"),
+    dict(head="map"),
+    dict(head="token_gap", registers=2, layer_scale=0.1, mlp="swiglu"),
+    dict(registers=2, posemb_register_slots=True, qk_norm=True),
+    dict(posemb_class_slot=False),
+    dict(distillation="token"),
+    dict(distillation="head"),
+    *(dict(posemb=kind) for kind in ("learned2d", "relative", "sincos2d", "none")),
+    dict(posemb="relative", posemb_where="layers"),
+    dict(posemb_where="layers"),
+    dict(posemb_where="layers_shared"),
+    dict(attention_kind="axial", head="gap"),
+    dict(resnet_stages=(), patch_size=2),
+    dict(resnet_stages=(1, 2), patch_size=1, resnet_width=2),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_parameters_are_those_of_the_model(options):
+    config = model_config("ViT-S/16", **SMALL | options)
+    assert parameters(config) == sum(map(math.prod, parameter_shapes(config).values()))
+
+
+@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("preact", [False, True])
+def test_parameters_of_the_models_by_name(name, preact):
+    if preact and not name.startswith("BiT"):
+        return
+    config = model_config(name, preact=preact)
+    assert parameters(config) == sum(map(math.prod, parameter_shapes(config).values()))

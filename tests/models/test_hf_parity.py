@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from vit_jax.models import create_model, merge, model_config, split
+from vit_jax.models import abstract, build_model, merge, model_config, split
 from vit_jax.models.heads import AttentionPool
 
 torch = pytest.importorskip("torch")
@@ -133,8 +133,9 @@ def _norm(named, name):
 
 
 def our_model(params, **options):
-    graphdef, abstract = split(nnx.eval_shape(lambda: create_model("ViT-Ti/16", **options)))
-    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, abstract)
+    config = model_config("ViT-Ti/16", **options)
+    graphdef, shapes = abstract(lambda rngs: build_model(config, rngs))
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, shapes)
     return graphdef, jax.tree.map(jnp.asarray, params)
 
 
@@ -267,8 +268,8 @@ def test_attention_pooling_equals_siglip():
     def create():
         return AttentionPool(width, heads, mlp_dim, rngs=nnx.Rngs(0), gelu="erf", norm_eps=1e-3)
 
-    graphdef, abstract = split(nnx.eval_shape(create))
-    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, abstract)
+    graphdef, shapes = split(nnx.eval_shape(create))
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, shapes)
     tokens = np.random.default_rng(0).normal(size=(2, 9, width)).astype(np.float32)
     with torch.no_grad():
         expected = theirs(torch.tensor(tokens)).numpy()

@@ -9,7 +9,7 @@ from jax.sharding import AxisType, PartitionSpec
 from scipy.special import ndtr
 
 from vit_jax.models import layers
-from vit_jax.models.attention import SelfAttention, attend, attention_weights
+from vit_jax.models.attention.self_attention import SelfAttention, attend, attention_weights
 from vit_jax.models.layers import (
     Dense,
     LayerNorm,

@@ -14,7 +14,7 @@ from flax import nnx
 import vit_jax
 from vit_jax.errors import InputError
 from vit_jax.models import merge, split
-from vit_jax.models.posemb import RelativePositionEmbedding, sincos_2d
+from vit_jax.models.positions.embedding import RelativePositionEmbedding, sincos_2d
 
 
 def test_sincos_2d_is_the_formula():

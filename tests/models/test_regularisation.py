@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.extend import core
 
-from vit_jax.models import attention, layers, merge, split
+from vit_jax.models import layers, merge, split
+from vit_jax.models.attention import self_attention
 
 TOKENS, WIDTH, HIDDEN, HEADS = 7, 12, 20, 3
 
@@ -80,7 +81,7 @@ def test_dropout_sits_where_the_paper_puts_it(vit, options, monkeypatch):
         rate = options.get("attention_dropout" if site == "weights" else "dropout")
         return x * pattern(x.shape) if rate else x
 
-    for module in (layers, attention):
+    for module in (layers, self_attention):
         monkeypatch.setattr(module, "dropout", fake_dropout)
     model = vit.model(**options)
     images = vit.images(model)

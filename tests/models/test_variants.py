@@ -46,9 +46,38 @@ def count(name, **options):
 
 @pytest.mark.parametrize("name", HEADLESS)
 def test_parameter_counts_of_the_paper_variants(name):
-    sizes = (224, 384)
+    sizes = (224, 378 if name.endswith("/14") else 384)  # 27 x 27 patches of 14
     assert tuple(count(name, image_size=s, num_classes=0) for s in sizes) == HEADLESS[name]
     assert tuple(count(name, image_size=s) for s in sizes) == WITH_1000_CLASSES[name]
+
+
+_DINOV3 = dict(
+    posemb="none", rotary="centred", registers=4, layer_scale=1.0, num_classes=0, norm_eps=1e-5
+)
+_SBB = dict(head="gap", registers=4, layer_scale=1e-5, image_size=256, posemb_class_slot=False)
+# Parameters in millions that others publish: DINOv3's README, timm's and SigLIP's model cards.
+PUBLISHED = {
+    "ViT-S+/16": (_DINOV3, 28.7),
+    "ViT-H+/16": (_DINOV3, 840.5),
+    "ViT-7B/16": (_DINOV3 | dict(qkv_bias="none"), 6716.0),
+    "ViT-M/16": (_SBB, 38.88),
+    "ViT-So400m/14": (dict(head="map", class_token=False, num_classes=0), 427.7),
+    "ViT-So400m/16": (dict(head="map", class_token=False, num_classes=0, image_size=256), 427.9),
+    "ViT-Giant2/14": (dict(layer_scale=1.0, num_classes=0, image_size=518), 1136.5),
+    "ViT-gopt/16": (dict(head="map", class_token=False, num_classes=0, image_size=256), 1163.2),
+    "ViT-So150m/16": (_SBB, 134.13),
+    "ViT-So150m2/16": (_SBB | dict(qkv_bias="none"), 136.06),
+    "ViT-Wee/16": (_SBB, 13.42),
+    "ViT-Little/16": (_SBB, 22.52),
+    "ViT-MediumD/16": (_SBB, 64.11),
+    "ViT-Betwixt/16": (_SBB, 60.4),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameter_counts_of_published_sizes(name):
+    options, millions = PUBLISHED[name]
+    assert count(name, **options) / 1e6 == pytest.approx(millions, abs=0.06 + millions * 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +171,7 @@ def test_wrong_names_are_refused_with_the_nearest(written, message):
 
 def test_every_listed_name_is_a_model():
     assert all(canonical_name(name) == name for name in list_models())
-    assert set(HEADLESS) == set(list_models("ViT-*"))
+    assert set(HEADLESS) | set(PUBLISHED) == set(list_models("ViT-*"))
     for pattern in ("ViT-*/32", "vit-*/32"):
         assert list_models(pattern) == ["ViT-S/32", "ViT-B/32", "ViT-L/32"]
 
@@ -167,6 +196,14 @@ def test_options_change_the_variant():
         (dict(attention="flash"), "unknown model.attention 'flash'"),
         (dict(width=100), "model.width 100 is not divisible by its 6 heads"),
         (dict(image_size=8), "image size (8, 8) is smaller than the patch (16, 16)"),
+        (
+            dict(image_size=225),
+            "image size 225 is not divisible by the patch size 16; use 224 or 240",
+        ),
+        (
+            dict(image_size=(224, 100)),
+            "image size 100 is not divisible by the patch size 16; use 96",
+        ),
         (dict(image_size=(8, 8, 8)), "model.image_size is (8, 8, 8); give pixels or"),
         (dict(image_size=224.0), "model.image_size is 224.0; give pixels or"),
         (dict(patch_size=0), "model.patch_size is 0; give pixels or"),
@@ -200,3 +237,15 @@ def test_bad_options_are_refused_in_one_line(options, message):
         nnx.eval_shape(lambda: create_model("ViT-S/16", **options))
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, good, bad",
+    [("R+ViT-Ti/16", 64, 72), ("R26+ViT-S/32", 100, None), ("BiT-R50x1", 99, None)],
+)
+def test_a_resnet_pads_and_its_map_is_cut_into_patches(name, good, bad):
+    """R+ViT-Ti/16 takes patches of 8 x 8 positions of a map of stride 4."""
+    nnx.eval_shape(lambda: create_model(name, image_size=good))
+    if bad:
+        with pytest.raises(InputError, match="72 is not divisible by the patch size 32; use 64 or"):
+            create_model(name, image_size=bad)

@@ -180,6 +180,9 @@ def test_the_best_is_a_state_that_was_evaluated(tmp_path):
     saved = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
     assert saved == {best, 9}
     assert read_meta(tmp_path / "checkpoints" / "9")["metrics"]["eval/test/top1"] == top1[9]
+    weights = read_weights(tmp_path)
+    assert_equal_params(weights.params, read_weights(tmp_path / "checkpoints" / str(best)).params)
+    assert f"the best by eval/test/top1 ({top1[best]:.4g}); the newest is" in weights.report[0]
 
 
 def test_a_refused_start_leaves_the_workdir_free(undisturbed, tmp_path):
@@ -273,6 +276,27 @@ def test_non_finite_steps_are_skipped_then_end_the_run_with_a_report(tmp_path):
         positions = np.arange(16) + 16 * (entry["step"] - 1)
         index = order.permutation(positions, 0, seed=0, size=1438)
         assert [int(name.split(":")[0]) for name in entry["examples"]] == index.tolist()
+
+
+def test_a_run_whose_last_step_is_not_finite_has_failed(tmp_path, monkeypatch):
+    """Also if it is stopped among the bad steps; the checkpoint from before them stays."""
+    ruin = {"optimizer.learning_rate": 1e30, "total.steps": 5, "checkpoint.every.steps": 1}
+    config = tiny_config(**ruin, **{"checkpoint.keep": 1})
+    saved = tmp_path / "checkpoints"
+    with monkeypatch.context() as patch, pytest.raises(Preempted):
+        preempt_after(patch, 3)
+        loop.train(config, str(tmp_path))
+    assert {int(path.name) for path in saved.iterdir()} == {1, 3}
+    assert read_meta(saved / "3")["bad_steps"] == 2 and not read_meta(saved / "1")["bad_steps"]
+    sound = "The newest sound checkpoint is of step 1"
+    with pytest.raises(NonFiniteError, match=f"2 steps in a row, 4 to 5, were not.* {sound}"):
+        loop.train(config, str(tmp_path))
+    assert {int(path.name) for path in saved.iterdir()} == {1, 3, 5}
+    assert read_meta(saved / "5")["bad_steps"] == 4
+    with pytest.raises(NonFiniteError, match=f"the last 4 steps of the run were not .* {sound}"):
+        loop.train(config, str(tmp_path))
+    assert not (tmp_path / "summary.json").exists()
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 5]
 
 
 @pytest.mark.parametrize("engine", ["pjit", "pmap"])

@@ -304,6 +304,47 @@ def test_the_whole_run_may_be_warmup():
     np.testing.assert_allclose(rates(4, warmup=duration(steps=4)), [0, 0.5, 1, 1.5, 2])
 
 
+def test_after_the_horizon_the_rate_is_constant():
+    """The schedule that a lengthened run had, then its last value or a given one."""
+    options = dict(schedule="cosine", warmup=duration(steps=10), end_value=0.25)
+    before = rates(60, **options)
+    longer = rates(100, **options, horizon=duration(steps=60))
+    np.testing.assert_array_equal(longer[:60], before[:60])
+    np.testing.assert_allclose(longer[60:], 0.5, rtol=1e-6)
+    given = rates(100, **options, horizon=duration(epochs=6), tail_value=0.1)
+    np.testing.assert_array_equal(given[:60], before[:60])
+    np.testing.assert_allclose(given[60:], 0.2, rtol=1e-6)
+
+
+def test_after_the_horizon_a_linear_cooldown_to_the_end_value():
+    options = dict(schedule="rsqrt", rsqrt_timescale=20, end_value=0.05)
+    before = rates(60, **options)
+    longer = rates(100, **options, horizon=duration(steps=60), tail="linear")
+    np.testing.assert_array_equal(longer[:60], before[:60])
+    expected = optax.linear_schedule(2 / np.sqrt(1 + 60 / 20), 0.1, 40)
+    np.testing.assert_allclose(longer[60:], [expected(t) for t in range(41)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [None, 0.5])
+def test_after_the_horizon_a_warm_restart(value):
+    """As optax.sgdr_schedule, whose second cycle has no warm-up."""
+    cycles = [
+        dict(init_value=0.0, peak_value=2.0, warmup_steps=10, decay_steps=60),
+        dict(init_value=0.0, peak_value=2.0 * (value or 1), warmup_steps=0, decay_steps=40),
+    ]
+    expected = optax.sgdr_schedule([dict(cycle, end_value=0.0) for cycle in cycles])
+    options = dict(horizon=duration(steps=60), tail="restart", tail_value=value)
+    found = rates(100, schedule="cosine", warmup=duration(steps=10), **options)
+    np.testing.assert_allclose(found, [expected(t) for t in range(101)], rtol=1e-5, atol=1e-6)
+
+
+def test_a_horizon_beyond_the_end_cuts_the_schedule_off():
+    long = rates(100, schedule="linear")
+    np.testing.assert_array_equal(
+        rates(40, schedule="linear", horizon=duration(steps=100)), long[:41]
+    )
+
+
 def test_ema_is_the_weighted_mean_without_the_initial_value():
     values = rng.normal(size=(50, 3))
     ema = {"p": jnp.full(3, 1e3)}
@@ -334,7 +375,18 @@ def test_ema_of_a_short_run_is_the_plain_mean_and_of_a_long_one_constant():
         (dict(weight_decay=float("nan")), "weight_decay is nan"),
         (dict(rsqrt_timescale=0), "rsqrt_timescale is 0"),
         (dict(name="sgd", momentum=0.0, nesterov=True), "nesterov needs"),
-        (dict(warmup=duration(steps=25), cooldown=duration(steps=6)), "run of 30 steps"),
+        (
+            dict(warmup=duration(steps=25), cooldown=duration(epochs=0.6)),
+            "optimizer.warmup.steps=25 is 25 steps and config.optimizer.cooldown.epochs=0.6 is 6 "
+            "steps: longer than config.total, 30 steps",
+        ),
+        (dict(warmup=duration(epochs=4)), "warmup.epochs=4.0 is 40 steps: longer than config.to"),
+        (
+            dict(warmup=duration(steps=9), horizon=duration(steps=8)),
+            "warmup.steps=9 is 9 steps: longer than config.optimizer.horizon, 8 steps",
+        ),
+        (dict(schedule="cosine", horizon=duration(steps=8)), "set config.optimizer.tail_value"),
+        (dict(tail="cosine"), "unknown config.optimizer.tail 'cosine'"),
         (dict(warmup=duration(steps=1, epochs=1)), "optimizer.warmup sets"),
         (dict(freeze=("had/kernel",)), "did you mean 'head/kernel'"),
         (dict(freeze=("head",)), "'head' matches no parameter.*'head/\\.\\*'"),

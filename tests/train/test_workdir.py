@@ -1,12 +1,15 @@
 """Which configs a workdir takes back."""
 
 import json
+import types
 
+import jax.numpy as jnp
 import pytest
 
 from vit_jax import InputError
 from vit_jax.config import default
 from vit_jax.train import workdir
+from vit_jax.train.resume import announce_schedule
 from vit_jax.train.workdir import claim_workdir, only_run_in, open_workdir
 
 
@@ -65,6 +68,12 @@ def test_one_run_at_a_time(tmp_path, monkeypatch):
                 second.__enter__()
 
 
+def test_a_lock_that_cannot_be_opened_is_one_line(tmp_path):
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(InputError, match="cannot use .* as workdir: Is a directory"):
+        only_run_in(tmp_path).__enter__()
+
+
 def test_a_summary_goes_with_the_end_it_was_of(tmp_path):
     (tmp_path / "summary.json").write_text("{}")
     begin(tmp_path, default())
@@ -105,3 +114,41 @@ def test_any_value_in_a_stored_config_is_accepted_or_refused_in_one_line(tmp_pat
                 open_workdir(str(tmp_path), default())
             except InputError as error:
                 assert str(tmp_path) in str(error) and "\n" not in str(error), (key, value)
+
+
+def places(tree, path=()):
+    """The path of every option and section below the top level."""
+    for key, value in tree.items():
+        if path:
+            yield (*path, key)
+        if isinstance(value, dict):
+            yield from places(value, (*path, key))
+
+
+def changed(tree, path, value):
+    key, *rest = path
+    if rest:
+        return {**tree, key: changed(tree[key], rest, value)}
+    return {k: v for k, v in {**tree, key: value}.items() if v is not ...}
+
+
+def test_any_value_of_any_option_in_a_stored_config(tmp_path):
+    """A resumed run compares all of them, and reads the former length and schedule."""
+    config = default()
+    config.total.steps = 20
+    begin(tmp_path, config)
+    whole = stored(tmp_path)
+    run = types.SimpleNamespace(config=config, total_steps=30, schedule=lambda update: update)
+    accepted = refused = 0
+    for place in places(whole):
+        for value in (None, [], 10**40, 1e29, -1, "x", {"a": [[1]]}, ...):
+            (tmp_path / "config.json").write_text(json.dumps(changed(whole, place, value)))
+            try:
+                open_workdir(str(tmp_path), config)
+                if place[0] in ("total", "optimizer"):
+                    announce_schedule(run, tmp_path, 3, jnp.int32(0), 80)
+                accepted += 1
+            except InputError as error:
+                refused += 1
+                assert str(tmp_path) in str(error) and "\n" not in str(error), (place, value)
+    assert accepted and refused

@@ -31,13 +31,13 @@ def test_what_training_uses_does_not_come_from_the_weights():
 
 
 def test_the_nearest_name_is_that_of_the_weights():
-    """DINOv2's giant is no variant of the paper's: its nearest name means the weights' sizes."""
+    """Its options are then those of the weights, here the initial LayerScale."""
     giant = model_config(
         "ViT-g/14", width=1536, num_heads=24, mlp_dim=4096, mlp="swiglu", layer_scale=1.0
     )
     name, _ = identify(giant)
-    assert name == "ViT-g/14"
-    assert derived_config(giant, "vit_g14", image_size=224) == giant
+    assert name == "ViT-Giant2/14"
+    assert derived_config(giant, "vit_giant2/14", image_size=224) == giant
     other = derived_config(giant, "ViT-B/14")
     assert (other.width, other.mlp) == (768, "swiglu")
 

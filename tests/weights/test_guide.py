@@ -11,6 +11,8 @@ from vit_jax import data, models
 from vit_jax.cli.commands.weights import convert as convert_command
 from vit_jax.config_files import load_config
 from vit_jax.train.run import Dataset, configure_model
+from vit_jax.train.start import Start, lacks_preprocessing, with_preprocessing
+from vit_jax.weights import Weights
 from vit_jax.weights.fit import fit, other_normalization
 from vit_jax.weights.record import parameter_shapes
 
@@ -57,7 +59,7 @@ def option(words, name):
     [words for words in WORDS if words[1] == "train"],
     ids=lambda words: option(words, "config.init_from"),
 )
-def test_a_command_fine_tunes_the_file_it_names(words, monkeypatch):
+def test_a_command_fine_tunes_the_file_it_names(words, tmp_path, monkeypatch):
     """From the file's parameters to the run's, all are accounted for."""
     monkeypatch.chdir(ROOT)
     overrides = [word for word in words if word.startswith("--config.")]
@@ -66,6 +68,9 @@ def test_a_command_fine_tunes_the_file_it_names(words, monkeypatch):
     options = dict(dict(num_classes=21_843, pp="resize(224)|value_range(-1, 1)"), **options)
     pp = options.pop("pp")
     stored = models.model_config(name, **options)
+    if lacks_preprocessing(config):
+        start = Start(stored, Weights(name=name, options=options, pp=pp))
+        config = with_preprocessing(config, tmp_path, start)
 
     prepared = data.parse(config.data.pp)
     size = prepared.output_size((500, 375))

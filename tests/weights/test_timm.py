@@ -239,7 +239,7 @@ def test_heads_are_asked_for_where_no_variant_tells(source, tmp_path):
     with pytest.raises(InputError, match="how many attention heads it has; give num_heads"):
         weights.read(write(tmp_path / "timm", tensors))
     path = write(tmp_path / "told", tensors, architecture="vit_base_patch16_224", model_args=ARGS)
-    assert weights.read(path).options["num_heads"] == 4
+    assert weights.read(path).config.num_heads == 4
 
 
 def test_preprocessing_and_labels_travel(source, tmp_path):

@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import fields
 
 import jax
@@ -12,7 +16,7 @@ from safetensors.numpy import load_file
 
 from vit_jax.errors import InputError
 from vit_jax.models import identify, model_config
-from vit_jax.models.config import ViTConfig
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.options import option
 from vit_jax.weights import Weights, read, refit, write
 from vit_jax.weights.record import parameter_shapes
@@ -160,7 +164,8 @@ def test_transformers_loads_what_is_written(case, tmp_path, run_ours, run_torch)
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     weights = random_weights(case, **({} if "bit" in case else dict(gelu="erf")))
-    weights = refit(weights, resample="bilinear", image_size=32)
+    size = (32, 36) if case == "patch not square" else (32, 32)
+    weights = refit(weights, resample="bilinear", image_size=size)
     scale = jax.tree.map(lambda x: x * 0.2, weights.params)
     weights = Weights(**{**vars(weights), "params": scale})
     write(weights, tmp_path / "folder")
@@ -169,7 +174,7 @@ def test_transformers_loads_what_is_written(case, tmp_path, run_ours, run_torch)
         tmp_path / "folder", output_loading_info=True
     )
     assert not any(info.values()), info
-    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    images = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
     out = run_torch(model.eval(), images)
     expected = out.logits if hasattr(out, "logits") else out.pooler_output
     np.testing.assert_allclose(run_ours(weights, images), expected, atol=1e-4)
@@ -310,6 +315,37 @@ def test_nothing_is_overwritten(tmp_path):
     write(random_weights("plain"), tmp_path / "x.npz")
     with pytest.raises(InputError, match="exists; give another path"):
         write(random_weights("plain"), tmp_path / "x.npz")
+
+
+KILLED = """
+import os, signal, sys
+from vit_jax.models import create_model, split
+from vit_jax.weights import Weights, write
+options = dict(width=8, depth=1, mlp_dim=8, num_heads=2, image_size=(8, 8), num_classes=2)
+model = create_model("ViT-Ti/4", **options)
+weights = Weights(name="ViT-Ti/4", options=options, params=split(model)[1], pp="", source="test")
+if sys.argv[2] != "never":
+    def kill(event, args):
+        written = event == "open" and ".partial" in str(args[0]) and "w" in str(args[1])
+        if event == sys.argv[2] and (written or event == "os.rename"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(kill)
+write(weights, sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("event", ["open", "os.rename"])
+@pytest.mark.parametrize("name", ["x.npz", "folder"])
+def test_a_kill_leaves_nothing_under_the_final_name(name, event, tmp_path):
+    def convert(when):
+        words = [sys.executable, "-c", KILLED, str(tmp_path / name), when]
+        return subprocess.run(words, capture_output=True).returncode
+
+    assert convert(event) == -signal.SIGKILL
+    assert os.listdir(tmp_path) == [f".{name}.partial"]
+    assert convert("never") == 0
+    assert name in os.listdir(tmp_path) and f".{name}.partial" not in os.listdir(tmp_path)
+    read(tmp_path / name)
 
 
 def test_what_the_other_program_does_differently_is_said(tmp_path):

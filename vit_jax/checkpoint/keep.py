@@ -1,7 +1,8 @@
 """Which checkpoints of a run are kept."""
 
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -12,12 +13,13 @@ def expendable(
     is_sound: Callable[[int], bool],
     score: Callable[[int], float],
 ) -> list[int]:
-    """Steps whose checkpoints can be deleted; damaged checkpoints do not count as kept.
+    """Steps whose checkpoints can be deleted; checkpoints that are not sound do not count as kept.
 
     Args:
       steps: steps of all checkpoints, ascending.
       config: section `config.checkpoint`, with keep, keep_every and best.
-      is_sound: function that says whether the checkpoint of a step is undamaged.
+      is_sound: function that says whether the checkpoint of a step is undamaged, and was not
+        written while the steps were not finite.
       score: function that gives the score of a sound checkpoint, higher is better; used only
         if `config.best` is set.
 
@@ -36,3 +38,16 @@ def expendable(
         best = max(sound, key=lambda step: (score(step), step))
         older = [step for step in older if step != best]
     return older
+
+
+def score(metrics: Mapping[str, float | None], best: str) -> float:
+    """The score of a checkpoint by its metrics, higher is better; -inf without the metric.
+
+    Args:
+      metrics: metrics in its metadata.
+      best: name of the metric; of losses the lowest is best.
+    """
+    value = metrics.get(best)
+    if value is None or math.isnan(value):
+        return -math.inf
+    return -value if best.endswith("loss") else value

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
+from vit_jax.checkpoint.choose import chosen_checkpoint
 from vit_jax.checkpoint.damage import DamagedCheckpoint
-from vit_jax.checkpoint.stored import USE, Layout, latest_checkpoint, read_meta, read_params
+from vit_jax.checkpoint.stored import USE, Layout, read_meta, read_params
 from vit_jax.errors import InputError
 from vit_jax.files import expand
-from vit_jax.models import create_model, merge, model_config, split
+from vit_jax.models import abstract, build_model, merge, model_config
 from vit_jax.models.config import ModelConfig
 from vit_jax.weights import Weights, refit
 from vit_jax.weights.read import read_stored
@@ -32,9 +33,11 @@ def load(
     """Loads a model with the weights of a workdir, a checkpoint or a published weight file.
 
     Args:
-      path: a workdir, a checkpoint directory, a weight file or a directory with one, a URL
-        that fsspec reads, or a Hugging Face hub id.
-      use_ema: whether to load the averaged parameters of a run with `ema_decay`.
+      path: a workdir (its best checkpoint if the run kept one, else its newest), a checkpoint
+        directory, a weight file or a directory with one, a URL that fsspec reads, or a Hugging
+        Face hub id.
+      use_ema: whether to load the averaged parameters, of a run with `ema_decay` or of another
+        program's training checkpoint.
       resample: method for resizing the position embedding; see `resample_posemb`.
       leave_out: patterns of tensor names in a published file to ignore.
       **options: options of `create_model`: those missing from a published file (`num_heads`),
@@ -51,15 +54,14 @@ def load(
     weights = read_weights(path, use_ema=use_ema, resample=resample, leave_out=leave_out, **options)
     for line in weights.report:
         logging.getLogger("vit_jax").info("%s", line)
-    model = nnx.eval_shape(lambda: create_model(weights.name, **weights.options))
-    graphdef, _ = split(model)
+    graphdef, _ = abstract(lambda rngs: build_model(weights.config, rngs))
     params = jax.tree.map(jnp.asarray, weights.params)
     return merge(graphdef, params), dataclasses.replace(weights, params={})
 
 
 def run_config(path: str | Path) -> dict[str, Any]:
     """The config of the run that wrote a checkpoint; {} for published weights."""
-    own = _own_checkpoint(path)
+    own, _ = _own_checkpoint(path)
     return read_meta(own, ["config"])["config"] if own else {}
 
 
@@ -84,22 +86,23 @@ def read_weights(
     Raises:
       InputError: as `load`.
     """
-    own = _own_checkpoint(path)
+    own, why = _own_checkpoint(path)
     if own is not None:
-        weights = _read_own(own, use_ema, layout, task_params)
-    elif use_ema:
-        raise InputError(f"{path} is no run of vit_jax: it keeps no averaged parameters")
+        weights = _read_own(own, why, use_ema, layout, task_params)
     else:
-        weights = read_stored(path, options, leave_out)
+        weights = read_stored(path, options, leave_out, use_ema=use_ema)
     return refit(weights, resample=resample, **options)
 
 
-def read_start(path: str | Path, told: Mapping[str, Any]) -> tuple[ModelConfig, Weights | None]:
+def read_start(
+    path: str | Path, told: Mapping[str, Any], *, use_ema: bool = False
+) -> tuple[ModelConfig, Weights | None]:
     """The model of the weights at a path, for a run that starts from them.
 
     Args:
       path: as `load`.
       told: options of `create_model` that a published file may lack.
+      use_ema: whether to take the averaged parameters of a published file.
 
     Returns:
       The model, and the weights if they come from a published file, else None.
@@ -107,10 +110,10 @@ def read_start(path: str | Path, told: Mapping[str, Any]) -> tuple[ModelConfig, 
     Raises:
       InputError: there are no weights at `path`.
     """
-    own = _own_checkpoint(path)
+    own, _ = _own_checkpoint(path)
     if own is not None:
         return stored_model(own), None
-    weights = read_stored(path, told)
+    weights = read_stored(path, told, use_ema=use_ema)
     return weights.config, weights
 
 
@@ -120,30 +123,32 @@ def stored_model(checkpoint: Path) -> ModelConfig:
     return model_config(model.pop("name"), **model)
 
 
-def _own_checkpoint(path: str | Path) -> Path | None:
-    """The newest checkpoint at a path; None for published weights.
+def _own_checkpoint(path: str | Path) -> tuple[Path | None, str]:
+    """The best or newest checkpoint at a path, and why; None for published weights.
 
     Raises:
       InputError: a workdir without a complete checkpoint, or with a damaged one.
     """
     path = expand(path)
     try:
-        return latest_checkpoint(path)
+        return chosen_checkpoint(path)
     except DamagedCheckpoint:
         raise
     except InputError:
         if (path / "checkpoints").is_dir():
             raise
-        return None
+        return None, ""
 
 
-def _read_own(checkpoint: Path, use_ema: bool, layout: Layout | None, task_params: bool) -> Weights:
+def _read_own(
+    checkpoint: Path, why: str, use_ema: bool, layout: Layout | None, task_params: bool
+) -> Weights:
     meta = read_meta(checkpoint, USE)
     name = meta["model"]["name"]
     params = traverse_util.flatten_dict(
         read_params(checkpoint, use_ema=use_ema, layout=layout), sep="/"
     )
-    report = [f"{checkpoint}: {name}, all parameters loaded"]
+    report = [f"{checkpoint}: {name}, all parameters loaded" + (f"; {why}" if why else "")]
     if not task_params:
         own = _task_params(meta, params)
         params = {path: array for path, array in params.items() if path not in own}

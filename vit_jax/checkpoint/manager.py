@@ -15,7 +15,6 @@ the same decisions. Call every method from the main thread, on all processes.
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -25,9 +24,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vit_jax.checkpoint import damage, stored
+from vit_jax.checkpoint import aftermath, damage, stored
 from vit_jax.checkpoint.damage import DamagedCheckpoint
-from vit_jax.checkpoint.keep import expendable
+from vit_jax.checkpoint.keep import expendable, score
 from vit_jax.checkpoint.stored import read_meta
 from vit_jax.errors import InputError, NotSavedError
 from vit_jax.parallel.agree import attempt, from_first
@@ -271,6 +270,8 @@ class Checkpoints:
     def _new_checkpointer(self) -> Any:
         import orbax.checkpoint as ocp
 
+        aftermath.silence()
+
         # A new prefix, because a failed save may leave barriers that some processes missed.
         prefix = f"after{self.failures}" if self.failures else None
         return ocp.AsyncCheckpointer(
@@ -315,6 +316,7 @@ class Checkpoints:
             with contextlib.suppress(Exception):
                 self._checkpointer.close()
             self._checkpointer = None
+        aftermath.release_threads()
         if jax.process_index() == 0:
             with contextlib.suppress(OSError):
                 damage.clean(self.directory)
@@ -336,8 +338,20 @@ class Checkpoints:
         for step in expendable(steps, self._config, self._is_sound, self._score):
             damage.delete(self._path(step))
 
+    def sound(self) -> list[int]:
+        """The steps of the undamaged checkpoints that were not written during bad steps.
+
+        Those during bad steps (`bad_steps` in the metadata) may be the cause of the bad numbers.
+        """
+        return [step for step in stored.steps_in(self.directory) if self._is_sound(step)]
+
     def _is_sound(self, step: int) -> bool:
-        return damage.find_damage(self._path(step)) is None
+        if damage.find_damage(self._path(step)) is not None:
+            return False
+        try:
+            return not read_meta(self._path(step)).get("bad_steps")
+        except DamagedCheckpoint:
+            return False
 
     def _score(self, step: int) -> float:
         if step not in self._scores:
@@ -345,11 +359,7 @@ class Checkpoints:
                 metrics = read_meta(self._path(step)).get("metrics", {})
             except DamagedCheckpoint:
                 metrics = {}
-            score = metrics.get(self._config.best)
-            score = math.nan if score is None else score
-            if self._config.best.endswith("loss"):
-                score = -score
-            self._scores[step] = -math.inf if math.isnan(score) else score
+            self._scores[step] = score(metrics, self._config.best)
         return self._scores[step]
 
 

@@ -50,6 +50,35 @@ class Spikes(TypedDict):
     losses: NotRequired[list[float]]
 
 
+class RunData(TypedDict):
+    """`data` in the config of a run."""
+
+    source: NotRequired[str | None]
+    split: NotRequired[str]
+    max_pixels: NotRequired[int]
+
+
+class StoredEvaluation(TypedDict):
+    """An entry of `evals` in the config of a run."""
+
+    type: NotRequired[str]
+    source: NotRequired[str | None]
+    split: NotRequired[str]
+    use_ema: NotRequired[bool]
+
+
+class RunConfig(TypedDict):
+    """The config of a run, as far as others read it."""
+
+    task: NotRequired[str]
+    seed: NotRequired[int]
+    data: NotRequired[RunData]
+    loss: NotRequired[dict[str, Any]]
+    mixup: NotRequired[dict[str, Any]]
+    evals: NotRequired[dict[str, StoredEvaluation]]
+    checkpoint: NotRequired[dict[str, Any]]
+
+
 class Metadata(TypedDict):
     """The metadata of a checkpoint. `USE` names the keys that every run writes."""
 
@@ -58,7 +87,7 @@ class Metadata(TypedDict):
     pp: NotRequired[str]
     labels: NotRequired[list[str]]
     data: NotRequired[Data]
-    config: NotRequired[dict[str, Any]]
+    config: NotRequired[RunConfig]
     step: NotRequired[int]  # earlier versions did not write it
     metrics: NotRequired[dict[str, float | None]]
     fingerprints: NotRequired[dict[str, dict[str, int]] | None]

@@ -1,6 +1,7 @@
 """`vit_jax COMMAND`: runs the command and turns errors into exit statuses."""
 
 import argparse
+import errno
 import importlib
 import io
 import logging
@@ -32,6 +33,7 @@ COMMANDS = {
     "models": (_WEIGHTS, "list the models, their parameters and cost"),
 }
 DONE, FAILED, WRONG_INPUT, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 PIPE_CLOSED = 141  # as a shell reports programs that SIGPIPE ends
 
 
@@ -72,10 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell_others(problem)
         print(f"vit_jax: {problem}", file=sys.stderr)
         return WRONG_INPUT
-    except BrokenPipeError:
-        # The reader has closed early, as `head` does. What Python still holds goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has closed early, as `head` does
+        _drop_output()
         return PIPE_CLOSED
+    except OSError as error:
+        # Files of the user are InputErrors; this is standard output, or a disk that has failed.
+        if error.errno not in DISK_TROUBLE:
+            raise
+        _drop_output()
+        where = error.filename or "standard output"
+        print(f"vit_jax: cannot write {printable(where)}: {error.strerror}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("vit_jax: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -83,6 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         signals = sys.modules.get("vit_jax.train.health.signals")
         if signals is not None:
             signals.take_over()
+
+
+def _drop_output() -> None:
+    """Sends what Python has not written yet nowhere, instead of failing again at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell_others(problem: str) -> None:

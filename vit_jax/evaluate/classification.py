@@ -51,7 +51,7 @@ class ClassificationEvaluation(Evaluation):
             )
         pp = data.parse(self.pp) if self.pp else context.pp
         check_normalization(context, pp)
-        size, wanted = pp.output_size(source.image_size), context.model_config.image_size
+        size, wanted = pp.output_size(source.image_size), context.model_config.input_size
         if size != wanted:
             raise InputError(
                 f"{context.where}.pp yields images of {size}, the model takes {wanted}"

@@ -20,7 +20,8 @@ from vit_jax.evaluate.evaluation import (
     run_batches,
 )
 from vit_jax.models.config import ModelConfig
-from vit_jax.models.layers import normalize_pixels, shard_batch
+from vit_jax.models.layers import shard_batch
+from vit_jax.models.naflex import model_inputs
 from vit_jax.options import option
 from vit_jax.parallel.engines import Engine
 
@@ -123,18 +124,18 @@ def compile_outputs(
       InputError: the images do not have the model's size.
     """
     size = preprocess.image_size
-    if size is not None and size != tuple(model_config.image_size):
+    if size is not None and size != tuple(model_config.input_size):
         raise InputError(
             f"the preprocessing {str(preprocess)!r} yields images of {size}, the model takes "
-            f"{tuple(model_config.image_size)}"
+            f"{tuple(model_config.input_size)}"
         )
     graphdef, _ = models.abstract(functools.partial(models.build_model, model_config))
 
     def make_step(axis_name: str | None = None) -> Callable:
         def step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
             images = shard_batch(batch["image"])
-            images = normalize_pixels(images, preprocess.mean, preprocess.std)
-            values = reduce(nnx.merge(graphdef, params)(images))
+            inputs = model_inputs(images, model_config, preprocess.mean, preprocess.std)
+            values = reduce(nnx.merge(graphdef, params)(inputs))
             found = dict(value=values, label=batch["label"])
             return lax.all_gather(found, axis_name, tiled=True) if axis_name else found
 

@@ -14,7 +14,7 @@ from vit_jax import data, models
 from vit_jax.checkpoint.load import load
 from vit_jax.data.sources.folder import EXTENSIONS
 from vit_jax.errors import InputError
-from vit_jax.models.layers import normalize_pixels
+from vit_jax.models.naflex import model_inputs
 from vit_jax.weights import Weights
 
 MAX_BATCH = 64
@@ -42,8 +42,8 @@ class Predictor:
 
         @jax.jit
         def probabilities(params: Any, images: jax.Array) -> jax.Array:
-            images = normalize_pixels(images, mean, std)
-            return to_probabilities(models.merge(graphdef, params)(images))
+            inputs = model_inputs(images, info.config, mean, std)
+            return to_probabilities(models.merge(graphdef, params)(inputs))
 
         self._probabilities = probabilities
 

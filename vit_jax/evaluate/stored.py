@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from vit_jax.evaluate import imagenet  # noqa: F401  registers its types
 from vit_jax.evaluate.classification import ClassificationEvaluation
 from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Evaluation
 from vit_jax.files import expand
-from vit_jax.options import section
+from vit_jax.options import fill, section
 from vit_jax.parallel import same
 from vit_jax.parallel.engines import Engine, create_engine
 from vit_jax.parallel.mesh import ParallelOptions
@@ -23,6 +24,8 @@ from vit_jax.tasks import bind, create_task
 from vit_jax.tasks.evaluation import make_eval_step
 from vit_jax.tasks.options import task_options
 from vit_jax.weights import Weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +79,13 @@ def open_stored(
     weights = read_weights(path, use_ema=use_ema, task_params=True)
     same.compare({f"the model of {path}": repr(weights.config), "preprocessing": weights.pp})
     params, info = weights.params, dataclasses.replace(weights, params={})
+    if info.run_config:
+        log.info("%s", info.report[0])  # which checkpoint it is
     config = task_options(info.run_config)
     data_options = section(DataOptions)
-    if info.run_config:
-        known = {k: v for k, v in info.run_config["data"].items() if k in data_options}
-        data_options.update(known)
+    fill(
+        data_options, DataOptions, info.run_config.get("data", {}), "in the config of the run, data"
+    )
     if data_dir:
         data_options.data_dir = data_dir
     own = data.parse(info.pp)
@@ -206,8 +211,12 @@ def own_pair(
     if source is None:
         if not run:
             raise InputError(f"{info.source} names no data; give --source, --train and --test")
-        source, train = run["data"]["source"], train or run["data"]["split"]
-        own = [entry for _, entry in sorted(run["evals"].items()) if entry["source"] is None]
+        ran = run.get("data", {})
+        if not ran.get("source"):
+            raise InputError(f"{info.source} names no data; give --source, --train and --test")
+        source, train = ran["source"], train or ran.get("split")
+        evals = sorted(run.get("evals", {}).items())
+        own = [entry for _, entry in evals if entry.get("source") is None]
         own = [entry for entry in own if "split" in entry]
         test = test or (own[0]["split"] if own else None)
     return dict(source=source, train=train or "train", test=test or "test")
@@ -223,8 +232,9 @@ def _complete(ran: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     """The given values; without a source, the run's first evaluation provides the rest."""
     entry = dict(source=None, split="test", use_ema=False)
     if asked["source"] is None and (evals := _plain(ran.get("evals", {}))):
-        entry = evals[min(evals)]
-        entry = dict(entry, source=entry["source"] or ran["data"]["source"])
+        own = evals[min(evals)]
+        source = own.get("source") or ran.get("data", {}).get("source")
+        entry = entry | own | dict(source=source)
     return entry | {name: value for name, value in asked.items() if value is not None}
 
 

@@ -14,7 +14,7 @@ from vit_jax.errors import InputError
 from vit_jax.figures import attention
 from vit_jax.files import expand
 from vit_jax.models.layers import normalize_pixels
-from vit_jax.models.posemb import AddedPositionEmbedding
+from vit_jax.models.positions.embedding import AddedPositionEmbedding
 from vit_jax.models.vit import ViT
 
 EXAMPLES = 128  # images of a data set, as in figure 11

@@ -1,4 +1,4 @@
-"""Analytic cost of a model per image.
+"""Analytic cost of a model: parameters, and operations per image.
 
 Counted are convolutions and matrix products, those of attention included:
 1 MAC = 1 multiply-accumulate = 2 FLOPs. In convolutions, products with padding count too,
@@ -6,10 +6,67 @@ unless `padding=False`, which is how the paper counts in table 6. XLA's cost ana
 used because it counts the body of a scan once, whatever its length.
 """
 
+import dataclasses
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
-from vit_jax.models.config import BiTConfig, ModelConfig, ViTConfig, feature_channels
+import jax
+from flax import nnx
+
+from vit_jax.models.block import create_blocks
+from vit_jax.models.config import BiTConfig, ModelConfig, feature_channels
+from vit_jax.models.vit import ViT
+from vit_jax.models.vit_config import ViTConfig
+
+
+def parameters(config: ModelConfig) -> int:
+    """Number of parameters; makes no model, only the shapes of one block and position embedding.
+
+    Raises:
+      TypeError: no count for the class of `config`.
+    """
+    classes = config.num_classes
+    if isinstance(config, BiTConfig):
+        return resnet_parameters(config, config.preact) + (config.feature_width + 1) * classes
+    if not isinstance(config, ViTConfig):
+        raise TypeError(f"no parameter count for a {type(config).__name__}")
+    total = 0
+    if config.resnet_stages is not None:
+        rows, columns = config.patch_size
+        channels = feature_channels(config.stages, config.resnet_width)
+        total += resnet_parameters(config, preact=False)
+        total += rows * columns * (channels - 3) * config.width
+        size = (config.grid[0] * rows, config.grid[1] * columns)
+        config = dataclasses.replace(config, resnet_stages=None, image_size=size)
+    one = dataclasses.replace(config, depth=1)
+    total += _made_by(lambda rngs: ViT(one, rngs=rngs))
+    return total + (config.depth - 1) * _made_by(lambda rngs: create_blocks(one, rngs))
+
+
+def resnet_parameters(config: ModelConfig, preact: bool) -> int:
+    """Number of parameters of a ResNet; arguments as `resnet_macs`."""
+    channels = 64 * config.resnet_width
+    total = 7 * 7 * 3 * channels + (0 if preact else 2 * channels)
+    for i, units in enumerate(config.stages):
+        middle = 64 * config.resnet_width * 2**i
+        outputs = 4 * middle
+        for j in range(units):
+            project = channels * outputs if j == 0 else 0
+            total += channels * middle + 9 * middle**2 + middle * outputs + project
+            norms = (
+                channels + 2 * middle if preact else 2 * middle + outputs * (2 if project else 1)
+            )
+            total += 2 * norms
+            channels = outputs
+    return total + (2 * channels if preact else 0)
+
+
+def _made_by(create: Callable[[nnx.Rngs], nnx.Module]) -> int:
+    """Number of parameters of a module, by their shapes."""
+    params = nnx.state(nnx.eval_shape(lambda: create(nnx.Rngs(0))), nnx.Param)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 @functools.singledispatch
@@ -54,27 +111,39 @@ def encoder_macs(config: ViTConfig) -> int:
     projections = 4 * tokens * width**2
     matrices = 3 if config.mlp == "swiglu" else 2
     mlp = matrices * tokens * width * config.mlp_dim
-    branches = config.kind.branches * (projections + mlp)
-    return config.depth * (branches + config.posemb_kind.macs(config)) + attention_macs(config)
+    branches = config.kind.branches * config.block_kind.branches * (projections + mlp)
+    positions = config.posemb_kind.macs(config)
+    if not config.position_bias_kind.shared:
+        positions += config.position_bias_kind.macs(config)
+    return config.depth * (branches + positions) + attention_macs(config) + _shared_macs(config)
+
+
+def _shared_macs(config: ViTConfig) -> int:
+    """MACs of a position bias that is computed once for all blocks."""
+    kind = config.position_bias_kind
+    return kind.macs(config) if kind.shared else 0
 
 
 def attention_macs(config: ViTConfig) -> int:
     """MACs of queries with keys and of weights with values, in all blocks."""
-    return config.depth * config.kind.macs(config)
+    return config.depth * config.block_kind.branches * config.kind.macs(config)
 
 
 def head_macs(config: ViTConfig) -> int:
     """MACs from the encoded tokens to the logits: pooling, pre_logits, classifiers."""
     pooling = _attention_pool_macs(config) if config.head == "map" else 0
-    pre_logits = config.pooled_width * config.pre_logits
+    dense = config.pooled_width * (config.pre_logits + config.projection)
     classifiers = config.feature_width + config.width * (config.distillation == "head")
-    return pooling + pre_logits + classifiers * config.num_classes
+    return pooling + dense + classifiers * config.num_classes
 
 
 def _attention_pool_macs(config: ViTConfig) -> int:
-    """One probe attends to the patches: query and output once, key and value of each patch."""
-    patches, width = config.num_patches, config.width
-    return 2 * width**2 + 2 * patches * (width**2 + width) + 2 * width * config.mlp_dim
+    """One probe attends to the tokens: query and output once, key and value of each token."""
+    tokens, width = config.num_patches, config.width
+    if config.pool_prefix:
+        tokens = config.num_tokens
+    mlp_dim = config.map_mlp_dim or config.mlp_dim
+    return 2 * width**2 + 2 * tokens * (width**2 + width) + 2 * width * mlp_dim
 
 
 def resnet_macs(config: ModelConfig, *, preact: bool, padding: bool = True) -> int:

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vit_jax.models.attention import attend
-from vit_jax.models.layers import Dense, LayerNorm, unstack
+from vit_jax.models.attention.self_attention import attend
+from vit_jax.models.layers import NORMS, Dense, unstack
 from vit_jax.models.mlp import Mlp
 
 # The class token; the mean of the patches; attention pooling of the patches; class token and
@@ -25,6 +25,7 @@ class AttentionPool(nnx.Module):
         rngs: nnx.Rngs,
         dtype: jnp.dtype = jnp.float32,
         gelu: str = "tanh",
+        norm: str = "layer",
         norm_eps: float = 1e-6,
     ):
         head_width = width // num_heads
@@ -35,13 +36,18 @@ class AttentionPool(nnx.Module):
             (width,), (2, num_heads, head_width), groups=1, rngs=rngs, dtype=dtype
         )
         self.out = Dense((num_heads, head_width), (width,), rngs=rngs, dtype=dtype)
-        self.norm = LayerNorm(width, eps=norm_eps, dtype=dtype)
+        self.norm = NORMS[norm](width, eps=norm_eps, dtype=dtype)
         self.mlp = Mlp(width, mlp_dim, rngs=rngs, dtype=dtype, gelu=gelu)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, N, D) -> (B, D)."""
+    def __call__(self, x: jax.Array, *, bias: jax.Array | None = None) -> jax.Array:
+        """(B, N, D) -> (B, D).
+
+        Args:
+          x: tokens.
+          bias: added to the attention logits, broadcastable to (B, H, 1, N).
+        """
         probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
         key, value = unstack(self.key_value(x), 2)
-        pooled = self.out(attend(self.query(probe), key, value)[0])
+        pooled = self.out(attend(self.query(probe), key, value, bias=bias)[0])
         pooled = pooled + self.mlp(self.norm(pooled))
         return pooled[:, 0]

@@ -1,7 +1,7 @@
 """Layers that every model shares: dense, layer norm, dropout, the batch constraint."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from vit_jax.parallel.axes import BATCH_AXES
+from vit_jax.registry import Registry
 
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = {
@@ -105,6 +106,7 @@ class Dense(nnx.Module):
     Args:
       inputs: trailing shape of x, which is contracted.
       outputs: trailing shape of y. The kernel has shape (*inputs, *outputs).
+      bias: whether b is added.
       groups: the first `groups` output axes hold independent matrices, which
         Xavier initialisation treats one by one (query, key, value).
     """
@@ -117,13 +119,16 @@ class Dense(nnx.Module):
         rngs: nnx.Rngs,
         dtype: jnp.dtype = jnp.float32,
         kernel_init: nnx.Initializer | None = None,
+        bias: bool = True,
         bias_init: nnx.Initializer = zeros,
         groups: int = 0,
     ):
         inputs, outputs = tuple(inputs), tuple(outputs)
         kernel_init = kernel_init or xavier_uniform(len(inputs), groups)
         self.kernel = nnx.Param(kernel_init(rngs.params(), inputs + outputs, jnp.float32))
-        self.bias = nnx.Param(bias_init(rngs.params(), outputs, jnp.float32))
+        if bias:
+            self.bias = nnx.Param(bias_init(rngs.params(), outputs, jnp.float32))
+        self.has_bias = bias
         self.num_inputs = len(inputs)
         self.dtype = dtype
 
@@ -133,7 +138,9 @@ class Dense(nnx.Module):
         kernel = self.kernel[...].astype(self.dtype)
         kernel = kernel.reshape(-1, *kernel.shape[self.num_inputs :])
         x = x.astype(self.dtype).reshape(-1, len(kernel))
-        y = project(x, kernel) + self.bias[...].astype(self.dtype)
+        y = project(x, kernel)
+        if self.has_bias:
+            y = y + self.bias[...].astype(self.dtype)
         return shard_batch(y.reshape(*lead, *y.shape[1:]), whole=False)
 
 
@@ -204,6 +211,11 @@ def _product(sizes: Sequence[int]) -> int:
     return result
 
 
+# Norms by name. Each is created by (width, eps=..., dtype=...), with `dtype` of the result.
+NORMS: Registry[Callable[..., nnx.Module]] = Registry("norm")
+
+
+@NORMS.register("layer")
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis, computed in float32 (1607.06450)."""
 
@@ -231,3 +243,25 @@ def normalize(
     centred = x - x.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
     return (centred * lax.rsqrt(variance + eps) * scale + bias).astype(dtype)
+
+
+@NORMS.register("rms")
+class RmsNorm(nnx.Module):
+    """Root mean square normalisation over the last axis, in float32, no bias (1910.07467)."""
+
+    def __init__(self, width: int, *, eps: float = 1e-6, dtype: jnp.dtype = jnp.float32):
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+        self.eps = eps
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        with jax.named_scope("norm"):
+            return normalize_rms(x, self.scale[...], self.eps, self.dtype)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(2, 3))
+def normalize_rms(x: jax.Array, scale: jax.Array, eps: float, dtype: jnp.dtype) -> jax.Array:
+    """`RmsNorm` as a function; for the backward pass only x is kept."""
+    x = x.astype(jnp.float32)
+    square = jnp.square(x).mean(-1, keepdims=True)
+    return (x * lax.rsqrt(square + eps) * scale).astype(dtype)

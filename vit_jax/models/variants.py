@@ -8,14 +8,18 @@ from typing import Any
 from flax import nnx
 
 from vit_jax.errors import InputError, unknown
-from vit_jax.models import axial  # noqa: F401  registers its attention kind
-from vit_jax.models.config import BiTConfig, ModelConfig, ViTConfig
+from vit_jax.models.attention import axial  # noqa: F401  registers its attention kind
+from vit_jax.models.config import BiTConfig, ModelConfig
 from vit_jax.models.resnet import BiT
 from vit_jax.models.vit import ViT
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.options import defaults, names_with
 
 # Width, depth, MLP width, heads: table 1; Ti and S are from 2106.10270, g and G from 2106.04560.
-VARIANTS = {
+# M is DeiT-III's (2204.07118); So400m is from 2305.13035, S+, H+ and 7B from DINOv3
+# (2508.10104), gopt from SigLIP 2 (2502.14786), Giant2 from DINOv2 (2304.07193); the rest are
+# timm's.
+VARIANTS: dict[str, dict[str, Any]] = {
     "Ti": dict(width=192, depth=12, mlp_dim=768, num_heads=3),
     "S": dict(width=384, depth=12, mlp_dim=1536, num_heads=6),
     "B": dict(width=768, depth=12, mlp_dim=3072, num_heads=12),
@@ -23,6 +27,19 @@ VARIANTS = {
     "H": dict(width=1280, depth=32, mlp_dim=5120, num_heads=16),
     "g": dict(width=1408, depth=40, mlp_dim=6144, num_heads=16),
     "G": dict(width=1664, depth=48, mlp_dim=8192, num_heads=16),
+    "M": dict(width=512, depth=12, mlp_dim=2048, num_heads=8),
+    "S+": dict(width=384, depth=12, mlp_dim=1536, num_heads=6, mlp="swiglu"),
+    "H+": dict(width=1280, depth=32, mlp_dim=5120, num_heads=20, mlp="swiglu"),
+    "7B": dict(width=4096, depth=40, mlp_dim=8192, num_heads=32, mlp="swiglu"),
+    "Giant2": dict(width=1536, depth=40, mlp_dim=4096, num_heads=24, mlp="swiglu"),
+    "gopt": dict(width=1536, depth=40, mlp_dim=6144, num_heads=16),
+    "So400m": dict(width=1152, depth=27, mlp_dim=4304, num_heads=16),
+    "So150m": dict(width=896, depth=18, mlp_dim=2304, num_heads=14),
+    "So150m2": dict(width=832, depth=21, mlp_dim=2176, num_heads=13),
+    "Wee": dict(width=256, depth=14, mlp_dim=1280, num_heads=4),
+    "Little": dict(width=320, depth=14, mlp_dim=1792, num_heads=5),
+    "MediumD": dict(width=512, depth=20, mlp_dim=2048, num_heads=8),
+    "Betwixt": dict(width=640, depth=12, mlp_dim=2560, num_heads=10),
 }
 # Patch sizes that `list_models` shows; names with any other patch size are valid too.
 PATCHES = {
@@ -33,6 +50,19 @@ PATCHES = {
     "H": (14,),
     "g": (14,),
     "G": (14,),
+    "M": (16,),
+    "S+": (16,),
+    "H+": (16,),
+    "7B": (16,),
+    "Giant2": (14,),
+    "gopt": (16,),
+    "So400m": (14, 16),
+    "So150m": (16,),
+    "So150m2": (16,),
+    "Wee": (16,),
+    "Little": (16,),
+    "MediumD": (16,),
+    "Betwixt": (16,),
 }
 # Units of each stage (1912.11370); R26 is from 2106.10270.
 RESNETS = {
@@ -58,14 +88,14 @@ BITS = tuple(
 )
 _VIT = re.compile(
     r"(?:(?P<axial>axial[-_]?)?vit[-_]?|r(?P<depth>\d*)(?:x(?P<width>\d+))?[-_+](?:vit[-_]?)?)"
-    r"(?P<size>ti|s|b|l|h|g)[-_/]?(?P<patch>\d+)",
+    r"(?P<size>" + "|".join(map(re.escape, VARIANTS)) + r")[-_/]?(?P<patch>\d+)",
     re.IGNORECASE,
 )
 _BIT = re.compile(r"bit[-_]?r(?P<depth>\d+)x(?P<width>\d+)", re.IGNORECASE)
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the paper's models that match a shell pattern such as "ViT-*/16" or "r50*"."""
+    """Names of models that match a shell pattern such as "ViT-*/16" or "r50*"."""
     names = [f"ViT-{size}/{patch}" for size, patches in PATCHES.items() for patch in patches]
     pattern = pattern.lower()
     return [n for n in [*names, *HYBRIDS, *AXIAL, *BITS] if fnmatch.fnmatchcase(n.lower(), pattern)]
@@ -278,9 +308,11 @@ def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> 
       An nnx.Module: `model(images)` gives logits.
 
     Raises:
-      InputError: an unknown model or option.
+      InputError: an unknown model or option, or images that do not divide into patches.
     """
-    return build_model(model_config(name, **options), rngs or nnx.Rngs(0))
+    config = model_config(name, **options)
+    config.check_patches()
+    return build_model(config, rngs or nnx.Rngs(0))
 
 
 def build_model(config: ModelConfig, rngs: nnx.Rngs) -> nnx.Module:

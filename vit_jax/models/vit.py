@@ -6,11 +6,18 @@ from flax import nnx
 
 from vit_jax.errors import InputError
 from vit_jax.models import layers
-from vit_jax.models.block import Intermediates, create_blocks, create_posemb
-from vit_jax.models.config import ViTConfig, feature_channels
+from vit_jax.models.attention.self_attention import Bias
+from vit_jax.models.block import Intermediates, create_blocks, create_norm
+from vit_jax.models.config import feature_channels
 from vit_jax.models.heads import AttentionPool
-from vit_jax.models.layers import REMAT_POLICIES, Dense, LayerNorm, fold_in, shard_batch
+from vit_jax.models.layers import NORMS, REMAT_POLICIES, Dense, fold_in, shard_batch
+from vit_jax.models.naflex import Patches, check_patches, resize_positions
+from vit_jax.models.positions.embedding import AddedPositionEmbedding
 from vit_jax.models.resnet import ResNet
+from vit_jax.models.vit_config import ViTConfig
+
+# Added to the logits of keys that are padding: their weights become 0 in float32.
+_HIDDEN = -1e30
 
 
 class PatchEmbedding(Dense):
@@ -28,12 +35,17 @@ class PatchEmbedding(Dense):
         *,
         rngs: nnx.Rngs,
         dtype: jnp.dtype,
+        bias: bool = True,
     ):
         init = nnx.initializers.lecun_normal()
-        super().__init__((*patch, channels), (width,), rngs=rngs, dtype=dtype, kernel_init=init)
+        super().__init__(
+            (*patch, channels), (width,), rngs=rngs, dtype=dtype, kernel_init=init, bias=bias
+        )
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array | Patches) -> jax.Array:
         """(B, H, W, C) -> (B, H/ph * W/pw, D); incomplete patches are cut off."""
+        if isinstance(images, Patches):
+            return super().__call__(images.values)
         ph, pw = self.kernel.shape[:2]
         batch, height, width, channels = images.shape
         rows, columns = height // ph, width // pw
@@ -56,7 +68,11 @@ class ViT(nnx.Module):
         if config.resnet_stages is not None:
             self.stem = ResNet(config, preact=False, rngs=rngs)
             channels = feature_channels(config.resnet_stages, config.resnet_width)
-        self.embedding = PatchEmbedding(config.patch_size, channels, width, rngs=rngs, dtype=dtype)
+        self.embedding = PatchEmbedding(
+            config.patch_size, channels, width, rngs=rngs, dtype=dtype, bias=config.patch_bias
+        )
+        if config.patch_norm:
+            self.patch_norm = create_norm(config)
         if config.has_class_token:
             self.cls = nnx.Param(jnp.zeros((1, 1, width), jnp.float32))
         if config.distillation != "none":
@@ -65,18 +81,36 @@ class ViT(nnx.Module):
             init = nnx.initializers.normal(0.02)
             self.registers = nnx.Param(init(rngs.params(), (1, config.registers, width)))
         if config.posemb_where != "layers":
-            self.posemb = create_posemb(config, rngs)
+            self.posemb = config.posemb_kind.create(config, rngs)
+        if not config.rotary_kind.per_layer:
+            self.rotary = config.rotary_kind.create(config, rngs)
+        if config.position_bias_kind.shared:
+            self.position_bias = config.position_bias_kind.create(config, rngs)
+        if config.norm_pre:
+            self.norm_pre = create_norm(config)
         self.blocks = create_blocks(config, rngs)
-        self.norm = LayerNorm(width, eps=config.norm_eps)  # float32: what follows is cheap
+        if config.final_norm:
+            # In float32: what follows is cheap.
+            self.norm = NORMS[config.norm](width, eps=config.norm_eps, dtype=jnp.float32)
         if config.head == "map":
             self.map_head = AttentionPool(
                 width,
-                config.num_heads,
-                config.mlp_dim,
+                config.map_heads or config.num_heads,
+                config.map_mlp_dim or config.mlp_dim,
                 rngs=rngs,
                 dtype=dtype,
                 gelu=config.gelu,
+                norm=config.norm,
                 norm_eps=config.norm_eps,
+            )
+        if config.projection:
+            init = nnx.initializers.lecun_normal()
+            self.projection = Dense(
+                (config.pooled_width,),
+                (config.projection,),
+                rngs=rngs,
+                kernel_init=init,
+                bias=False,
             )
         if config.pre_logits:
             init = nnx.initializers.lecun_normal()
@@ -90,7 +124,7 @@ class ViT(nnx.Module):
 
     def __call__(
         self,
-        images: jax.Array,
+        images: jax.Array | Patches,
         *,
         keys: jax.Array | None = None,
         return_intermediates: bool = False,
@@ -98,7 +132,8 @@ class ViT(nnx.Module):
         """Classifies images.
 
         Args:
-          images: (B, H, W, 3), normalised as the model's preprocessing says.
+          images: (B, H, W, 3), normalised as the model's preprocessing says; `Patches` for a
+            model with `naflex`.
           keys: (B,) one JAX random key per example turns dropout and stochastic
             depth on; None: evaluation.
           return_intermediates: also return a dict with `embedding` (B, N, D),
@@ -115,25 +150,28 @@ class ViT(nnx.Module):
           InputError: images of another shape than the model's.
         """
         config = self.config
-        if images.shape[1:] != (*config.image_size, 3):
-            raise InputError(
-                f"the model takes images of shape (batch, {config.image_size[0]}, "
-                f"{config.image_size[1]}, 3), got {images.shape}"
-            )
+        self._check_images(images)
+        grid = images.grid if isinstance(images, Patches) else None
+        padding = _padding(images, config.prefix_tokens) if isinstance(images, Patches) else None
         stem: Intermediates = {}
-        if config.resnet_stages is not None:
+        if config.resnet_stages is not None and not isinstance(images, Patches):
             with jax.named_scope("stem"):
                 images, stem = self.stem(images)
         with jax.named_scope("embedding"):
             patches = shard_batch(self.embedding(images))
-            embedded = self._sequence(patches, fold_in(keys, 0))
-        x, blocks = self._encode(embedded, fold_in(keys, 1), return_intermediates)
-        encoded = x if config.pool_then_norm else self.norm(x)
+            if config.patch_norm:
+                patches = self.patch_norm(patches)
+            embedded = self._sequence(patches, fold_in(keys, 0), grid)
+        x, blocks = self._encode(embedded, fold_in(keys, 1), return_intermediates, padding)
+        norm_first = config.final_norm and not config.pool_then_norm
+        encoded = self.norm(x) if norm_first else x
         with jax.named_scope("head"):
-            features = self._pool(encoded)
+            features = self._pool(encoded, padding)
             if config.pool_then_norm:
                 features = self.norm(features)
             features = features.astype(jnp.float32)
+            if config.projection:
+                features = self.projection(features)
             if config.pre_logits:
                 features = jnp.tanh(self.pre_logits(features))
             logits = self._classify(features, encoded)
@@ -143,17 +181,50 @@ class ViT(nnx.Module):
             **stem, embedding=embedded, **blocks, encoded=encoded, pre_logits=features
         )
 
-    def _sequence(self, patches: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """The rest of equation 1: adds prefix tokens and position embedding, then dropout."""
+    def _check_images(self, images: jax.Array | Patches) -> None:
+        config = self.config
+        if bool(config.naflex) != isinstance(images, Patches):
+            takes = "Patches (vit_jax.models.naflex)" if config.naflex else "an array of images"
+            raise InputError(f"the model takes {takes}, got {type(images).__name__}")
+        if isinstance(images, Patches):
+            check_patches(images, config.naflex, config.patch_size)
+        elif images.shape[1:] != (*config.image_size, 3):
+            raise InputError(
+                f"the model takes images of shape (batch, {config.image_size[0]}, "
+                f"{config.image_size[1]}, 3), got {images.shape}"
+            )
+
+    def _sequence(
+        self, patches: jax.Array, keys: jax.Array | None, grid: jax.Array | None = None
+    ) -> jax.Array:
+        """The rest of equation 1: prefix tokens, position embedding; then dropout, `norm_pre`."""
         batch = patches.shape[0]  # in an exported program a symbol, for which len() fails
         prefix = [
             jnp.broadcast_to(token[...].astype(patches.dtype), (batch, *token.shape[1:]))
             for token in self._prefix()
         ]
         x = jnp.concatenate([*prefix, patches], axis=1)
-        if self.config.posemb_where == "stem":
+        if grid is not None:
+            x = x + self._resized_positions(grid).astype(x.dtype)
+        elif self.config.posemb_where == "stem":
             x = self.posemb(x)
-        return layers.dropout(x, self.config.dropout, keys)
+        x = layers.dropout(x, self.config.dropout, keys)
+        return self.norm_pre(x) if self.config.norm_pre else x
+
+    def _resized_positions(self, grid: jax.Array) -> jax.Array:
+        """Position embeddings (B, N, D) for each image's grid (B, 2), for NaFlex."""
+        config = self.config
+        shape = (len(grid), config.num_tokens, config.width)
+        if config.posemb == "none":
+            return jnp.zeros(shape)
+        assert isinstance(self.posemb, AddedPositionEmbedding)
+        table, slots = self.posemb.table(), self.posemb.slots
+        positions = resize_positions(
+            table[slots:], config.grid, grid, config.naflex, config.naflex_resize
+        )
+        own = jnp.broadcast_to(table[:slots], (len(grid), slots, config.width))
+        none = jnp.zeros((len(grid), config.prefix_tokens - slots, config.width))
+        return jnp.concatenate([own, none, positions], axis=1)
 
     def _prefix(self) -> list[nnx.Param]:
         """The learnt tokens before the patches, in their order."""
@@ -168,11 +239,22 @@ class ViT(nnx.Module):
         return tokens
 
     def _encode(
-        self, x: jax.Array, keys: jax.Array | None, return_intermediates: bool
+        self,
+        x: jax.Array,
+        keys: jax.Array | None,
+        return_intermediates: bool,
+        padding: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Scans the blocks; (B, N, D) -> (B, N, D) and the blocks' intermediates by name."""
         config = self.config
         graphdef, params = nnx.split(self.blocks)
+        # What all blocks share is computed once, outside of the loop over blocks.
+        own_rotary = config.rotary_kind.per_layer
+        shared_rotation = None if own_rotary else self.rotary(fold_in(keys, config.depth))
+        own_bias = not config.position_bias_kind.shared
+        shared_bias = padding
+        if padding is None and not own_bias:
+            shared_bias = self.position_bias()
 
         def apply_block(x, layer):
             block_params, index, drop_rate = layer
@@ -180,11 +262,14 @@ class ViT(nnx.Module):
             posemb = block.posemb if config.posemb_where == "layers" else self.posemb
             if config.posemb_where != "stem":
                 x = posemb(x)
+            fixed = block.position_bias() if own_bias else shared_bias
+            own = fold_in(keys, index)
             return block(
                 x,
                 drop_rate=drop_rate,
-                bias=posemb.bias,
-                keys=fold_in(keys, index),
+                bias=posemb.bias if fixed is None else _sum_of(posemb.bias, fixed),
+                rotation=block.rotary(own) if own_rotary else shared_rotation,
+                keys=own,
                 return_weights=return_intermediates,
             )
 
@@ -209,18 +294,24 @@ class ViT(nnx.Module):
             for name, stacked in outputs.items()
         }
 
-    def _pool(self, encoded: jax.Array) -> jax.Array:
-        """(B, N, D) -> (B, D), or (B, 2D) for token_gap."""
-        head, patches = self.config.head, encoded[:, self.config.prefix_tokens :]
+    def _pool(self, encoded: jax.Array, padding: jax.Array | None) -> jax.Array:
+        """(B, N, D) -> (B, D), or (B, 2D) for token_gap; padding (B, 1, 1, N) is left out."""
+        head = self.config.head
+        first = 0 if self.config.pool_prefix else self.config.prefix_tokens
+        patches = encoded[:, first:]
+        padding = None if padding is None else padding[..., first:]
         if head == "token":
             return encoded[:, 0]
         if head == "map":
-            return self.map_head(patches)
+            return self.map_head(patches, bias=padding)
+        if padding is None:
+            mean = patches.mean(axis=1, dtype=jnp.float32)
+        else:
+            present = padding[:, 0, 0, :, None] == 0
+            mean = patches.mean(axis=1, dtype=jnp.float32, where=present)
         if head == "token_gap":
-            return jnp.concatenate(
-                [encoded[:, 0], patches.mean(axis=1, dtype=jnp.float32)], axis=-1
-            )
-        return patches.mean(axis=1, dtype=jnp.float32)
+            return jnp.concatenate([encoded[:, 0], mean], axis=-1)
+        return mean
 
     def _classify(self, features: jax.Array, encoded: jax.Array) -> jax.Array:
         """(B, width) -> (B, K): the head, averaged with the distillation token's (2012.12877)."""
@@ -230,6 +321,22 @@ class ViT(nnx.Module):
         if self.config.distillation == "head":
             logits = (logits + self.head_dist(encoded[:, 1].astype(jnp.float32))) / 2
         return logits
+
+
+def _padding(patches: Patches, prefix: int) -> jax.Array:
+    """The bias (B, 1, 1, N) on attention logits that hides padding from all tokens."""
+    mask = jnp.pad(patches.mask, ((0, 0), (prefix, 0)), constant_values=True)
+    return jnp.where(mask, 0.0, _HIDDEN)[:, None, None]
+
+
+def _sum_of(bias: Bias, fixed: jax.Array) -> Bias:
+    """A bias that depends on the queries plus one that does not."""
+
+    def total(query: jax.Array) -> jax.Array:
+        other = bias(query)
+        return fixed if other is None else fixed + other
+
+    return total
 
 
 def _create_classifier(config: ViTConfig, inputs: int, rngs: nnx.Rngs) -> Dense:

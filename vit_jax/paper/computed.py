@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from vit_jax import models
 from vit_jax.config_files import SHIPPED, load_config
 from vit_jax.models import flops
-from vit_jax.models.config import ViTConfig
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.paper.tables import Key, table
 from vit_jax.parallel import hardware
 from vit_jax.plan.report import SECONDS_PER_DAY

@@ -162,7 +162,7 @@ def abstract_batch(run: Run) -> dict[str, Any]:
     label = jax.ShapeDtypeStruct((rows,), jnp.int32)
     if config.data.multi_label:
         label = jax.ShapeDtypeStruct((rows, run.task.num_classes), jnp.uint8)
-    image = jax.ShapeDtypeStruct((rows, *run.model_config.image_size, 3), jnp.uint8)
+    image = jax.ShapeDtypeStruct((rows, *run.model_config.input_size, 3), jnp.uint8)
     arrays = dict(image=image, label=label)
     return run.engine.abstract_batch({name: arrays[name] for name in run.task.batch_fields})
 

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from vit_jax import data
 from vit_jax.data.sources import splits
 from vit_jax.errors import InputError
+from vit_jax.train.batches import patches_of
 from vit_jax.train.run import Dataset
 
 # Examples of each split, and classes.
@@ -34,7 +35,7 @@ def dataset_of(config: ConfigDict) -> Dataset:
     """
     pp = data.parse(config.data.pp)
     size, num_classes = _facts(config)
-    return Dataset(size, num_classes, pp.image_size, pp.mean, pp.std)
+    return Dataset(size, num_classes, pp.image_size, pp.mean, pp.std, patches_of(pp))
 
 
 def _facts(config: ConfigDict) -> tuple[int, int]:

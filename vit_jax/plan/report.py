@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vit_jax.models.config import ViTConfig
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel import hardware
 from vit_jax.plan import collectives, roofline
 from vit_jax.plan.compile import Step

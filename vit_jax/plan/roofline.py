@@ -16,7 +16,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vit_jax.models import flops
-from vit_jax.models.config import ModelConfig, ViTConfig
+from vit_jax.models.config import ModelConfig
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel.hardware import Chip
 from vit_jax.plan.collectives import Collective
 

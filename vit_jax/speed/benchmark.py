@@ -155,7 +155,7 @@ def _create_case(run: Run, mode: str, compiler_options: dict[str, Any] | None) -
     rng = np.random.default_rng(0)
     rows = len(engine.rows(batch_size))
     arrays = dict(
-        image=rng.integers(0, 256, (rows, *run.model_config.image_size, 3), np.uint8),
+        image=rng.integers(0, 256, (rows, *run.model_config.input_size, 3), np.uint8),
         label=rng.integers(0, DATASET.num_classes, (rows,), np.int32),
     )
     arrays = {name: arrays[name] for name in run.task.batch_fields}

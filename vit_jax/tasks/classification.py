@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
 from vit_jax.models.layers import shard_batch
+from vit_jax.models.naflex import Patches
 from vit_jax.tasks.losses import create_loss, to_targets, top_k_correct
 from vit_jax.tasks.mixup import create_mix
 from vit_jax.tasks.task import TASKS, Batch, Metrics, Task
@@ -16,7 +17,7 @@ from vit_jax.tasks.task import TASKS, Batch, Metrics, Task
 class Inputs(NamedTuple):
     """A normalised batch: images (B, H, W, 3), target rows (B, K), dropout keys (B,)."""
 
-    images: jax.Array
+    images: jax.Array | Patches
     targets: jax.Array
     keys: jax.Array | None
 
@@ -55,6 +56,8 @@ class Classification(Task):
         targets = to_targets(batch["label"], self.num_classes)
         mix_key, dropout_key = jax.random.split(key)
         if mix := create_mix(self.setting.config.mixup):
+            if isinstance(images, Patches):
+                raise InputError("config.mixup needs images of one size: no model.naflex")
             images, targets = mix(images, targets, key=mix_key, axis_name=axis_name)
         return Inputs(images, targets, self.dropout_keys(dropout_key, len(images), axis_name))
 

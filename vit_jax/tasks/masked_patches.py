@@ -15,9 +15,10 @@ from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
 from vit_jax.models import flops, layers
-from vit_jax.models.config import ModelConfig, ViTConfig
+from vit_jax.models.config import ModelConfig
 from vit_jax.models.layers import Dense, fold_in, shard_batch
 from vit_jax.models.vit import ViT
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.tasks.losses import create_loss, top_k_correct
 from vit_jax.tasks.mixup import create_mix
 from vit_jax.tasks.task import TASKS, Batch, Metrics, Task
@@ -175,6 +176,8 @@ class MaskedPatches(Task):
                 "masked patch prediction has no classifier: leave model.num_classes and "
                 "model.pre_logits at 0, model.head not at 'map'"
             )
+        if config.naflex:
+            raise InputError("masked patch prediction needs images of one size: no model.naflex")
         if config.resnet_stages is not None or config.grid == (1, 1):
             raise InputError(
                 "masked patch prediction needs a plain ViT with two patches or more: those of a "

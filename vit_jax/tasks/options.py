@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax.data.options import DataOptions
-from vit_jax.options import section
+from vit_jax.options import fill, section
 from vit_jax.tasks.losses import LossOptions
 from vit_jax.tasks.mixup import MixupOptions
 
@@ -16,10 +16,12 @@ def task_options(run: Mapping[str, Any]) -> ConfigDict:
 
     Args:
       run: whole config of the run; {} if the weights come from no run.
+
+    Raises:
+      InputError: a value has another type.
     """
     config = ConfigDict(dict(task=run.get("task", "classify"), seed=run.get("seed", 0)))
-    config.loss, config.mixup, config.data = map(section, (LossOptions, MixupOptions, DataOptions))
-    for name in ("loss", "mixup", "data"):
-        stored = run.get(name, {})
-        config[name].update({key: value for key, value in stored.items() if key in config[name]})
+    for name, kind in dict(loss=LossOptions, mixup=MixupOptions, data=DataOptions).items():
+        config[name] = section(kind)
+        fill(config[name], kind, run.get(name, {}), f"in the config of the run, {name}")
     return config.lock()

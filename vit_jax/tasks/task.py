@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from vit_jax import models
 from vit_jax.models import flops
 from vit_jax.models.config import ModelConfig
-from vit_jax.models.layers import normalize_pixels, shard_batch
+from vit_jax.models.layers import shard_batch
+from vit_jax.models.naflex import model_inputs
 from vit_jax.registry import Registry
 
 Batch = dict[str, jax.Array]
@@ -131,9 +132,10 @@ class Task(abc.ABC):
             return images
         return jnp.where(batch["flip"][:, None, None, None], images[:, :, ::-1], images)
 
-    def normalize(self, images: jax.Array) -> jax.Array:
-        """uint8 (B, H, W, 3) -> float32, normalised as the model expects."""
-        return normalize_pixels(images, self.setting.mean, self.setting.std)
+    def normalize(self, images: jax.Array) -> Any:
+        """uint8 (B, H, W, 3) -> what the model takes; see `models.naflex.model_inputs`."""
+        setting = self.setting
+        return model_inputs(images, setting.model_config, setting.mean, setting.std)
 
     def example_keys(self, key: jax.Array, count: int, axis_name: str | None) -> jax.Array:
         """A key (B,) for each place in the global batch: the same under every mesh and engine."""

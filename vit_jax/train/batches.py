@@ -26,7 +26,16 @@ def open_training_data(config: ConfigDict) -> tuple[Any, Any, Dataset]:
     pp = data.parse(options.pp)
     compare_data("config.data.source", source.fingerprint())
     size = pp.output_size(source.image_size)
-    return source, pp, Dataset(source.size, source.num_classes, size, pp.mean, pp.std)
+    return (
+        source,
+        pp,
+        Dataset(source.size, source.num_classes, size, pp.mean, pp.std, patches_of(pp)),
+    )
+
+
+def patches_of(pp: Any) -> tuple[int, int]:
+    """`Dataset.naflex` of a preprocessing."""
+    return (pp.naflex.patches, pp.naflex.patch) if pp.naflex else (0, 0)
 
 
 class TrainingBatches(Iterator[dict[str, jax.Array]]):

@@ -18,7 +18,8 @@ from vit_jax.data.options import DataOptions
 from vit_jax.durations import duration, in_steps
 from vit_jax.evaluate import classification, fewshot, imagenet, probe  # noqa: F401  their types
 from vit_jax.evaluate.evaluation import EVALUATIONS, create_evaluation, evaluation
-from vit_jax.models.config import BiTConfig, ViTConfig
+from vit_jax.models.config import BiTConfig
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.options import FREE_EFFECTS, Described, Duration, check_section, described, option
 from vit_jax.parallel.mesh import ParallelOptions
 from vit_jax.tasks import TASKS

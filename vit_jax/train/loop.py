@@ -25,10 +25,17 @@ from vit_jax.train.health.spikes import SpikeWatch
 from vit_jax.train.health.watchdog import Watchdog
 from vit_jax.train.log.clock import Clock
 from vit_jax.train.log.goodput import Goodput
-from vit_jax.train.log.metrics import MetricsLog, Progress
+from vit_jax.train.log.metrics import MetricsLog
+from vit_jax.train.log.progress import Progress, shown_log
 from vit_jax.train.log.summary import announce, describe, write_summary
+from vit_jax.train.resume import announce_schedule, check_length, finished_summary
 from vit_jax.train.run import Run, prepare, steps_of
-from vit_jax.train.start import first_state, starting_weights
+from vit_jax.train.start import (
+    first_state,
+    lacks_preprocessing,
+    starting_weights,
+    with_preprocessing,
+)
 from vit_jax.train.state import TrainState
 from vit_jax.train.step import make_gradient
 from vit_jax.train.workdir import claim_workdir, compare_starts, only_run_in, open_workdir
@@ -49,23 +56,28 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
       started: `time.monotonic()` from which the run's time counts; None: now.
 
     Returns:
-      The summary, as written to summary.json.
+      The summary, as written to summary.json. A run that is done already returns it as it is.
 
     Raises:
       InputError: wrong config or data; nothing was overwritten.
       Preempted: stopped early, state saved.
       NotSavedError: stopped early, state not saved.
-      NonFiniteError: too many consecutive steps were not finite; see config.max_skipped_steps.
+      NonFiniteError: too many consecutive steps were not finite (config.max_skipped_steps), or
+        the last one was not.
     """
     check(config)
     clock = Clock(started)
     with contextlib.ExitStack() as stack:
         stack.enter_context(same.telling_others())
+        stack.enter_context(shown_log())
         make_cpu_devices(config.parallel.cpu_devices)
         compare_starts(config, workdir)
         preemption = stack.enter_context(contextlib.closing(PreemptionWatch()))
         with clock.phase("start"):
-            loop, evals = _begin(config, workdir, clock, preemption, stack)
+            begun = _begin(config, workdir, clock, preemption, stack)
+        if isinstance(begun, dict):
+            return begun
+        loop, evals = begun
         while not loop.finished:
             if preemption.reached(loop.step):
                 loop.stop(preemption.reason)
@@ -89,8 +101,8 @@ def _begin(
     clock: Clock,
     preemption: PreemptionWatch,
     stack: contextlib.ExitStack,
-) -> tuple["Loop", list[RunEvaluation]]:
-    """Opens all that a run needs; `stack` closes it.
+) -> tuple["Loop", list[RunEvaluation]] | dict[str, Any]:
+    """Opens all that a run needs; `stack` closes it. Returns the summary of a run that is done.
 
     Nothing is written to the workdir before everything is accepted.
     """
@@ -99,9 +111,16 @@ def _begin(
         return stack.enter_context(contextlib.closing(thing))
 
     first_process = jax.process_index() == 0
+    progress = opened(Progress(config.log.progress, active=first_process))
     engine = create_engine(config.parallel)
+    start = None
+    if lacks_preprocessing(config):
+        start = starting_weights(config, workdir)
+        config = with_preprocessing(config, workdir, start)
+    progress.stage(f"opening the data: {config.data.source}")
     source, pp, dataset = open_training_data(config)
-    start = starting_weights(config, workdir)
+    start = start or starting_weights(config, workdir)
+    progress.stage("building the model and the step")
     run = prepare(config, dataset, engine, start.model if start else None)
     evals = open_evaluations(run, source, pp)
     eval_every = steps_of(config.eval_every, "eval_every", config, dataset)
@@ -110,7 +129,13 @@ def _begin(
     same.compare({"the number of devices": jax.local_device_count()})
     stack.enter_context(only_run_in(folder))
     checkpoints = Checkpoints(folder, config.checkpoint)
+    newest = checkpoints.latest()
+    progress.stage("setting up the state" if newest is None else f"restoring step {newest}")
     step, state, meta = first_state(run, checkpoints, source, start)
+    check_length(run, folder, step)
+    if summary := finished_summary(run, folder, step):
+        return summary
+    announce_schedule(run, folder, step, state.skipped, dataset.size)
     if first_process:
         claim_workdir(folder, config)
     preemption.lost = lambda: lost_since(step, checkpoints.directory)
@@ -123,12 +148,14 @@ def _begin(
         goodput=opened(Goodput(folder, clock, write=first_process)),
         batches=opened(TrainingBatches(run, source, pp, start_step=step, unreadable=unreadable)),
         metrics=opened(MetricsLog(folder, config.log, step=step, write=first_process)),
-        progress=Progress(run.total_steps, active=first_process),
+        progress=progress,
         checkpoints=checkpoints,
         meta=describe(run, source, pp),
         eval_every=eval_every,
         interval=SaveInterval(config.checkpoint, save_every, step),
-        bad_steps=BadSteps(run, source, folder, write=first_process),
+        bad_steps=BadSteps(
+            run, source, folder, before=meta.get("bad_steps", 0), write=first_process
+        ),
         spikes=SpikeWatch(config.log.spike, meta.get("spikes")),
         watchdog=opened(Watchdog(config.watchdog, clock)),
     )
@@ -181,11 +208,16 @@ class Loop:
         with self.clock.phase("data"):
             batch = next(self.batches)
         # The first call compiles.
+        if not self._compiled:
+            self.progress.stage("compiling the training step")
         training = self._training(self.step + 1)
         with self.clock.phase(training if self._compiled else "compile"):
             self.state, metrics = self.run.train_step(self.state, batch)
+        if not self._compiled:
             self._compiled = True
+            self.progress.stage("")
         self.step += 1
+        self.progress.step(self.step, self.run.total_steps)
         with self.clock.phase(training):
             self._in_flight.append((self.step, metrics))
             if len(self._in_flight) > STEPS_IN_FLIGHT:
@@ -203,6 +235,7 @@ class Loop:
         with self.clock.phase("eval"):
             for evaluation in evals:
                 self.watchdog.pause()  # it may compile
+                self.progress.stage(f"evaluating {evaluation.name}", quiet=True)
                 params = self.state.ema if evaluation.use_ema else self.state.params
                 result = evaluation.run(params, self.watchdog.beat)
                 named = {f"eval/{evaluation.name}/{key}": v for key, v in result.items()}
@@ -210,6 +243,7 @@ class Loop:
                 shown = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
                 log.info("step %d: %s %s", self.step, evaluation.name, shown)
             self.metrics.flush()
+        self.progress.stage("")
         self._evaluated = self.step
         self.watchdog.beat()
 
@@ -230,7 +264,11 @@ class Loop:
         with self.clock.phase("checkpoint"):
             self.metrics.flush(sync=True)
             state = self.run.engine.globalize(self.state)
-            seen = dict(spikes=self.spikes.memory(), unreadable=int(self.batches.unreadable))
+            seen = dict(
+                spikes=self.spikes.memory(),
+                unreadable=int(self.batches.unreadable),
+                bad_steps=self.bad_steps.count,
+            )
             # Metrics of an earlier step's evaluation are not this state's.
             own = self.metrics.last if self._evaluated == self.step else {}
             meta = self.meta | seen
@@ -243,10 +281,16 @@ class Loop:
         self.interval.saved(self.step, self.clock.seconds["checkpoint"] - before)
 
     def end(self) -> dict[str, Any]:
-        """Writes what is left to write; returns the summary."""
+        """Writes what is left to write; returns the summary.
+
+        Raises:
+          NonFiniteError: the last step was not finite.
+        """
         self.checkpoints.close()
         self.metrics.close()
         self.goodput.close()
+        if self.bad_steps:
+            raise NonFiniteError(self.bad_steps.report(self.checkpoints.sound()))
         folder = self.checkpoints.directory.parent
         first_process = jax.process_index() == 0
         last = self.metrics.last
@@ -281,7 +325,7 @@ class Loop:
         self.bad_steps.add(step, metrics)
         if skipped >= self.run.config.max_skipped_steps:
             self.checkpoints.wait()
-            raise NonFiniteError(self.bad_steps.report())
+            raise NonFiniteError(self.bad_steps.report(self.checkpoints.sound()))
 
     def _debug(self, batch: dict[str, jax.Array]) -> None:
         """Ends the run at the first bad step and reports the operation that caused it."""
@@ -292,7 +336,8 @@ class Loop:
             inputs = on_one_device(self.state.params, batch)
             found = find_first(make_gradient(self.run.task), *inputs, self.step - 1)
             self.checkpoints.wait()
-            raise NonFiniteError(f"{self.bad_steps.report()}\n{found}")
+            report = self.bad_steps.report(self.checkpoints.sound())
+            raise NonFiniteError(f"{report}\n{found}")
 
     def _log(self, metrics: dict[str, jax.Array]) -> None:
         busy = self._busy()
@@ -312,7 +357,7 @@ class Loop:
         self._busy_since, self._data_since, self._images_since = busy, waited, 0
         steps_left = self.run.total_steps - self.step
         left = steps_left * self.run.config.batch_size / speed
-        self.progress.show(self.step, self.metrics.last, left)
+        self.progress.show(self.metrics.last, left)
 
     def _logs(self, step: int) -> bool:
         return due(step, self.run.config.log.every) or step == self.run.total_steps

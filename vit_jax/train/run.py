@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Callable
 
 import jax
@@ -33,6 +34,7 @@ class Dataset:
     image_size: tuple[int, int] | None  # what preprocessing yields, where that is fixed
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    naflex: tuple[int, int] = (0, 0)  # patches of an image of any size, and their side in pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +140,11 @@ def configure_model(
     options = dict(config.model)
     name = options.pop("name")
     options |= task.model_options(config, dataset.num_classes)
+    length, patch = dataset.naflex
+    if options["naflex"] is None:
+        options["naflex"] = length
+    if options["image_size"] is None and length:  # of the position embedding
+        options["image_size"] = start.image_size if start else math.isqrt(length) * patch
     if options["image_size"] is None:
         options["image_size"] = dataset.image_size
     if options["image_size"] is None:
@@ -149,15 +156,22 @@ def configure_model(
         model_config = models.model_config(name or DEFAULT_MODEL, **options)
     else:
         model_config = models.derived_config(start, name, **options)
-    if dataset.image_size and tuple(dataset.image_size) != tuple(model_config.image_size):
+    if length and (model_config.naflex != length or model_config.patch != (patch, patch)):
+        raise InputError(
+            f"config.data.pp yields {length} patches of {patch}x{patch} pixels, the model takes "
+            f"{model_config.naflex} of {model_config.patch[0]}x{model_config.patch[1]}; make them "
+            "equal"
+        )
+    if model_config.naflex and not length:
+        raise InputError(
+            f"config.model.naflex is {model_config.naflex}: let config.data.pp end with "
+            f"naflex({model_config.naflex}, {model_config.patch[0]}) before the normalisation"
+        )
+    if dataset.image_size and tuple(dataset.image_size) != tuple(model_config.input_size):
         raise InputError(
             f"config.data.pp yields images of {dataset.image_size}, "
             f"but config.model.image_size is {model_config.image_size}; make them equal"
         )
-    for size, patch in zip(model_config.image_size, model_config.patch, strict=True):
-        if size % patch:
-            raise InputError(
-                f"image size {size} is not divisible by the patch size {patch}; "
-                f"use {size // patch * patch} or {(size // patch + 1) * patch}"
-            )
+    if start is None or start.image_size != model_config.image_size:
+        model_config.check_patches()
     return model_config

@@ -3,13 +3,13 @@
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from vit_jax import data
+from vit_jax import data, schema
 from vit_jax.checkpoint.load import read_start, read_weights, stored_model
 from vit_jax.checkpoint.manager import Checkpoints, read_meta
 from vit_jax.checkpoint.stored import USE, latest_checkpoint
@@ -17,10 +17,12 @@ from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError
 from vit_jax.files import expand
 from vit_jax.models.config import ModelConfig
+from vit_jax.text import reason
 from vit_jax.train.run import Run
 from vit_jax.train.state import TrainState
 from vit_jax.weights import Weights, fit
 from vit_jax.weights.fit import check_finite, other_normalization, replace
+from vit_jax.weights.preprocessing import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,68 @@ def starting_weights(config: ConfigDict, workdir: str | Path) -> Start | None:
         except InputError:
             log.debug("no checkpoint in %s; its start is read again", workdir)
     told = {name: value for name, value in config.model.items() if value is not None}
-    return Start(*read_start(config.init_from, told))
+    return Start(*read_start(config.init_from, told, use_ema=config.init_ema))
+
+
+def lacks_preprocessing(config: ConfigDict) -> bool:
+    """Whether a run on image files leaves their preprocessing to the weights of `init_from`."""
+    files = config.data.source.startswith(("folder:", "tfds:"))
+    return bool(config.init_from) and files and not config.data.pp
+
+
+def with_preprocessing(config: ConfigDict, workdir: str | Path, start: Start | None) -> ConfigDict:
+    """A copy of the config with `data.pp`, and `pp` of evaluations, as the weights say.
+
+    Images are evaluated as the weights say; for training, a random box is resized to the same
+    size. A resumed run takes what its config.json says.
+
+    Raises:
+      InputError: the weights do not give the size of images; the workdir's config.json is damaged.
+    """
+    config = ConfigDict(config.copy_and_resolve_references())
+    own = expand(workdir) / "config.json"
+    if own.exists():
+        kept = schema.read(own, _Kept)
+        training, pp = kept["data"]["pp"], {n: e["pp"] for n, e in kept["evals"].items()}
+    else:
+        training, usual = _preprocessing(config, start)
+        pp = dict.fromkeys(config.evals, usual)
+    config.data.pp = training
+    for name, entry in config.evals.items():
+        entry.pp = entry.pp or pp.get(name, "")
+    log.info("preprocessing as init_from says: %s", training)
+    return config.lock()
+
+
+class _Data(TypedDict):
+    pp: str
+
+
+class _Kept(TypedDict):
+    """What `with_preprocessing` reads of a workdir's config.json."""
+
+    data: _Data
+    evals: dict[str, _Data]
+
+
+def _preprocessing(config: ConfigDict, start: Start | None) -> tuple[str, str]:
+    """The preprocessing for training and for evaluation that `init_from` asks for."""
+    weights = start and start.weights
+    spec = weights.pp if weights else read_meta(latest_checkpoint(config.init_from), ["pp"])["pp"]
+    pp = data.parse(spec).deterministic()
+    size = config.model.image_size or pp.image_size
+    if size is None or not pp.normalization:
+        raise InputError(
+            f"config.data.pp is empty, and {config.init_from} does not tell how images are to be "
+            "prepared; give it, such as 'decode|inception_crop(224)|flip_lr|value_range(-1, 1)'"
+        )
+    if pp.naflex:
+        return f"decode|flip_lr|{pp.naflex}|{pp.normalization}", str(pp)
+    height, width = (size, size) if isinstance(size, int) else size
+    if (height, width) != pp.image_size:
+        pp = data.parse(Recipe.parse(str(pp)).spec((height, width)))
+    shown = height if height == width else (height, width)
+    return f"decode|inception_crop({shown})|flip_lr|{pp.normalization}", str(pp)
 
 
 def first_state(
@@ -102,7 +165,11 @@ def _new_state(run: Run, workdir: Path, start: Start | None) -> TrainState:
         return state
     loaded, report = pretrained(run, start.weights if start else None)
     if jax.process_index() == 0:
-        (workdir / "init_from.txt").write_text("\n".join(report) + "\n")
+        path = workdir / "init_from.txt"
+        try:
+            path.write_text("\n".join(report) + "\n")
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {reason(error)}") from error
     params = replace(state.params, loaded)
     ema = None if state.ema is None else replace(state.ema, loaded)
     return state.replace(params=params, ema=ema)
@@ -129,7 +196,7 @@ def pretrained(run: Run, weights: Weights | None = None) -> tuple[dict[str, Any]
         whole = "posemb" in path.split("/")
         return engine.replicated if whole else engine.parameter_sharding(path, shape)
 
-    if weights is None or config.init_ema:
+    if weights is None:
         weights = read_weights(config.init_from, use_ema=config.init_ema, layout=layout)
     target = traverse_util.flatten_dict(run.abstract.params, sep="/")
     try:

@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import json
 import logging
+import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from vit_jax.files import expand, write_atomic
 from vit_jax.options import flatten
 from vit_jax.parallel import same
 from vit_jax.parallel.agree import from_first
-from vit_jax.text import some
+from vit_jax.text import reason, some
 from vit_jax.train.config import completed, default, is_free
 
 log = logging.getLogger(__name__)
@@ -77,13 +79,17 @@ def only_run_in(path: Path) -> Iterator[None]:
     """Keeps other runs out of a workdir as long as this one is under way.
 
     Raises:
-      InputError: another run is under way and did not end within ATTEMPTS.
+      InputError: another run is under way and did not end within ATTEMPTS, or nothing can be
+        written there.
     """
     with contextlib.ExitStack() as stack:
 
-        def lock() -> bool:
+        def lock() -> bool | str:
             try:
                 file = stack.enter_context(open(path / "lock", "w"))
+            except OSError as error:
+                return f"cannot use {path} as workdir: {reason(error)}"
+            try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
@@ -92,7 +98,10 @@ def only_run_in(path: Path) -> Iterator[None]:
             return True
 
         for _ in range(ATTEMPTS):
-            if from_first(lock):
+            locked = from_first(lock)
+            if isinstance(locked, str):
+                raise InputError(locked)
+            if locked:
                 break
             log.info("another process trains in %s; waiting for its end", path)
             time.sleep(PAUSE)
@@ -130,7 +139,7 @@ def _compare(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     differing = [
         name
         for name in sorted(old.keys() | new.keys())
-        if _plain(old.get(name)) != _plain(new.get(name)) and not is_free(name)
+        if not _same(name, old.get(name), new.get(name)) and not is_free(name)
     ]
     if differing:
         changes = some([f"{name} ({old.get(name)!r} there)" for name in differing])
@@ -140,6 +149,18 @@ def _compare(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
         )
 
 
-def _plain(value: Any) -> Any:
-    """A value in the form that JSON gives it."""
-    return list(value) if isinstance(value, tuple) else value
+def _same(name: str, old: Any, new: Any) -> bool:
+    """Whether two values of an option mean the same; JSON has lists in place of tuples."""
+    old, new = (list(value) if isinstance(value, tuple) else value for value in (old, new))
+    if old == new or not (isinstance(old, str) and isinstance(new, str)):
+        return old == new
+    if name == "data.source":
+        # A source of the same kind may be elsewhere now: the fingerprint in the checkpoint tells.
+        # It does not cover the chosen label of a tfds data set.
+        (kind, tfds), other = (
+            (text.partition(":")[0], re.findall(r"tfds:[^*+]*", text)) for text in (old, new)
+        )
+        return (kind, tfds) == other
+    if name == "init_from":
+        return os.path.realpath(expand(old)) == os.path.realpath(expand(new))
+    return False

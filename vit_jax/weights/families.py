@@ -13,7 +13,9 @@ from vit_jax.trees import name_patterns
 from vit_jax.weights.layout import Table
 from vit_jax.weights.preprocessing import Recipe
 
-QKV = {"t": ("query", "key", "value"), "u": ("key", "value")}
+# Words that stand for the indices of letters in names; see `layout`.
+Words = Mapping[str, Sequence[str]]
+QKV = {"t": ("query", "key", "value"), "u": ("key", "value"), "j": ("query", "value")}
 Renames = Sequence[tuple[str, str]]
 
 
@@ -34,7 +36,9 @@ class Family:
       renames: (pattern, replacement) pairs that turn variants of a name into the table's name.
       aside: pattern of tensors that a classifier does not use, such as the mask token of
         self-supervised training; they are kept so that `write` can write them again.
+      unused: pattern of tensors that only self-supervised training uses; they are left out.
       unpack: (name, array) -> (name, array) of each layer whose values the tensor holds.
+      words: words for the indices of letters that are counted in names.
     """
 
     signature: str
@@ -44,8 +48,16 @@ class Family:
     prefixes: Sequence[str] = ("",)
     renames: Renames = ()
     aside: str = "(?!)"
+    unused: str = "(?!)"
     unpack: Callable[[str, np.ndarray], list[tuple[str, np.ndarray]]] = _as_it_is
+    words: Words = dataclasses.field(default_factory=lambda: QKV)
 
+
+# What PyTorch's wrappers put into names: DistributedDataParallel, compile, FSDP, checkpointing.
+_WRAPPERS = (
+    r"^(module\.)+"
+    r"|(?:(?<=^)|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.(module\.)*"
+)
 
 FAMILIES: Registry[Family] = Registry("family of weight files")
 
@@ -63,6 +75,7 @@ class Recognised:
       original: name in the table -> name in the file.
       aside: tensors that the model does not use, such as "mask_token".
       left_out: names, as in the file, of tensors that the caller asked to leave out.
+      unused: names, as in the file, of tensors that only self-supervised training uses.
     """
 
     path: str
@@ -73,6 +86,7 @@ class Recognised:
     original: dict[str, str] = dataclasses.field(default_factory=dict)
     aside: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     left_out: Sequence[str] = ()
+    unused: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def config_json(self) -> Mapping[str, Any]:
@@ -97,6 +111,7 @@ def recognise(
     Raises:
       InputError: no family has these names, or nothing matches a pattern.
     """
+    tensors = {name: array for name, array in tensors.items() if array.size}  # no registers
     left_out = _left_out(path, tensors, leave_out)
     names = [name for name in tensors if name not in left_out]
     for title, family in FAMILIES.items():
@@ -123,7 +138,7 @@ def _left_out(path: str, names: Iterable[str], patterns: Sequence[str]) -> list[
 
 def canonical_name(name: str, prefix: str, renames: Renames) -> str:
     """The table's name of a tensor of a file."""
-    name = name.removeprefix(prefix)
+    name = re.sub(_WRAPPERS, "", name).removeprefix(prefix)
     for pattern, replacement in renames:
         name = re.sub(pattern, replacement, name)
     return name
@@ -136,6 +151,9 @@ def _collect(
     for name, canonical in renamed.items():
         if re.fullmatch(found.family.aside, canonical):
             found.aside[canonical.split(".")[-1]] = tensors[name]
+            continue
+        if re.fullmatch(found.family.unused, canonical):
+            found.unused.append(name)
             continue
         for part, array in found.family.unpack(canonical, tensors[name]):
             if part in found.tensors:

@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from vit_jax import models, options
 from vit_jax.errors import InputError
-from vit_jax.models.config import ModelConfig, ViTConfig
+from vit_jax.models.config import ModelConfig
 from vit_jax.text import some
 from vit_jax.trees import name_patterns, path_name
 from vit_jax.weights.preprocessing import Recipe
@@ -110,7 +110,7 @@ def refit(weights: Weights, *, resample: str | None = None, **changes: Any) -> W
       **changes: options of `create_model`; None leaves an option unchanged.
 
     Raises:
-      InputError: as `fit`.
+      InputError: as `fit`; another image size that does not divide into patches.
     """
     changes = {key: value for key, value in changes.items() if value is not None}
     stored = weights.config
@@ -121,10 +121,23 @@ def refit(weights: Weights, *, resample: str | None = None, **changes: Any) -> W
     wanted = models.model_config(weights.name, **{**weights.options, **changes})
     if stored == wanted:
         return weights
+    if stored.image_size != wanted.image_size:
+        try:
+            wanted.check_patches()
+        except InputError as error:
+            if wanted.image_size != weights.input_size:
+                raise
+            raise InputError(
+                f"{weights.source}: config.json or preprocessor_config.json (input_size, size, "
+                f"crop_size): {error}"
+            ) from error
     skip: tuple[str, ...] = ()
-    dropped = _pre_logits(stored) and not _pre_logits(wanted)
-    if dropped:
-        skip += ("pre_logits/.*",)
+    dropped = [
+        name
+        for name in ("pre_logits", "projection")
+        if getattr(stored, name, 0) and not getattr(wanted, name, 0)
+    ]
+    skip += tuple(f"{name}/.*" for name in dropped)
     if dropped or stored.num_classes != wanted.num_classes:
         skip += HEADS
     params = traverse_util.flatten_dict(weights.params, sep="/")
@@ -146,10 +159,6 @@ def refit(weights: Weights, *, resample: str | None = None, **changes: Any) -> W
         labels=[] if fitted.fresh else weights.labels,
         report=[*weights.report, *fitted.report[1:]],
     )
-
-
-def _pre_logits(config: ModelConfig) -> int:
-    return config.pre_logits if isinstance(config, ViTConfig) else 0
 
 
 def _difference(stored: ModelConfig, wanted: ModelConfig, *effects: str) -> list[str]:

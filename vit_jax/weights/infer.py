@@ -7,16 +7,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.errors import InputError
-from vit_jax.models.config import BiTConfig, ViTConfig
+from vit_jax.models.config import BiTConfig, ModelConfig
 from vit_jax.models.variants import VARIANTS
-from vit_jax.weights.families import QKV, Recognised
-from vit_jax.weights.layout import Shape, groups, place
+from vit_jax.models.vit_config import ViTConfig
+from vit_jax.weights.families import Recognised, Words
+from vit_jax.weights.layout import MAX_BRANCHES, Shape, groups, place
 
-# (width, depth, MLP width) -> number of heads, which tensors may not show: table 1, then
-# DeiT-III's M, SigLIP's So400m and DINOv2's g.
-_HEADS = {(v["width"], v["depth"], v["mlp_dim"]): v["num_heads"] for v in VARIANTS.values()}
-_HEADS |= {(512, 12, 2048): 8, (1152, 27, 4304): 16, (1536, 40, 4096): 24}
+# (width, depth, MLP width) -> number of heads, which tensors may not show: the sizes with a plain
+# MLP, and DINOv2's g.
+_HEADS = {
+    (size["width"], size["depth"], size["mlp_dim"]): size["num_heads"]
+    for size in VARIANTS.values()
+    if "mlp" not in size
+}
+_HEADS |= {(1536, 40, 4096): 24}
 
+# A norm that every layer has, in blocks of any kind.
+_FIRST_NORMS = ("blocks/norm1/scale", "blocks/branch0/norm1/scale")
 # Axes that every ViT has, and the tensors that have them.
 _PARTS = dict(d="norm", p="patch embedding", q="patch embedding", m="MLP")
 
@@ -37,6 +44,10 @@ class Survey:
     depth: int
     stages: tuple[int, ...]
 
+    def has(self, part: str) -> bool:
+        """Whether the blocks have a parameter, such as "norm1/scale"."""
+        return f"blocks/{part}" in self.rows or f"blocks/branch0/{part}" in self.rows
+
 
 def survey(found: Recognised) -> Survey:
     """Looks up every row of the family's table in the file."""
@@ -45,13 +56,14 @@ def survey(found: Recognised) -> Survey:
     rows: set[str] = set()
     sizes: dict[str, int] = {}
     for row, (template, axes) in table.items():
-        name = _first(template)
-        if name in shapes:
+        names = _of_first_layer(template, found.family.words)
+        if all(name in shapes for name in names):
             rows.add(row)
             if templates.count(template) == 1:
-                sizes = _read_axes(axes, shapes[name]) | sizes
+                sizes = _read_axes(axes, shapes[names[0]]) | sizes
     rows = _gated_or_not(rows, sizes, table, shapes)
-    norm = table.get("blocks/norm1/scale", ("", ""))[0]
+    first = next((row for row in _FIRST_NORMS if row in rows), "")
+    norm = table.get(first, ("", ""))[0]
     counted = _count(lambda i: norm.format(l=i) in shapes) if "{l}" in norm else 0
     depth = sizes.get("l", counted)  # an axis of the tensors, or a number in their names
     unit = next((table[r][0] for r in table if r.endswith("unit{c}/conv1/kernel")), "")
@@ -67,9 +79,14 @@ def survey(found: Recognised) -> Survey:
     return Survey(rows, sizes, depth, stages if unit else ())
 
 
-def _first(template: str) -> str:
-    """The name of a row's tensor for the first layer, stage, unit, ..."""
-    return place(template, dict(s=1, c=1)).format(l=0, t=QKV["t"][0], u=QKV["u"][0])
+def _of_first_layer(template: str, words: Words) -> list[str]:
+    """Names of a row's tensors for the first layer, stage and unit."""
+    template = place(template, dict(s=1, c=1))
+    counted = [letter for letter in words if f"{{{letter}}}" in template]
+    return [
+        template.format(l=0, **dict(zip(counted, chosen)))
+        for chosen in itertools.product(*(words[letter] for letter in counted))
+    ]
 
 
 def _read_axes(axes: str, shape: Shape) -> dict[str, int]:
@@ -88,7 +105,7 @@ def _gated_or_not(rows: set[str], sizes: Mapping[str, int], table, shapes) -> se
     plain, gated = "blocks/mlp/fc1/", "blocks/mlp/gated/"
     if not {f"{plain}kernel", f"{gated}kernel"} <= rows:
         return rows
-    hidden = shapes[_first(table[f"{plain}kernel"][0])][0]
+    hidden = shapes[table[f"{plain}kernel"][0].format(l=0)][0]
     wrong = plain if hidden == 2 * sizes.get("m", 0) else gated
     return {row for row in rows if not row.startswith(wrong)}
 
@@ -115,17 +132,55 @@ def infer(
     for key in ("width", "depth", "patch_size", "mlp_dim"):
         if hints.get(key, fields[key]) != fields[key]:
             raise InputError(
-                f"{path}: its JSON says {key} {hints[key]}, its tensors {fields[key]}; one of both "
-                "is of another model"
+                f"{path}: config.json says {key} {hints[key]}, the tensors {fields[key]}; one of "
+                "both is of another model"
             )
     fields |= _positions(path, seen, fields, hints, options)
     stem = ("resnet_norm_eps", "resnet_conv_eps") if fields["resnet_stages"] is not None else ()
     fields |= {key: hints[key] for key in ("norm_eps", *stem) if key in hints}
     gelu = hints.get("gelu") or options.get("gelu")
     if not gelu:
-        raise InputError(f"{path} does not tell how it computes GELU; give gelu: tanh or erf")
+        raise InputError(f"{path} does not tell its formula of GELU; give gelu: tanh, erf or quick")
     fields["gelu"] = gelu
-    return ViTConfig(**fields)
+    try:
+        return ViTConfig(**fields)
+    except InputError as error:
+        where = "config.json: " if found.config_json else ""
+        raise InputError(f"{path}: {where}{error}") from error
+
+
+def check_sizes(where: str, found: Recognised, config: ModelConfig) -> None:
+    """Compares sizes of a described model with the tensors, before anything is made in its size.
+
+    Args:
+      where: place of the description, for messages.
+      found: tensors of the file.
+      config: configuration of the described model.
+
+    Raises:
+      InputError: a size is another one; the message names the option.
+    """
+    seen = survey(found)
+    sizes = dict(
+        width=seen.sizes.get("d"),
+        depth=seen.depth or None,
+        mlp_dim=seen.sizes.get("m"),
+        num_classes=seen.sizes.get("o", 0),
+        pre_logits=seen.sizes.get("e", 0) if "pre_logits/kernel" in seen.rows else 0,
+        projection=seen.sizes.get("e", 0) if "projection/kernel" in seen.rows else 0,
+        registers=seen.sizes.get("r", 0),
+        resnet_stages=seen.stages or None,
+        resnet_width=seen.sizes.get("y", 0) // 64 or None,
+        num_heads=seen.sizes.get("h"),
+    )
+    if "p" in seen.sizes:
+        sizes["patch_size"] = (seen.sizes["p"], seen.sizes["q"])
+    for name, size in sizes.items():
+        said = getattr(config, name, size)
+        if size is not None and said is not None and said != size:
+            raise InputError(
+                f"{where}: model.{name} is {said!r} and the tensors have {size!r}; restore the file"
+            )
 
 
 def _infer_bit(seen: Survey, hints: Mapping, options: Mapping) -> BiTConfig:
@@ -152,7 +207,10 @@ def _structure(path: str, seen: Survey, known: Mapping[str, Any]) -> dict[str, A
     usual = _HEADS.get((width, seen.depth, sizes.get("m", 0)))
     heads = sizes.get("h") or known.get("num_heads") or usual
     if not heads:
-        raise InputError(f"{path} does not tell how many attention heads it has; give num_heads")
+        raise InputError(
+            f"{path} does not tell how many attention heads it has; give num_heads, as by "
+            "vit_jax convert SRC DST --set num_heads=12"
+        )
     hybrid = "stem/conv_root/kernel" in rows
     fields: dict[str, Any] = dict(
         width=width,
@@ -164,12 +222,10 @@ def _structure(path: str, seen: Survey, known: Mapping[str, Any]) -> dict[str, A
         resnet_stages=seen.stages if hybrid else None,
         class_token="cls" in rows,
         distillation="none",
-        pre_logits=sizes.get("e", 0),
         registers=sizes.get("r", 0),
-        layer_scale=known.get("layer_scale", 1.0) if "blocks/scale1" in rows else None,
-        qk_norm="blocks/attention/query_norm/scale" in rows,
-        mlp="swiglu" if "blocks/mlp/gated/kernel" in rows else "gelu",
+        layer_scale=known.get("layer_scale", 1.0) if seen.has("scale1") else None,
         pool_then_norm=bool(known.get("pool_then_norm", False)),
+        **_parts(seen, known, heads),
     )
     if hybrid:
         fields["resnet_width"] = max(1, sizes.get("y", 64) // 64)
@@ -179,6 +235,52 @@ def _structure(path: str, seen: Survey, known: Mapping[str, Any]) -> dict[str, A
     if fields["class_token"] == (fields["head"] in ("token", "token_gap")):
         fields["class_token"] = None
     return fields
+
+
+def _parts(seen: Survey, known: Mapping[str, Any], heads: int) -> dict[str, Any]:
+    """The kind of each part of the network: block, norms, biases, MLP, positions, pooling."""
+    rows, sizes = seen.rows, seen.sizes
+    map_heads = known.get("map_heads") or sizes.get("H", 0)
+    branches = sum(f"blocks/branch{i}/norm1/scale" in rows for i in range(MAX_BRANCHES))
+    block = f"branched(count={branches})" if branches else "sequential"
+    if not seen.has("norm2/scale"):
+        block = "parallel"
+    qkv_bias = "no_key" if seen.has("attention/query_value/bias") else "none"
+    fields = dict(
+        block=known.get("block") or block,
+        norm="layer" if seen.has("norm1/bias") else "rms",
+        patch_norm="patch_norm/scale" in rows,
+        norm_pre="norm_pre/scale" in rows,
+        attention_norm=seen.has("attention/norm/scale"),
+        mlp_norm=seen.has("mlp/norm/scale"),
+        final_norm="norm/scale" in rows,
+        qkv_bias="all" if seen.has("attention/qkv/bias") else qkv_bias,
+        out_bias=seen.has("attention/out/bias"),
+        mlp_bias=seen.has("mlp/fc2/bias"),
+        patch_bias="embedding/bias" in rows,
+        qk_norm=seen.has("attention/query_norm/scale"),
+        mlp="swiglu" if seen.has("mlp/gated/kernel") else "gelu",
+        rotary=known.get("rotary") or ("mixed" if seen.has("rotary/frequencies") else "none"),
+        position_bias=_position_bias(seen),
+        pool_prefix=bool(known.get("pool_prefix", False)),
+        map_heads=0 if map_heads == heads else map_heads,
+        pre_logits=sizes.get("e", 0) if "pre_logits/kernel" in rows else 0,
+        projection=sizes.get("e", 0) if "projection/kernel" in rows else 0,
+    )
+    if sizes.get("M", sizes.get("m")) != sizes.get("m"):
+        fields["map_mlp_dim"] = sizes["M"]
+    return fields
+
+
+def _position_bias(seen: Survey) -> str:
+    """The option `position_bias`."""
+    for name, kind in (("table", "table"), ("fc1/kernel", "mlp")):
+        own, shared = (f"{prefix}position_bias/{name}" in seen.rows for prefix in ("blocks/", ""))
+        if own or shared:
+            options = [f"shared={shared}"]
+            options += [f"hidden={seen.sizes['v']}"] if kind == "mlp" else []
+            return f"{kind}({', '.join(options)})"
+    return "none"
 
 
 def _head(seen: Survey, class_token: bool) -> str:

@@ -22,9 +22,11 @@ Table = dict[str, tuple[str, str]]
 Shape = tuple[int, ...]
 
 # d width, l layer, n positions, r registers, p q patch, i channels of what is cut into
-# patches; h heads, k head width, t query/key/value, u key/value; m MLP width, g gate/value;
+# patches; h heads, k head width, t query/key/value, u key/value, j query/value; m MLP width,
+# g gate/value; w offsets of a position bias, v its hidden width, c coordinates, s frequencies;
 # f pooled features, e pre_logits, z what the classifier sees, o classes; a b x y a
-# convolution's height, width, inputs and outputs.
+# convolution's height, width, inputs and outputs. The attention pooling has its own heads H K
+# and MLP width M.
 OURS = {
     "embedding/kernel": "pqid",
     "embedding/bias": "d",
@@ -32,14 +34,32 @@ OURS = {
     "dist": "11d",
     "registers": "1rd",
     "posemb/embedding": "1nd",
+    "patch_norm/scale": "d",
+    "patch_norm/bias": "d",
+    "norm_pre/scale": "d",
+    "norm_pre/bias": "d",
+    "position_bias/table": "wh",
+    "position_bias/fc1/kernel": "cv",
+    "position_bias/fc1/bias": "v",
+    "position_bias/fc2/kernel": "vh",
+    "position_bias/fc2/bias": "h",
+    "blocks/position_bias/table": "lwh",
+    "blocks/position_bias/fc1/kernel": "lcv",
+    "blocks/position_bias/fc1/bias": "lv",
+    "blocks/position_bias/fc2/kernel": "lvh",
+    "blocks/position_bias/fc2/bias": "lh",
+    "blocks/rotary/frequencies": "lchs",
     "blocks/norm1/scale": "ld",
     "blocks/norm1/bias": "ld",
     "blocks/attention/qkv/kernel": "ldthk",
     "blocks/attention/qkv/bias": "lthk",
+    "blocks/attention/query_value/bias": "ljhk",
     "blocks/attention/query_norm/scale": "lk",
     "blocks/attention/query_norm/bias": "lk",
     "blocks/attention/key_norm/scale": "lk",
     "blocks/attention/key_norm/bias": "lk",
+    "blocks/attention/norm/scale": "ld",
+    "blocks/attention/norm/bias": "ld",
     "blocks/attention/out/kernel": "lhkd",
     "blocks/attention/out/bias": "ld",
     "blocks/scale1": "ld",
@@ -49,24 +69,27 @@ OURS = {
     "blocks/mlp/fc1/bias": "lm",
     "blocks/mlp/gated/kernel": "ldgm",
     "blocks/mlp/gated/bias": "lgm",
+    "blocks/mlp/norm/scale": "lm",
+    "blocks/mlp/norm/bias": "lm",
     "blocks/mlp/fc2/kernel": "lmd",
     "blocks/mlp/fc2/bias": "ld",
     "blocks/scale2": "ld",
     "norm/scale": "d",
     "norm/bias": "d",
     "map_head/probe": "11d",
-    "map_head/query/kernel": "dhk",
-    "map_head/query/bias": "hk",
-    "map_head/key_value/kernel": "duhk",
-    "map_head/key_value/bias": "uhk",
-    "map_head/out/kernel": "hkd",
+    "map_head/query/kernel": "dHK",
+    "map_head/query/bias": "HK",
+    "map_head/key_value/kernel": "duHK",
+    "map_head/key_value/bias": "uHK",
+    "map_head/out/kernel": "HKd",
     "map_head/out/bias": "d",
     "map_head/norm/scale": "d",
     "map_head/norm/bias": "d",
-    "map_head/mlp/fc1/kernel": "dm",
-    "map_head/mlp/fc1/bias": "m",
-    "map_head/mlp/fc2/kernel": "md",
+    "map_head/mlp/fc1/kernel": "dM",
+    "map_head/mlp/fc1/bias": "M",
+    "map_head/mlp/fc2/kernel": "Md",
     "map_head/mlp/fc2/bias": "d",
+    "projection/kernel": "fe",
     "pre_logits/kernel": "fe",
     "pre_logits/bias": "e",
     "head/kernel": "zo",
@@ -74,6 +97,12 @@ OURS = {
     "head_dist/kernel": "do",
     "head_dist/bias": "o",
 }
+# The branches of a branched block have the parameters of a block each.
+MAX_BRANCHES = 4
+for _row, _axes in list(OURS.items()):
+    for _i in range(MAX_BRANCHES):
+        if _row.startswith("blocks/") and not re.match("blocks/(rotary|position_bias)/", _row):
+            OURS[_row.replace("blocks/", f"blocks/branch{_i}/", 1)] = _axes
 # The ResNet of a hybrid ("stem") or a BiT ("resnet"); stages {s} and units {c} count from 1.
 for _root in ("stem", "resnet"):
     OURS[f"{_root}/conv_root/kernel"] = "abxy"

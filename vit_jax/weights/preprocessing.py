@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
+from vit_jax.errors import InputError
+
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Size = tuple[int, int]
@@ -75,6 +77,37 @@ class Recipe:
         if recipe.method == "area":
             return dataclasses.replace(recipe, method="bilinear", antialias=True)
         return recipe
+
+
+def other_preprocessing(program: str, spec: str, theirs: str) -> list[str]:
+    """A line if another program cannot prepare images as a model expects, only nearly so.
+
+    Args:
+      program: name of the program, which resizes, crops and normalises by Pillow.
+      spec: preprocessing of the model.
+      theirs: preprocessing that the program's files express.
+
+    Raises:
+      InputError: the preprocessing has steps that the program lacks.
+    """
+    from vit_jax.data import parse
+    from vit_jax.data.ops.geometry import CentralCrop, Pad, Resize, ResizeSmall
+
+    wanted = parse(spec).deterministic().ops
+    steps = [type(op) for op in wanted]
+    for op in wanted:
+        known = (Resize, ResizeSmall, CentralCrop, Pad)
+        if type(op) not in known or steps.count(type(op)) > 1:
+            raise InputError(f"{program} cannot prepare images by {op}; write .npz instead")
+    resizes = [i for i, step in enumerate(steps) if step in (Resize, ResizeSmall)]
+    if len(resizes) > 1 or any(CentralCrop in steps[:i] or Pad in steps[:i] for i in resizes):
+        raise InputError(f"{program} resizes once, before it crops, unlike {spec}; write .npz")
+    if parse(theirs).ops == wanted:
+        return []
+    return [
+        f"{program} prepares images by {theirs}, which differs from this model's {spec}: "
+        "logits will differ"
+    ]
 
 
 def _show(size: Size) -> str:

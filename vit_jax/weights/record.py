@@ -9,7 +9,8 @@ from flax import traverse_util
 
 from vit_jax import models
 from vit_jax.errors import InputError
-from vit_jax.models.config import BiTConfig, ModelConfig, ViTConfig
+from vit_jax.models.config import BiTConfig, ModelConfig
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.weights.layout import Layout, Table, layout_of
 
 
@@ -56,6 +57,11 @@ class Weights:
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Path -> shape of every parameter of a model."""
+    return dict(_parameter_shapes(config))
+
+
+@functools.lru_cache(maxsize=64)
+def _parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     _, params = models.abstract(functools.partial(models.build_model, config))
     return {
         path: tuple(leaf.shape)

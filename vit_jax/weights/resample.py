@@ -84,7 +84,8 @@ def resample_positions(
     found = {}
     for path, array in params.items():
         *_, module, name = ("", *path.split("/"))
-        if module == "posemb" and name in _RESIZE and old.grid != new.grid:
+        sized = module == "posemb" or (module, name) == ("position_bias", "table")
+        if sized and name in _RESIZE and old.grid != new.grid:
             found[path] = np.asarray(array), functools.partial(_RESIZE[name], old, new, method)
     # Blocks have a leading axis of layers.
     return {
@@ -101,12 +102,36 @@ _RESIZE = dict(
     rows=lambda old, new, method, array: _resample_axis(array, old.grid[0], new.grid[0], method),
     columns=lambda old, new, method, array: _resample_axis(array, old.grid[1], new.grid[1], method),
     offsets=lambda old, new, method, array: resample_offsets(array, old.grid, new.grid, method),
+    table=lambda old, new, method, array: resample_table(array, old.grid, new.grid, method),
 )
 
 
 def _resample_axis(array: np.ndarray, old: int, new: int, method: str) -> np.ndarray:
     """(old, D) -> (new, D)."""
     return (axis_weights(old, new, method) @ array.astype(np.float64)).astype(array.dtype)
+
+
+def resample_table(
+    table: np.ndarray, old_grid: tuple[int, int], new_grid: tuple[int, int], method: str
+) -> np.ndarray:
+    """Resizes the position biases of offsets in rows and columns.
+
+    Args:
+      table: ((2 R - 1)(2 C - 1) + more, H) for R x C patches; the rows behind those of offsets,
+        which are the class token's, stay as they are.
+      old_grid: (rows, columns) the biases were trained with.
+      new_grid: (rows, columns) wanted.
+      method: one of METHODS.
+
+    Returns:
+      (rows', H) in the dtype of `table`.
+    """
+    old, new = ([2 * size - 1 for size in grid] for grid in (old_grid, new_grid))
+    plane = table[: old[0] * old[1]].reshape(*old, -1).astype(np.float64)
+    weights = [axis_weights(*sizes, method) for sizes in zip(old, new)]
+    plane = np.einsum("yr,xc,rch->yxh", *weights, plane, optimize=True)
+    offsets = plane.reshape(new[0] * new[1], -1).astype(table.dtype)
+    return np.concatenate([offsets, table[old[0] * old[1] :]])
 
 
 def resample_offsets(

@@ -19,7 +19,7 @@ from vit_jax.files import expand
 from vit_jax.models.config import ModelConfig, Size
 from vit_jax.registry import Registry
 from vit_jax.text import reason
-from vit_jax.weights.families import FAMILIES, QKV
+from vit_jax.weights.families import FAMILIES
 from vit_jax.weights.record import Weights, layouts
 
 Tensors = dict[str, np.ndarray]
@@ -68,17 +68,25 @@ def write(weights: Weights, path: str | Path, *, format: str = "") -> list[str]:
 
     Raises:
       InputError: the format cannot express a part of the model, the path exists, or the files
-        cannot be written; partly written files are removed.
+        cannot be written; nothing is left then.
     """
     path, found = check_target(path, format=format)
-    new = [file for file in (path, sidecar(path)) if not file.exists()]
+    # All files are complete before any has its name, whatever ends the process.
+    folder = path.with_name(f".{path.name}.partial")
+    partial = folder / path.name
     try:
-        return found.write(weights, path)
-    except BaseException as error:
-        _remove(new)
-        if isinstance(error, (OSError, SafetensorError)):
-            raise InputError(f"{path} cannot be written: {reason(error)}") from error
-        raise
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        folder.mkdir()
+        lines = found.write(weights, partial)
+        for file in sorted(folder.iterdir(), key=lambda file: file == partial):
+            file.rename(path.with_name(file.name))
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be written: {reason(error)}") from error
+    except InputError as error:
+        raise InputError(str(error).replace(str(partial), str(path))) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return [line.replace(str(partial), str(path)) for line in lines]
 
 
 def check_target(path: str | Path, *, format: str = "") -> tuple[Path, Format]:
@@ -109,14 +117,6 @@ def check_target(path: str | Path, *, format: str = "") -> tuple[Path, Format]:
     return path, FORMATS[format]
 
 
-def _remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def check_expressible(program: str, config: ModelConfig, has: Mapping[str, Any]) -> None:
     """Refuses a model with an option that another program cannot express.
 
@@ -145,28 +145,13 @@ def named(weights: Weights, family: str, renames: Sequence[tuple[str, str]] = ()
     """
     params = traverse_util.flatten_dict(weights.params, sep="/")
     tensors = {}
-    for path, layout in layouts(weights.config, FAMILIES[family].table, family).items():
-        for name, array in layout.to_theirs(params[path], QKV).items():
+    known = FAMILIES[family]
+    for path, layout in layouts(weights.config, known.table, family).items():
+        for name, array in layout.to_theirs(params[path], known.words).items():
             for pattern, replacement in renames:
                 name = re.sub(pattern, replacement, name)
             tensors[name] = array
     return tensors
-
-
-def own_description(weights: Weights) -> dict[str, Any]:
-    """The JSON document beside a file from which `read` restores the model."""
-    return dict(
-        model=dict(name=weights.name, **weights.options),
-        pp=weights.pp,
-        labels=weights.labels,
-        multi_label=weights.multi_label,
-        report=weights.report,
-    )
-
-
-def sidecar(path: Path) -> Path:
-    """The JSON file beside a weight file."""
-    return path.with_name(path.name + ".json")
 
 
 def save(path: Path, tensors: Tensors, files: Mapping[Path, Any]) -> list[str]:

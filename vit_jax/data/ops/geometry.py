@@ -20,10 +20,10 @@ from vit_jax.data.ops.op import (
     operation,
     seed,
 )
+from vit_jax.data.ops.resample import METHODS, resize_batch, resize_image
 from vit_jax.errors import InputError
 
 _LARGEST = 2.0**25  # pixels of an enlarged image; as float32 RGB they take 400 MB
-METHODS = ("bilinear", "bicubic", "nearest", "area")
 
 
 class Sized(Op):
@@ -60,19 +60,16 @@ class Resizing(Sized):
 
     def resized(self, image: Tensor, size: Any) -> Tensor:
         """An image in TensorFlow, resized to (height, width)."""
-        from vit_jax.data._tf import tf
-
-        resized = tf.image.resize(image, size, method=self.method, antialias=self.antialias)
-        if self.method == "nearest":
-            return resized  # copied pixels, already uint8
-        if self.method == "bicubic":  # the other methods stay within the range
-            resized = tf.clip_by_value(resized, 0, 255)
-        return tf.cast(resized + 0.5, tf.uint8)
+        return resize_image(image, size, self.method, self.antialias)
 
 
 @operation("resize")
 class Resize(Resizing):
-    """Resizes to `size`, aspect ratio not kept. `antialias` low-passes when shrinking."""
+    """Resizes to `size`, aspect ratio not kept.
+
+    `antialias` low-passes when shrinking: the result is Pillow's, to the bit (method "area" has
+    no other form).
+    """
 
     size: Any
     method: str = "bilinear"
@@ -91,27 +88,7 @@ class Resize(Resizing):
     def batched(self, images, words, xp):
         if images.shape[1:3] == self.shape:
             return images
-        rows, columns = (
-            resize_weights(old, new, self.method, self.antialias)
-            for old, new in zip(images.shape[1:3], self.shape)
-        )
-        resized = xp.einsum("yh,bhwc,xw->byxc", rows, images, columns, optimize=True)
-        return xp.clip(xp.rint(resized), 0, 255).astype(np.uint8)
-
-
-def resize_weights(size: int, new_size: int, method: str, antialias: bool) -> np.ndarray:
-    """The matrix (new_size, size) that resizes one axis, pixel centres at halves."""
-    scale = size / new_size
-    centre = (np.arange(new_size) + 0.5) * scale - 0.5
-    if method == "nearest":
-        return np.eye(size, dtype=np.float32)[np.floor(centre + 0.5).astype(int)]
-    if antialias:
-        radius = max(scale, 1.0)
-        distance = np.abs(np.arange(size) - centre[:, None]) / radius
-        weights = np.maximum(0, 1 - distance)
-        return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
-    clipped = np.clip(centre, 0, size - 1)
-    return np.maximum(0, 1 - np.abs(np.arange(size) - clipped[:, None])).astype(np.float32)
+        return resize_batch(images, self.shape, self.method, self.antialias, xp)
 
 
 @operation("resize_small")

@@ -15,6 +15,7 @@ import numpy as np
 from vit_jax.data.ops import color  # noqa: F401  registers its operations
 from vit_jax.data.ops.geometry import FlipLeftRight
 from vit_jax.data.ops.image_files import MAX_PIXELS
+from vit_jax.data.ops.naflex import Naflex
 from vit_jax.data.ops.op import OPERATIONS, Array, Op, Size, Tensor
 from vit_jax.data.ops.values import Decode, Normalization, Triple
 from vit_jax.errors import InputError, nearest
@@ -46,6 +47,12 @@ class Preprocess:
     def image_size(self) -> Size | None:
         """(height, width) of every output image; None if it depends on the input."""
         return self.output_size()
+
+    @property
+    def naflex(self) -> Naflex | None:
+        """The operation that makes patches of images of any size, if that is the last one."""
+        last = self.ops[-1] if self.ops else None
+        return last if isinstance(last, Naflex) else None
 
     @property
     def num_random(self) -> int:
@@ -162,6 +169,9 @@ def parse(text: str) -> Preprocess:
         if isinstance(op, (Decode, Normalization)):
             place = "first" if isinstance(op, Decode) else "last"
             raise InputError(f"{op} must come {place} in {text!r}")
+    for op in ops[:-1]:
+        if isinstance(op, Naflex):
+            raise InputError(f"{op} must come last, but for the normalisation, in {text!r}")
     preprocess = Preprocess(tuple(ops), normalization)
     preprocess.output_size()
     return preprocess

@@ -29,6 +29,8 @@ def read_archive(path: str) -> dict[str, np.ndarray]:
             raise zipfile.BadZipFile("no NumPy archive, or a truncated one")
         size = os.fstat(file.fileno()).st_size
         with zipfile.ZipFile(file) as members:
+            if sum(member.compress_size for member in members.infolist()) > size:
+                raise ValueError("its members claim more bytes than the file has")
             for member in members.infolist():
                 _check_claim(members, member, size)
         file.seek(0)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,17 @@ FEW = 4  # names in a line of text; the file has all
 class BadSteps:
     """The latest consecutive steps whose loss or gradient was not finite."""
 
-    def __init__(self, run: Run, source: Any, workdir: Path, *, write: bool):
+    def __init__(self, run: Run, source: Any, workdir: Path, *, before: int = 0, write: bool):
+        """Notes no bad step yet.
+
+        Args:
+          run: the run.
+          source: training data of the run.
+          workdir: workdir of the run.
+          before: number of bad steps at the end of the earlier start that the run goes on from.
+          write: whether this process writes the report.
+        """
+        self._before = before
         self._run, self._source = run, source
         self._file = workdir / "non_finite.json"
         self._write = write
@@ -42,14 +53,32 @@ class BadSteps:
         log.warning("step %d: %s; update skipped", step, _what(entry))
 
     def __bool__(self) -> bool:
-        return bool(self._steps)
+        return self.count > 0
+
+    @property
+    def count(self) -> int:
+        """The number of consecutive bad steps up to now."""
+        return self._before + len(self._steps)
 
     def clear(self) -> None:
         """Forgets the bad steps, after a good one."""
+        self._before = 0
         self._steps.clear()
 
-    def report(self) -> str:
-        """Writes the report to the workdir and returns it in a line."""
+    def report(self, sound: Sequence[int]) -> str:
+        """Writes the report to the workdir and returns it in a line.
+
+        Args:
+          sound: steps of the checkpoints that were not written during bad steps.
+        """
+        kept = "There is no sound checkpoint"
+        if sound:
+            kept = f"The newest sound checkpoint is of step {max(sound)}"
+        if not self._steps:
+            return (
+                f"the last {self.count} steps of the run were not finite (loss or gradient); see "
+                f"{self._file}. {kept}"
+            )
         for entry in self._steps:
             entry["examples"] = self._examples(entry["step"])
         first, last = self._steps[0], self._steps[-1]
@@ -66,7 +95,7 @@ class BadSteps:
         return (
             f"{steps} not finite (loss or gradient); the last: {_what(last)}; examples "
             f"{some(index, FEW)} of {self._source.name}; all of it in {self._file}. "
-            "Checkpoints are from before. Lower the learning rate, look at these examples, or "
+            f"{kept}. Lower the learning rate, look at these examples, or "
             "find the operation with --config.debug=True"
         )
 

@@ -1,8 +1,7 @@
-"""Reports of a run: metrics.jsonl, TensorBoard events, a progress line."""
+"""Reports of a run: metrics.jsonl and TensorBoard events."""
 
 import dataclasses
 import logging
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,12 @@ class LogOptions:
     )
     tensorboard: bool = option(
         True, "write TensorBoard event files into the workdir", effect="course"
+    )
+    progress: float = option(
+        30.0,
+        "seconds between lines about progress where standard error is no terminal; 0: none",
+        effect="course",
+        at_least=0,
     )
     spike: float = option(
         3.0,
@@ -154,36 +159,3 @@ class Events:
         """Waits until everything is written."""
         self._thread.submit(self._attempt, lambda: self._writer and self._writer.close())
         self._thread.shutdown()
-
-
-class Progress:
-    """A progress line on the terminal, overwritten in place; silent without a terminal."""
-
-    def __init__(self, total_steps: int, *, active: bool):
-        self.total_steps = total_steps
-        self.active = active and sys.stderr.isatty()
-
-    def show(self, step: int, metrics: dict[str, float], seconds_left: float) -> None:
-        """Step, loss, speed, MFU where known, time left."""
-        if not self.active:
-            return
-        parts = [f"step {step}/{self.total_steps}"]
-        if "train/loss" in metrics:
-            parts.append(f"loss {metrics['train/loss']:.4f}")
-        if "train/images_per_second" in metrics:
-            parts.append(f"{metrics['train/images_per_second']:,.0f} images/s")
-        if "train/mfu" in metrics:
-            parts.append(f"MFU {metrics['train/mfu']:.1%}")
-        parts.append(f"{_duration(seconds_left)} left")
-        print("\r" + ", ".join(parts), end="\033[K", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Ends the line."""
-        if self.active:
-            print(file=sys.stderr)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"

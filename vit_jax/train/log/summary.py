@@ -9,7 +9,9 @@ from typing import Any
 import jax
 
 from vit_jax import data, jsonl
+from vit_jax.errors import NotSavedError
 from vit_jax.files import write_atomic
+from vit_jax.text import reason
 from vit_jax.train.log.clock import Clock
 from vit_jax.train.log.goodput import Goodput
 from vit_jax.train.run import Run
@@ -56,7 +58,11 @@ def announce(run: Run, source: Any, step: int) -> None:
 def write_summary(
     run: Run, workdir: Path, last: dict[str, float], clock: Clock, goodput: Goodput, write: bool
 ) -> dict[str, Any]:
-    """Writes summary.json, with the run's last metrics and its time, and returns it."""
+    """Writes summary.json, with the run's last metrics and its time, and returns it.
+
+    Raises:
+      NotSavedError: it cannot be written; the run's state is saved.
+    """
     summary = dict(
         model=run.model_name,
         params=num_params(run),
@@ -69,7 +75,14 @@ def write_summary(
         jax=jax.__version__,
     )
     if write:
-        write_atomic(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        path = workdir / "summary.json"
+        try:
+            write_atomic(path, json.dumps(summary, indent=2) + "\n")
+        except OSError as error:
+            raise NotSavedError(
+                f"cannot write {path}: {reason(error)}; the run is done and its state saved: "
+                "the same command writes it"
+            ) from error
     return summary
 
 

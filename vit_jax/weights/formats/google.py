@@ -1,13 +1,17 @@
 """Google's .npz: vision_transformer, big_vision, BiT."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vit_jax.models.config import BiTConfig, ModelConfig, ViTConfig
+from vit_jax import options
+from vit_jax.models.config import BiTConfig, ModelConfig
+from vit_jax.models.vit_config import ViTConfig
+from vit_jax.weights.description import own_description, sidecar
 from vit_jax.weights.families import FAMILIES, Family, Recognised
-from vit_jax.weights.formats.rows import dense, norm
+from vit_jax.weights.formats.rows import branched, dense, norm
 from vit_jax.weights.layout import Table
 from vit_jax.weights.preprocessing import Recipe
 from vit_jax.weights.record import Weights
@@ -15,9 +19,7 @@ from vit_jax.weights.write import (
     ANY,
     check_expressible,
     named,
-    own_description,
     save,
-    sidecar,
     weight_format,
 )
 
@@ -45,31 +47,49 @@ def _resnet(ours: str) -> Table:
 _BLOCK = "Transformer/encoderblock_{l}"
 _ATTENTION = f"{_BLOCK}/MultiHeadDotProductAttention_1"
 _MAP = "MAPHead_0"
+_BLOCKS: Table = {
+    **_norm("blocks/norm1", f"{_BLOCK}/LayerNorm_0"),
+    **_dense("blocks/attention/qkv", f"{_ATTENTION}/{{t}}", "dhk", "hk"),
+    "blocks/attention/query_value/bias": (f"{_ATTENTION}/{{j}}/bias", "hk"),
+    **_norm("blocks/attention/query_norm", f"{_ATTENTION}/query_ln", "k"),
+    **_norm("blocks/attention/key_norm", f"{_ATTENTION}/key_ln", "k"),
+    **_norm("blocks/attention/norm", f"{_ATTENTION}/out_ln"),
+    **_dense("blocks/attention/out", f"{_ATTENTION}/out", "hkd", "d"),
+    "blocks/scale1": (f"{_BLOCK}/LayerScale_1/scale", "d"),
+    **_norm("blocks/norm2", f"{_BLOCK}/LayerNorm_2"),
+    **_dense("blocks/mlp/fc1", f"{_BLOCK}/MlpBlock_3/Dense_0", "dm", "m"),
+    **_dense("blocks/mlp/gated", f"{_BLOCK}/MlpBlock_3/Gated_0", "dgm", "gm"),
+    **_norm("blocks/mlp/norm", f"{_BLOCK}/MlpBlock_3/LayerNorm_0", "m"),
+    **_dense("blocks/mlp/fc2", f"{_BLOCK}/MlpBlock_3/Dense_1", "md", "d"),
+    "blocks/scale2": (f"{_BLOCK}/LayerScale_3/scale", "d"),
+}
+_BIAS = "PositionBias_0"
 GOOGLE: Table = {
     **_dense("embedding", "embedding", "pqid", "d"),
     "cls": ("cls", "11d"),
     "dist": ("dist", "11d"),
     "registers": ("registers", "1rd"),
     "posemb/embedding": ("Transformer/posembed_input/pos_embedding", "1nd"),
-    **_norm("blocks/norm1", f"{_BLOCK}/LayerNorm_0"),
-    **_dense("blocks/attention/qkv", f"{_ATTENTION}/{{t}}", "dhk", "hk"),
-    **_norm("blocks/attention/query_norm", f"{_ATTENTION}/query_ln", "k"),
-    **_norm("blocks/attention/key_norm", f"{_ATTENTION}/key_ln", "k"),
-    **_dense("blocks/attention/out", f"{_ATTENTION}/out", "hkd", "d"),
-    "blocks/scale1": (f"{_BLOCK}/LayerScale_1/scale", "d"),
-    **_norm("blocks/norm2", f"{_BLOCK}/LayerNorm_2"),
-    **_dense("blocks/mlp/fc1", f"{_BLOCK}/MlpBlock_3/Dense_0", "dm", "m"),
-    **_dense("blocks/mlp/gated", f"{_BLOCK}/MlpBlock_3/Gated_0", "dgm", "gm"),
-    **_dense("blocks/mlp/fc2", f"{_BLOCK}/MlpBlock_3/Dense_1", "md", "d"),
-    "blocks/scale2": (f"{_BLOCK}/LayerScale_3/scale", "d"),
+    **_norm("patch_norm", "patch_norm"),
+    **_norm("norm_pre", "Transformer/norm_pre"),
+    "position_bias/table": (f"Transformer/{_BIAS}/table", "wh"),
+    **_dense("position_bias/fc1", f"Transformer/{_BIAS}/Dense_0", "cv", "v"),
+    **_dense("position_bias/fc2", f"Transformer/{_BIAS}/Dense_1", "vh", "h"),
+    "blocks/position_bias/table": (f"{_BLOCK}/{_BIAS}/table", "wh"),
+    **_dense("blocks/position_bias/fc1", f"{_BLOCK}/{_BIAS}/Dense_0", "cv", "v"),
+    **_dense("blocks/position_bias/fc2", f"{_BLOCK}/{_BIAS}/Dense_1", "vh", "h"),
+    "blocks/rotary/frequencies": (f"{_BLOCK}/rotary/frequencies", "chs"),
+    **_BLOCKS,
+    **branched(_BLOCKS, _BLOCK, f"{_BLOCK}/Branch_{{i}}"),
     **_norm("norm", "Transformer/encoder_norm"),
     "map_head/probe": (f"{_MAP}/probe", "11d"),
-    **_dense("map_head/query", f"{_MAP}/MultiHeadDotProductAttention_0/query", "dhk", "hk"),
-    **_dense("map_head/key_value", f"{_MAP}/MultiHeadDotProductAttention_0/{{u}}", "dhk", "hk"),
-    **_dense("map_head/out", f"{_MAP}/MultiHeadDotProductAttention_0/out", "hkd", "d"),
+    **_dense("map_head/query", f"{_MAP}/MultiHeadDotProductAttention_0/query", "dHK", "HK"),
+    **_dense("map_head/key_value", f"{_MAP}/MultiHeadDotProductAttention_0/{{u}}", "dHK", "HK"),
+    **_dense("map_head/out", f"{_MAP}/MultiHeadDotProductAttention_0/out", "HKd", "d"),
     **_norm("map_head/norm", f"{_MAP}/LayerNorm_0"),
-    **_dense("map_head/mlp/fc1", f"{_MAP}/MlpBlock_0/Dense_0", "dm", "m"),
-    **_dense("map_head/mlp/fc2", f"{_MAP}/MlpBlock_0/Dense_1", "md", "d"),
+    **_dense("map_head/mlp/fc1", f"{_MAP}/MlpBlock_0/Dense_0", "dM", "M"),
+    **_dense("map_head/mlp/fc2", f"{_MAP}/MlpBlock_0/Dense_1", "Md", "d"),
+    "projection/kernel": ("projection/kernel", "fe"),
     **_dense("pre_logits", "pre_logits", "fe", "e"),
     **_dense("head", "head", "zo", "o"),
     **_dense("head_dist", "head_dist", "do", "o"),
@@ -152,7 +172,7 @@ def _vit_recipe(found: Recognised) -> Recipe:
 FAMILIES.add(
     "Google ViT",
     Family(
-        "Transformer/encoder_norm/scale",
+        "embedding/kernel",
         GOOGLE,
         _hints,
         _vit_recipe,
@@ -189,23 +209,19 @@ _TO_BIG_VISION = (
     (r"^Transformer/posembed_input/pos_embedding$", "pos_embedding"),
 )
 
-# Options that the JSON beside the file holds.
+
+# Options that the JSON beside the file holds: all of the models here, not those of others.
 _TOLD = dict.fromkeys(
-    (
-        *("image_size", "num_classes", "pre_logits"),
-        *("resnet_stages", "resnet_width", "resnet_norm_eps", "resnet_conv_eps", "preact"),
-        *("width", "depth", "mlp_dim", "num_heads", "patch_size", "head", "class_token"),
-        *("distillation", "pool_then_norm", "posemb", "posemb_where", "posemb_class_slot"),
-        *("posemb_register_slots", "registers", "attention_kind", "layer_scale", "qk_norm"),
-        *("mlp", "gelu", "norm_eps"),
-    ),
-    ANY,
+    (field.name for kind in (ViTConfig, BiTConfig) for field in dataclasses.fields(kind)), ANY
 )
 
 
 @weight_format("google", ".npz")
 def write(weights: Weights, path: Path) -> list[str]:
-    """Writes the names of vision_transformer, or of big_vision if the model needs them."""
+    """Writes the names of vision_transformer, or of big_vision if the model needs them.
+
+    The JSON beside the file holds all options of the model, so that it can be any.
+    """
     config = weights.config
     check_expressible("the .npz format", config, _TOLD)
     if isinstance(config, BiTConfig):
@@ -216,6 +232,17 @@ def write(weights: Weights, path: Path) -> list[str]:
         tensors = named(weights, "Google ViT", _TO_BIG_VISION if big_vision else ())
     files = {sidecar(path): own_description(weights)}
     return [*save(path, tensors | weights.aside, files), *_beyond_google(config)]
+
+
+# Parts of the network that Google's code lacks, with the value that it has.
+_NETWORK = {
+    name: options.defaults(ViTConfig)[name]
+    for name in (
+        *("block", "norm", "patch_norm", "norm_pre", "attention_norm", "mlp_norm", "final_norm"),
+        *("qkv_bias", "out_bias", "mlp_bias", "patch_bias", "rotary", "position_bias"),
+        *("pool_prefix", "map_heads", "map_mlp_dim", "projection"),
+    )
+}
 
 
 def _beyond_google(config: ModelConfig) -> list[str]:
@@ -233,6 +260,7 @@ def _beyond_google(config: ModelConfig) -> list[str]:
         posemb_where=config.posemb_where != "stem",
         posemb=config.posemb not in ("learned", "sincos2d", "none"),
         attention_kind=config.attention_kind != "full",
+        **{name: getattr(config, name) != usual for name, usual in _NETWORK.items()},
     )
     lines = [f"vision_transformer has no {name}" for name, used in features.items() if used]
     if config.gelu != "tanh":

@@ -18,10 +18,11 @@ from jax.extend.mlir.dialects import stablehlo as dialect
 
 from vit_jax import models
 from vit_jax.errors import InputError
-from vit_jax.models.layers import normalize_pixels
+from vit_jax.models.naflex import model_inputs
 from vit_jax.text import first_line
+from vit_jax.weights.description import own_description, sidecar
 from vit_jax.weights.record import Weights
-from vit_jax.weights.write import own_description, save_json, sidecar, weight_format
+from vit_jax.weights.write import save_json, weight_format
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 # The size of one protocol buffer, in which StableHLO keeps constants.
@@ -40,14 +41,14 @@ def inference(weights: Weights) -> Callable[[Any, jax.Array], jax.Array]:
     graphdef, _ = models.abstract(lambda rngs: models.build_model(weights.config, rngs))
 
     def logits(params: Any, images: jax.Array) -> jax.Array:
-        return models.merge(graphdef, params)(normalize_pixels(images, pp.mean, pp.std))
+        return models.merge(graphdef, params)(model_inputs(images, weights.config, pp.mean, pp.std))
 
     return logits
 
 
 def _any_batch(weights: Weights) -> jax.ShapeDtypeStruct:
     (batch,) = jax.export.symbolic_shape("batch")
-    return jax.ShapeDtypeStruct((batch, *weights.config.image_size, 3), jnp.uint8)
+    return jax.ShapeDtypeStruct((batch, *weights.config.input_size, 3), jnp.uint8)
 
 
 def _on_host(weights: Weights) -> Any:

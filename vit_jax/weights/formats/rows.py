@@ -2,12 +2,14 @@
 
 from vit_jax.errors import unknown
 from vit_jax.models.config import ModelConfig
-from vit_jax.weights.layout import Table
+from vit_jax.weights.layout import MAX_BRANCHES, Table
 from vit_jax.weights.write import ANY
 
 # Names of activations -> ours.
 GELU = {
     "gelu": "erf",
+    "gelu_python": "erf",
+    "gelu_accurate": "tanh",
     "gelu_new": "tanh",
     "gelu_pytorch_tanh": "tanh",
     "gelu_fast": "tanh",
@@ -69,3 +71,21 @@ def torch_resnet(ours: str, root: str, root_norm: str, unit: str) -> Table:
         table |= norm(f"{block}/gn{i}", f"{unit}.norm{i}", "y")
     table[f"{block}/conv_proj/kernel"] = (f"{unit}.downsample.conv.weight", "yxab")
     return table | norm(f"{block}/gn_proj", f"{unit}.downsample.norm", "y")
+
+
+def branched(blocks: Table, theirs: str, branch: str) -> Table:
+    """Rows of the branches of branched blocks.
+
+    Args:
+      blocks: rows of a sequential block.
+      theirs: how the names of a block begin in these rows.
+      branch: how those of the branch with number {i} begin.
+    """
+    return {
+        row.replace("blocks/", f"blocks/branch{i}/", 1): (
+            name.replace(theirs, branch.replace("{i}", str(i)), 1),
+            axes,
+        )
+        for i in range(MAX_BRANCHES)
+        for row, (name, axes) in blocks.items()
+    }

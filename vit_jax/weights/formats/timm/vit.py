@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.errors import InputError
-from vit_jax.models.config import BiTConfig, Size, ViTConfig
+from vit_jax.models.config import BiTConfig, Size
 from vit_jax.models.variants import model_config
+from vit_jax.models.vit_config import ViTConfig
+from vit_jax.weights.description import own_description, sidecar
 from vit_jax.weights.families import FAMILIES, Family
 from vit_jax.weights.formats.rows import (
     RESNET,
@@ -16,18 +18,16 @@ from vit_jax.weights.formats.rows import (
     other_epsilon,
     torch_resnet,
 )
-from vit_jax.weights.formats.timm_config import hints, recipe
+from vit_jax.weights.formats.timm.config import hints, prepared_by, recipe
 from vit_jax.weights.layout import Table
-from vit_jax.weights.preprocessing import Recipe
+from vit_jax.weights.preprocessing import Recipe, other_preprocessing
 from vit_jax.weights.record import Weights
 from vit_jax.weights.write import (
     ANY,
     check_expressible,
     named,
-    own_description,
     save,
     side_length,
-    sidecar,
     weight_format,
 )
 
@@ -52,12 +52,12 @@ TIMM: Table = {
     "blocks/scale2": ("blocks.{l}.ls2.gamma", "d"),
     **norm("norm", "norm"),
     "map_head/probe": ("attn_pool.latent", "11d"),
-    **dense("map_head/query", "attn_pool.q", "(hk)d", "(hk)"),
-    **dense("map_head/key_value", "attn_pool.kv", "(uhk)d", "(uhk)"),
-    **dense("map_head/out", "attn_pool.proj", "d(hk)", "d"),
+    **dense("map_head/query", "attn_pool.q", "(HK)d", "(HK)"),
+    **dense("map_head/key_value", "attn_pool.kv", "(uHK)d", "(uHK)"),
+    **dense("map_head/out", "attn_pool.proj", "d(HK)", "d"),
     **norm("map_head/norm", "attn_pool.norm"),
-    **dense("map_head/mlp/fc1", "attn_pool.mlp.fc1", "md", "m"),
-    **dense("map_head/mlp/fc2", "attn_pool.mlp.fc2", "dm", "d"),
+    **dense("map_head/mlp/fc1", "attn_pool.mlp.fc1", "Md", "M"),
+    **dense("map_head/mlp/fc2", "attn_pool.mlp.fc2", "dM", "d"),
     **dense("pre_logits", "pre_logits.fc", "ef", "e"),
     **dense("head", "head", "oz", "o"),
     **dense("head_dist", "head_dist", "od", "o"),
@@ -72,6 +72,7 @@ TIMM_BIT: Table = {
 }
 _TIMM_RENAMES = (
     (r"^register_tokens$", "reg_token"),  # DINOv2's own files
+    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # DINOv2's training, in chunks
     (r"\.gamma_(\d)$", r".ls\1.gamma"),  # DeiT-III's own files
     (r"\.mlp\.w12\.", ".mlp.fc1."),
     (r"\.mlp\.w3\.", ".mlp.fc2."),
@@ -86,9 +87,11 @@ FAMILIES.add(
         TIMM,
         hints,
         recipe,
-        ("", "module.", "model."),
+        ("", "model.", "backbone."),
         _TIMM_RENAMES,
         aside="mask_token",
+        # The projections of DINO, iBOT and DINOv2.
+        unused=r"head\.(mlp|last_layer)\..+|(dino|ibot)_head\..+",
     ),
 )
 FAMILIES.add("timm BiT", Family("stem.conv.weight", TIMM_BIT, hints, recipe))
@@ -114,6 +117,8 @@ def write(weights: Weights, path: Path) -> list[str]:
     own = own_description(weights)
     if path.suffix:
         return [*save(path, tensors, {sidecar(path): own}), *lines]
+    theirs = prepared_by(document["pretrained_cfg"]).spec(config.image_size)
+    lines += other_preprocessing("timm", weights.pp, theirs)
     files = {path / "config.json": dict(document, vit_jax=own)}
     return [*save(path / "model.safetensors", tensors, files), *lines]
 
@@ -227,13 +232,13 @@ def _architecture(name: str, config: ViTConfig | BiTConfig) -> str:
             raise InputError(f"timm has no {name} with stages {stages}; write .npz instead")
         return known[key]
     variant, patch = name.removeprefix("ViT-").split("/")
-    size = _TIMM_SIZES[variant]
+    size = _TIMM_SIZES.get(variant, "base")
     assert isinstance(config, ViTConfig)  # a BiT has stages
     if config.distillation == "head":
         return f"deit_{size}_distilled_patch16_224"
     if config.mlp == "swiglu":
         return "vit_giant_patch14_dinov2"
-    patches = _TIMM_PATCHES[variant]
+    patches = _TIMM_PATCHES.get(variant, _TIMM_PATCHES["B"])
     return f"vit_{size}_patch{patch if int(patch) in patches else patches[0]}_224"
 
 

@@ -1,4 +1,4 @@
-"""Schedules, optimizers and parameter averages from `config.optimizer`.
+"""Optimizers and parameter averages from `config.optimizer`.
 
 Every optimizer does what torch.optim does under the same name:
 
@@ -15,7 +15,6 @@ State mirrors parameters: each moment is a nested dict like the parameters, so
 that the path of a moment ends in the path of its parameter.
 """
 
-import dataclasses
 import inspect
 import math
 import re
@@ -27,101 +26,13 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax import spec
-from vit_jax.durations import in_steps
 from vit_jax.errors import InputError, nearest
-from vit_jax.options import Duration, check_section, option
-from vit_jax.registry import Registry
+from vit_jax.options import check_section
+from vit_jax.train.optim.options import OPTIMIZERS, OptimizerOptions
+from vit_jax.train.optim.schedules import Schedule, create_schedule
 from vit_jax.trees import name_patterns, path_name
 
-Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
-
 MOMENT_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-# Name -> (options, which parameters are kernels, the arguments in parentheses) -> the
-# transformation of gradients into a direction, before learning rate and decoupled decay.
-OPTIMIZERS: Registry[Callable[..., optax.GradientTransformation]] = Registry("optimizer")
-# Name -> (steps since the peak, steps from there to the end, options) -> share of the peak rate.
-SCHEDULES: Registry[Callable[..., jax.Array]] = Registry("schedule")
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerOptions:
-    """`config.optimizer`. Patterns are regular expressions for whole paths, as "head/.*"."""
-
-    name: str = option(
-        "adamw", "optimizer: sgd, adam, adamw, adafactor or lion", choices=OPTIMIZERS
-    )
-    learning_rate: float = option(1e-3, "peak learning rate, reached after warm-up", at_least=0)
-    momentum: float = option(0.9, "momentum of sgd", at_least=0, below=1)
-    nesterov: bool = option(False, "use Nesterov momentum in sgd")
-    b1: float = option(
-        0.9,
-        "beta 1 of adam and adamw (decay rate of the first moment) and of lion; momentum of "
-        "adafactor",
-        at_least=0,
-        below=1,
-    )
-    b2: float = option(
-        0.999,
-        "beta 2 of adam and adamw (decay rate of the second moment) and of lion (0.99 suits it); "
-        "in adafactor the upper limit of that rate",
-        at_least=0,
-        below=1,
-    )
-    eps: float = option(1e-8, "epsilon of adam and adamw", at_least=0)
-    moment_dtype: str = option(
-        "float32",
-        "dtype in which the first moment or momentum is stored: float32 or bfloat16",
-        choices=("float32", "bfloat16"),
-    )
-    weight_decay: float = option(
-        0.0,
-        "weight decay, of kernels only, as in torch.optim under the same name. adamw, adafactor, "
-        "lion: p <- p - lr(t) * (update + weight_decay * p). sgd, adam: weight_decay * p is added "
-        "to the gradient (L2). The paper's Adam is adamw",
-        at_least=0,
-    )
-    clip_norm: float = option(
-        0.0, "largest global norm of the gradient, to which it is clipped; 0: off", at_least=0
-    )
-    schedule: str = option(
-        "cosine",
-        "learning rate after warm-up: constant, linear, cosine or rsqrt (inverse square root)",
-        choices=SCHEDULES,
-    )
-    warmup: Duration = option(
-        Duration(steps=0), "length of the linear warm-up from 0 to learning_rate"
-    )
-    cooldown: Duration = option(
-        Duration(steps=0), "length of the linear decay to end_value at the end of the run"
-    )
-    end_value: float = option(
-        0.0,
-        "final learning rate of linear, cosine and the cooldown, as a share of learning_rate",
-        at_least=0,
-    )
-    rsqrt_timescale: int = option(
-        10_000,
-        "for schedule rsqrt: number of steps after warm-up in which the learning rate falls by a "
-        "factor of sqrt(2)",
-        above=0,
-    )
-    multipliers: tuple[tuple[str, float], ...] = option(
-        (),
-        "(pattern, factor) pairs: the learning rate is multiplied by the factor for parameters "
-        "whose whole path matches the regular expression; the first match counts",
-    )
-    freeze: tuple[str, ...] = option(
-        (), "regular expressions for whole parameter paths: these parameters are not trained"
-    )
-    ema_decay: float = option(
-        0.0,
-        "decay rate of the moving average (EMA, Polyak) of the parameters; 0: no average; the "
-        "paper's: 0.9999",
-        at_least=0,
-        below=1,
-    )
 
 
 def create_optimizer(
@@ -169,41 +80,6 @@ def create_optimizer(
     return transformation, schedule
 
 
-def create_schedule(
-    config: OptimizerOptions, total_steps: int, *, batch_size: int, train_size: int
-) -> Schedule:
-    """The learning rate of update t = 0, 1, ...; see `create_optimizer`.
-
-    With a warm-up of w steps, the rate grows linearly from 0 and reaches its peak at t = w. It
-    then decays until the end of the run. The cooldown takes the decayed rate linearly to the
-    end value.
-    """
-    warmup, cooldown = (
-        in_steps(duration, name=f"optimizer.{name}", batch_size=batch_size, train_size=train_size)
-        or 0
-        for name, duration in (("warmup", config.warmup), ("cooldown", config.cooldown))
-    )
-    if warmup + cooldown > total_steps:
-        raise InputError(
-            f"config.optimizer: a warm-up of {warmup} and a cooldown of {cooldown} steps do not "
-            f"fit a run of {total_steps} steps; shorten them or lengthen config.total"
-        )
-    decay, end = SCHEDULES[config.schedule], config.end_value
-
-    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
-        since_peak = jnp.maximum(step - warmup, 0)
-        share = decay(since_peak, max(total_steps - warmup, 1), config)
-        if warmup:
-            share = share * jnp.minimum(step / warmup, 1)
-        if cooldown:
-            left = jnp.clip((total_steps - step) / cooldown, 0, 1)
-            share = end + (share - end) * left
-        return config.learning_rate * share
-
-    return schedule
-
-
 def _create(name: str, args: tuple, kwargs: dict[str, Any]) -> optax.GradientTransformation:
     create = OPTIMIZERS[name]
     try:
@@ -211,28 +87,6 @@ def _create(name: str, args: tuple, kwargs: dict[str, Any]) -> optax.GradientTra
     except TypeError as error:
         raise InputError(f"config.optimizer.name {name!r}: {error}") from error
     return create(*args, **kwargs)
-
-
-@SCHEDULES.register("constant")
-def _constant(step: jax.Array, total: int, config: OptimizerOptions) -> jax.Array:
-    return jnp.ones_like(step)
-
-
-@SCHEDULES.register("linear")
-def _linear(step: jax.Array, total: int, config: OptimizerOptions) -> jax.Array:
-    return 1 + (config.end_value - 1) * jnp.minimum(step / total, 1)
-
-
-@SCHEDULES.register("cosine")
-def _cosine(step: jax.Array, total: int, config: OptimizerOptions) -> jax.Array:
-    half_wave = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / total, 1)))
-    return config.end_value + (1 - config.end_value) * half_wave
-
-
-@SCHEDULES.register("rsqrt")
-def _rsqrt(step: jax.Array, total: int, config: OptimizerOptions) -> jax.Array:
-    """Reciprocal square root, shifted to start at 1 (2106.04560, section 3.5)."""
-    return jax.lax.rsqrt(1 + step / config.rsqrt_timescale)
 
 
 @OPTIMIZERS.register("sgd")

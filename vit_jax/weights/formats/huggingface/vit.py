@@ -6,16 +6,10 @@ from typing import Any
 import numpy as np
 
 from vit_jax.errors import InputError
-from vit_jax.models.config import (
-    BiTConfig,
-    ModelConfig,
-    Size,
-    ViTConfig,
-    feature_channels,
-    feature_grid,
-)
-from vit_jax.weights.families import FAMILIES, Family
-from vit_jax.weights.formats.huggingface_config import (
+from vit_jax.models.config import BiTConfig, ModelConfig, Size, feature_channels, feature_grid
+from vit_jax.models.vit_config import ViTConfig
+from vit_jax.weights.families import FAMILIES, Family, Recognised
+from vit_jax.weights.formats.huggingface.config import (
     PILLOW,
     bit_hints,
     dinov2_hints,
@@ -32,7 +26,7 @@ from vit_jax.weights.formats.rows import (
     torch_resnet,
 )
 from vit_jax.weights.layout import Table
-from vit_jax.weights.preprocessing import Recipe
+from vit_jax.weights.preprocessing import Recipe, other_preprocessing
 from vit_jax.weights.record import Weights
 from vit_jax.weights.write import ANY, check_expressible, named, save, side_length, weight_format
 
@@ -121,7 +115,10 @@ FAMILIES.add(
 def write(weights: Weights, path: Path) -> list[str]:
     """Writes a directory that `from_pretrained` reads."""
     config = weights.config
-    files = {path / name: document for name, document in documents(weights).items()}
+    described = documents(weights)
+    theirs = recipe(Recognised("", "", FAMILIES["Hugging Face ViT"], described))
+    steps = other_preprocessing("transformers", weights.pp, theirs.spec(config.image_size))
+    files = {path / name: document for name, document in described.items()}
     files[path / "vit_jax.json"] = dict(report=weights.report)
     kind = model_type(config)
     if isinstance(config, BiTConfig):
@@ -134,7 +131,7 @@ def write(weights: Weights, path: Path) -> list[str]:
             name if "classifier" in name else prefix + name: array
             for name, array in tensors.items()
         }
-    return [*save(path / "model.safetensors", tensors, files), *lines]
+    return [*save(path / "model.safetensors", tensors, files), *lines, *steps]
 
 
 def _vit_tensors(weights: Weights, config: ViTConfig, kind: str) -> dict[str, np.ndarray]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.weights.families import Recognised
+from vit_jax.weights.files.json_fields import Fields
 from vit_jax.weights.formats.rows import GELU, TORCH_RESNET
-from vit_jax.weights.json_fields import Fields
 from vit_jax.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Recipe
 
 PILLOW = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # its numbers for methods

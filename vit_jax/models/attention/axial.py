@@ -9,16 +9,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax.errors import InputError
-from vit_jax.models.attention import (
+from vit_jax.models.attention.self_attention import (
     ATTENTION_KINDS,
     AttentionKind,
     Bias,
     SelfAttention,
     attention_options,
 )
-from vit_jax.models.block import Block, Intermediates
-from vit_jax.models.config import ViTConfig
+from vit_jax.models.block import Intermediates, create_block
 from vit_jax.models.layers import fold_in
+from vit_jax.models.positions.rotary import Rotation
+from vit_jax.models.vit_config import ViTConfig
 
 Grid = tuple[int, int]
 
@@ -39,6 +40,7 @@ class AxialAttention(SelfAttention):
         x: jax.Array,
         *,
         bias: Bias | None = None,
+        rotation: Rotation | None = None,
         keys: jax.Array | None = None,
         return_weights: bool = False,
     ) -> tuple[jax.Array, jax.Array | None]:
@@ -46,6 +48,7 @@ class AxialAttention(SelfAttention):
 
         Weights between different rows (or columns) are 0.
         """
+        assert rotation is None  # `Axial.check` refuses rotary embeddings
         lines = self._cut(x)
         if keys is not None:
             count = self.grid[0] if self.axis == "row" else self.grid[1]
@@ -87,8 +90,8 @@ class AxialBlock(nnx.Module):
             options = dict(attention_options(config), grid=config.grid, axis=axis)
             return lambda rngs: AxialAttention(config.width, config.num_heads, rngs=rngs, **options)
 
-        self.row = Block(config, attention("row"), rngs=rngs)
-        self.column = Block(config, attention("column"), rngs=rngs)
+        self.row = create_block(config, attention("row"), rngs=rngs)
+        self.column = create_block(config, attention("column"), rngs=rngs)
 
     def __call__(
         self,
@@ -96,12 +99,14 @@ class AxialBlock(nnx.Module):
         *,
         drop_rate: jax.Array,
         bias: Bias | None = None,
+        rotation: Rotation | None = None,
         keys: jax.Array | None = None,
         return_weights: bool = False,
     ) -> tuple[jax.Array, Intermediates]:
         """Encodes tokens as `Block`; returns `row/attention`, `column/attention`, `output`."""
+        options = dict(bias=bias, rotation=rotation, return_weights=return_weights)
         row_block, column_block = (
-            functools.partial(block, drop_rate=drop_rate, bias=bias, return_weights=return_weights)
+            functools.partial(block, drop_rate=drop_rate, **options)
             for block in (self.row, self.column)
         )
         x, row = row_block(x, keys=fold_in(keys, 0))
@@ -123,7 +128,7 @@ class Axial(AttentionKind):
     branches = 2
 
     def check(self, config: ViTConfig) -> None:
-        """Refuses tokens outside the grid, and relative position embeddings."""
+        """Refuses tokens outside the grid, and what depends on the offset of two patches."""
         if config.prefix_tokens:
             raise InputError(
                 "model.attention_kind 'axial': a class token or register stands in no row and no "
@@ -133,6 +138,9 @@ class Axial(AttentionKind):
             raise InputError(
                 "model.attention_kind 'axial' needs another model.posemb than 'relative'"
             )
+        for name, usual in (("rotary", "none"), ("position_bias", "none"), ("block", "sequential")):
+            if getattr(config, name) != usual:
+                raise InputError(f"model.attention_kind 'axial' needs model.{name} {usual!r}")
 
     def create_block(self, config: ViTConfig, rngs: nnx.Rngs) -> AxialBlock:
         """A block of the encoder."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import tempfile
@@ -10,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (teaches NumPy bfloat16, which safetensors files may hold)
 import numpy as np
 
 from vit_jax.errors import InputError
+from vit_jax.schema import parse
 from vit_jax.text import first_line
+from vit_jax.weights.description import Description, find_description
+from vit_jax.weights.files.tensors import PICKLES, SUFFIXES, read_tensors
 
 # Names of weight files in a directory, in order of preference.
 _IN_DIRECTORY = (
@@ -26,35 +27,60 @@ _IN_DIRECTORY = (
     "*.npz",
     "*.pth",
 )
-SUFFIXES = (".npz", ".safetensors", ".pth", ".pt", ".bin")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """The `tensors` by name and the `configs` by file name (x.npz.json is "sidecar")."""
+    """A weight file and the JSON beside it.
+
+    Attributes:
+      path: path as the user gave it.
+      tensors: tensors by name.
+      configs: contents of the JSON files by name; x.npz.json is "sidecar".
+      own: the description that `write` made, and its place; None if there is none.
+      notes: what was taken of several sets of tensors.
+    """
 
     path: str
     tensors: dict[str, np.ndarray]
     configs: dict[str, Any]
+    own: tuple[Description, str] | None
+    notes: list[str]
 
 
-def read_files(path: str | Path) -> Files:
+def read_files(path: str | Path, *, use_ema: bool = False) -> Files:
     """Reads a weight file, or a directory that holds one.
 
     Args:
       path: a local file or directory; a URL that fsspec understands (gs://, https://);
-        or a Hugging Face hub id such as "google/vit-base-patch16-224".
+        or a Hugging Face hub id such as "google/vit-base-patch16-224". A training checkpoint
+        may hold several sets of tensors: x.pth#teacher names one.
+      use_ema: whether to take averaged parameters of a training checkpoint.
 
     Raises:
       InputError: nothing is there, it cannot be reached, or it is not a weight file.
     """
-    with _local(os.path.expanduser(str(path))) as local:
+    whole, part = _part(os.path.expanduser(str(path)))
+    if use_ema and part:
+        raise InputError(f"{path} names a set of tensors; leave out #{part} or use_ema")
+    with _local(whole) as local:
         weights = _find_weights(local)
-        tensors = _read_tensors(weights)
+        if use_ema and weights.suffix not in PICKLES:
+            raise InputError(f"{path} is no run of vit_jax: it keeps no averaged parameters")
+        configs = _read_configs(weights)
+        own = find_description(configs, weights)
+        tensors, notes = read_tensors(weights, "ema" if use_ema else part)
         if not tensors:
             raise InputError(f"{path} holds no tensors")
-        return Files(str(path), tensors, _read_configs(weights))
+        return Files(str(path), tensors, configs, own, notes)
+
+
+def _part(path: str) -> tuple[str, str]:
+    """The path of a file and the set of tensors in it: "x.pth#teacher"."""
+    whole, mark, part = path.rpartition("#")
+    named = mark and whole.endswith(PICKLES) and not Path(path).exists()
+    return (whole, part) if named else (path, "")
 
 
 @contextlib.contextmanager
@@ -128,69 +154,6 @@ def _find_weights(path: Path) -> Path:
     raise InputError(f"{path} holds no weight file ({', '.join(SUFFIXES)})")
 
 
-def _read_tensors(path: Path) -> dict[str, np.ndarray]:
-    if path.name.endswith(".index.json"):
-        return {
-            k: v for shard in _shards(path) for k, v in _read_tensors(path.parent / shard).items()
-        }
-    readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
-    readers |= dict.fromkeys((".pth", ".pt", ".bin"), _read_torch)
-    if path.suffix not in readers:
-        raise InputError(f"{path} is no weight file; known endings: {', '.join(SUFFIXES)}")
-    try:
-        return readers[path.suffix](path)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is damaged or no {path.suffix} file: {error}") from error
-    except Exception as error:  # zipfile, safetensors and pickle have their own, all unrelated
-        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
-
-
-def _shards(index: Path) -> list[str]:
-    """The files that a shard index names; all of them beside it.
-
-    Raises:
-      InputError: it is no index, or a name leads elsewhere.
-    """
-    try:
-        names = set(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{index} is no shard index with a weight_map of names") from error
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or name.endswith(".json"):
-            raise InputError(f"{index}: weight_map names {str(name)[:80]!r}, no file beside it")
-    return sorted(names)
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    return load_file(path)
-
-
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError(
-            f"{path} is a PyTorch pickle: install torch to read it, or give the .safetensors file"
-        ) from error
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    for wrapper in ("model", "state_dict"):
-        state = state.get(wrapper, state)
-    return {
-        name: (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-        for name, value in state.items()
-        if isinstance(value, torch.Tensor)
-    }
-
-
 def _read_configs(weights: Path) -> dict[str, Any]:
     """config.json and preprocessor_config.json of a model's directory, else the sidecar."""
     names = {"sidecar": f"{weights.name}.json"}
@@ -199,8 +162,17 @@ def _read_configs(weights: Path) -> dict[str, Any]:
     configs = {}
     for key, name in names.items():
         if (file := weights.parent / name).exists():
-            try:
-                configs[key] = json.loads(file.read_text())
-            except ValueError as error:
-                raise InputError(f"{file} is not JSON: {error}") from error
+            configs[key] = _read_json(file)
     return configs
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = parse(file.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON: {error}; restore or remove it") from error
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} is no JSON object; restore or remove it")
+    return content

@@ -13,7 +13,7 @@ from vit_jax.errors import InputError
 from vit_jax.registry import Registry
 
 if TYPE_CHECKING:
-    from vit_jax.models.config import ViTConfig
+    from vit_jax.models.vit_config import ViTConfig
 
 # Where it is added (table 8): after the patch embedding, or at the start of every layer, with
 # separate or shared parameters. A relative one acts in the attention of every layer in any case;
@@ -104,31 +104,44 @@ class SinCos2dPositionEmbedding(AddedPositionEmbedding):
 
     slots = 0
 
-    def __init__(self, grid: Grid, width: int):
+    def __init__(self, grid: Grid, width: int, order: str, endpoint: bool):
         self.grid = grid
         self.width = width
+        self.order = order
+        self.endpoint = endpoint
 
     def table(self) -> jax.Array:
-        return jnp.asarray(sincos_2d(self.grid, self.width))
+        return jnp.asarray(sincos_2d(self.grid, self.width, self.order, self.endpoint))
 
 
-def sincos_2d(grid: Grid, width: int, temperature: float = 10_000.0) -> np.ndarray:
+def sincos_2d(
+    grid: Grid,
+    width: int,
+    order: str = "xy",
+    endpoint: bool = True,
+    temperature: float = 10_000.0,
+) -> np.ndarray:
     """Fixed sines and cosines of a patch's column and row (2104.02057, 2205.01580).
 
     The four quarters of the features hold sin(x w), cos(x w), sin(y w) and cos(y w), at
-    frequencies w that fall geometrically from 1 to 1 / temperature.
+    frequencies w that fall geometrically from 1.
 
     Args:
       grid: (rows, columns).
       width: D, divisible by 4.
-      temperature: inverse of the lowest frequency.
+      order: xy, or yx for the quarters of y first.
+      endpoint: whether the lowest frequency is 1 / temperature, as in big_vision; otherwise that
+        is the next one after the lowest, as in MAE (2111.06377).
+      temperature: see `endpoint`.
 
     Returns:
       (rows * columns, D) in float32.
     """
-    frequencies = temperature ** -np.linspace(0, 1, width // 4)
+    frequencies = temperature ** -np.linspace(0, 1, width // 4, endpoint=endpoint)
     y, x = (axis.reshape(-1, 1) * frequencies for axis in np.mgrid[: grid[0], : grid[1]])
-    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1, dtype=np.float32)
+    first, second = (x, y) if order == "xy" else (y, x)
+    waves = [np.sin(first), np.cos(first), np.sin(second), np.cos(second)]
+    return np.concatenate(waves, axis=1, dtype=np.float32)
 
 
 class RelativePositionEmbedding(PositionEmbedding):
@@ -247,9 +260,18 @@ class Relative(PositionEmbeddingKind):
 @POSITION_EMBEDDINGS.register("sincos2d")
 @dataclasses.dataclass(frozen=True)
 class SinCos2d(PositionEmbeddingKind):
-    """Fixed sines and cosines."""
+    """Fixed sines and cosines; see `sincos_2d`.
+
+    The default is big_vision's. MAE's are sincos2d(endpoint=False), AIMv2's (2411.14402)
+    sincos2d(order="yx", endpoint=False).
+    """
+
+    order: str = "xy"
+    endpoint: bool = True
 
     def check(self, config: "ViTConfig") -> None:
+        if self.order not in ("xy", "yx"):
+            raise InputError(f"model.posemb: order is {self.order!r}; it must be xy or yx")
         if config.posemb_where == "layers":
             raise InputError(
                 "model.posemb 'sincos2d' is fixed, the same in all layers: set "
@@ -260,7 +282,7 @@ class SinCos2d(PositionEmbeddingKind):
 
     def create(self, config: "ViTConfig", rngs: nnx.Rngs) -> PositionEmbedding:
         del rngs
-        return SinCos2dPositionEmbedding(config.grid, config.width)
+        return SinCos2dPositionEmbedding(config.grid, config.width, self.order, self.endpoint)
 
 
 @POSITION_EMBEDDINGS.register("none")

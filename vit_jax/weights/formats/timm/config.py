@@ -6,9 +6,9 @@ from typing import Any
 
 from vit_jax.errors import InputError, nearest
 from vit_jax.weights.families import Recognised
+from vit_jax.weights.files.json_fields import Fields
 from vit_jax.weights.formats.rows import TORCH_RESNET
-from vit_jax.weights.formats.timm_table import architecture, architectures
-from vit_jax.weights.json_fields import Fields
+from vit_jax.weights.formats.timm.architectures import architecture, architectures
 from vit_jax.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Recipe
 
 # Fields that do not change what a model computes from given tensors.
@@ -66,6 +66,13 @@ def recipe(found: Recognised) -> Recipe:
     if "config.json" in found.configs:
         return describe(found).recipe
     return Recipe(224 / 256, False, "bicubic", True, IMAGENET_MEAN, IMAGENET_STD, True, True)
+
+
+def prepared_by(pretrained_cfg: Mapping[str, Any]) -> Recipe:
+    """The preprocessing that a `pretrained_cfg` says."""
+    config = Fields(pretrained_cfg, "pretrained_cfg")
+    config.ignore(("fixed_input_size",))
+    return _preprocessing(config)[1]
 
 
 def has_fc_norm(found: Recognised) -> bool:
@@ -203,12 +210,12 @@ def _vit(found: Recognised, config: Fields, kind: str, saved_pool: str | None) -
     without = config.take("no_embed_class", bool, False)
     width = config.take("embed_dim", int)
     ratio = config.take("mlp_ratio", float, 4.0)
-    hidden = int((width or 0) * ratio)
+    hidden = int(width * ratio) if width else 0
     result = dict(
         width=width,
         depth=config.take("depth", int),
         num_heads=config.take("num_heads", int),
-        mlp_dim=hidden // 2 if gated else hidden,
+        mlp_dim=(hidden // 2 if gated else hidden) or None,
         patch_size=patch,
         image_size=size,
         layer_scale=config.take("init_values", float),

@@ -8,15 +8,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vit_jax.models.layers import Dense, LayerNorm, dropout, unstack
+from vit_jax.models.layers import NORMS, Dense, dropout, unstack
+from vit_jax.models.positions.rotary import Rotation
 from vit_jax.registry import Registry
 
 if TYPE_CHECKING:
-    from vit_jax.models.config import ViTConfig
+    from vit_jax.models.vit_config import ViTConfig
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
+QKV_BIASES = ("all", "no_key", "none")
 
-# Queries (B, N, H, d) -> bias on the attention logits (B, H, N, N) in float32, or None.
+# Queries (B, N, H, d) -> bias on the attention logits in float32, broadcastable to (B, H, N, N),
+# or None.
 Bias = Callable[[jax.Array], jax.Array | None]
 
 
@@ -77,7 +80,7 @@ def attend(
 
     Args:
       query, key, value: (B, N, H, d).
-      bias: (B, H, N, N) added to the logits.
+      bias: added to the logits, broadcastable to (B, H, N, N).
       implementation: xla, cudnn (bfloat16, no bias, no weights returned), or auto, which is xla.
       rate: dropout rate of attention weights.
       keys: (B,) dropout keys, None in evaluation.
@@ -98,8 +101,35 @@ def attend(
     return y, weights if return_weights else None
 
 
+class QueryValueBias(nnx.Module):
+    """Biases of queries and values alone; a key's bias does not change the softmax."""
+
+    def __init__(self, num_heads: int, head_width: int):
+        self.bias = nnx.Param(jnp.zeros((2, num_heads, head_width), jnp.float32))
+
+    def __call__(self, qkv: jax.Array) -> jax.Array:
+        """Adds them to queries, keys and values (B, N, 3, H, d)."""
+        query, value = self.bias[...].astype(qkv.dtype)
+        return qkv + jnp.stack([query, jnp.zeros_like(query), value])
+
+
 class SelfAttention(nnx.Module):
-    """Multi-head self-attention with one fused projection of queries, keys and values."""
+    """Multi-head self-attention with one fused projection of queries, keys and values.
+
+    Args:
+      width: width of a token (D).
+      num_heads: number of heads (H).
+      rngs: random streams of the initialisation.
+      dtype: dtype of the products.
+      qkv_bias: which of queries, keys and values have biases: all, no_key or none.
+      out_bias: whether the output projection has a bias.
+      qk_norm: apply a norm to each head's queries and keys.
+      inner_norm: apply a norm to the heads' output before its projection (sub-LN, 2210.06423).
+      norm: name of these norms.
+      norm_eps: epsilon of these norms.
+      dropout: rate of dropout of attention weights.
+      implementation: see `attend`.
+    """
 
     def __init__(
         self,
@@ -108,18 +138,35 @@ class SelfAttention(nnx.Module):
         *,
         rngs: nnx.Rngs,
         dtype: jnp.dtype = jnp.float32,
+        qkv_bias: str = "all",
+        out_bias: bool = True,
         qk_norm: bool = False,
+        inner_norm: bool = False,
+        norm: str = "layer",
         norm_eps: float = 1e-6,
         dropout: float = 0.0,
         implementation: str = "auto",
     ):
         head_width = width // num_heads
-        self.qkv = Dense((width,), (3, num_heads, head_width), groups=1, rngs=rngs, dtype=dtype)
-        self.out = Dense((num_heads, head_width), (width,), rngs=rngs, dtype=dtype)
+        self.qkv = Dense(
+            (width,),
+            (3, num_heads, head_width),
+            groups=1,
+            rngs=rngs,
+            dtype=dtype,
+            bias=qkv_bias == "all",
+        )
+        if qkv_bias == "no_key":
+            self.query_value = QueryValueBias(num_heads, head_width)
+        self.out = Dense((num_heads, head_width), (width,), rngs=rngs, dtype=dtype, bias=out_bias)
         if qk_norm:
-            self.query_norm = LayerNorm(head_width, eps=norm_eps, dtype=dtype)
-            self.key_norm = LayerNorm(head_width, eps=norm_eps, dtype=dtype)
+            self.query_norm = NORMS[norm](head_width, eps=norm_eps, dtype=dtype)
+            self.key_norm = NORMS[norm](head_width, eps=norm_eps, dtype=dtype)
+        if inner_norm:
+            self.norm = NORMS[norm](width, eps=norm_eps, dtype=dtype)
+        self.qkv_bias = qkv_bias
         self.qk_norm = qk_norm
+        self.inner_norm = inner_norm
         self.dropout = dropout
         self.implementation = implementation
 
@@ -128,14 +175,20 @@ class SelfAttention(nnx.Module):
         x: jax.Array,
         *,
         bias: Bias | None = None,
+        rotation: Rotation | None = None,
         keys: jax.Array | None = None,
         return_weights: bool = False,
     ) -> tuple[jax.Array, jax.Array | None]:
         """(B, N, D) -> (B, N, D) and, if asked for, the weights (B, H, N, N)."""
         with jax.named_scope("attention"):
-            query, key, value = unstack(self.qkv(x), 2)
+            qkv = self.qkv(x)
+            if self.qkv_bias == "no_key":
+                qkv = self.query_value(qkv)
+            query, key, value = unstack(qkv, 2)
             if self.qk_norm:
                 query, key = self.query_norm(query), self.key_norm(key)
+            if rotation is not None:
+                query, key = rotation(query), rotation(key)
             y, weights = attend(
                 query,
                 key,
@@ -146,6 +199,8 @@ class SelfAttention(nnx.Module):
                 keys=keys,
                 return_weights=return_weights,
             )
+            if self.inner_norm:
+                y = self.norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape)
             return self.out(y), weights
 
 
@@ -164,7 +219,7 @@ class AttentionKind(abc.ABC):
 
     @abc.abstractmethod
     def create_block(self, config: "ViTConfig", rngs: nnx.Rngs) -> nnx.Module:
-        """Creates a block of the encoder, commonly `Block(config, attention, rngs=rngs)`.
+        """Creates a block of the encoder, commonly by `vit_jax.models.block.create_block`.
 
         It is called like a `vit_jax.models.block.Block`.
         """
@@ -184,7 +239,11 @@ def attention_options(config: "ViTConfig") -> dict:
     """The arguments of `SelfAttention` that a model's configuration gives."""
     return dict(
         dtype=jnp.dtype(config.dtype),
+        qkv_bias=config.qkv_bias,
+        out_bias=config.out_bias,
         qk_norm=config.qk_norm,
+        inner_norm=config.attention_norm,
+        norm=config.norm,
         norm_eps=config.norm_eps,
         dropout=config.attention_dropout,
         implementation=config.attention,

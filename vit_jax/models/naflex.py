@@ -1,0 +1,153 @@
+"""Images of any size and aspect ratio in one batch (NaFlex: 2307.06304, 2502.14786).
+
+Every image is cut into as many patches as fit into a common length, in its own grid of rows and
+columns; the rest is padding, which no token attends to. Position embeddings are resized to each
+image's grid.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax.errors import InputError
+from vit_jax.models.config import ModelConfig
+from vit_jax.models.layers import normalize_pixels
+
+METHODS = ("bilinear", "bicubic")  # of resizing position embeddings, with antialiasing
+HEADER_BYTES = 4
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Patches:
+    """A batch of images as patches.
+
+    Attributes:
+      values: (B, L, p, p, C), the patches of each image by row, then padding.
+      grid: int32 (B, 2), rows and columns of each image; rows * columns is at most L.
+    """
+
+    values: jax.Array
+    grid: jax.Array
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def mask(self) -> jax.Array:
+        """Whether a place holds a patch: bool (B, L)."""
+        count = self.grid[:, 0] * self.grid[:, 1]
+        return jnp.arange(self.values.shape[1]) < count[:, None]
+
+
+def packed_size(length: int, patch: int) -> tuple[int, int]:
+    """(height, width) of the packed form of `length` patches of `patch` x `patch` pixels."""
+    return length * patch + 1, patch
+
+
+def pack(patches: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """One image's patches as one uint8 image (L p + 1, p, 3), in which they travel to the device.
+
+    Patches lie below each other. The first bytes of the first row are the numbers of rows and
+    columns, two bytes each, the lower first.
+
+    Args:
+      patches: uint8 (rows * columns or more, p, p, 3).
+      grid: (rows, columns).
+    """
+    length, patch = patches.shape[:2]
+    header = np.zeros((1, patch, 3), np.uint8)
+    header.reshape(-1)[:HEADER_BYTES] = np.array(grid, "<u2").view(np.uint8)
+    return np.concatenate([header, patches.reshape(length * patch, patch, 3)])
+
+
+def unpack(images: jax.Array) -> Patches:
+    """The inverse of `pack` for a batch: uint8 (B, L p + 1, p, 3) -> patches in uint8."""
+    batch, _, patch, channels = images.shape
+    header = images[:, 0].reshape(batch, -1)[:, :HEADER_BYTES].astype(jnp.int32)
+    grid = header[:, ::2] + 256 * header[:, 1::2]
+    return Patches(images[:, 1:].reshape(batch, -1, patch, patch, channels), grid)
+
+
+def model_inputs(
+    images: jax.Array, config: ModelConfig, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array | Patches:
+    """What a model takes, from images as they come from the data pipeline.
+
+    Args:
+      images: uint8 (B, H, W, 3) of `config.input_size`.
+      config: configuration of the model.
+      mean, std: normalisation of pixels / 255.
+
+    Returns:
+      Normalised images (B, H, W, 3) in float32, or patches for a model with `naflex`.
+    """
+    if not config.naflex:
+        return normalize_pixels(images, mean, std)
+    patches = unpack(images)
+    return dataclasses.replace(patches, values=normalize_pixels(patches.values, mean, std))
+
+
+def resize_positions(
+    table: jax.Array, old: tuple[int, int], grid: jax.Array, length: int, method: str
+) -> jax.Array:
+    """Position embeddings for each image's grid.
+
+    Args:
+      table: (R C, D) embeddings of a grid of R x C patches, by row.
+      old: (R, C).
+      grid: int32 (B, 2), rows and columns of each image.
+      length: number of places L.
+      method: one of METHODS; pixel centres and kernels are those of
+        torch.nn.functional.interpolate with antialias.
+
+    Returns:
+      (B, L, D) in float32; places beyond an image's patches hold no meaning.
+    """
+    places = jnp.arange(length)
+    columns = jnp.maximum(grid[:, 1:], 1)
+    at = (places // columns, places % columns)  # row and column of each place (B, L)
+    rows, columns = (
+        _axis_weights(where, side, grid[:, axis, None], method)
+        for axis, (where, side) in enumerate(zip(at, old))
+    )
+    weights = (rows[..., :, None] * columns[..., None, :]).reshape(*rows.shape[:2], -1)
+    return jnp.einsum("blo,od->bld", weights, table.astype(jnp.float32))
+
+
+def _axis_weights(where: jax.Array, old: int, new: jax.Array, method: str) -> jax.Array:
+    """Weights (B, L, old) of old positions in the new positions `where` (B, L) of `new` (B, 1)."""
+    scale = old / jnp.maximum(new, 1).astype(jnp.float32)
+    position = (jnp.minimum(where, new - 1) + 0.5) * scale - 0.5
+    stretch = jnp.maximum(scale, 1.0)[..., None]
+    distance = jnp.abs(position[..., None] - jnp.arange(old)) / stretch
+    weights = _triangle(distance) if method == "bilinear" else _cubic(distance)
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def _triangle(x: jax.Array) -> jax.Array:
+    return jnp.maximum(1.0 - x, 0.0)
+
+
+def _cubic(x: jax.Array) -> jax.Array:
+    """The cubic convolution kernel (Keys 1981) with slope -0.5 at distance 1."""
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return jnp.where(x < 1, near, jnp.where(x < 2, far, 0.0))
+
+
+def check_patches(patches: Patches, length: int, patch: tuple[int, int]) -> None:
+    """Refuses patches of another number or size than the model's.
+
+    Raises:
+      InputError: names both shapes.
+    """
+    shape = patches.values.shape[1:]
+    if shape != (length, *patch, 3) or patches.grid.shape[1:] != (2,):
+        raise InputError(
+            f"the model takes patches of shape (batch, {length}, {patch[0]}, {patch[1]}, 3) and "
+            f"grids (batch, 2), got {patches.values.shape} and {patches.grid.shape}"
+        )

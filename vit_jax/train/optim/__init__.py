@@ -1,0 +1,15 @@
+"""Optimizers and learning rate schedules; see `options` for `config.optimizer`."""
+
+from vit_jax.train.optim.optimizers import create_optimizer, update_ema
+from vit_jax.train.optim.options import OPTIMIZERS, SCHEDULES, OptimizerOptions
+from vit_jax.train.optim.schedules import Schedule, create_schedule
+
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "OptimizerOptions",
+    "Schedule",
+    "create_optimizer",
+    "create_schedule",
+    "update_ema",
+]

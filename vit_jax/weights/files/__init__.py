@@ -1,0 +1,1 @@
+"""Reads what others wrote: where weights are, their tensors, their JSON."""
