@@ -32,6 +32,13 @@ class CheckpointOptions:
         "lowest is best. Every evaluated state is then saved",
         effect="course",
     )
+    patience: int = option(
+        0,
+        "end the run after this number of evaluations in a row in which the metric of `best` has "
+        "not improved; 0: never",
+        effect="course",
+        at_least=0,
+    )
     retries: int = option(
         3,
         "number of further attempts to save the final state or the state of a preempted run",

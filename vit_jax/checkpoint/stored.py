@@ -50,6 +50,13 @@ class Spikes(TypedDict):
     losses: NotRequired[list[float]]
 
 
+class EarlyStop(TypedDict):
+    """The memory of `train.early_stop` in the metadata."""
+
+    best: NotRequired[float | None]
+    since: NotRequired[int]
+
+
 class RunData(TypedDict):
     """`data` in the config of a run."""
 
@@ -94,6 +101,7 @@ class Metadata(TypedDict):
     spikes: NotRequired[Spikes | None]
     unreadable: NotRequired[int]
     bad_steps: NotRequired[int]
+    early_stop: NotRequired[EarlyStop | None]
 
 
 USE = ("model", "pp", "labels", "data", "config")

@@ -17,6 +17,7 @@ from vit_jax.parallel.distributed import make_cpu_devices
 from vit_jax.parallel.engines import create_engine
 from vit_jax.train.batches import TrainingBatches, open_training_data
 from vit_jax.train.config import check
+from vit_jax.train.early_stop import EarlyStop
 from vit_jax.train.evaluations import RunEvaluation, open_evaluations
 from vit_jax.train.health.bad_steps import BadSteps
 from vit_jax.train.health.debug import find_first, on_one_device
@@ -123,6 +124,7 @@ def _begin(
     progress.stage("building the model and the step")
     run = prepare(config, dataset, engine, start.model if start else None)
     evals = open_evaluations(run, source, pp)
+    early_stop = EarlyStop(config.checkpoint)
     eval_every = steps_of(config.eval_every, "eval_every", config, dataset)
     save_every = steps_of(config.checkpoint.every, "checkpoint.every", config, dataset)
     folder = open_workdir(workdir, config)
@@ -133,7 +135,8 @@ def _begin(
     progress.stage("setting up the state" if newest is None else f"restoring step {newest}")
     step, state, meta = first_state(run, checkpoints, source, start)
     check_length(run, folder, step)
-    if summary := finished_summary(run, folder, step):
+    early_stop.restore(meta.get("early_stop"))
+    if summary := finished_summary(run, folder, step, early_stop.done):
         return summary
     announce_schedule(run, folder, step, state.skipped, dataset.size)
     if first_process:
@@ -157,6 +160,7 @@ def _begin(
             run, source, folder, before=meta.get("bad_steps", 0), write=first_process
         ),
         spikes=SpikeWatch(config.log.spike, meta.get("spikes")),
+        early_stop=early_stop,
         watchdog=opened(Watchdog(config.watchdog, clock)),
     )
     announce(run, source, step)
@@ -186,6 +190,7 @@ class Loop:
     interval: SaveInterval
     bad_steps: BadSteps
     spikes: SpikeWatch
+    early_stop: EarlyStop
     watchdog: Watchdog
 
     def __post_init__(self):
@@ -200,8 +205,8 @@ class Loop:
 
     @property
     def finished(self) -> bool:
-        """Whether the last step is done."""
-        return self.step >= self.run.total_steps
+        """Whether the last step is done, or early stopping ends the run."""
+        return self.step >= self.run.total_steps or self.early_stop.done
 
     def advance(self) -> None:
         """Runs one step; its results are checked some steps later."""
@@ -245,6 +250,7 @@ class Loop:
             self.metrics.flush()
         self.progress.stage("")
         self._evaluated = self.step
+        self.early_stop.see(self.step, self.metrics.last)
         self.watchdog.beat()
 
     def save(self, *, final: bool = False) -> None:
@@ -268,6 +274,7 @@ class Loop:
                 spikes=self.spikes.memory(),
                 unreadable=int(self.batches.unreadable),
                 bad_steps=self.bad_steps.count,
+                early_stop=self.early_stop.memory(),
             )
             # Metrics of an earlier step's evaluation are not this state's.
             own = self.metrics.last if self._evaluated == self.step else {}
@@ -294,7 +301,9 @@ class Loop:
         folder = self.checkpoints.directory.parent
         first_process = jax.process_index() == 0
         last = self.metrics.last
-        return write_summary(self.run, folder, last, self.clock, self.goodput, first_process)
+        return write_summary(
+            self.run, self.step, folder, last, self.clock, self.goodput, first_process
+        )
 
     def stop(self, reason: str) -> NoReturn:
         """Saves the state and ends the run early."""

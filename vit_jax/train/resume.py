@@ -34,13 +34,16 @@ def check_length(run: Run, workdir: Path, step: int) -> None:
         )
 
 
-def finished_summary(run: Run, workdir: Path, step: int) -> dict[str, Any] | None:
+def finished_summary(
+    run: Run, workdir: Path, step: int, stopped: bool = False
+) -> dict[str, Any] | None:
     """The summary of a run that is done, with a line in the log; None if there is work left.
 
     Args:
       run: the run.
       workdir: workdir of the run.
       step: step of its newest checkpoint.
+      stopped: whether early stopping ended it there.
     """
     path = workdir / "summary.json"
 
@@ -49,12 +52,13 @@ def finished_summary(run: Run, workdir: Path, step: int) -> dict[str, Any] | Non
             return schema.check(schema.parse(path.read_bytes()), Summary)
         return None
 
-    if step != run.total_steps or not (summary := from_first(read)):
+    if (step != run.total_steps and not stopped) or not (summary := from_first(read)):
         return None
     log.info(
-        "the run in %s is done already (step %d of %d); its summary is in %s; a larger "
-        "config.total goes on",
-        *(workdir, step, run.total_steps, path),
+        "the run in %s is done already (step %d of %d%s); its summary is in %s; "
+        "a larger %s goes on",
+        *(workdir, step, run.total_steps, ", by early stopping" if stopped else "", path),
+        "config.checkpoint.patience" if stopped else "config.total",
     )
     return summary
 

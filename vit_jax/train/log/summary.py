@@ -56,9 +56,15 @@ def announce(run: Run, source: Any, step: int) -> None:
 
 
 def write_summary(
-    run: Run, workdir: Path, last: dict[str, float], clock: Clock, goodput: Goodput, write: bool
+    run: Run,
+    step: int,
+    workdir: Path,
+    last: dict[str, float],
+    clock: Clock,
+    goodput: Goodput,
+    write: bool,
 ) -> dict[str, Any]:
-    """Writes summary.json, with the run's last metrics and its time, and returns it.
+    """Writes summary.json, with the run's last step and metrics and its time, and returns it.
 
     Raises:
       NotSavedError: it cannot be written; the run's state is saved.
@@ -66,7 +72,7 @@ def write_summary(
     summary = dict(
         model=run.model_name,
         params=num_params(run),
-        steps=run.total_steps,
+        steps=step,
         metrics=jsonl.finite(last),
         seconds={name: round(value, 3) for name, value in clock.seconds.items()},
         wall_seconds=round(clock.total(), 3),
