@@ -1,5 +1,6 @@
 """Reads published files into a model's name, options, parameters, labels and preprocessing."""
 
+import collections
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,13 @@ def read_stored(
     files = read_files(path)
     found = recognise(path, files.tensors, files.configs, leave_out)
     own = _own_description(files.configs)
+    remarks: tuple[str, ...] = ()
     if own:
         config = models.model_config(**own["model"])
     else:
-        config = infer(path, found, found.family.hints(found), told)
+        hints = dict(found.family.hints(found))
+        remarks = tuple(hints.pop("notes", ()))
+        config = infer(path, found, hints, told)
     params = _load(config, found)
     name, options = models.identify(config)
     pp, source, size = own.get("pp", ""), "as the files say", None
@@ -79,7 +83,7 @@ def read_stored(
         pp=pp,
         multi_label=bool(own.get("multi_label")) if own else _multi_label(found),
         input_size=size if size != config.image_size else None,
-        resample="bicubic_antialias" if "registers" in params else _resample(found.name),
+        resample="bicubic_antialias" if "registers" in params else found.family.resample,
         labels=own["labels"] if own else _labels(found.config_json, config.num_classes),
         source=path,
         family=found.name,
@@ -87,16 +91,19 @@ def read_stored(
         report=[
             f"{path}: {found.name}, {name}, {len(found.tensors)} tensors loaded",
             f"preprocessing {source}: {pp}",
-            *(f"note: {note}" for note in notes),
+            *(f"note: {note}" for note in (*remarks, *notes)),
             *(f"left out on request: {name}" for name in found.left_out),
             *(f"kept aside, no part of a classifier: {name}" for name in found.aside),
+            *(f"set aside, another network: {line}" for line in _summary(found.other)),
         ],
     )
 
 
-def _resample(family: str) -> str:
-    """The method by which a family's program resizes position embeddings."""
-    return "bicubic" if family.startswith("Hugging Face") else "bicubic_antialias"
+def _summary(names: Sequence[str]) -> list[str]:
+    """A line for the tensors of each module, such as "text_model.* (37 tensors)"."""
+    count = collections.Counter(name.split(".")[0] for name in names if "." in name)
+    alone = [name for name in names if "." not in name]
+    return [*(f"{module}.* ({number} tensors)" for module, number in count.items()), *alone]
 
 
 def _own_description(configs: Mapping[str, Any]) -> dict[str, Any]:
