@@ -83,6 +83,20 @@ def test_a_siglip_without_pooling_gives_the_mean_of_its_tokens(tmp_path, run_our
     assert_round_trip(model, tmp_path, pooled=lambda tokens: tokens.mean(1))
 
 
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
+def test_what_a_classifier_does_not_use_survives_the_npz(kind, tmp_path):
+    from safetensors.numpy import load_file
+
+    model = make(f"{kind}ForImageClassification", dict(vision={}, num_labels=5))
+    model.save_pretrained(tmp_path / "first")
+    weights.write(weights.read(tmp_path / "first"), tmp_path / "x.npz")
+    weights.write(weights.read(tmp_path / "x.npz"), tmp_path / "second")
+    before, after = (load_file(tmp_path / x / "model.safetensors") for x in ("first", "second"))
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], array, err_msg=name)
+
+
 def test_names_with_the_towers_prefix_are_the_same_model(tmp_path):
     """As in the files on the hub, which transformers 5 still reads."""
     from safetensors.numpy import load_file, save_file

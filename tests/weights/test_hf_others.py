@@ -53,6 +53,17 @@ def test_msn(newer, tmp_path, run_ours):
     assert assert_round_trip(model, tmp_path) == "ViTForImageClassification"
 
 
+@pytest.mark.parametrize("kind", ["ViT", "DeiT", "Dinov2", "IJepa"])
+def test_attention_without_biases(kind, tmp_path, run_ours):
+    model = make(f"{kind}ForImageClassification", dict(num_labels=5, qkv_bias=False))
+    model.save_pretrained(tmp_path)
+    images = noise(32, 32)
+    found = weights.read(tmp_path)
+    assert found.config.qkv_bias == "none"
+    assert_close(run_ours(found, images), features(model, images))
+    assert assert_round_trip(model, tmp_path) == f"{kind}ForImageClassification"
+
+
 def test_ijepa(tmp_path, run_ours):
     model = make(*IJEPA)
     model.save_pretrained(tmp_path)
@@ -106,6 +117,7 @@ def test_the_attention_pooling_of_aimv2_is_kept_aside(tmp_path, run_ours):
         ("Dinov2ForImageClassification", dict(num_labels=5)),
         ("Dinov2ForImageClassification", dict(num_labels=5, use_swiglu_ffn=True)),
         ("Dinov2WithRegistersModel", dict(num_register_tokens=2)),
+        ("Dinov2Model", dict(qkv_bias=False)),
         IJEPA,
         ("ViTMAEForPreTraining", DECODER),
     ],

@@ -186,7 +186,8 @@ def _collect(
             found.other.append(name)
             continue
         if re.fullmatch(found.family.aside, canonical):
-            found.aside[canonical.removeprefix("embeddings.")] = tensors[name]
+            own = canonical.removeprefix("embeddings.").removeprefix("aside/")
+            found.aside[own] = tensors[name]
             continue
         for part, array in found.family.unpack(canonical, tensors[name]):
             if part in found.tensors:

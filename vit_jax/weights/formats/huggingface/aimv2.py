@@ -40,7 +40,7 @@ _NATIVE = "sincos2d(endpoint=False)"  # the positions of models for images of an
 def _hints(found: Recognised) -> Mapping[str, Any]:
     """Fields of the configuration; see `config.hints`."""
     config = image_tower(found, "aimv2", "aimv2_vision_model", aside=("max_logit_scale",))
-    result = network(config, found, dict(num_heads=8, norm_eps=1e-5))
+    result = network(config, found, dict(num_heads=8, norm_eps=1e-5), "rms_norm_eps")
     config.only("hidden_act", "silu")
     agrees(config, "qkv_bias", "encoder.layers.0.attention.q_proj.bias" in found.tensors)
     agrees(config, "mlp_bias", "encoder.layers.0.ffn.down_proj.bias" in found.tensors)
@@ -70,7 +70,7 @@ FAMILIES.add(
         TABLE,
         _hints,
         _recipe,
-        ("vision_model.", "aimv2.vision_model."),
+        ("vision_model.",),
         aside=r"head\..*",
         other=rf"{OTHER}|visual_projection\.weight",
         words=dict(t="qkv", g=("gate", "up")),

@@ -63,7 +63,7 @@ def _recipe(found: Recognised) -> Recipe:
     return recipe(found, CLIP_RECIPE)
 
 
-_PREFIXES = ("vision_model.", "clip.vision_model.")
+_PREFIXES = ("vision_model.",)
 # The classifier sees the mean of patch tokens that no last norm has changed.
 FAMILIES.add(
     "Hugging Face CLIP classifier",

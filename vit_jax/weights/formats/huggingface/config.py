@@ -19,7 +19,8 @@ HARMLESS = (
     *("attention_probs_dropout_prob", "drop_path_rate", "use_mask_token", "stage_names"),
     *("out_features", "out_indices", "apply_layernorm", "reshape_hidden_states"),
     *("backbone_featmap_shape", "embedding_size", "hidden_sizes", "depths", "width_factor"),
-    *("num_labels", "vit_jax", "attention_dropout", "initializer_factor"),
+    *("num_labels", "vit_jax", "attention_dropout", "initializer_factor", "projection_size"),
+    *("return_class_token", "segmentation_indices"),
 )
 
 
@@ -70,7 +71,9 @@ def image_tower(found: Recognised, *kinds: str, aside: tuple[str, ...]) -> Field
     return tower
 
 
-def network(config: Fields, found: Recognised, defaults: Defaults) -> dict[str, Any]:
+def network(
+    config: Fields, found: Recognised, defaults: Defaults, eps: str = "layer_norm_eps"
+) -> dict[str, Any]:
     """The fields of config.json that families have in common.
 
     Args:
@@ -79,6 +82,7 @@ def network(config: Fields, found: Recognised, defaults: Defaults) -> dict[str, 
       defaults: what transformers takes for a field that config.json lacks: num_heads, gelu,
         norm_eps. Without a config.json only norm_eps is taken from here: it is the same for
         all files of a family.
+      eps: name of the field with the epsilon of norms.
     """
     config.only("num_channels", 3)
     known = defaults if found.config_json else {}
@@ -89,10 +93,8 @@ def network(config: Fields, found: Recognised, defaults: Defaults) -> dict[str, 
         mlp_dim=config.take("intermediate_size", int),
         patch_size=config.size("patch_size"),
         image_size=config.size("image_size"),
+        norm_eps=config.take(eps, float, defaults["norm_eps"]),
     )
-    for name in ("layer_norm_eps", "rms_norm_eps"):
-        eps = config.take(name, float, result.get("norm_eps", defaults["norm_eps"]))
-        result["norm_eps"] = eps
     if "gelu" in defaults:
         named = config.rest().get("hidden_act") is not None
         result["gelu"] = GELU[config.only("hidden_act", *GELU)] if named else known.get("gelu")
@@ -114,6 +116,9 @@ def close(config: Fields) -> None:
     config.close()
 
 
+_HAS_BIAS = "encoder.layer.0.attention.attention.key.bias"
+
+
 def hints(found: Recognised) -> Mapping[str, Any]:
     """Fields of a ViT's configuration, from config.json or from transformers' defaults.
 
@@ -122,7 +127,7 @@ def hints(found: Recognised) -> Mapping[str, Any]:
     """
     config = opened(found)
     kind = config.only("model_type", "vit", "deit", "vit-hybrid", "vit_mae", "ijepa", "vit_msn")
-    config.only("qkv_bias", True)
+    agrees(config, "qkv_bias", _HAS_BIAS in found.tensors)
     config.only("pooler_act", "tanh")
     eps = 1e-6 if kind == "vit_msn" else 1e-12
     result = network(config, found, dict(norm_eps=eps, gelu="erf")) | TORCH_RESNET
@@ -141,7 +146,7 @@ def dinov2_hints(found: Recognised) -> Mapping[str, Any]:
     """Fields of the configuration of a DINOv2; see `hints`."""
     config = opened(found)
     config.only("model_type", "dinov2", "dinov2_with_registers")
-    config.only("qkv_bias", True)
+    agrees(config, "qkv_bias", _HAS_BIAS in found.tensors)
     result = network(config, found, dict(norm_eps=1e-6, gelu="erf"))
     result["gelu"] = result["gelu"] or "erf"
     result["layer_scale"] = config.take("layerscale_value", float)

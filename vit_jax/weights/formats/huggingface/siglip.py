@@ -76,7 +76,7 @@ def _recipe(found: Recognised) -> Recipe:
     return recipe(found, Recipe(method="bicubic"))
 
 
-_PREFIXES = ("vision_model.", "siglip.vision_model.")
+_PREFIXES = ("vision_model.",)
 _SIGNATURE = ("post_layernorm.weight", "embeddings.patch_embedding.bias")
 # The classifier sees the mean of the tokens, not the attention pooling.
 FAMILIES.add(

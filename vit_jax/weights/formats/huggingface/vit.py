@@ -187,23 +187,25 @@ def model_type(config: ModelConfig) -> str:
         check_expressible("transformers' BiT", config, RESNET | SIZES | dict(preact=ANY))
         return "bit"
     assert isinstance(config, ViTConfig)
+    vit = VIT | dict(qkv_bias="none" if config.qkv_bias == "none" else "all")
     if config.distillation != "none":
-        check_expressible("transformers' DeiT", config, VIT | dict(distillation=ANY))
+        check_expressible("transformers' DeiT", config, vit | dict(distillation=ANY))
         return "deit"
     if config.layer_scale is not None or config.head == "token_gap":
         head = "token_gap" if config.num_classes else "token"
-        has = dict(layer_scale=ANY, registers=ANY, mlp=ANY, head=head)
-        check_expressible("transformers' DINOv2", config, VIT | has)
+        scale = 1.0 if config.layer_scale is None else ANY
+        has = dict(layer_scale=scale, registers=ANY, mlp=ANY, head=head)
+        check_expressible("transformers' DINOv2", config, vit | has)
         return "dinov2_with_registers" if config.registers else "dinov2"
     if config.resnet_stages is not None:
-        check_expressible("transformers' hybrid ViT", config, VIT | RESNET)
+        check_expressible("transformers' hybrid ViT", config, vit | RESNET)
         return "vit-hybrid"
     if config.head == "gap" and not config.has_class_token:
-        check_expressible("transformers' I-JEPA", config, VIT | dict(head="gap"))
+        check_expressible("transformers' I-JEPA", config, vit | dict(head="gap"))
         return "ijepa"
     # The base model alone has a representation layer.
     has = dict(pre_logits=0 if config.num_classes else ANY)
-    check_expressible("transformers' ViT", config, VIT | has)
+    check_expressible("transformers' ViT", config, vit | has)
     return "vit"
 
 
@@ -220,7 +222,9 @@ _ARCHITECTURES = {
 
 def _vit(config: ViTConfig, kind: str) -> dict[str, Any]:
     document = common(config) | dict(
-        qkv_bias=True, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+        qkv_bias=config.qkv_bias == "all",
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
     )
     if config.pre_logits:
         document |= dict(pooler_act="tanh", pooler_output_size=config.pre_logits)
