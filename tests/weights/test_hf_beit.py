@@ -94,6 +94,7 @@ def test_the_image_size_follows_from_the_table(tmp_path):
     "change, message",
     [
         (SHARED, "use_shared_relative_position_bias is True; the tensors lack"),
+        (dict(use_mean_pooling=False), "use_mean_pooling is False; the tensors have"),
         (dict(num_attention_heads=4), "its JSON says num_heads 4, its tensors 2"),
         (dict(image_size=[32, 64]), "its position biases are of 4 x 8 patches"),
         (dict(image_size=64), "misshapen"),

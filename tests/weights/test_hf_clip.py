@@ -122,6 +122,24 @@ def test_the_older_description_of_a_tower_takes_precedence(tmp_path):
     assert weights.read(tmp_path).config.gelu == "quick"
 
 
+def test_what_older_files_say_of_texts_changes_nothing(tmp_path):
+    """transformers 4 wrote the fields of every text model into the tower's configuration."""
+    make("CLIPModel", dict(vision={})).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    first = weights.read(tmp_path).config
+    config["vision_config"] |= dict(
+        bad_words_ids=None, dropout=0.0, length_penalty=1.0, max_length=20, num_beams=1, top_k=50
+    )
+    config["vision_config"] |= dict(pruned_heads={}, tie_word_embeddings=True, top_p=1.0)
+    config |= dict(vision_config_dict=None, text_config_dict=None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert weights.read(tmp_path).config == first
+    config["vision_config"]["pruned_heads"] = {"0": [1]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="vision_config: pruned_heads is"):
+        weights.read(tmp_path)
+
+
 def test_without_its_json_the_gelu_of_clip_is_asked_for(tmp_path):
     make("CLIPModel", dict(vision={})).save_pretrained(tmp_path)
     (tmp_path / "config.json").unlink()

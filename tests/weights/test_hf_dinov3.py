@@ -50,6 +50,7 @@ def test_the_newer_names_are_the_same_model(tmp_path):
         (dict(use_gated_mlp=False, hidden_act="gelu"), "use_gated_mlp is False; the tensors have"),
         (dict(hidden_act="gelu"), "hidden_act is 'gelu'; it is not supported, only 'silu'"),
         (dict(key_bias=True), "key_bias is True; the tensors lack"),
+        (dict(num_register_tokens=4), "num_register_tokens is 4; the tensors hold 2"),
         (dict(strange=1), "strange is 1; this field is not known"),
     ],
 )

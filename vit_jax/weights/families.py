@@ -192,7 +192,8 @@ def _collect(
         for part, array in found.family.unpack(canonical, tensors[name]):
             if part in found.tensors:
                 raise InputError(
-                    f"{found.path} holds {part} twice: {found.original[part]} and {name}"
+                    f"{found.path} holds {part} twice: {found.original[part]} and {name}; name one "
+                    "of them in leave_out"
                 )
             found.tensors[part] = array
             found.original[part] = name

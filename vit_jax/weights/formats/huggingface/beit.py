@@ -72,11 +72,18 @@ def _hints(found: Recognised) -> Mapping[str, Any]:
     result = network(config, found, dict(num_heads=12, gelu="erf", norm_eps=1e-12))
     result["gelu"] = result["gelu"] or "erf"
     result["layer_scale"] = config.take("layer_scale_init_value", float)
-    mean = config.take("use_mean_pooling", bool, True)
-    result["head"] = "gap" if mean else "token"
     # Training by masked patches has the last norm before a head for each patch.
     masked = any(name.startswith("lm_head.") for name in found.other)
-    result["pool_then_norm"] = mean and not masked and "layernorm.weight" in found.tensors
+    last_norm = found.original.get("layernorm.weight", "")
+    if last_norm and not masked:
+        mean = "pooler." in last_norm
+        agrees(config, "use_mean_pooling", mean)
+    else:
+        mean = config.take("use_mean_pooling", bool, True)
+    result["head"] = "gap" if mean else "token"
+    result["pool_then_norm"] = mean and not masked and bool(last_norm)
+    if masked and mean:
+        result["notes"] = ("features are the mean of the tokens that lm_head sees",)
     tables = [f"encoder.layer.0.attention.attention.{_BIAS}", f"encoder.{_BIAS}"]
     for kind, tensor in zip(("", "shared_"), tables):
         agrees(config, f"use_{kind}relative_position_bias", tensor in found.tensors)

@@ -109,6 +109,16 @@ def agrees(config: Fields, name: str, there: bool) -> None:
         raise config.error(name, value, f"the tensors {has} that part; one of both is wrong")
 
 
+def registers(config: Fields, found: Recognised) -> None:
+    """Compares the number of registers with their tensor."""
+    tensor = found.tensors.get("embeddings.register_tokens")
+    count = 0 if tensor is None or tensor.ndim != 3 else tensor.shape[1]
+    value = config.take("num_register_tokens", int)
+    if value is not None and value != count:
+        why = f"the tensors hold {count}; one of both is wrong"
+        raise config.error("num_register_tokens", value, why)
+
+
 def close(config: Fields) -> None:
     """Refuses what is left of the fields, except what changes no result."""
     config.only("pruned_heads", {})
@@ -151,7 +161,7 @@ def dinov2_hints(found: Recognised) -> Mapping[str, Any]:
     result["gelu"] = result["gelu"] or "erf"
     result["layer_scale"] = config.take("layerscale_value", float)
     ratio, gated = config.take("mlp_ratio", float), config.take("use_swiglu_ffn", bool)
-    config.take("num_register_tokens", int)
+    registers(config, found)
     whole = ratio is not None and result["width"] is not None and not gated
     # There is no intermediate_size.
     result["mlp_dim"] = int(result["width"] * ratio) if whole else None

@@ -9,7 +9,7 @@ from vit_jax.errors import InputError
 from vit_jax.models.positions.rotary import Centred
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.weights.families import FAMILIES, Family, Recognised
-from vit_jax.weights.formats.huggingface.config import agrees, close, network, opened
+from vit_jax.weights.formats.huggingface.config import agrees, close, network, opened, registers
 from vit_jax.weights.formats.huggingface.directory import (
     TARGETS,
     Directory,
@@ -59,7 +59,7 @@ def _hints(found: Recognised) -> Mapping[str, Any]:
     result |= {key: value for key, value in network(config, found, defaults).items() if value}
     for name, tensor in _BIASES.items():
         agrees(config, name, f"layer.0.{tensor}.bias" in found.tensors)
-    config.take("num_register_tokens", int)
+    registers(config, found)
     result["layer_scale"] = config.take("layerscale_value", float)
     base = config.take("rope_theta", float, 100.0)
     off = 1.0 if "pos_embed_rescale" in found.config_json else 2.0  # null or missing
