@@ -32,7 +32,8 @@ class Family:
       signature: names of tensors that every file of the family has, and no file of a family that
         comes later in FAMILIES.
       table: see `layout`.
-      hints: returns fields of the model's configuration that do not follow from names and shapes.
+      hints: returns fields of the model's configuration that do not follow from names and shapes;
+        also `notes`, lines for the report, and `resample` where it is not that of the family.
       recipe: returns the preprocessing of images for evaluation.
       prefixes: prefixes that the names in a file may have.
       renames: (pattern, replacement) pairs that turn variants of a name into the table's name.
@@ -129,16 +130,16 @@ def recognise(
 
 def _nearest(names: Sequence[str]) -> str:
     """The family that has most of these names, and what does not fit it."""
-    best: tuple[int, str, list[str]] = (0, "", [])
+    best: tuple[tuple[int, int], str, list[str]] = ((0, 0), "", [])
     for title, family in FAMILIES.items():
         known = re.compile("|".join([*_name_patterns(family), family.aside, family.other]))
         for prefix in family.prefixes:
             renamed = {name: canonical_name(name, prefix, family.renames) for name in names}
             strange = [name for name, own in renamed.items() if not known.fullmatch(own)]
             lacking = [name for name in family.signatures if name not in renamed.values()]
-            found = (len(names) - len(strange), title, sorted(strange) or lacking)
-            best = max(best, found, key=lambda each: each[0])
-    fitting, title, odd = best
+            rank = (len(names) - len(strange), -len(lacking))
+            best = max(best, (rank, title, sorted(strange) or lacking), key=lambda each: each[0])
+    (fitting, _), title, odd = best
     if not fitting:
         return f"they are {some(sorted(names), 3)}; known are {', '.join(FAMILIES)}"
     verb = "lacks" if fitting == len(names) else "has no place for"

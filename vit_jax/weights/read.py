@@ -1,6 +1,5 @@
 """Reads published files into a model's name, options, parameters, labels and preprocessing."""
 
-import collections
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,11 +58,13 @@ def read_stored(
     found = recognise(path, files.tensors, files.configs, leave_out)
     own = _own_description(files.configs)
     remarks: tuple[str, ...] = ()
+    usual_resample = found.family.resample
     if own:
         config = models.model_config(**own["model"])
     else:
         hints = dict(found.family.hints(found))
         remarks = tuple(hints.pop("notes", ()))
+        usual_resample = hints.pop("resample", usual_resample)
         config = infer(path, found, hints, told)
     params = _load(config, found)
     name, options = models.identify(config)
@@ -83,7 +84,7 @@ def read_stored(
         pp=pp,
         multi_label=bool(own.get("multi_label")) if own else _multi_label(found),
         input_size=size if size != config.image_size else None,
-        resample="bicubic_antialias" if "registers" in params else found.family.resample,
+        resample="bicubic_antialias" if "registers" in params else usual_resample,
         labels=own["labels"] if own else _labels(found.config_json, config.num_classes),
         source=path,
         family=found.name,
@@ -101,9 +102,13 @@ def read_stored(
 
 def _summary(names: Sequence[str]) -> list[str]:
     """A line for the tensors of each module, such as "text_model.* (37 tensors)"."""
-    count = collections.Counter(name.split(".")[0] for name in names if "." in name)
-    alone = [name for name in names if "." not in name]
-    return [*(f"{module}.* ({number} tensors)" for module, number in count.items()), *alone]
+    modules: dict[str, list[str]] = {}
+    for name in sorted(names):
+        modules.setdefault(name.split(".")[0], []).append(name)
+    return [
+        inside[0] if len(inside) == 1 else f"{module}.* ({len(inside)} tensors)"
+        for module, inside in modules.items()
+    ]
 
 
 def _own_description(configs: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,6 +91,8 @@ def _hints(found: Recognised) -> Mapping[str, Any]:
     agrees(config, "use_absolute_position_embeddings", absolute)
     if not absolute:
         result["posemb"] = "none"
+    elif not any(name in found.tensors for name in tables):
+        result["resample"] = "bicubic"
     table = next((found.tensors[name] for name in tables if name in found.tensors), None)
     if table is not None:
         result["image_size"] = _image_size(found, result["image_size"], len(table) - 3)

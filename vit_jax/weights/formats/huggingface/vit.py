@@ -153,6 +153,11 @@ def _build(weights: Weights) -> Directory:
         tensors = _vit_tensors(weights, config, kind)
         suffix += "WithTeacher" if config.distillation == "head" else ""
         document = _vit(config, kind)
+        if kind in ("vit", "deit") and not (config.num_classes or config.pre_logits):
+            lines.append(
+                f"transformers' {_ARCHITECTURES[kind]}Model adds a random pooler, which this model "
+                "lacks: give from_pretrained add_pooling_layer=False"
+            )
     if config.num_classes:
         prefix = "vit." if kind == "vit-hybrid" else f"{kind}."
         outside = ("classifier.", "cls_classifier.", "distillation_classifier.")
