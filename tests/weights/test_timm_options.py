@@ -100,7 +100,7 @@ def test_the_table_tells_heads_activations_and_epsilons():
 def test_attention_pooling_without_json_asks_for_the_activation(tmp_path):
     save(tmp_path, CASES["map"])
     (tmp_path / "config.json").unlink()
-    with pytest.raises(InputError, match="does not tell its formula of GELU; give gelu"):
+    with pytest.raises(InputError, match="does not tell how it computes GELU; give gelu"):
         weights.read(tmp_path, num_heads=4)
     assert weights.read(tmp_path, num_heads=4, gelu="tanh").config.gelu == "tanh"
 

@@ -292,7 +292,7 @@ def test_a_huggingface_directory_to_npz_and_back_bit_for_bit(case, randomise, tm
 @pytest.mark.parametrize(
     "case,path,format,message",
     [
-        ("map", "folder", "", "transformers' ViT has no model with head='map'"),
+        ("map", "folder", "", "transformers' SigLIP has no model with head='map'"),
         ("shared positions", "folder", "", "posemb_where='layers_shared'; write .npz instead"),
         ("shared positions", "folder", "timm", "timm has no model with posemb_where="),
         ("qk norm", "folder", "", "qk_norm=True; write .npz instead"),

@@ -27,6 +27,8 @@ _IN_DIRECTORY = (
     "*.npz",
     "*.pth",
 )
+# JSON files beside them.
+_CONFIGS = ("config", "preprocessor_config", "processor_config")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -155,10 +157,10 @@ def _find_weights(path: Path) -> Path:
 
 
 def _read_configs(weights: Path) -> dict[str, Any]:
-    """config.json and preprocessor_config.json of a model's directory, else the sidecar."""
+    """The JSON files of a model's directory, else the sidecar."""
     names = {"sidecar": f"{weights.name}.json"}
     if weights.name.startswith(("model.", "pytorch_model.")):
-        names = {name: name for name in ("config.json", "preprocessor_config.json")}
+        names = {f"{name}.json": f"{name}.json" for name in _CONFIGS}
     configs = {}
     for key, name in names.items():
         if (file := weights.parent / name).exists():

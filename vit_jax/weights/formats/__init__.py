@@ -1,7 +1,6 @@
 """One file per format: its names, its JSON, its preprocessing and its writer."""
 
-from vit_jax.weights.formats import google, programs
-from vit_jax.weights.formats.huggingface import vit as huggingface
+from vit_jax.weights.formats import google, huggingface, programs
 from vit_jax.weights.formats.timm import vit as timm
 
 __all__ = ["google", "huggingface", "programs", "timm"]
