@@ -23,6 +23,10 @@ def _as_it_is(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
     return [(name, array)]
 
 
+def _nothing(tensors: dict[str, np.ndarray], original: dict[str, str]) -> None:
+    del tensors, original
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """One way of naming tensors.
@@ -37,6 +41,8 @@ class Family:
       aside: pattern of tensors that a classifier does not use, such as the mask token of
         self-supervised training; they are kept so that `write` can write them again.
       unpack: (name, array) -> (name, array) of each layer whose values the tensor holds.
+      regroup: (tensors, names in the file), both by name in the table, to change in place: joins
+        tensors that are one in the table, and splits those that are several.
       words: words for the indices of letters that are counted in names.
     """
 
@@ -48,6 +54,7 @@ class Family:
     renames: Renames = ()
     aside: str = "(?!)"
     unpack: Callable[[str, np.ndarray], list[tuple[str, np.ndarray]]] = _as_it_is
+    regroup: Callable[[dict[str, np.ndarray], dict[str, str]], None] = _nothing
     words: Words = dataclasses.field(default_factory=lambda: QKV)
 
 
@@ -148,3 +155,4 @@ def _collect(
                 )
             found.tensors[part] = array
             found.original[part] = name
+    found.family.regroup(found.tensors, found.original)

@@ -1,13 +1,14 @@
 """timm's config.json: every option gives timm's logits, or is refused by name.
 
-timm_options.json.xz holds logits of timm 1.0.31's own models (torch 2.13.0), one option of the
-constructor or the architecture changed at a time. Their parameters are those of `values`, their
-input is `images`; so shapes and logits suffice.
+options.json.xz holds logits of timm 1.0.31's own models (torch 2.13.0), one option of the
+constructor or the architecture changed at a time, most at a second image size too; write_options.py
+wrote it. Their parameters and input are those of reference.py, so shapes and logits suffice.
 """
 
 import json
 import lzma
-import zlib
+import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -18,34 +19,41 @@ from vit_jax import weights
 from vit_jax.errors import InputError
 from vit_jax.weights.formats.timm.architectures import architecture, architectures
 
-FIXTURES = Path(__file__).with_name("timm_options.json.xz").read_bytes()
-CASES = json.loads(lzma.decompress(FIXTURES))["cases"]
-# What the models here have. Everything else of timm's has to be refused.
-EQUAL = {
-    *("plain", "heads", "avg", "map", "avg_fc", "token_fc", "token_prefix", "noprefix"),
-    *("notoken", "qk_norm", "init_values", "pos_none", "pos_empty", "no_embed_class", "reg"),
-    *("reg_no", "reg3", "dyn", "pad", "drop", "init", "size", "patch", "ratio", "classes"),
-    *("headless", "act_gelu", "act_gelu_tanh", "norm_layernorm", "norm_layernormfp32"),
-    *("vit_base_patch32_siglip_256", "vit_base_patch32_siglip_gap_256"),
-    *("vit_base_patch16_siglip_224", "vit_so400m_patch14_siglip_224", "test_vit", "test_vit2"),
-    *("vit_giant_patch14_dinov2", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224"),
-    *("vit_base_patch14_reg4_dinov2", "vit_base_patch16_plus_240"),
-    *("flexivit_small",),
+HERE = Path(__file__).parent
+DOCUMENT = json.loads(lzma.decompress((HERE / "options.json.xz").read_bytes()))
+CASES, OTHER_SIZE = DOCUMENT["cases"], tuple(DOCUMENT["other_size"])
+reference = runpy.run_path(str(HERE / "reference.py"))
+values, images = reference["values"], reference["images"]
+# Everything else gives timm's logits.
+REFUSED = {
+    "none": "global_pool is ''",
+    "avgmax": "global_pool is 'avgmax'",
+    "max": "global_pool is 'max'",
+    "prr": "global_pool is 'prr'",
+    "map_fc": "fc_norm is True",
+    "chans": "in_chans is 1",
+    "chans5": "in_chans is 5",
+    "act_relu": "act_layer is 'relu'",
+    "act_silu": "act_layer is 'silu'",
+    "act_mish": "act_layer is 'mish'",
+    "norm_simplenorm": "norm_layer is 'simplenorm'",
+    "embed_other": "embed_norm_layer is 'rmsnorm'; it differs from norm_layer",
+    "attn": "attn_layer is 'diff'",
+    "vit_dwee_patch16_reg1_gap_256": "attn_layer is 'diff'",
+    "vit_dpwee_patch16_reg1_gap_256": "block_fn is 'DiffParallelScalingBlock'",
+    "parallel_no_proj": "block_fn is 'ParallelScalingBlock'; it needs proj_bias",
+    "distilled_fc": "fc_norm is True",
+    "eva_max": "global_pool is 'max'",
+    "eva_two_norms": "holds norm.bias twice: fc_norm.bias and norm.bias",
+    "eva_groups": "num_kv_heads is 2",
+    "eva_sapiens": "attn_only_layer_scale is True",
+    "eva_attention_scale": "attn_only_layer_scale is True",
+    "eva_mrope": "rope_type is 'mrope'",
+    "eva_centred_xy": "rope_type is 'dinov3'; only",
+    "eva_centred_offset": "rope_type is 'dinov3'; only",
+    "beit_both": "use_shared_rel_pos_bias is True; beside use_rel_pos_bias",
+    "relpos_swin": "rel_pos_type is 'mlp-swin'",
 }
-
-
-def values(name, shape):
-    """The parameters of the fixtures, by name and shape."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
-    x = rng.standard_normal(shape).astype(np.float32)
-    if len(shape) in (2, 4):
-        return x * np.float32(np.prod(shape[1:]) ** -0.5)
-    x = x * np.float32(0.3)
-    return x + 1 if len(shape) == 1 and not name.endswith("bias") else x
-
-
-def images(size):
-    return np.random.default_rng(1).standard_normal((2, *size, 3)).astype(np.float32)
 
 
 def save(path, case, **changes):
@@ -60,14 +68,22 @@ def save(path, case, **changes):
 def test_an_option_gives_timms_logits_or_is_refused(name, tmp_path, run_ours):
     case = CASES[name]
     path = save(tmp_path, case)
-    if name not in EQUAL:
-        with pytest.raises(InputError) as refusal:
+    if name in REFUSED:
+        with pytest.raises(InputError, match=re.escape(REFUSED[name])) as refusal:
             weights.read(path)
         assert len(str(refusal.value).splitlines()) == 1, refusal.value
         return
     published = weights.read(path)
-    logits = run_ours(published, images(published.config.image_size))
-    np.testing.assert_allclose(logits[:, :8], case["logits"], atol=1e-4)
+    assert_equal(run_ours(published, images(published.config.image_size)), case["logits"])
+    if "other" in case:
+        other = weights.read(path, image_size=OTHER_SIZE, resample="bicubic_antialias")
+        assert_equal(run_ours(other, images(OTHER_SIZE)), case["other"])
+
+
+def assert_equal(ours, theirs):
+    theirs = np.array(theirs)
+    error = np.abs(ours[:, :8] - theirs).max()
+    assert error <= 1e-4 * np.abs(theirs).max(), error
 
 
 @pytest.mark.parametrize("key", ["model_args", "pretrained_cfg", None])
@@ -90,11 +106,13 @@ def test_bits_output_stride_is_refused():
 
 
 def test_the_table_tells_heads_activations_and_epsilons():
-    assert len(architectures()) > 200
+    assert len(architectures()) > 330
     kind, options = architecture("vit_base_patch32_siglip_256.v2_webli")
     assert (kind, options["num_heads"], options["act_layer"]) == ("vit", 12, "gelu_tanh")
     assert architecture("vit_base_patch16_224_in21k") == architecture("vit_base_patch16_224")
-    assert architecture("vit_base_patch16_rope_ape_224") is None
+    kind, options = architecture("vit_base_patch16_rope_ape_224")
+    assert (kind, options["rope_temperature"], options["rope_grid_indexing"]) == ("eva", 100, "xy")
+    assert architecture("naflexvit_base_patch16_gap") is None
 
 
 def test_attention_pooling_without_json_asks_for_the_activation(tmp_path):
