@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from flax import traverse_util
+from safetensors.numpy import load_file, save_file
 
 from vit_jax import weights
 from vit_jax.errors import InputError
@@ -84,6 +85,38 @@ def assert_equal(ours, theirs):
     theirs = np.array(theirs)
     error = np.abs(ours[:, :8] - theirs).max()
     assert error <= 1e-4 * np.abs(theirs).max(), error
+
+
+# Written with queries, keys and values, or gate and value, in one tensor instead of several, or
+# with a norm of all tokens instead of the class token's alone.
+OTHER_NAMES = {
+    *("token_fc", "eva_token"),
+    *("eva02_base_patch14_224", "eva02_base_patch16_clip_224", "eva_unfused", "eva_rope_unfused"),
+    *("vit_7b_patch16_dinov3", "vit_small_plus_patch16_dinov3", "eva_align", "split_norm"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CASES.keys() - REFUSED.keys()))
+def test_what_was_read_is_written_again(name, tmp_path):
+    """Bit for bit; and config.json says the same without our key in it."""
+    (tmp_path / "first").mkdir()
+    first = weights.read(save(tmp_path / "first", CASES[name]))
+    weights.write(first, tmp_path / "second", format="timm")
+    document = json.loads((tmp_path / "second" / "config.json").read_text())
+    assert architecture(document["architecture"])
+    assert document["model_args"]["depth"] == 2
+    for key in ("vit_jax", None):
+        second = weights.read(tmp_path / "second")
+        assert second.config == first.config
+        ours, again = (traverse_util.flatten_dict(each.params) for each in (first, second))
+        assert ours.keys() == again.keys()
+        for path, array in ours.items():
+            np.testing.assert_array_equal(array, again[path], err_msg=str(path))
+        document.pop(key, None)
+        (tmp_path / "second" / "config.json").write_text(json.dumps(document))
+    written = set(load_file(tmp_path / "second" / "model.safetensors"))
+    if name not in OTHER_NAMES:
+        assert written == set(CASES[name]["shapes"])
 
 
 @pytest.mark.parametrize("key", ["model_args", "pretrained_cfg", None])

@@ -92,7 +92,7 @@ vit_pe_lang_gigantic_patch14_448 vit_pe_spatial_small_patch16_512
 beit_base_patch16_224 beitv2_base_patch16_224 vit_relpos_small_patch16_224
 vit_relpos_base_patch16_plus_240 vit_relpos_medium_patch16_cls_224
 vit_relpos_base_patch16_clsgap_224 vit_srelpos_small_patch16_224 vit_relpos_base_patch16_rpn_224
-""".split()
+"""
 ROPE = dict(use_rot_pos_emb=True)
 DINO = dict(ROPE, rope_type="dinov3", rope_temperature=100.0)
 # Case -> architecture and arguments.
@@ -185,7 +185,7 @@ CHANGED = {
 
 def cases():
     plain = {name: ("vit_tiny_patch16_224", dict(TINY, **own)) for name, own in PLAIN.items()}
-    named = {name: (name, {}) for name in ARCHITECTURES}
+    named = {name: (name, {}) for name in ARCHITECTURES.split()}
     sizes = dict(TINY, img_size=[16, 24])
     return plain | {name: (arch, sizes | own) for name, (arch, own) in (named | CHANGED).items()}
 

@@ -73,17 +73,18 @@ _BRANCHED_NAMES = tuple(
 )
 
 
-def describe(config: ViTConfig, resnet: str = "") -> Described:
+def describe(config: ViTConfig, name: str, resnet: str = "") -> Described:
     """A model in the words of the class that fits it.
 
     Args:
       config: configuration of the model.
+      name: nearest name of a model, such as "ViT-B/16".
       resnet: architecture of a hybrid; "" if the model is none.
 
     Raises:
       InputError: timm has no such model; the message names the option.
     """
-    if config.position_bias_kind.shared is not None and config.position_bias != "none":
+    if config.position_bias != "none":
         table = config.position_bias.startswith("table")
         learnt = config.posemb != "none" or config.qkv_bias == "no_key"
         beit = table and (learnt or config.mlp != "gelu" or config.mlp_norm)
@@ -91,10 +92,10 @@ def describe(config: ViTConfig, resnet: str = "") -> Described:
     pooling = config.map_heads or config.map_mlp_dim
     if config.rotary != "none" or config.qkv_bias == "no_key" or pooling:
         return _eva(config)
-    return _vit(config, resnet)
+    return _vit(config, name, resnet)
 
 
-def _vit(config: ViTConfig, resnet: str) -> Described:
+def _vit(config: ViTConfig, model: str, resnet: str) -> Described:
     block, gated = config.block_kind, config.mlp == "swiglu"
     branched = config.block == "branched(count=2)"
     parallel = config.block == "parallel"
@@ -121,11 +122,10 @@ def _vit(config: ViTConfig, resnet: str) -> Described:
     if resnet:
         has["block"] = "sequential"
     check_expressible("timm", config, has)
-    name, epsilon, split = _vit_architecture(config, resnet)
+    name, epsilon, split = _vit_architecture(config, model, resnet)
     norms = dict(layer="layernorm", rms="rmsnorm")
-    usual = architecture(name)
-    assert usual is not None
-    kept_norm = usual[1].get("norm_layer", "layernorm").startswith(norms[config.norm])
+    usual = _usual(name)
+    kept_norm = usual.get("norm_layer", "layernorm").startswith(norms[config.norm])
     arguments = _common(config, (1 if split or not gated else 2) * config.mlp_dim)
     gelu = dict(erf="gelu", tanh="gelu_tanh", quick="quick_gelu")[config.gelu]
     arguments |= _tokens(config, "reg_tokens")
@@ -141,17 +141,19 @@ def _vit(config: ViTConfig, resnet: str) -> Described:
         scale_mlp_norm=config.mlp_norm,
         act_layer="silu" if gated else gelu,
         qk_norm=config.qk_norm,
-        init_values=_layer_scale(config, usual[1]),
+        init_values=_layer_scale(config, usual),
     )
     if not kept_norm:
         arguments["norm_layer"] = norms[config.norm]
-    if config.patch_norm != bool(usual[1].get("embed_norm_layer")):
+    if config.patch_norm != bool(usual.get("embed_norm_layer")):
         arguments["embed_norm_layer"] = norms[config.norm] if config.patch_norm else ""
     if config.head == "gap":
         arguments["fc_norm"] = config.pool_then_norm
     renames = _PARALLEL_NAMES if parallel else _BRANCHED_NAMES if branched else ()
     defaults = _DEFAULTS | dict(act_layer="gelu")
-    return Described(name, _changed(arguments, usual[1], defaults), epsilon, renames, split)
+    return Described(
+        name, _changed(arguments, usual, defaults, ("fc_norm",)), epsilon, renames, split
+    )
 
 
 _VIT_BLOCKS = {
@@ -164,10 +166,8 @@ _SIZE_NAMES = dict(Ti="tiny", S="small", B="base", L="large", H="huge", g="giant
 _PATCHES = dict(Ti=(16,), S=(16, 8, 32), B=(16, 8, 32), L=(16, 14, 32), H=(14,), g=(14,), G=(14,))
 
 
-def _vit_architecture(config: ViTConfig, resnet: str) -> tuple[str, float, bool]:
+def _vit_architecture(config: ViTConfig, model: str, resnet: str) -> tuple[str, float, bool]:
     """The nearest architecture, its epsilon, and whether its gated MLP has two tensors."""
-    from vit_jax.models.variants import identify
-
     if resnet:
         return resnet, 1e-6, False
     if config.block in _VIT_BLOCKS:
@@ -179,7 +179,7 @@ def _vit_architecture(config: ViTConfig, resnet: str) -> tuple[str, float, bool]
         return "vit_giant_patch14_dinov2", 1e-6, False
     if small and config.norm == "layer" and not config.patch_norm:
         return "vit_base_patch16_clip_224", 1e-5, False
-    variant, patch = identify(config)[0].removeprefix("ViT-").split("/")
+    variant, patch = model.removeprefix("ViT-").split("/")
     size = _SIZE_NAMES.get(variant, "base")
     if config.distillation == "head":
         size = size if size in ("tiny", "small", "base") else "base"
@@ -207,6 +207,7 @@ def _eva(config: ViTConfig) -> Described:
         epsilon = 1e-5
         scaled = config.layer_scale is not None
         name = "vit_small_patch16_dinov3" if scaled else "vit_pe_core_base_patch16_224"
+    usual = _usual(name)
     arguments = _common(config, config.mlp_dim) | _tokens(config, "num_reg_tokens")
     arguments |= dict(
         class_token=config.has_class_token,
@@ -222,30 +223,29 @@ def _eva(config: ViTConfig) -> Described:
         use_post_transformer_norm=config.final_norm and not config.pool_then_norm,
         use_fc_norm=config.pool_then_norm,
         init_values=config.layer_scale,
-        **_rotary(config),
+        **_rotary(config, usual),
     )
     if config.head == "map":
         ratio = _ratio(config.map_mlp_dim or config.mlp_dim, config.width)
         heads = config.map_heads or config.num_heads
         arguments |= dict(attn_pool_num_heads=heads, attn_pool_mlp_ratio=ratio)
-    usual = architecture(name)
-    assert usual is not None
     kept = ("use_post_transformer_norm", "use_fc_norm")
-    changed = _changed(arguments, usual[1], _DEFAULTS, kept)
+    changed = _changed(arguments, usual, _DEFAULTS, kept)
     return Described(name, changed, epsilon, _GAMMA, gated and config.mlp_norm)
 
 
-def _rotary(config: ViTConfig) -> dict[str, Any]:
-    """Eva's arguments of a rotary embedding."""
+def _rotary(config: ViTConfig, usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Eva's arguments of a rotary embedding; `usual` are those of the architecture."""
     kind = config.rotary_kind
     if config.rotary == "none":
         return dict(use_rot_pos_emb=False)
     given: dict[str, Any] = dict(use_rot_pos_emb=True, rope_grid_offset=0.0)
     if isinstance(kind, Indexed):
-        reference = kind.reference or config.grid
-        pair = reference if isinstance(reference, tuple) else (reference, reference)
+        # Without scaling, or scaled onto the grid itself where the architecture scales.
+        reference = kind.reference or (config.grid if "ref_feat_shape" in usual else None)
+        pair = (reference, reference) if isinstance(reference, int) else reference
         given |= dict(rope_type="cat", rope_grid_offset=kind.offset, rope_temperature=kind.base)
-        given |= dict(ref_feat_shape=list(pair), rope_rotate_half=kind.layout == "half")
+        given |= dict(ref_feat_shape=pair and list(pair), rope_rotate_half=kind.layout == "half")
         return given | dict(rope_grid_indexing="xy" if kind.order == "xy" else "ij")
     if isinstance(kind, Mixed) and kind.layout == "interleaved":
         given |= dict(rope_type="mixed", rope_temperature=kind.base, rope_rotate_half=False)
@@ -278,9 +278,8 @@ def _beit(config: ViTConfig) -> Described:
         init_values=config.layer_scale or 0.0,
     )
     name = "beit_base_patch16_224"
-    usual = architecture(name)
-    assert usual is not None
-    changed = _changed(arguments, usual[1], _DEFAULTS, ("use_fc_norm",))
+    usual = _usual(name)
+    changed = _changed(arguments, usual, _DEFAULTS, ("use_fc_norm",))
     return Described(name, changed, 1e-6, (*_GAMMA, *_BEIT_NAMES), True)
 
 
@@ -306,10 +305,16 @@ def _relpos(config: ViTConfig) -> Described:
         shared_rel_pos=kind.shared,
         init_values=config.layer_scale or 0.0,
     )
-    usual = architecture(name)
-    assert usual is not None
-    changed = _changed(arguments, usual[1], _RELPOS_DEFAULTS)
+    usual = _usual(name)
+    changed = _changed(arguments, usual, _RELPOS_DEFAULTS)
     return Described(name, changed, 1e-6, ((r"^rel_pos\.", "shared_rel_pos."), _TABLE))
+
+
+def _usual(name: str) -> dict[str, Any]:
+    """The arguments of an architecture."""
+    found = architecture(name)
+    assert found is not None  # these names are in the tables
+    return found[1]
 
 
 def _common(config: ViTConfig, hidden: int) -> dict[str, Any]:

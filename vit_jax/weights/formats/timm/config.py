@@ -55,6 +55,8 @@ def hints(found: Recognised) -> Mapping[str, Any]:
     open_names = [name for name in found.original.values() if _OPEN.search(name)]
     if "pos_embed" not in found.tensors and "patch_embed.proj.weight" in found.tensors:
         open_names.append("no pos_embed")
+    if "norm.weight" not in found.tensors and "resnet" not in found.name:
+        open_names.append("no norm")
     if pooled and any(".gamma_1" in name for name in found.original.values()):
         open_names.append("gamma_1 and fc_norm")
     if open_names:

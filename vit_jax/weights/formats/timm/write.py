@@ -45,7 +45,9 @@ def write(weights: Weights, path: Path) -> list[str]:
         document = _bit_document(weights, config)
         tensors, lines = named(weights, "timm BiT"), other_epsilon(config, config.preact)
     else:
-        described = classes.describe(config, _resnet_architecture(weights.name, config))
+        described = classes.describe(
+            config, weights.name, _resnet_architecture(weights.name, config)
+        )
         document = _vit_document(weights, config, described)
         tensors = _renamed(named(weights, "timm ViT"), config, described)
         lines = [f"timm's norm epsilon is {described.epsilon:g}, not {config.norm_eps:g}"]
