@@ -5,6 +5,7 @@ constructor or the architecture changed at a time, most at a second image size t
 wrote it. Their parameters and input are those of reference.py, so shapes and logits suffice.
 """
 
+import dataclasses
 import json
 import lzma
 import re
@@ -16,7 +17,7 @@ import pytest
 from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
-from vit_jax import weights
+from vit_jax import models, weights
 from vit_jax.errors import InputError
 from vit_jax.weights.formats.timm.architectures import architecture, architectures
 
@@ -126,6 +127,109 @@ def test_a_field_that_is_not_known_is_refused_by_name(key, tmp_path):
     path = save(tmp_path, case, **({key: section} if key else section))
     with pytest.raises(InputError, match="use_rope is True; this field is not known here"):
         weights.read(path)
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("vit_base_patch16_clip_224", "norm_pre"),
+        ("aimv2_large_patch14_224", "patch_embed.norm"),
+        ("vit_base_patch16_xp_224", "in_norm"),
+        ("beit3_base_patch16_224", "attn.norm"),
+        ("final_norm", "no norm.weight"),
+        ("eva02_tiny_patch14_224", "q_bias"),
+        ("eva02_base_patch14_224", "mlp.norm"),
+        ("vit_base_patch16_rope_224", "no pos_embed"),
+        ("vit_base_patch16_rope_ape_224", "gamma_1"),
+        ("vit_small_patch16_rope_mixed_ape_224", "rope.freqs"),
+        ("vit_small_patch16_dinov3", "no pos_embed"),
+        ("vit_pe_lang_large_patch14_448", "norm_pre"),
+        ("beit_base_patch16_224", "q_bias"),
+        ("eva_unfused", "q_proj"),
+        ("eva_align", "fc1_g|q_bias"),
+        ("relpos_table", "relative_position_bias_table"),
+        ("vit_srelpos_small_patch16_224", "shared_rel_pos"),
+    ],
+)
+def test_without_json_nothing_is_guessed(name, reason, tmp_path):
+    save(tmp_path, CASES[name])
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(InputError, match=f"{reason}.*put timm's config.json beside it"):
+        weights.read(tmp_path, num_heads=4, image_size=(16, 24), posemb="none")
+
+
+@pytest.mark.parametrize(
+    "name, changes, message",
+    [
+        ("plain", dict(qk_norm=True), "its JSON says qk_norm True, its tensors False"),
+        ("plain", dict(pre_norm=True), "JSON says norm_pre True, its tensors False"),
+        ("plain", dict(norm_layer="rmsnorm"), "JSON says norm rms, its tensors layer"),
+        ("plain", dict(pos_embed="none"), "its pos_embed does not suit the file"),
+        ("plain", dict(reg_tokens=1), "JSON says registers 1, its tensors 0"),
+        ("qkv_bias", dict(qkv_bias=True), "JSON says qkv_bias all, its tensors none"),
+        ("final_norm", dict(final_norm=True), "its last norm is norm|final_norm"),
+        ("beit_base_patch16_224", dict(qkv_bias=False), "qkv_bias none, its tensors no_key"),
+        ("beit_base_patch16_224", dict(use_rel_pos_bias=False), "position_bias none, its tensors"),
+        ("eva_giant_patch14_224", dict(attn_type="rope"), "qkv_bias all, its tensors no_key"),
+        ("relpos_table", dict(rel_pos_type="mlp"), "position_bias mlp.*its tensors table"),
+        ("vit_small_patch16_rope_mixed_224", dict(num_heads=8), "num_heads 8, its tensors 4"),
+        ("notoken", dict(class_token=True), "class_token is True, but the file has no cls_token"),
+    ],
+)
+def test_json_of_another_model_is_refused(name, changes, message, tmp_path):
+    case = CASES[name]
+    path = save(tmp_path, dict(case, model_args=case["model_args"] | changes))
+    with pytest.raises(InputError, match=message) as refusal:
+        weights.read(path)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_a_mixed_rotary_is_read_from_json_alone(tmp_path):
+    """Its frequencies show that there is one, and not the order of its coordinates."""
+    case = CASES["vit_small_patch16_rope_mixed_224"]
+    read = {
+        order: weights.read(save(tmp_path, dict(case, model_args=case["model_args"] | order_of)))
+        for order, order_of in (("xy", {}), ("yx", dict(rope_grid_indexing="ij")))
+    }
+    assert {order: each.config.rotary for order, each in read.items()} == {
+        "xy": "mixed",
+        "yx": "mixed(order='yx')",
+    }
+
+
+def test_naflexvit_is_refused_by_name(tmp_path):
+    tensors = {"embeds.proj.weight": (32, 192), "blocks.0.norm1.weight": (32,)}
+    arrays = {name: values(name, shape) for name, shape in tensors.items()}
+    save_file(arrays, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="NaFlexVit, which is not supported"):
+        weights.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, changes, message",
+    [
+        ("plain", dict(out_bias=False), "mlp_bias=True"),
+        ("plain", dict(projection=8), "projection=8"),
+        ("plain", dict(patch_bias=False), "patch_bias=False"),
+        ("plain", dict(block="branched(count=3)"), r"block='branched\(count=3\)'"),
+        ("plain", dict(block="parallel", mlp="swiglu"), "mlp='swiglu'"),
+        ("plain", dict(block="post_norm", layer_scale=0.1), "layer_scale=0.1"),
+        ("plain", dict(rotary="indexed", gelu="tanh"), "gelu='tanh'"),
+        ("plain", dict(rotary="indexed", norm="rms"), "norm='rms'"),
+        ("plain", dict(rotary="mixed(layout='half')", qkv_bias="no_key"), "rotary=.mixed"),
+        ("plain", dict(qkv_bias="no_key", patch_norm=True), "patch_norm=True"),
+        ("plain", dict(position_bias="mlp", posemb="learned"), "posemb='learned'"),
+        ("plain", dict(position_bias="table", qkv_bias="all", posemb="learned"), "qkv_bias='all'"),
+        ("map", dict(mlp="swiglu"), "mlp='swiglu'"),
+    ],
+)
+def test_what_timm_lacks_is_refused(name, changes, message, tmp_path):
+    read = weights.read(save(tmp_path, CASES[name]))
+    config = dataclasses.replace(read.config, **changes)
+    model, options = models.identify(config)
+    other = dataclasses.replace(read, name=model, options=options)
+    with pytest.raises(InputError, match=f"timm has no model with {message}"):
+        weights.write(other, tmp_path / "written", format="timm")
 
 
 def test_bits_output_stride_is_refused():

@@ -52,18 +52,8 @@ def hints(found: Recognised) -> Mapping[str, Any]:
     if "config.json" in found.configs:
         return describe(found).hints
     pooled = has_fc_norm(found)
-    open_names = [name for name in found.original.values() if _OPEN.search(name)]
-    if "pos_embed" not in found.tensors and "patch_embed.proj.weight" in found.tensors:
-        open_names.append("no pos_embed")
-    if "norm.weight" not in found.tensors and "resnet" not in found.name:
-        open_names.append("no norm")
-    if pooled and any(".gamma_1" in name for name in found.original.values()):
-        open_names.append("gamma_1 and fc_norm")
-    if open_names:
-        raise InputError(
-            f"{found.path}: its tensors ({open_names[0]}) do not tell how positions, norms or GELU "
-            "are computed; put timm's config.json beside it"
-        )
+    if found.family.signature == "patch_embed.proj.weight":
+        _check_plain(found, pooled)
     return dict(
         norm_eps=1e-6,
         # SigLIP's towers pool by attention: some compute GELU by tanh, some by erf.
@@ -71,6 +61,34 @@ def hints(found: Recognised) -> Mapping[str, Any]:
         head="gap" if pooled else None,
         pool_then_norm=pooled,
         **TORCH_RESNET,
+    )
+
+
+def _check_plain(found: Recognised, pooled: bool) -> None:
+    """Refuses a file without config.json whose tensors do not tell all about the network.
+
+    Args:
+      found: the file.
+      pooled: whether its last norm is the one after pooling.
+    """
+    names = found.original.values()
+    reasons = [name for name in names if _OPEN.search(name)]
+    reasons += [f"no {name}" for name in ("pos_embed", "norm.weight") if name not in found.tensors]
+    # DeiT-III's own files, .pth, and timm's vit_*_rope_ape have the same names.
+    own = found.path.endswith((".pth", ".pt")) and not pooled
+    reasons += [name for name in names if name.endswith(".gamma_1") and not own]
+    if reasons:
+        raise InputError(
+            f"{found.path}: its tensors ({reasons[0]}) do not tell how positions, norms or GELU "
+            "are computed; put timm's config.json beside it"
+        )
+
+
+def refuse_naflex(found: Recognised) -> Mapping[str, Any]:
+    """The hints of NaFlexVit's files, which are not read."""
+    raise InputError(
+        f"{found.path}: it is of timm's NaFlexVit, which is not supported; take the same model "
+        "for a fixed image size, such as vit_base_patch16_siglip_224"
     )
 
 

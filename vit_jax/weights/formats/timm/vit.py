@@ -2,7 +2,7 @@
 
 from vit_jax.weights.families import FAMILIES, Family
 from vit_jax.weights.formats.timm import write
-from vit_jax.weights.formats.timm.config import hints, recipe
+from vit_jax.weights.formats.timm.config import hints, recipe, refuse_naflex
 from vit_jax.weights.formats.timm.names import RENAMES, TIMM, TIMM_BIT, WORDS, regroup
 
 __all__ = ["write"]
@@ -22,3 +22,4 @@ FAMILIES.add(
     ),
 )
 FAMILIES.add("timm BiT", Family("stem.conv.weight", TIMM_BIT, hints, recipe))
+FAMILIES.add("timm NaFlexVit", Family("embeds.proj.weight", {}, refuse_naflex, recipe))
