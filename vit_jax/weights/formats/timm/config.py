@@ -35,11 +35,17 @@ class Described:
     """What config.json says.
 
     Attributes:
-      hints: fields of the model's configuration.
+      kind: kind of the architecture.
+      arguments: arguments of timm's class, those of the architecture included.
+      sized: whether the file gives the width itself.
+      pool: pooling, where the file gives it beside the arguments.
       recipe: preprocessing of images.
     """
 
-    hints: Mapping[str, Any]
+    kind: str
+    arguments: Fields
+    sized: bool
+    pool: str | None
     recipe: Recipe
 
 
@@ -50,7 +56,12 @@ def hints(found: Recognised) -> Mapping[str, Any]:
       InputError: config.json asks for something that the models here do not have.
     """
     if "config.json" in found.configs:
-        return describe(found).hints
+        described = _describe(found)
+        result = READERS[described.kind](found, described.arguments, described.pool)
+        if not described.sized and result.get("width") != _width(found):
+            # The sizes are not those of the architecture, and so may be its heads.
+            result |= dict.fromkeys(("width", "depth", "mlp_dim", "patch_size", "num_heads"))
+        return result
     pooled = has_fc_norm(found)
     if found.family.signature == "patch_embed.proj.weight":
         _check_plain(found, pooled)
@@ -95,16 +106,15 @@ def refuse_naflex(found: Recognised) -> Mapping[str, Any]:
 def recipe(found: Recognised) -> Recipe:
     """The preprocessing in config.json; without that file timm's default."""
     if "config.json" in found.configs:
-        return describe(found).recipe
+        return _describe(found).recipe
     return Recipe(224 / 256, False, "bicubic", True, IMAGENET_MEAN, IMAGENET_STD, True, True)
 
 
-def describe(found: Recognised) -> Described:
+def _describe(found: Recognised) -> Described:
     """Reads config.json as timm does.
 
     Raises:
-      InputError: a field that is not understood, or that asks for another network than those
-        here; an unknown architecture.
+      InputError: a field that is not understood, or an unknown architecture.
     """
     whole = dict(Fields(found.config_json, f"{found.path}: config.json").rest())
     if "pretrained_cfg" not in whole:  # the layout of earlier versions: one object for all
@@ -127,12 +137,7 @@ def describe(found: Recognised) -> Described:
     overlay: dict[str, Any] = dict(img_size=list(size)) if fixed else {}
     overlay |= dict(global_pool=said_pool) if said_pool else {}
     arguments = Fields({**usual, **overlay, **stated.rest()}, f"{stated.where} of {name}")
-    given = stated.rest()
-    result = READERS[kind](found, arguments, pool)
-    if "embed_dim" not in given and result.get("width") != _width(found):
-        # The sizes are not those of the architecture, and so may be its heads.
-        result |= dict.fromkeys(("width", "depth", "mlp_dim", "patch_size", "num_heads"))
-    return Described(result, prepared)
+    return Described(kind, arguments, "embed_dim" in stated.rest(), pool, prepared)
 
 
 def _width(found: Recognised) -> int | None:
