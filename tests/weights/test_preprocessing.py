@@ -13,7 +13,7 @@ from vit_jax.data import load_images, parse
 from vit_jax.errors import InputError
 from vit_jax.weights.families import FAMILIES, Recognised
 from vit_jax.weights.formats.huggingface.processor import to_huggingface
-from vit_jax.weights.formats.timm.vit import to_timm
+from vit_jax.weights.formats.timm.write import to_timm
 from vit_jax.weights.preprocessing import Recipe
 
 transformers = pytest.importorskip("transformers")

@@ -24,6 +24,10 @@ def _as_it_is(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
     return [(name, array)]
 
 
+def _nothing(tensors: dict[str, np.ndarray], original: dict[str, str]) -> None:
+    del tensors, original
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """One way of naming tensors.
@@ -43,6 +47,8 @@ class Family:
       other: pattern of tensors of other networks in the file, such as a text tower or a decoder;
         they are not kept.
       unpack: (name, array) -> (name, array) of each layer whose values the tensor holds.
+      regroup: (tensors, names in the file), both by name in the table, to change in place: joins
+        tensors that are one in the table, and splits those that are several.
       words: words for the indices of letters that are counted in names.
       resample: method by which the family's program resizes position embeddings.
     """
@@ -57,6 +63,7 @@ class Family:
     unused: str = "(?!)"
     other: str = "(?!)"
     unpack: Callable[[str, np.ndarray], list[tuple[str, np.ndarray]]] = _as_it_is
+    regroup: Callable[[dict[str, np.ndarray], dict[str, str]], None] = _nothing
     words: Words = dataclasses.field(default_factory=lambda: QKV)
     resample: str = "bicubic_antialias"
 
@@ -212,3 +219,4 @@ def _collect(
                 )
             found.tensors[part] = array
             found.original[part] = name
+    found.family.regroup(found.tensors, found.original)

@@ -26,6 +26,12 @@ _HEADS |= {(1536, 40, 4096): 24}
 _FIRST_NORMS = ("blocks/norm1/scale", "blocks/branch0/norm1/scale")
 # Axes that every ViT has, and the tensors that have them.
 _PARTS = dict(d="norm", p="patch embedding", q="patch embedding", m="MLP")
+# Fields that tensors show; JSON that says something else is of another model.
+_IN_TENSORS = (
+    *("width", "depth", "patch_size", "mlp_dim", "num_heads", "registers", "norm", "patch_norm"),
+    *("norm_pre", "attention_norm", "mlp_norm", "final_norm", "qk_norm", "qkv_bias", "out_bias"),
+    *("mlp_bias", "patch_bias", "mlp", "position_bias"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +136,7 @@ def infer(
     if "resnet/conv_root/kernel" in seen.rows and seen.depth == 0:
         return _infer_bit(seen, hints, options)
     fields = _structure(path, seen, {**options, **hints})
-    for key in ("width", "depth", "patch_size", "mlp_dim", "num_heads"):
+    for key in _IN_TENSORS:
         if hints.get(key, fields[key]) != fields[key]:
             raise InputError(
                 f"{path}: config.json says {key} {hints[key]}, the tensors {fields[key]}; one of "
