@@ -101,12 +101,13 @@ def _count(exists) -> int:
 
 
 def _gated_or_not(rows: set[str], sizes: Mapping[str, int], table, shapes) -> set[str]:
-    """Removes one of the plain and the gated MLP, which have the same names in PyTorch files."""
+    """Removes one of the plain and the gated MLP, which may have names in common."""
     plain, gated = "blocks/mlp/fc1/", "blocks/mlp/gated/"
     if not {f"{plain}kernel", f"{gated}kernel"} <= rows:
         return rows
+    packed = table[f"{plain}kernel"][0] == table[f"{gated}kernel"][0]
     hidden = shapes[table[f"{plain}kernel"][0].format(l=0)][0]
-    wrong = plain if hidden == 2 * sizes.get("m", 0) else gated
+    wrong = gated if packed and hidden != 2 * sizes.get("m", 0) else plain
     return {row for row in rows if not row.startswith(wrong)}
 
 
@@ -129,7 +130,7 @@ def infer(
     if "resnet/conv_root/kernel" in seen.rows and seen.depth == 0:
         return _infer_bit(seen, hints, options)
     fields = _structure(path, seen, {**options, **hints})
-    for key in ("width", "depth", "patch_size", "mlp_dim"):
+    for key in ("width", "depth", "patch_size", "mlp_dim", "num_heads"):
         if hints.get(key, fields[key]) != fields[key]:
             raise InputError(
                 f"{path}: config.json says {key} {hints[key]}, the tensors {fields[key]}; one of "

@@ -91,6 +91,7 @@ FAMILIES.add(
         ("", "dinov2.", "dinov2_with_registers."),
         _DINOV2_RENAMES,
         aside=r"embeddings\.mask_token",
+        resample="bicubic",
     ),
 )
 FAMILIES.add(
@@ -103,6 +104,7 @@ FAMILIES.add(
         ("", "vit.", "deit."),
         ((r"^cls_classifier\.", "classifier."),),
         aside=r"embeddings\.mask_token",
+        resample="bicubic",
     ),
 )
 FAMILIES.add(
