@@ -36,7 +36,7 @@ def _hints(found: Recognised) -> Mapping[str, Any]:
         head="gap",
     )
     if "preprocessor.pos_embed" not in found.tensors:  # the models for images of any size
-        result |= dict(posemb="sincos2d(order='yx', endpoint=False)", image_size=(224, 224))
+        result |= dict(posemb="sincos2d(endpoint=False)", image_size=(224, 224))
     return result
 
 

@@ -76,7 +76,7 @@ def add(title: str, *signature: str) -> None:
                 _table(prefix),
                 _hints,
                 _recipe,
-                other=OTHER,
+                other=OTHER if prefix else "(?!)",  # a tower alone begins names as texts do
                 unpack=_unpack,
                 resample="bilinear",
             ),
