@@ -264,6 +264,28 @@ def test_other_networks_are_refused_by_name(case, tmp_path, randomise):
     assert "\n" not in str(caught.value)
 
 
+def test_every_changed_value_is_taken_or_refused(tmp_path, randomise):
+    """Only fields that say something else about the same tensors change what is computed."""
+    from tests.weights.test_json import mutations, outcome, same_function
+
+    vision = dict(ls_init_value=1e-4, no_ln_pre=False, attentional_pool=False, mlp_ratio=4.0)
+    vision |= dict(norm_kwargs=dict(eps=1e-5), pool_type="tok", final_ln_after_pool=False)
+    config = changed(vision=vision)
+    config["model_cfg"]["text_cfg"] = {}
+    path = directory(tmp_path / "x", whole(randomise(Tower(scaled=True))), config)
+    right = weights.read(path)
+    refused = 0
+    for key, document in mutations(config):
+        (path / "open_clip_config.json").write_text(json.dumps(document))
+        found = outcome(path)
+        refused += isinstance(found, str)
+        if not isinstance(found, str) and not same_function(found, right):
+            known = ("quick_gelu", "image_size", "ls_init_value", "eps", "norm_kwargs")
+            known = (*known, "preprocess_cfg", "mean", "std", "interpolation", "resize_mode")
+            assert set(key) & set(known), key
+    assert refused > 250
+
+
 def test_pooling_is_not_guessed(tmp_path, randomise):
     save_file(whole(randomise(Tower(pre=False))), tmp_path / "x.safetensors")
     with pytest.raises(InputError, match="how it pools"):

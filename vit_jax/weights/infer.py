@@ -133,8 +133,8 @@ def infer(
     for key in ("width", "depth", "patch_size", "mlp_dim", "num_heads"):
         if hints.get(key, fields[key]) != fields[key]:
             raise InputError(
-                f"{path}: config.json says {key} {hints[key]}, the tensors {fields[key]}; one of "
-                "both is of another model"
+                f"{path}: its JSON says {key} {hints[key]}, its tensors {fields[key]}; one of both "
+                "is of another model"
             )
     fields |= _positions(path, seen, fields, hints, options)
     stem = ("resnet_norm_eps", "resnet_conv_eps") if fields["resnet_stages"] is not None else ()
