@@ -4,6 +4,7 @@ DINOv3, MAE and AIMv2 are compared with transformers, which holds the same numbe
 names; PE and EVA-02 with an independent statement of their networks.
 """
 
+import json
 import re
 
 import numpy as np
@@ -211,19 +212,63 @@ AIMV2 = (
 )
 
 
+def aimv2_state(model):
+    state = renamed(model.state_dict(), *AIMV2)
+    joined(state, ("q_proj", "k_proj", "v_proj"), "qkv", ".weight")
+    if "preprocessor.pos_embed" in state:
+        state["preprocessor.pos_embed"] = state["preprocessor.pos_embed"][None]
+    return state
+
+
 @pytest.mark.parametrize("native", [False, True])
 def test_aimv2(native, tmp_path, randomise, run_ours, run_torch):
     config = transformers.Aimv2VisionConfig(**TINY, use_head=False, is_native=native)
     model = randomise(transformers.Aimv2VisionModel(config))
-    state = renamed(model.state_dict(), *AIMV2)
-    joined(state, ("q_proj", "k_proj", "v_proj"), "qkv", ".weight")
-    if not native:
-        state["preprocessor.pos_embed"] = state["preprocessor.pos_embed"][None]
-    path = saved(tmp_path / "aimv2.pth", state)
+    path = saved(tmp_path / "aimv2.pth", aimv2_state(model))
     for size in SIZES if native else SIZES[:1]:
         read = weights.read(path, num_heads=2, image_size=size)
         expected = run_torch(model, noise(*size)).last_hidden_state.mean(1).numpy()
         np.testing.assert_allclose(run_ours(read, noise(*size)), expected, rtol=1e-4, atol=1e-4)
+
+
+APPLE = dict(
+    model_type="aimv2",
+    architectures=["AIMv2Model"],
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=64,
+    image_size=32,
+    patch_size=8,
+    rms_norm_eps=1e-3,
+    qkv_bias=False,
+    use_bias=False,
+)
+
+
+def test_aimv2_with_json_of_apple(tmp_path, randomise, run_ours, run_torch):
+    config = transformers.Aimv2VisionConfig(**TINY, use_head=False, rms_norm_eps=1e-3)
+    model = randomise(transformers.Aimv2VisionModel(config))
+    torch.save(aimv2_state(model), tmp_path / "pytorch_model.bin")
+    prepared = dict(image_processor_type="CLIPImageProcessor", do_center_crop=True, resample=3)
+    prepared |= dict(crop_size=dict(height=32, width=32), size=dict(shortest_edge=36))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(prepared))
+    (tmp_path / "config.json").write_text(json.dumps(APPLE))
+    read = weights.read(tmp_path)
+    expected = run_torch(model, noise(32, 32)).last_hidden_state.mean(1).numpy()
+    np.testing.assert_allclose(run_ours(read, noise(32, 32)), expected, rtol=1e-4, atol=1e-4)
+    assert read.pp.startswith("resize_small(36, method='bicubic'")
+    for name, value in (("zoom", 2), ("is_native", True), ("use_bias", True), ("hidden_size", 8)):
+        (tmp_path / "config.json").write_text(json.dumps(APPLE | {name: value}))
+        with pytest.raises(InputError, match="width" if name == "hidden_size" else name):
+            weights.read(tmp_path)
+
+
+def test_other_json_is_not_read_in_silence(tmp_path, randomise):
+    state = dinov3_state(randomise(dinov3_model()), False)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text("{}")
+    assert any("config.json is not read" in line for line in weights.read(tmp_path).report)
 
 
 def test_layers_of_dinov3_are_all_or_none(tmp_path, randomise):

@@ -249,6 +249,7 @@ WRONG = {
     "other heads": (changed(vision=dict(head_width=5)), "heads"),
     "other MLP": (changed(vision=dict(mlp_ratio=3.0)), "mlp_dim"),
     "without norm": (changed(vision=dict(no_ln_pre=True)), "no_ln_pre"),
+    "LayerScale": (changed(vision=dict(ls_init_value=0.1)), "ls_init_value"),
     "norm of queries": (changed(vision=dict(qk_norm=True)), "qk_norm"),
     "ResNet": (changed(vision=dict(layers=[3, 4, 6, 3])), "ResNet"),
     "tower of timm": (changed(vision=dict(timm_model_name="vit_base")), "timm_model_name"),

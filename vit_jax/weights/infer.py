@@ -132,8 +132,9 @@ def infer(
     fields = _structure(path, seen, {**options, **hints})
     for key in ("width", "depth", "patch_size", "mlp_dim", "num_heads"):
         if hints.get(key, fields[key]) != fields[key]:
+            where = next(iter(found.configs), "config.json")
             raise InputError(
-                f"{path}: its JSON says {key} {hints[key]}, its tensors {fields[key]}; one of both "
+                f"{path}: {where} says {key} {hints[key]}, the tensors {fields[key]}; one of both "
                 "is of another model"
             )
     fields |= _positions(path, seen, fields, hints, options)

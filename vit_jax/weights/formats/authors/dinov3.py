@@ -7,7 +7,7 @@ import numpy as np
 
 from vit_jax.errors import InputError
 from vit_jax.weights.families import FAMILIES, QKV, Family, Recognised
-from vit_jax.weights.formats.authors.names import PACKED, TABLE, split
+from vit_jax.weights.formats.authors.names import PACKED, TABLE, split, unread
 from vit_jax.weights.formats.rows import dense
 from vit_jax.weights.layout import Table
 from vit_jax.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Recipe
@@ -59,6 +59,7 @@ def _hints(found: Recognised) -> Mapping[str, Any]:
         )
     found.original.pop(_PERIODS)
     notes = [f"{_PERIODS} are of base {_BASE:g}; they are computed here in full precision"]
+    notes += unread(found)
     if any(name.endswith(".attn.q_bias") for name in found.tensors):
         notes.append("the biases of keys, which bias_mask sets to 0, are left out")
     width = found.tensors["patch_embed.proj.weight"].shape[0]

@@ -8,7 +8,7 @@ import numpy as np
 
 from vit_jax.errors import InputError
 from vit_jax.weights.families import FAMILIES, QKV, Family, Recognised
-from vit_jax.weights.formats.authors.names import TABLE, split
+from vit_jax.weights.formats.authors.names import TABLE, split, unread
 from vit_jax.weights.formats.open_clip.names import CLIP_MEAN, CLIP_STD
 from vit_jax.weights.formats.rows import dense, norm
 from vit_jax.weights.layout import Table
@@ -65,7 +65,7 @@ def _hints(found: Recognised) -> Mapping[str, Any]:
         head="gap",
         pool_then_norm=True,
         rotary=f"indexed(reference={_REFERENCE})",
-        notes=("the table of cosines and sines in the file is that computed here",),
+        notes=("the cosines and sines in the file are those computed here", *unread(found)),
     )
 
 

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.weights.families import FAMILIES, Family, Recognised
-from vit_jax.weights.formats.authors.names import PACKED, TABLE
+from vit_jax.weights.formats.authors.names import PACKED, TABLE, unread
 from vit_jax.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Recipe
 
 
 def _hints(found: Recognised) -> Mapping[str, Any]:
     """Fields of the configuration that are the same in all models."""
-    del found
-    return dict(norm_eps=1e-6, gelu="erf", head="token")
+    return dict(norm_eps=1e-6, gelu="erf", head="token", notes=unread(found))
 
 
 def _recipe(found: Recognised) -> Recipe:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from vit_jax.weights.families import Recognised
 from vit_jax.weights.formats.rows import dense, norm
 from vit_jax.weights.layout import Table
 
@@ -30,3 +31,8 @@ def split(
     array, source = tensors.pop(whole), original.pop(whole)
     for part, values in zip(parts, np.split(array, len(parts))):
         tensors[part], original[part] = values, source
+
+
+def unread(found: Recognised) -> tuple[str, ...]:
+    """A note about each JSON file beside the weights of a family that has none."""
+    return tuple(f"{name} is not read: {found.name} has no such file" for name in found.configs)

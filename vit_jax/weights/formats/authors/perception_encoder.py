@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.weights.families import FAMILIES, Family, Recognised
+from vit_jax.weights.formats.authors.names import unread
 from vit_jax.weights.formats.open_clip.names import OTHER, tower
 from vit_jax.weights.formats.rows import dense, norm
 from vit_jax.weights.layout import Table
@@ -57,8 +58,9 @@ def _hints(found: Recognised) -> Mapping[str, Any]:
         head="map" if pooled else "gap",
     )
     if pooled:
-        return hints | dict(map_heads=8, pool_prefix=token)
-    return hints | dict(notes=("the file has no pooling: features are the mean of the patches",))
+        return hints | dict(map_heads=8, pool_prefix=token, notes=unread(found))
+    note = "the file has no pooling: features are the mean of the patches"
+    return hints | dict(notes=(note, *unread(found)))
 
 
 def _recipe(found: Recognised) -> Recipe:

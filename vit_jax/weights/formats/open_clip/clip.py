@@ -34,7 +34,8 @@ def _hints(found: Recognised) -> Mapping[str, Any]:
             f"{found.path} does not tell how it pools; put its {NAME} beside it, and name the file "
             "open_clip_model.safetensors or open_clip_pytorch_model.bin"
         )
-    return dict(head="token", norm_eps=1e-5)
+    unread = tuple(f"{name} is not read: open_clip's is {NAME}" for name in found.configs)
+    return dict(head="token", norm_eps=1e-5, notes=unread)
 
 
 FAMILIES.add(

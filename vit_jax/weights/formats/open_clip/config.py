@@ -71,6 +71,9 @@ def tower_hints(found: Recognised) -> Mapping[str, Any]:
     without_norm = tower.take("no_ln_pre", bool, False)
     if without_norm != (f"{_prefix(found)}ln_pre.weight" not in found.tensors):
         raise tower.error("no_ln_pre", without_norm, "the tensors say the opposite")
+    scale = tower.take("ls_init_value", float)
+    if (scale is None) == any(name.endswith(".0.ls_1.gamma") for name in found.tensors):
+        raise tower.error("ls_init_value", scale, "the tensors say the opposite")
     projection = found.tensors.get(f"{_prefix(found)}proj")
     if features and projection is not None and projection.shape[-1] != features:
         raise model.error("embed_dim", features, f"the tensors have {projection.shape[-1]}")
@@ -82,7 +85,7 @@ def tower_hints(found: Recognised) -> Mapping[str, Any]:
         mlp_dim=int(width * ratio),
         patch_size=patch,
         image_size=size,
-        layer_scale=tower.take("ls_init_value", float),
+        layer_scale=scale,
         norm_eps=epsilon,
         gelu="quick" if quick else "tanh" if tanh else "erf",
         head=dict(tok="token", avg="gap")[pool],
