@@ -63,18 +63,15 @@ def tower_hints(found: Recognised) -> Mapping[str, Any]:
     norms = tower.section("norm_kwargs")
     epsilon = norms.take("eps", float, 1e-5)
     norms.close()
-    activation = tower.section("act_kwargs")
-    tanh = activation.only("approximate", "none", "tanh") == "tanh"
-    activation.close()
-    if quick and tanh:
-        raise tower.error("act_kwargs", "tanh", "quick_gelu says another formula of GELU")
+    gelu = _gelu(tower, quick)
+    prefix = "visual." if "visual.conv1.weight" in found.tensors else ""
     without_norm = tower.take("no_ln_pre", bool, False)
-    if without_norm != (f"{_prefix(found)}ln_pre.weight" not in found.tensors):
+    if without_norm != (f"{prefix}ln_pre.weight" not in found.tensors):
         raise tower.error("no_ln_pre", without_norm, "the tensors say the opposite")
     scale = tower.take("ls_init_value", float)
-    if (scale is None) == any(name.endswith(".0.ls_1.gamma") for name in found.tensors):
+    if (scale is None) == (f"{prefix}transformer.resblocks.0.ls_1.gamma" in found.tensors):
         raise tower.error("ls_init_value", scale, "the tensors say the opposite")
-    projection = found.tensors.get(f"{_prefix(found)}proj")
+    projection = found.tensors.get(f"{prefix}proj")
     if features and projection is not None and projection.shape[-1] != features:
         raise model.error("embed_dim", features, f"the tensors have {projection.shape[-1]}")
     patch, size = tower.size("patch_size", (16, 16)), tower.size("image_size", (224, 224))
@@ -87,7 +84,7 @@ def tower_hints(found: Recognised) -> Mapping[str, Any]:
         image_size=size,
         layer_scale=scale,
         norm_eps=epsilon,
-        gelu="quick" if quick else "tanh" if tanh else "erf",
+        gelu=gelu,
         head=dict(tok="token", avg="gap")[pool],
         pool_then_norm=after and pool == "avg",
     )
@@ -96,8 +93,16 @@ def tower_hints(found: Recognised) -> Mapping[str, Any]:
     return result
 
 
-def _prefix(found: Recognised) -> str:
-    return "visual." if "visual.conv1.weight" in found.tensors else ""
+def _gelu(tower: Fields, quick: bool) -> str:
+    """Our name of the formula of GELU."""
+    arguments = tower.section("act_kwargs")
+    tanh = arguments.only("approximate", "none", "tanh") == "tanh"
+    arguments.close()
+    if quick and tanh:
+        raise tower.error("act_kwargs", "tanh", "quick_gelu says another formula of GELU")
+    if quick:
+        return "quick"
+    return "tanh" if tanh else "erf"
 
 
 def recipe(found: Recognised) -> Recipe:
