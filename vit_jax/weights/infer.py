@@ -138,9 +138,10 @@ def infer(
     fields = _structure(path, seen, {**options, **hints})
     for key in _IN_TENSORS:
         if hints.get(key, fields[key]) != fields[key]:
+            where = next(iter(found.configs), "config.json")
             raise InputError(
-                f"{path}: config.json says {key} {hints[key]}, the tensors {fields[key]}; one of "
-                "both is of another model"
+                f"{path}: {where} says {key} {hints[key]}, the tensors {fields[key]}; one of both "
+                "is of another model"
             )
     fields |= _positions(path, seen, fields, hints, options)
     stem = ("resnet_norm_eps", "resnet_conv_eps") if fields["resnet_stages"] is not None else ()
