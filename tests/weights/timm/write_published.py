@@ -104,7 +104,7 @@ def timm_entry(name: str) -> dict:
         image_size=size[0],
         millions=round(params / 1e6, 2),
         classes=config.num_classes,
-        licence=cfg["license"],
+        licence=cfg.get("license") or "",
         preprocessing=recipe.spec(size),
     )
 
