@@ -1,8 +1,6 @@
 """Whole runs, pre-training and fine-tuning, under pmap as under pjit."""
 
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -34,18 +32,12 @@ def train(workdir, **options):
 
 @pytest.mark.slow
 def test_fine_tuning_under_both_engines_from_pre_training_under_pmap(tmp_path):
+    _, seen = train(tmp_path / "before", **{"parallel.engine": "pmap"})
     options = {"init_from": str(tmp_path / "before"), "data.pp": "resize(12)|value_range(-1, 1)"}
-    # A process of their own, as a command has: what other tests did to JAX is not there.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-
-        def run(name, engine, **options):
-            options["parallel.engine"] = engine
-            return pool.submit(train, tmp_path / name, **options).result()
-
-        _, seen = run("before", "pmap")
-        (losses, examples), (others, same) = (
-            run(engine, engine, **options) for engine in ("pjit", "pmap")
-        )
-    assert len(losses) == 5 and np.isfinite(losses).all()
-    assert examples == same == seen > 0
+    (losses, examples), (others, same) = (
+        train(tmp_path / engine, **options, **{"parallel.engine": engine})
+        for engine in ("pjit", "pmap")
+    )
+    assert np.isfinite(losses).all()
+    assert len(losses) == 5 and examples == same == seen > 0
     np.testing.assert_allclose(losses, others, rtol=1e-5)
