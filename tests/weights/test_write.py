@@ -182,7 +182,7 @@ def test_transformers_loads_what_is_written(case, tmp_path, run_ours, run_torch)
 
 
 def test_vision_transformers_names(tmp_path):
-    """checkpoints.md, "Google .npz", name by name."""
+    """The names of vision_transformer, one by one."""
     write(random_weights("pre_logits"), tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz") as file:
         shapes = {name: file[name].shape for name in file}

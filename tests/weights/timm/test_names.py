@@ -64,7 +64,7 @@ def source(randomise, tmp_path):
 
 
 def timm(tensors):
-    """checkpoints.md, "timm": queries, keys and values are one linear layer."""
+    """timm: queries, keys and values are one linear layer."""
     out = {}
     for name, array in tensors.items():
         if ".attention.attention." in name:
