@@ -23,6 +23,7 @@ RUNGS = (
     ("train",),
     ("config",),
     ("config_files",),
+    ("finetune",),
     ("plan", "figures"),
     ("speed", "paper"),
     ("cli",),

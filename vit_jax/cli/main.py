@@ -19,6 +19,7 @@ _RUNS, _WEIGHTS = "vit_jax.cli.commands.runs", "vit_jax.cli.commands.weights"
 # Command -> the package of its file, and what the command does.
 COMMANDS = {
     "train": (_RUNS, "pre-train or fine-tune a model"),
+    "finetune": (_RUNS, "fine-tune weights on your own images, by one command"),
     "evaluate": (_WEIGHTS, "accuracy of a checkpoint on a data set"),
     "fewshot": (_WEIGHTS, "accuracy of frozen features with a few images of each class"),
     "probe": (_WEIGHTS, "accuracy of frozen features with all training images"),
@@ -114,7 +115,7 @@ def _run(argv: list[str]) -> int:
     name = next((word for word in argv if not word.startswith("-")), None)
     if name is not None and name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
-    if name == "train":
+    if name in ("train", "finetune"):
         # Before the imports, which take seconds.
         from vit_jax.train.health import signals
 

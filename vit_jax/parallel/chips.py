@@ -26,6 +26,11 @@ def has_tpus() -> bool:
     return _has_device("tpu") and _has_plugin("tpu")
 
 
+def has_accelerators() -> bool:
+    """Whether this machine has GPUs or TPUs, and the library that drives them."""
+    return any(_has_device(kind) and _has_plugin(kind) for kind in _KINDS)
+
+
 def ignore_absent_tpus() -> None:
     """Keeps JAX from searching for TPUs if only their compiler is installed.
 

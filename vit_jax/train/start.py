@@ -22,7 +22,7 @@ from vit_jax.train.run import Run
 from vit_jax.train.state import TrainState
 from vit_jax.weights import Weights, fit
 from vit_jax.weights.fit import check_finite, other_normalization, replace
-from vit_jax.weights.preprocessing import Recipe
+from vit_jax.weights.preprocessing import Recipe, shown_size
 
 log = logging.getLogger(__name__)
 
@@ -114,20 +114,35 @@ def _preprocessing(config: ConfigDict, start: Start | None) -> tuple[str, str]:
     """The preprocessing for training and for evaluation that `init_from` asks for."""
     weights = start and start.weights
     spec = weights.pp if weights else read_meta(latest_checkpoint(config.init_from), ["pp"])["pp"]
-    pp = data.parse(spec).deterministic()
-    size = config.model.image_size or pp.image_size
-    if size is None or not pp.normalization:
+    pp = evaluation_preprocessing(spec, config.model.image_size)
+    if pp is None:
         raise InputError(
             f"config.data.pp is empty, and {config.init_from} does not tell how images are to be "
             "prepared; give it, such as 'decode|inception_crop(224)|flip_lr|value_range(-1, 1)'"
         )
-    if pp.naflex:
+    if pp.image_size is None:  # NaFlex: images of any size
         return f"decode|flip_lr|{pp.naflex}|{pp.normalization}", str(pp)
-    height, width = (size, size) if isinstance(size, int) else size
-    if (height, width) != pp.image_size:
-        pp = data.parse(Recipe.parse(str(pp)).spec((height, width)))
-    shown = height if height == width else (height, width)
-    return f"decode|inception_crop({shown})|flip_lr|{pp.normalization}", str(pp)
+    return f"decode|inception_crop({shown_size(pp.image_size)})|flip_lr|{pp.normalization}", str(pp)
+
+
+def evaluation_preprocessing(spec: str, size: Any) -> data.Preprocess | None:
+    """The preprocessing of weights for evaluation, for images of another size if one is given.
+
+    Args:
+      spec: preprocessing of the weights.
+      size: side in pixels or (height, width); None: that of the weights.
+
+    Returns:
+      None where the weights do not tell the size of images or how pixels are normalised.
+    """
+    pp = data.parse(spec).deterministic()
+    size = size or pp.image_size
+    if size is None or not pp.normalization:
+        return None
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if pp.naflex or size == pp.image_size:
+        return pp
+    return data.parse(Recipe.parse(str(pp)).spec(size))
 
 
 def first_state(

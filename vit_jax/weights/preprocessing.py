@@ -53,10 +53,10 @@ class Recipe:
         to_pixels = math.floor if self.floor else round
         whole = (to_pixels(size[0] / self.share), to_pixels(size[1] / self.share))
         how += ", truncate=True" if self.truncate and not self.squash else ""
-        operations = [f"{'resize' if self.squash else 'resize_small'}({_show(whole)}{how})"]
+        operations = [f"{'resize' if self.squash else 'resize_small'}({shown_size(whole)}{how})"]
         if not self.squash or whole != tuple(size):
             nearest = ", nearest=True" if self.floor else ""
-            operations.append(f"central_crop({_show(size)}{nearest})")
+            operations.append(f"central_crop({shown_size(size)}{nearest})")
         return "|".join([*operations, _normalization(self.mean, self.std)])
 
     @classmethod
@@ -120,7 +120,8 @@ def other_preprocessing(program: str, spec: str, theirs: str) -> list[str]:
     ]
 
 
-def _show(size: Size) -> str:
+def shown_size(size: Size) -> str:
+    """A size as preprocessing writes it: "224" for a square, else "(224, 160)"."""
     return str(size[0]) if size[0] == size[1] else str(tuple(size))
 
 

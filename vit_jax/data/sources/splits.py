@@ -13,6 +13,10 @@ _PART = re.compile(rf"([A-Za-z_][\w.-]*)(?:\[{_BOUND}:{_BOUND}\])?")
 _SLICE_SEED = 0  # so that slices are the same in every run
 
 
+class UnknownSplit(InputError):
+    """The data have no split of a name."""
+
+
 def parse(split: str) -> list[tuple[str, str | None, str | None]]:
     """The parts of a split: (name, lower bound, upper bound), bounds as written or None.
 
@@ -80,12 +84,13 @@ def select(
       (split name, row numbers) pairs.
 
     Raises:
-      InputError: an unknown split, a bad slice, or no row selected.
+      UnknownSplit: there is no split of that name.
+      InputError: a bad slice, or no row selected.
     """
     selected = []
     for name, low, high in parse(split):
         if name != "all" and name not in sizes:
-            raise unknown(f"split of {source}", name, [*sizes, "all"])
+            raise UnknownSplit(unknown(f"split of {source}", name, [*sizes, "all"]))
         for part in sizes if name == "all" else [name]:
             size = sizes[part]
             first = _absolute(low, size, split) if low else 0

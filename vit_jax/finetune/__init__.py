@@ -1,0 +1,1 @@
+"""Fine-tuning on one's own images: every option chosen by the weights, the images, the devices."""

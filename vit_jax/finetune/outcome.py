@@ -1,0 +1,60 @@
+"""What a fine-tuning run came to: its best state, its accuracy, what it confuses."""
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from vit_jax.checkpoint.choose import chosen_checkpoint
+from vit_jax.checkpoint.load import run_config
+from vit_jax.evaluate.confusion import ConfusionEvaluation
+from vit_jax.evaluate.stored import open_stored
+from vit_jax.text import printable
+
+PAIRS = 5  # of classes that are printed
+
+
+def outcome(workdir: str) -> dict[str, Any]:
+    """Evaluates the best checkpoint of a run on its evaluation `test`.
+
+    Args:
+      workdir: workdir of a run that is done, with the config of `images_config`.
+
+    Returns:
+      `checkpoint`: its path; `source`, `split`: the images; `predict`: a command; for data with
+      one class an image also the results of `ConfusionEvaluation`.
+
+    Raises:
+      InputError: there is no good checkpoint.
+    """
+    checkpoint, _ = chosen_checkpoint(workdir)
+    config = run_config(checkpoint)
+    entry = config["evals"]["test"]
+    found = dict(
+        checkpoint=str(checkpoint),
+        source=entry["source"] or config["data"]["source"],
+        split=entry["split"],
+        predict=shlex.join(["vit_jax", "predict", f"--checkpoint={workdir}", "IMAGE"]),
+    )
+    if config["data"]["multi_label"]:
+        return found
+    stored = open_stored(str(checkpoint), batch_size=config["batch_size"])
+    evaluation = ConfusionEvaluation(
+        source=found["source"], split=entry["split"], pp=entry["pp"], use_ema=entry["use_ema"]
+    )
+    return found | stored.run(evaluation)
+
+
+def lines(found: dict[str, Any]) -> Iterator[str]:
+    """The result of `outcome` in words."""
+    if "top1" in found:
+        yield (
+            f"top-1 {found['top1']:.2%} on {found['examples']:,} images of "
+            f"{printable(found['source'])} ({found['split']}), by the best checkpoint, "
+            f"{printable(found['checkpoint'])}"
+        )
+    for pair in found.get("confused", [])[:PAIRS]:
+        yield (
+            f"  {printable(pair['label'])} taken for {printable(pair['predicted'])}: "
+            f"{pair['count']} ({pair['share']:.1%} of its images)"
+        )
+    yield f"classify images: {printable(found['predict'])}"
