@@ -14,7 +14,8 @@ from vit_jax.tasks.mixup import create_mix
 from vit_jax.train.optim import create_optimizer
 
 ROOT = Path(__file__).parent.parent / "configs"
-FILES = sorted(file.stem for file in ROOT.glob("*.py"))
+# images.py has no default: it reads weights and images (tests/finetune).
+FILES = sorted(file.stem for file in ROOT.glob("*.py") if file.stem != "images")
 IMAGENET, IMAGENET_21K = 1_281_167, 14_197_122
 FINETUNE = ("imagenet", "cifar10", "cifar100", "pets", "flowers")
 VARIANTS = [

@@ -97,9 +97,8 @@ def _split(images: Images, held_out: float) -> Iterator[Choice]:
 
 def _preprocessing(base: Base, images: Images) -> Iterator[Choice]:
     pp = base.preprocess
-    decode = [] if images.decoded else ["decode"]
     size = pp.image_size
-    if size is None:  # NaFlex: images of any size
+    if pp.naflex or size is None:
         steps, why = ["flip_lr", str(pp.naflex)], "patches of any aspect ratio, as the weights say"
     elif _few(images):
         steps = [f"inception_crop({shown_size(size)}, area_min=50)", "flip_lr"]
@@ -107,7 +106,7 @@ def _preprocessing(base: Base, images: Images) -> Iterator[Choice]:
     else:
         steps = [f"inception_crop({shown_size(size)})", "flip_lr"]
         why = "a random box of the image; without flip_lr if left and right matter, as in text"
-    yield Choice("data.pp", "|".join([*decode, *steps, str(pp.normalization)]), why)
+    yield Choice("data.pp", "|".join(["decode", *steps, str(pp.normalization)]), why)
     size_of = " at this run's size" if base.resized else ""
     yield Choice("evals.test.pp", str(pp), f"as {base.path} asks for{size_of}")
 
@@ -128,19 +127,20 @@ def batch_size(base: Base, images: Images, devices: Devices) -> tuple[int, str]:
     four fifths of the memory by `training_bytes`; on CPUs, whose memory is unknown, 32.
     """
     wanted = 2 ** round(math.log2(max(images.count / 20, 1)))
-    least = max(devices.count, 8)
-    wanted = min(max(wanted, least), LARGEST_BATCH if devices.accelerators else 32)
-    wanted = -(-wanted // devices.count) * devices.count
+    # Multiples of the number of devices.
+    least = devices.count * math.ceil(8 / devices.count)
+    most = LARGEST_BATCH if devices.accelerators else 32
+    steps = round(math.log2(max(min(wanted, most) / least, 1)))
+    wanted = least * 2**steps
     if devices.memory is None:
         return wanted, "none"
     for remat in ("none", "full"):
         batch = wanted
-        while batch > least:
+        while batch >= least:
             if training_bytes(base, batch / devices.count, remat) <= 0.8 * devices.memory:
                 return batch, remat
             batch //= 2
-            batch = -(-batch // devices.count) * devices.count
-    return max(least, devices.count), "full"
+    return least, "full"
 
 
 def training_bytes(base: Base, images: float, remat: str) -> float:
@@ -184,9 +184,8 @@ def _length(images: int, batch: int, epochs: float | None, share: float) -> Iter
         epochs, why = float(f"{epochs * share:.4g}"), f"{share:.3g} of the length, in a sweep"
     yield Choice("total.epochs", epochs, f"{why}; {math.ceil(epochs * images / batch):,} steps")
     yield Choice("optimizer.warmup.epochs", epochs / 10, "a tenth of the run")
-    yield Choice(
-        "eval_every.epochs", max(1.0, math.ceil(epochs / 50)), "each epoch, at most 50 times"
-    )
+    apart = max(1.0, math.ceil(epochs / 50), math.ceil(20 * batch / images))
+    yield Choice("eval_every.epochs", apart, "each epoch; at most 50 times, 20 steps apart")
 
 
 def _best(images: Images, evaluated: bool) -> Iterator[Choice]:

@@ -16,7 +16,9 @@ from vit_jax.finetune.facts import gather
 log = logging.getLogger(__name__)
 
 FORM = "WEIGHTS,DATA[,NAME=VALUE...]"
-_OPTION = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=([^=]*)")
+_OPTION = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=(.*)")
+# A comma outside of parentheses, which are not nested.
+_COMMA = re.compile(r",(?![^(]*\))")
 TOLD = ("data.", "evals.test.")
 
 
@@ -49,7 +51,7 @@ class Wanted:
         Raises:
           InputError: it has another form, or an unknown name.
         """
-        *parts, last = text.split(",")
+        *parts, last = _COMMA.split(text)
         named: dict[str, str] = {}
         while len(parts) > 1 and (match := _OPTION.fullmatch(last)):
             named.setdefault(match[1], match[2])

@@ -12,7 +12,6 @@ from vit_jax import data
 from vit_jax.checkpoint.load import read_start
 from vit_jax.checkpoint.stored import latest_checkpoint, read_meta
 from vit_jax.data import Preprocess, Source
-from vit_jax.data.sources.source import ArraySource
 from vit_jax.data.sources.splits import UnknownSplit
 from vit_jax.errors import InputError
 from vit_jax.models.config import ModelConfig
@@ -37,7 +36,6 @@ class Images:
       classes: number of classes.
       smallest: number of images of the rarest class; None if labels are not known in advance.
       multi_label: whether labels are sets of classes.
-      decoded: whether the source holds pixels instead of image files.
     """
 
     source: str
@@ -47,7 +45,6 @@ class Images:
     classes: int
     smallest: int | None
     multi_label: bool
-    decoded: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +134,6 @@ def look_at_images(config: ConfigDict, told: Collection[str] = ()) -> Images:
         classes=source.num_classes,
         smallest=_rarest(source),
         multi_label=source.multi_label,
-        decoded=isinstance(source, ArraySource),
     )
 
 

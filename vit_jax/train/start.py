@@ -120,7 +120,7 @@ def _preprocessing(config: ConfigDict, start: Start | None) -> tuple[str, str]:
             f"config.data.pp is empty, and {config.init_from} does not tell how images are to be "
             "prepared; give it, such as 'decode|inception_crop(224)|flip_lr|value_range(-1, 1)'"
         )
-    if pp.image_size is None:  # NaFlex: images of any size
+    if pp.naflex or pp.image_size is None:
         return f"decode|flip_lr|{pp.naflex}|{pp.normalization}", str(pp)
     return f"decode|inception_crop({shown_size(pp.image_size)})|flip_lr|{pp.normalization}", str(pp)
 

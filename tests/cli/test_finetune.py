@@ -1,0 +1,90 @@
+"""`vit_jax finetune WEIGHTS DATA`, with nothing else."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.finetune.conftest import photos, photos_in_splits, pretrained  # noqa: F401
+from vit_jax.cli.commands.runs.finetune import as_source, default_workdir
+from vit_jax.cli.main import main
+
+
+def test_a_folder_and_nothing_else(pretrained, photos, tmp_path, capfd, caplog, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO")
+    capfd.readouterr()
+    assert main(["finetune", str(pretrained), str(photos), "--config.batch_size=16"]) == 0
+    out = capfd.readouterr().out
+    workdir = tmp_path / "workdirs" / "run-photos"
+    command = caplog.text.split("this is ", 1)[1].splitlines()[0]
+    assert command.startswith(f"vit_jax train --config=configs/images.py:{pretrained},folder:")
+    assert "--config.batch_size=16" in command
+    top1 = json.loads((workdir / "summary.json").read_text())["metrics"]["eval/test/top1"]
+    assert top1 > 0.8 and "top-1" in out and "train[90%:]" in out
+    assert "vit_jax predict --checkpoint=workdirs/run-photos IMAGE" in out
+    # The command as printed is the same run, which is done.
+    assert main(command.split()[1:]) == 0
+    assert "is done already" in caplog.text
+    assert main(["predict", "--checkpoint=workdirs/run-photos", f"{photos}/red/0.png"]) == 0
+    assert "red" in capfd.readouterr().out
+
+
+def test_json(pretrained, photos_in_splits, tmp_path, capfd):  # noqa: F811
+    capfd.readouterr()
+    arguments = ["--epochs=1", f"--workdir={tmp_path / 'run'}", "--json"]
+    assert main(["finetune", str(pretrained), str(photos_in_splits), *arguments]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["outcome"]["examples"] == 12 and found["outcome"]["split"] == "val"
+    assert sum(map(sum, found["outcome"]["confusion"])) == 12
+    assert set(found["outcome"]["class_accuracy"]) == {"red", "green", "blue"}
+
+
+@pytest.mark.slow
+def test_a_sweep_of_real_runs(pretrained, photos_in_splits, tmp_path):  # noqa: F811
+    program = (
+        "import sys; from vit_jax.finetune import sweep; from vit_jax.cli.main import main; "
+        "sweep.RATES, sweep.DECAYS, sweep.SHARES = (1.0, 10.0), (0.8,), (0.1,); "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["finetune", str(pretrained), str(photos_in_splits), "--sweep", "--epochs=10"]
+    command = [sys.executable, "-c", program, *words, f"--workdir={tmp_path / 'run'}", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "sweep" / "sweep.json").read_text())
+    (scores,) = (rung["scores"] for rung in record["rungs"])
+    assert record["best"] == max(scores, key=scores.get)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["optimizer"]["layer_decay"] == 0.8 and config["data"]["split"] == "train"
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["none.npz", "DATA"], "none.npz"),
+        (["WEIGHTS", "nowhere"], "unknown data source 'nowhere'"),
+        (["WEIGHTS", "folder:nowhere"], "no such directory"),
+        (["WEIGHTS", "DATA", "--epochs=0"], "epochs=0"),
+        (["WEIGHTS", "DATA", "--image-size=-4"], "image_size=-4"),
+        (["WEIGHTS", "DATA", "--jobs=0"], "--jobs=0"),
+        (["WEIGHTS", "DATA", "--config.lr=1"], "did you mean '--config.optimizer.learning_rate'"),
+        (["WEIGHTS", "DATA", "--learning-rate=1"], "--config.optimizer.learning_rate=1"),
+    ],
+)
+def test_wrong_input(words, message, pretrained, photos, tmp_path, capfd):  # noqa: F811
+    names = dict(WEIGHTS=str(pretrained), DATA=str(photos))
+    words = [names.get(word, word) for word in words]
+    assert main(["finetune", *words, f"--workdir={tmp_path / 'run'}"]) == 2
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("vit_jax: ") and message in last
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_may_be_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert as_source("photos") == "folder:photos"
+    assert as_source("folder:photos") == "folder:photos" and as_source("digits") == "digits"
+    assert default_workdir("org/name-b16", "folder:a/photos") == "workdirs/name-b16-photos"
+    assert default_workdir("B_16.npz", "csv:x/labels.csv") == "workdirs/B_16.npz-labels.csv"
