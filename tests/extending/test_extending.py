@@ -82,7 +82,7 @@ def test_the_guide_has_a_file_for_every_seam():
         "window.py",
         "fourier.py",
         "parts.py",
-        "radam.py",
+        "yogi.py",
         "focal.py",
         "contrastive.py",
         "calibration.py",
@@ -114,7 +114,7 @@ def test_the_thing_in_the_file_is_what_is_used(folder):
         ("parts.py", "model.position_bias", "none"),
         ("parts.py", "model.rotary", "line(turn=0.4)"),
         ("parts.py", "model.block", "sequential"),
-        ("radam.py", "optimizer.name", "radam(threshold=1.0)"),
+        ("yogi.py", "optimizer.name", "yogi(start=1e-1)"),
         ("focal.py", "loss.name", "focal(gamma=3.0)"),
     ]:
         pp = "|value_range(-1, 1)" if option == "data.pp" else ""

@@ -29,6 +29,7 @@ from vit_jax.train.log.goodput import Goodput
 from vit_jax.train.log.metrics import MetricsLog
 from vit_jax.train.log.progress import Progress, shown_log
 from vit_jax.train.log.summary import announce, describe, write_summary
+from vit_jax.train.optim import gradient_point
 from vit_jax.train.resume import announce_schedule, check_length, finished_summary
 from vit_jax.train.run import Run, prepare, steps_of
 from vit_jax.train.start import (
@@ -200,7 +201,8 @@ class Loop:
         self._images_since = 0
         self._busy_since = self._busy()
         self._data_since = 0.0
-        self._flops = self.run.task.train_flops(self.run.model_config)
+        passes = 2 if self.run.config.optimizer.sam_rho else 1
+        self._flops = passes * self.run.task.train_flops(self.run.model_config)
         self._peak = hardware.peak_flops(jax.devices()[0])
 
     @property
@@ -342,7 +344,9 @@ class Loop:
         if self.bad_steps:
             # The update was skipped: these are still the parameters that the step began with.
             self.watchdog.pause()  # this takes long
-            inputs = on_one_device(self.state.params, batch)
+            options = self.run.config.optimizer
+            point = gradient_point(options, self.state.params, self.state.opt_state)
+            inputs = on_one_device(point, batch)
             found = find_first(make_gradient(self.run.task), *inputs, self.step - 1)
             self.checkpoints.wait()
             report = self.bad_steps.report(self.checkpoints.sound())

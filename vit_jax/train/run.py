@@ -14,6 +14,7 @@ from vit_jax.durations import in_steps
 from vit_jax.errors import InputError
 from vit_jax.models.config import ModelConfig
 from vit_jax.models.variants import canonical_name, identify
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel.engines import CompiledStep, Engine, create_engine
 from vit_jax.parallel.mesh import check_batch_size
 from vit_jax.tasks import Task, bind, create_task
@@ -96,6 +97,7 @@ def prepare(
         total_steps,
         batch_size=config.batch_size,
         train_size=dataset.size,
+        pooled_norm=isinstance(model_config, ViTConfig) and model_config.pool_then_norm,
     )
 
     def create() -> TrainState:

@@ -18,6 +18,7 @@ from vit_jax.errors import InputError
 from vit_jax.files import expand
 from vit_jax.models.config import ModelConfig
 from vit_jax.text import reason
+from vit_jax.train.optim import copied_parameters
 from vit_jax.train.run import Run
 from vit_jax.train.state import TrainState
 from vit_jax.weights import Weights, fit
@@ -187,7 +188,12 @@ def _new_state(run: Run, workdir: Path, start: Start | None) -> TrainState:
             raise InputError(f"cannot write {path}: {reason(error)}") from error
     params = replace(state.params, loaded)
     ema = None if state.ema is None else replace(state.ema, loaded)
-    return state.replace(params=params, ema=ema)
+    copied = {
+        path: loaded[parameter]
+        for path, parameter in copied_parameters(state.opt_state).items()
+        if parameter in loaded
+    }
+    return state.replace(params=params, ema=ema, opt_state=replace(state.opt_state, copied))
 
 
 def pretrained(run: Run, weights: Weights | None = None) -> tuple[dict[str, Any], list[str]]:

@@ -15,7 +15,7 @@ from jax import lax
 
 from vit_jax.models.layers import shard_batch
 from vit_jax.tasks import Batch, Metrics, Task
-from vit_jax.train.optim import update_ema
+from vit_jax.train.optim import OptimizerOptions, ascend, gradient_point, update_ema
 from vit_jax.train.state import TrainState
 
 
@@ -38,12 +38,17 @@ def make_train_step(
     gradient = make_gradient(task, axis_name)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        loss, grads = gradient(state.params, batch, state.step)
+        point = gradient_point(config.optimizer, state.params, state.opt_state)
+        loss, grads = gradient(point, batch, state.step)
+        if config.optimizer.sam_rho:
+            with jax.named_scope("sharpness"):
+                point = ascend(config.optimizer, point, grads)
+            _, grads = gradient(point, batch, state.step)
         with jax.named_scope("optimizer"):
             squares = jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)])
             grad_norm = jnp.sqrt(squares.sum())
             finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-            new = _update(state, grads, finite, optimizer, config.optimizer.ema_decay)
+            new = _update(state, grads, finite, optimizer, config.optimizer)
         metrics = dict(
             loss=loss,
             grad_norm=grad_norm,
@@ -101,7 +106,7 @@ def _update(
     grads: Any,
     finite: jax.Array,
     optimizer: optax.GradientTransformation,
-    ema_decay: float,
+    options: OptimizerOptions,
 ) -> TrainState:
     """Applies the gradient, or leaves everything as it is where that is not finite.
 
@@ -121,8 +126,9 @@ def _update(
     params = jax.tree.map(unless_overflowing, params, state.params)
     opt_state = jax.tree.map(if_finite, opt_state, state.opt_state)
     ema = state.ema
-    if ema_decay:
-        ema = update_ema(ema, params, ema_decay, state.step - state.skipped)
+    if options.ema_decay:
+        number = state.step - state.skipped
+        ema = update_ema(ema, params, options.ema_decay, number, options.ema_warmup)
         ema = jax.tree.map(if_finite, ema, state.ema)
     failed = 1 - finite.astype(jnp.int32)
     return TrainState(

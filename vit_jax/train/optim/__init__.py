@@ -1,15 +1,35 @@
 """Optimizers and learning rate schedules; see `options` for `config.optimizer`."""
 
-from vit_jax.train.optim.optimizers import create_optimizer, update_ema
-from vit_jax.train.optim.options import OPTIMIZERS, SCHEDULES, OptimizerOptions
+from vit_jax.train.optim.averages import update_ema
+from vit_jax.train.optim.free import copied_parameters, gradient_point
+from vit_jax.train.optim.optimizers import create_optimizer
+from vit_jax.train.optim.options import (
+    OPTIMIZERS,
+    SCHEDULES,
+    Direction,
+    OptimizerKind,
+    OptimizerOptions,
+    Parts,
+    Whole,
+)
+from vit_jax.train.optim.rates import frozen_tree
 from vit_jax.train.optim.schedules import Schedule, create_schedule
+from vit_jax.train.optim.sharpness import ascend
 
 __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
+    "Direction",
+    "OptimizerKind",
     "OptimizerOptions",
+    "Parts",
     "Schedule",
+    "Whole",
+    "ascend",
+    "copied_parameters",
     "create_optimizer",
     "create_schedule",
+    "frozen_tree",
+    "gradient_point",
     "update_ema",
 ]

@@ -1,10 +1,7 @@
-"""Optimizers and parameter averages from `config.optimizer`.
+"""Optimizers from `config.optimizer`.
 
-Every optimizer does what torch.optim does under the same name:
-
-* sgd and adam add `weight_decay * p` to the gradient (L2), before momentum;
-* adamw, and likewise adafactor and lion, decouple the decay from the gradient:
-  p <- p - lr(t) * (update + weight_decay * p).
+sgd, rmsprop and adam add `weight_decay * p` to the gradient (L2), before momentum, as in
+torch.optim; others decouple the decay from it: p <- p - lr(t) * (update + weight_decay * p).
 
 The paper's "Adam with weight decay 0.1" is adamw here: the optimizer of its code
 (flax.optim.Adam) decoupled the decay and scaled it by the learning rate.
@@ -16,27 +13,43 @@ that the path of a moment ends in the path of its parameter.
 """
 
 import inspect
-import math
-import re
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from vit_jax import spec
-from vit_jax.errors import InputError, nearest
+from vit_jax.errors import InputError
 from vit_jax.options import check_section
-from vit_jax.train.optim.options import OPTIMIZERS, OptimizerOptions
+from vit_jax.train.optim import directions, free, muon  # noqa: F401  register themselves
+from vit_jax.train.optim.clipping import clippings
+from vit_jax.train.optim.matrices import map_paths
+from vit_jax.train.optim.options import (
+    EMA_WARMUPS,
+    OPTIMIZERS,
+    Direction,
+    OptimizerOptions,
+    Parts,
+    Whole,
+    arguments,
+)
+from vit_jax.train.optim.rates import (
+    frozen_tree,
+    layer_factors,
+    multiplier_tree,
+    scale_by_factors,
+)
 from vit_jax.train.optim.schedules import Schedule, create_schedule
-from vit_jax.trees import name_patterns, path_name
-
-MOMENT_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def create_optimizer(
-    config: OptimizerOptions, params: Any, total_steps: int, *, batch_size: int, train_size: int
+    config: OptimizerOptions,
+    params: Any,
+    total_steps: int,
+    *,
+    batch_size: int,
+    train_size: int,
+    pooled_norm: bool = False,
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """The optimizer of `config.optimizer` and its learning rate per step.
 
@@ -46,6 +59,7 @@ def create_optimizer(
       total_steps: length of the run.
       batch_size: examples per step, for durations in epochs or examples.
       train_size: examples per epoch, likewise.
+      pooled_norm: whether the model's last norm follows the pooling; see `layer_factors`.
 
     Returns:
       The transformation from gradients to what optax.apply_updates adds, and
@@ -58,19 +72,26 @@ def create_optimizer(
     """
     _check(config)
     schedule = create_schedule(config, total_steps, batch_size=batch_size, train_size=train_size)
-    kernels = _map_paths(lambda path: path.rsplit("/", 1)[-1] == "kernel", params)
-    name, args, kwargs = spec.parse(config.name, "config.optimizer.name")
-    parts = [
-        _create(name, (config, kernels, *args), kwargs),
-        _scale(multiplier_tree(config.multipliers, params)),
-        optax.scale_by_learning_rate(schedule),
-    ]
-    if config.weight_decay:
-        decay = optax.add_decayed_weights(config.weight_decay, kernels)
-        parts.insert(0 if name in COUPLED_DECAY else 1, decay)
-    if config.clip_norm:
-        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
-    transformation = optax.chain(*parts)
+    kernels = map_paths(lambda path: path.rsplit("/", 1)[-1] == "kernel", params)
+    factors = [scale_by_factors(multiplier_tree(config.multipliers, params))]
+    if config.layer_decay != 1:
+        by_layer = layer_factors(
+            params, config.layer_decay, config.layer_decay_min, pooled_norm=pooled_norm
+        )
+        factors.append(scale_by_factors(by_layer))
+    decay = config.weight_decay
+    parts = Parts(
+        decay=(optax.add_decayed_weights(decay, kernels),) if decay else (),
+        factors=factors[0] if len(factors) == 1 else optax.chain(*factors),
+        rate=optax.scale_by_learning_rate(schedule),
+        schedule=schedule,
+    )
+    direction = _create(config, kernels)
+    if isinstance(direction, Whole):
+        steps = direction.build(parts)
+    else:
+        steps = [direction, *parts.decay, parts.factors, parts.rate]
+    transformation = optax.chain(*clippings(config), *steps)
     frozen = frozen_tree(config.freeze, params)
     if any(jax.tree.leaves(frozen)):
         trained = jax.tree.map(lambda is_frozen: not is_frozen, frozen)
@@ -80,153 +101,28 @@ def create_optimizer(
     return transformation, schedule
 
 
-def _create(name: str, args: tuple, kwargs: dict[str, Any]) -> optax.GradientTransformation:
+def _create(config: OptimizerOptions, kernels: Any) -> Direction:
+    where = "config.optimizer.name"
+    name, args, kwargs = spec.parse(config.name, where)
     create = OPTIMIZERS[name]
+    if isinstance(create, type):
+        return arguments(OPTIMIZERS, config.name, where).create(config, kernels)
+    args = (config, kernels, *args)
     try:
         inspect.signature(create).bind(*args, **kwargs)
     except TypeError as error:
-        raise InputError(f"config.optimizer.name {name!r}: {error}") from error
+        raise InputError(f"{where} {name!r}: {error}") from error
     return create(*args, **kwargs)
-
-
-@OPTIMIZERS.register("sgd")
-def _sgd(config: OptimizerOptions, kernels: Any) -> optax.GradientTransformation:
-    if not config.momentum:
-        return optax.identity()
-    return optax.trace(config.momentum, config.nesterov, MOMENT_DTYPES[config.moment_dtype])
-
-
-@OPTIMIZERS.register("adam")
-@OPTIMIZERS.register("adamw")
-def _adam(config: OptimizerOptions, kernels: Any) -> optax.GradientTransformation:
-    dtype = MOMENT_DTYPES[config.moment_dtype]
-    return optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=dtype)
-
-
-@OPTIMIZERS.register("lion")
-def _lion(config: OptimizerOptions, kernels: Any) -> optax.GradientTransformation:
-    return optax.scale_by_lion(config.b1, config.b2, mu_dtype=MOMENT_DTYPES[config.moment_dtype])
-
-
-@OPTIMIZERS.register("adafactor")
-def _adafactor(config: OptimizerOptions, kernels: Any) -> optax.GradientTransformation:
-    """Adafactor as changed for ViTs (2106.04560, section 3.4): at Adam's learning rate.
-
-    Momentum b1, the decay of the second moment capped at b2, no scaling by the
-    size of parameters. Only kernels are factored: their two largest axes are
-    never the axis that stacks the layers.
-    """
-
-    def second_moment(factored: bool) -> optax.GradientTransformation:
-        return optax.scale_by_factored_rms(
-            factored,
-            min_dim_size_to_factor=32,
-            decay_rate_fn=lambda t, power: jnp.minimum(config.b2, 1 - (t + 1.0) ** -power),
-        )
-
-    others = jax.tree.map(lambda is_kernel: not is_kernel, kernels)
-    return optax.chain(
-        optax.masked(second_moment(True), kernels),
-        optax.masked(second_moment(False), others),
-        optax.ema(config.b1, debias=False, accumulator_dtype=MOMENT_DTYPES[config.moment_dtype]),
-    )
-
-
-COUPLED_DECAY = ("sgd", "adam")
-
-
-def multiplier_tree(pairs: Sequence[tuple[str, float]], params: Any) -> Any:
-    """The learning rate factor of every parameter, from the first pattern that matches.
-
-    Args:
-      pairs: (pattern, factor); a pattern is a regular expression for the whole
-        path: "head/.*" is not "map_head/probe".
-      params: nested dict.
-
-    Raises:
-      InputError: a pattern that is not a regular expression or is never the first to
-        match, or a factor that is not above zero.
-    """
-    where = "optimizer.multipliers"
-    for pair in pairs:
-        if (
-            not isinstance(pair, Sequence)
-            or len(pair) != 2
-            or not isinstance(pair[1], (int, float))
-            or not pair[1] > 0
-        ):
-            raise InputError(
-                f"config.{where}: {pair!r} is no (pattern, factor above 0); "
-                "config.optimizer.freeze keeps parameters as they are"
-            )
-    patterns = name_patterns([pattern for pattern, _ in pairs], f"config.{where}")
-    first = _map_paths(
-        lambda path: next((i for i, p in enumerate(patterns) if p.fullmatch(path)), -1), params
-    )
-    _check_used(patterns, set(jax.tree.leaves(first)), where, params)
-    return jax.tree.map(lambda i: pairs[i][1] if i >= 0 else 1.0, first)
-
-
-def frozen_tree(patterns: Sequence[str], params: Any) -> Any:
-    """Whether each parameter is frozen: those with a path that matches a pattern.
-
-    Raises:
-      InputError: a pattern that is not a regular expression or matches nothing, or
-        patterns that leave nothing to train.
-    """
-    where = "optimizer.freeze"
-    compiled = name_patterns(patterns, f"config.{where}")
-    matches = _map_paths(
-        lambda path: frozenset(i for i, p in enumerate(compiled) if p.fullmatch(path)), params
-    )
-    _check_used(compiled, set().union(*jax.tree.leaves(matches)), where, params)
-    frozen = jax.tree.map(bool, matches)
-    if all(jax.tree.leaves(frozen)):
-        raise InputError(f"config.{where} matches every parameter; nothing is left to train")
-    return frozen
-
-
-def update_ema(ema: Any, params: Any, decay: float, step: jax.typing.ArrayLike) -> Any:
-    """Polyak averages after update number `step` (from 0); the paper's decay is .9999.
-
-    Constant decay with its start corrected as in Adam's moments: parameters of k
-    updates ago weigh decay**k, the initial ones nothing, and weights sum to 1. So
-    a run shorter than 1 / (1 - decay) steps averages evenly instead of keeping
-    its initial values. `decay` is in (0, 1); `ema` may start as anything finite.
-    """
-    log_decay = math.log(decay)
-    updates = jnp.asarray(step, jnp.float32) + 1
-    rate = jnp.minimum(math.expm1(log_decay) / jnp.expm1(updates * log_decay), 1)
-    return jax.tree.map(lambda average, p: average + rate * (p - average), ema, params)
 
 
 def _check(config: OptimizerOptions) -> None:
     check_section(OptimizerOptions, config, "config.optimizer")
+    arguments(EMA_WARMUPS, config.ema_warmup, "config.optimizer.ema_warmup")
+    if config.ema_warmup != "corrected" and not config.ema_decay:
+        raise InputError("config.optimizer.ema_warmup needs config.optimizer.ema_decay above 0")
+    if config.layer_decay_min and config.layer_decay == 1:
+        raise InputError(
+            "config.optimizer.layer_decay_min needs config.optimizer.layer_decay below 1"
+        )
     if config.name == "sgd" and config.nesterov and not config.momentum:
         raise InputError("config.optimizer.nesterov needs config.optimizer.momentum above 0")
-
-
-def _scale(factors: Any) -> optax.GradientTransformation:
-    """Multiplies every update by its factor; masked updates stay masked."""
-
-    def scale(factor: float, update: Any) -> Any:
-        return update if factor == 1 else jax.tree.map(lambda x: factor * x, update)
-
-    return optax.stateless(lambda updates, _: jax.tree.map(scale, factors, updates))
-
-
-def _map_paths(function: Callable[[str], Any], params: Any) -> Any:
-    """A tree like `params` of `function("blocks/norm1/scale")` at every leaf."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: function(path_name(path)), params)
-
-
-def _check_used(patterns: list[re.Pattern], used: set[int], where: str, params: Any) -> None:
-    paths = jax.tree.leaves(_map_paths(str, params))
-    for pattern in (pattern for i, pattern in enumerate(patterns) if i not in used):
-        name = f"config.{where}: {pattern.pattern!r}"
-        if any(pattern.fullmatch(path) for path in paths):
-            raise InputError(f"{name} matches nothing that an earlier pattern leaves; put it first")
-        raise InputError(
-            f"{name} matches no parameter{nearest(pattern.pattern, paths)}; a pattern is a "
-            "regular expression for the whole path, such as 'head/.*'"
-        )
