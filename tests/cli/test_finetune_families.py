@@ -93,10 +93,10 @@ def test_no_option_of_the_model_is_needed(family, photographs, tmp_path, capfd):
     (tmp_path / "weights" / "preprocessor_config.json").write_text(processor)
     summary = run(
         capfd,
-        *("train", "--config=configs/folder.py", f"--workdir={tmp_path / 'run'}"),
-        f"--config.init_from={tmp_path / 'weights'}",
-        f"--config.data.source=folder:{photographs}",
-        *("--config.total.epochs=12", "--config.batch_size=16", "--config.log.tensorboard=False"),
+        "train",
+        f"--config=configs/images.py:{tmp_path / 'weights'},folder:{photographs},epochs=12",
+        *(f"--workdir={tmp_path / 'run'}", "--config.batch_size=16"),
+        *("--config.optimizer.learning_rate=0.003", "--config.log.tensorboard=False"),
     )
     assert summary["metrics"]["eval/test/top1"] > 0.5  # of three classes
     config = json.loads((tmp_path / "run" / "config.json").read_text())

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from vit_jax.evaluate.predict import predict
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+CONFIG = Path(__file__).with_name("folder_config.py")
 LABELS = ["flower", "china", "coffee"]  # not by alphabet, as folders are
 SHAPE = dict(
     hidden_size=48,
@@ -153,7 +155,7 @@ def test_fine_tuning_on_a_folder_takes_two_overrides(theirs, photographs, tmp_pa
     shutil.copytree(folder, moved)
     workdir = tmp_path / "run"
     words = [
-        *("train", "--config=configs/folder.py", f"--workdir={workdir}"),
+        *("train", f"--config={CONFIG}", f"--workdir={workdir}"),
         *(f"--config.init_from={moved}", f"--config.data.source=folder:{photographs}"),
         *("--config.log.tensorboard=False", "--config.total.epochs=2"),
     ]
@@ -180,7 +182,7 @@ def test_another_size_is_enough_to_ask_for_and_contradictions_are_refused(
 ):
     folder, _ = theirs
     words = [
-        *("train", "--config=configs/folder.py", f"--config.init_from={folder}"),
+        *("train", f"--config={CONFIG}", f"--config.init_from={folder}"),
         *(f"--config.data.source=folder:{photographs}", "--config.log.tensorboard=False"),
         "--config.total.epochs=1",
     ]

@@ -169,8 +169,8 @@ def look_at_weights(config: ConfigDict) -> Base:
     preprocess = evaluation_preprocessing(spec, config.model.image_size)
     if preprocess is None:
         raise InputError(
-            f"{path} does not tell how images are to be prepared; train with configs/folder.py and "
-            "--config.data.pp='decode|inception_crop(224)|flip_lr|value_range(-1, 1)'"
+            f"{path} does not tell how images are to be prepared; write a config of your own, with "
+            "data.pp such as 'decode|inception_crop(224)|flip_lr|value_range(-1, 1)'"
         )
     resized = not preprocess.naflex and preprocess.image_size != tuple(model.input_size)
     return Base(path, model, preprocess, resized)
