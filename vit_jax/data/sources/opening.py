@@ -1,4 +1,5 @@
-"""Opens data sources by name: digits, idx:, npz:, folder:, tfds:, mix:, and users' own."""
+"""Opens data sources by name: digits, idx:, npz:, folder:, csv:, parquet:, hf:, tfds:, mix:,
+and users' own."""
 
 import dataclasses
 import os
@@ -242,6 +243,27 @@ def _tfds(argument: str, request: Request) -> Source:
         sequential=request.sequential,
         **request.common,
     )
+
+
+@source_kind("csv:FILE or csv:FILE?path=COLUMN&label=COLUMN&split=COLUMN")
+def _csv(argument: str, request: Request) -> Source:
+    from vit_jax.data.sources.tables import listed
+
+    return listed.open_csv(argument, request)
+
+
+@source_kind("parquet:FILES or parquet:FILES?image=COLUMN&label=COLUMN")
+def _parquet(argument: str, request: Request) -> Source:
+    from vit_jax.data.sources.tables import parquet
+
+    return parquet.open_parquet(argument, request)
+
+
+@source_kind("hf:DIR or hf:NAME?config=NAME&image=COLUMN&label=COLUMN&revision=REVISION")
+def _hf(argument: str, request: Request) -> Source:
+    from vit_jax.data.sources.tables import hub
+
+    return hub.open_hf(argument, request)
 
 
 @source_kind("mix:SOURCE*WEIGHT+SOURCE*WEIGHT")
