@@ -12,8 +12,9 @@ class DataOptions:
 
     source: str = option(
         "digits",
-        "data source: digits, idx:DIR, folder:DIR, npz:FILE, tfds:NAME, tfds:NAME?label=LABEL "
-        "(another label, see data/sources/labels.py), or mix:SOURCE*WEIGHT+SOURCE*WEIGHT",
+        "data source: digits, idx:DIR, folder:DIR, npz:FILE, csv:FILE, parquet:FILES, hf:NAME, "
+        "hf:DIR, tfds:NAME, tfds:NAME?label=LABEL (another label, see data/sources/labels.py), or "
+        "mix:SOURCE*WEIGHT+SOURCE*WEIGHT",
     )
     split: str = option("train", "training split in tfds syntax, such as train or train[:90%]")
     data_dir: str = option("", 'folder of tfds data; "": the default of tfds', effect="place")
@@ -30,6 +31,12 @@ class DataOptions:
         "", 'preprocessing of training images, such as "decode|inception_crop(224)|flip_lr"'
     )
     multi_label: bool = option(False, 'labels are sets of classes; needs loss "sigmoid"')
+    balance: float = option(
+        0.0,
+        "how far rare classes are drawn more often, from 0 (frequencies of the data) to 1 (every "
+        "class alike): a class of n examples is drawn in proportion to n ** (1 - balance)",
+        at_least=0,
+    )
     shuffle: bool = option(True, "shuffle the examples in a new order every epoch")
     threads: int = option(
         0, "number of decoding threads; 0: one per core", effect="speed", at_least=0
@@ -57,5 +64,7 @@ class DataOptions:
         choices=("no", "top", "path"),
     )
     follow_links: bool = option(
-        False, "folder: follow symbolic links that leave the data folder", effect="place"
+        False,
+        "folder, csv: follow symbolic links and paths that leave the data folder",
+        effect="place",
     )

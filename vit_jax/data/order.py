@@ -68,9 +68,13 @@ def epoch_key(seed: int, epoch: Array, stream: int) -> tuple[np.ndarray, np.ndar
 
 def round_keys(seed: int, epoch: Array) -> np.ndarray:
     """Keys of the permutation's rounds: uint32 (rounds,) + epoch.shape."""
-    k0, k1 = epoch_key(seed, epoch, _ORDER)
-    rounds = np.arange(_ROUNDS, dtype=np.uint32).reshape((_ROUNDS,) + (1,) * epoch.ndim)
-    return threefry2x32((k0, k1), (rounds, np.zeros_like(rounds)))[0]
+    return _rounds(epoch_key(seed, epoch, _ORDER), epoch.ndim)
+
+
+def _rounds(key: tuple[np.ndarray, np.ndarray], ndim: int) -> np.ndarray:
+    """Keys of the rounds of each of some permutations: uint32 (rounds,) + their shape."""
+    rounds = np.arange(_ROUNDS, dtype=np.uint32).reshape((_ROUNDS,) + (1,) * ndim)
+    return threefry2x32(key, (rounds, np.zeros_like(rounds)))[0]
 
 
 def radices(size: int) -> tuple[int, int]:
@@ -79,8 +83,11 @@ def radices(size: int) -> tuple[int, int]:
     return a, -(-size // a)
 
 
-def feistel(x, keys, a: int, b: int):
-    """A bijection of [0, a * b): x = left * b + right, halves added to in turn."""
+def feistel(x, keys, a, b):
+    """A bijection of [0, a * b): x = left * b + right, halves added to in turn.
+
+    a and b are integers, or uint32 arrays like x.
+    """
     rows, columns = np.uint32(a), np.uint32(b)
     left, right = x // columns, x % columns
     for i in range(0, len(keys), 2):
@@ -108,6 +115,31 @@ def permutation(position: np.ndarray, epoch: Array | int, *, seed: int, size: in
     # Values in [size, a * b) are mapped again until they are below size.
     while (outside := x >= size).any():
         x[outside] = feistel(x[outside], keys[:, outside], a, b)
+    return x.astype(np.int64)
+
+
+def permutation_within(
+    position: np.ndarray, epoch: np.ndarray, group: np.ndarray, *, seed: int, size: np.ndarray
+) -> np.ndarray:
+    """A permutation for each (epoch, group), elementwise and without storing it.
+
+    Args:
+      position: int array (b,), in [0, size).
+      epoch, group: int arrays (b,), which permutation to use.
+      seed: seed of the run, non-negative.
+      size: number of members of each group, int array (b,), below 2**31.
+
+    Returns:
+      int64 array (b,): members in [0, size).
+    """
+    groups = (group.astype(np.uint32), np.ones_like(group, np.uint32))
+    keys = _rounds(threefry2x32(epoch_key(seed, epoch, _ORDER), groups), 1)
+    a = np.sqrt(size - 1).astype(np.int64) + 1
+    b = -(-size // a)
+    rows, columns = a.astype(np.uint32), b.astype(np.uint32)
+    x = feistel(np.asarray(position, np.uint32), keys, rows, columns)
+    while (outside := x >= size).any():
+        x[outside] = feistel(x[outside], keys[:, outside], rows[outside], columns[outside])
     return x.astype(np.int64)
 
 

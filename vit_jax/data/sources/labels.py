@@ -6,10 +6,10 @@ merges, or one of `RULES`, computed from other features. The rules are those of 
 """
 
 import dataclasses
-import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 
 from vit_jax.data._tf import tf
+from vit_jax.data.sources.tables.query import parse_query as parse_options
 from vit_jax.errors import InputError, unknown
 
 
@@ -101,11 +101,12 @@ def parse_query(dataset: str) -> tuple[str, str, int]:
     Raises:
       InputError: an option other than label and bins, or bins that are not a number.
     """
-    dataset, mark, query = dataset.partition("?")
-    options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+    text = dataset
+    dataset, options = parse_options(dataset)
+    asked = bool(options) or "?" in dataset
     label, bins = options.pop("label", ""), options.pop("bins", "0")
-    if options or (mark and not label) or not bins.isdecimal():
-        raise InputError(f"bad data source tfds:{dataset}?{query}; write ?label=NAME or "
+    if options or (asked and not label) or not bins.isdecimal():
+        raise InputError(f"bad data source tfds:{text}; write ?label=NAME or "
                          "?label=NAME&bins=NUMBER")  # fmt: skip
     return dataset, label, int(bins)
 

@@ -144,6 +144,10 @@ class MixtureSource(Source):
         component, own = self._one(index)
         return component.describe(own)
 
+    def encoded(self, index):
+        component, own = self._one(index)
+        return component.encoded(own)
+
     def head(self, index):
         component, own = self._one(index)
         return component.head(own)

@@ -1,4 +1,5 @@
-"""Opens data sources by name: digits, idx:, npz:, folder:, tfds:, mix:, and users' own."""
+"""Opens data sources by name: digits, idx:, npz:, folder:, csv:, parquet:, hf:, tfds:, mix:,
+and users' own."""
 
 import dataclasses
 import os
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data import order
+from vit_jax.data.balance import Balance
+from vit_jax.data.listing import read_labels
 from vit_jax.data.ops.image_files import MAX_PIXELS
 from vit_jax.data.options import DataOptions
 from vit_jax.data.sources import arrays, folder, mixture, splits
@@ -141,9 +144,9 @@ def open_configured(
       multi_label: value to use instead of the section's.
 
     Raises:
-      InputError: as `open_source`.
+      InputError: as `open_source`, or options that contradict `data.balance`.
     """
-    return open_source(
+    opened = open_source(
         source or options.source,
         split or options.split,
         data_dir=options.data_dir,
@@ -154,6 +157,27 @@ def open_configured(
         nested=options.nested,
         follow_links=options.follow_links,
     )
+    return _balanced(opened, options) if options.balance and not split else opened
+
+
+def _balanced(source: Source, options: DataOptions) -> Source:
+    """A source for training that draws its classes as `options.balance` says."""
+    if options.balance > 1:
+        raise InputError(f"config.data.balance is {options.balance:g}; it must be from 0 to 1")
+    for name, refused in (
+        ("sequential", options.sequential),
+        ("resident", options.resident),
+        ("multi_label", source.multi_label),
+        ("shuffle", not options.shuffle),
+    ):
+        if refused:
+            value = name != "shuffle"
+            raise InputError(
+                f"config.data.balance does not go with data.{name}={value}; set it to 0"
+            )
+    if isinstance(source, mixture.MixtureSource):
+        raise InputError("config.data.balance does not go with mix:, whose weights say the shares")
+    return dataclasses.replace(source, balance=Balance(read_labels(source), options.balance))
 
 
 def _open_arrays(data: arrays.Arrays, common: dict) -> ArraySource:
@@ -242,6 +266,27 @@ def _tfds(argument: str, request: Request) -> Source:
         sequential=request.sequential,
         **request.common,
     )
+
+
+@source_kind("csv:FILE or csv:FILE?path=COLUMN&label=COLUMN&split=COLUMN")
+def _csv(argument: str, request: Request) -> Source:
+    from vit_jax.data.sources.tables import listed
+
+    return listed.open_csv(argument, request)
+
+
+@source_kind("parquet:FILES or parquet:FILES?image=COLUMN&label=COLUMN")
+def _parquet(argument: str, request: Request) -> Source:
+    from vit_jax.data.sources.tables import parquet
+
+    return parquet.open_parquet(argument, request)
+
+
+@source_kind("hf:DIR or hf:NAME?config=NAME&image=COLUMN&label=COLUMN&revision=REVISION")
+def _hf(argument: str, request: Request) -> Source:
+    from vit_jax.data.sources.tables import hub
+
+    return hub.open_hf(argument, request)
 
 
 @source_kind("mix:SOURCE*WEIGHT+SOURCE*WEIGHT")

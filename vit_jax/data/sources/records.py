@@ -69,6 +69,12 @@ class RecordSource(Source):
             payloads[rows] = self.open_file(self.shards[number].path).read(records[rows])
         return payloads
 
+    def encoded(self, index: int) -> bytes:
+        from vit_jax.data._tf import tf
+
+        record = tf.train.Example.FromString(self.fetch(np.array([index]))[0])
+        return record.features.feature[self.image_key].bytes_list.value[0]
+
     def labels(self, index: np.ndarray) -> None:
         return None
 

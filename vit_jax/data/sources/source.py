@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from vit_jax.data import order
+from vit_jax.data.balance import Balance
 from vit_jax.data.ops.image_files import HEAD_BYTES, MAX_PIXELS
 from vit_jax.data.ops.op import Tensor
 from vit_jax.data.ops.preprocess import Preprocess
@@ -34,6 +35,7 @@ class Source:
       sequential: whether training reads it from front to back instead of at random.
       max_pixels: largest number of pixels of an image file; larger ones are unreadable.
       rows: number of each example among those of all splits, int (size,); None if unknown.
+      balance: how often training draws each class; None: each example once an epoch.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Source:
     sequential: bool = False
     max_pixels: int = MAX_PIXELS
     rows: np.ndarray | None = None
+    balance: Balance | None = None
 
     @property
     def num_classes(self) -> int:
@@ -54,11 +57,21 @@ class Source:
         self, positions: np.ndarray, *, seed: int, shuffle: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """The (epoch, index) at positions of the endless stream of training examples."""
+        if self.balance is not None:
+            return self.balance.examples(positions, seed=seed)
         return order.examples(positions, seed=seed, size=self.size, shuffle=shuffle)
 
     def fetch(self, index: np.ndarray) -> np.ndarray:
         """Payloads of examples: an object array (b,) of bytes."""
         raise NotImplementedError
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of one example's image as they are stored, without its label.
+
+        Raises:
+          InputError, OSError: they cannot be read.
+        """
+        return self.fetch(np.array([index]))[0]
 
     def stored_bytes(self, index: int) -> int:
         """Size of one stored example in bytes."""
@@ -197,6 +210,10 @@ class FileSource(Source):
         payloads = np.empty(len(index), object)
         payloads[:] = [self.files[i] for i in index]
         return payloads
+
+    def encoded(self, index: int) -> bytes:
+        with open(self.files[index], "rb") as file:
+            return file.read()
 
     def stored_bytes(self, index: int) -> int:
         return int(self.file_sizes[index])

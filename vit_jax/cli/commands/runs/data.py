@@ -1,4 +1,4 @@
-"""Show the data that a config reads: sizes, classes, augmented examples, speed.
+"""Show the data that a config reads: sizes, classes, faults, augmented examples, speed.
 
 vit_jax data --config=configs/fashion_mnist.py --sheet=examples.png
 """
@@ -6,6 +6,8 @@ vit_jax data --config=configs/fashion_mnist.py --sheet=examples.png
 import argparse
 import json
 import os
+import sys
+from collections.abc import Callable
 
 from vit_jax.cli.arguments import add_config_argument, add_json_argument
 from vit_jax.cli.outputs import check_file
@@ -23,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="seconds to measure the speed for (%(default)s)"
     )
+    parser.add_argument(
+        "--check", action="store_true", help="read and decode all images, not only a sample"
+    )
     add_json_argument(parser)
 
 
@@ -34,11 +39,20 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet:
         check_file(args.sheet, "--sheet")
     from vit_jax.data import inspect, open_configured
+    from vit_jax.data.check import Faults
     from vit_jax.train.batches import open_training_data
     from vit_jax.train.run import steps_of
 
     source, pp, dataset = open_training_data(config)
     summary = inspect.describe(source, pp)
+    faults = Faults(
+        source,
+        bytes_per_example=summary["bytes_per_example"],
+        every=args.check,
+        threads=config.data.threads,
+        **(dict(progress=_progress) if args.check else {}),
+    )
+    summary.update(faults.of_training())
     summary["evals"] = {}
     for name, entry in sorted(config.evals.items()):
         splits = [entry[key] for key in ("split", "train", "test") if key in entry]
@@ -48,26 +62,45 @@ def run(args: argparse.Namespace) -> int:
             summary["evals"][key] = inspect.sizes(opened)
             if shared := source.shared(opened):
                 summary["evals"][key]["training_images"] = shared
-    if args.sheet:
-        inspect.contact_sheet(source, pp, args.sheet, seed=config.seed)
-        summary["sheet"] = args.sheet
-    speed = inspect.images_per_second(
-        source,
-        pp,
-        batch_size=config.batch_size,
-        threads=config.data.threads,
-        seconds=args.seconds,
-    )
-    summary["images_per_second"] = round(speed, 1)
-    steps = steps_of(config.total, "total", config, dataset)
-    if steps:
-        summary["images"] = steps * config.batch_size
-        summary["hours"] = summary["images"] / speed / 3600
-    if args.json:
-        print(json.dumps(summary))
-    else:
-        _print(summary)
+            summary["evals"][key] |= faults.of_evaluation(opened)
+    try:
+        if args.sheet:
+            inspect.contact_sheet(source, pp, args.sheet, seed=config.seed)
+            summary["sheet"] = args.sheet
+        speed = inspect.images_per_second(
+            source,
+            pp,
+            batch_size=config.batch_size,
+            threads=config.data.threads,
+            seconds=args.seconds,
+        )
+        summary["images_per_second"] = round(speed, 1)
+        steps = steps_of(config.total, "total", config, dataset)
+        if steps:
+            summary["images"] = steps * config.batch_size
+            summary["hours"] = summary["images"] / speed / 3600
+    finally:  # what was found says why training would end
+        if args.json:
+            print(json.dumps(summary))
+        else:
+            _print(summary)
     return 0
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    """Shows how many images are read: in one line on a terminal, else at each tenth."""
+    tenths = 0
+
+    def show(done: int, of: int) -> None:
+        nonlocal tenths
+        terminal, reached = sys.stderr.isatty(), done * 10 // of
+        if terminal or reached > tenths:
+            line = f"{printable(what)}: {done:,} of {of:,} images checked"
+            end = "" if terminal and done < of else "\n"
+            print(("\r" if terminal else "") + line, end=end, file=sys.stderr, flush=True)
+        tenths = reached
+
+    return show
 
 
 def _print(summary: dict) -> None:
@@ -76,9 +109,18 @@ def _print(summary: dict) -> None:
         rows[f"evaluation {name}"] = found
     for name, value in rows.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{key} {part}" for key, part in value.items())
+            value = ", ".join(f"{key} {_shown(part)}" for key, part in value.items())
         elif isinstance(value, list):
             value = ", ".join(map(str, value))
         elif isinstance(value, float):
             value = f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
-        print(f"{printable(name).replace('_', ' ') + ':':22}{printable(value)}")
+        print(f"{printable(name).replace('_', ' ') + ':':24}{printable(value)}")
+
+
+def _shown(value: object) -> str:
+    """A value within a row: lists with semicolons, dictionaries in parentheses."""
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{key} {_shown(part)}" for key, part in value.items()) + ")"
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return "; ".join(value)
+    return str(value)
