@@ -17,34 +17,43 @@ import yaml
 
 from vit_jax.config_files import PREFIX, load_config
 from vit_jax.errors import InputError, unknown
-from vit_jax.parallel.mesh import batch_shards, check_batch_size, mesh_sizes
+from vit_jax.parallel.mesh import batch_shards, check_batch_size, check_slices, mesh_sizes
+from vit_jax.text import printable, reason
 
 # How much of the number in a TPU's type makes one JAX device. Up to v5p the number counts
 # cores; from v4 on the two cores of a chip are one device.
 PER_DEVICE = {"v2": 1, "v3": 1, "v4": 2, "v5p": 2, "v5litepod": 1, "v6e": 1}
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise InputError(f"{message}; see `python launch/check.py --help`")
+
+
 def main() -> int:
     """Runs the check of the command line's arguments; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = _Parser(description=__doc__.splitlines()[0])
     parser.add_argument("jobset", nargs="?", help="a JobSet made from launch/gke_*.yaml")
     parser.add_argument("--tpu", help="accelerator type, such as v6e-64")
     parser.add_argument("--slices", type=int, default=1)
     parser.add_argument("--devices", type=int)
     ours, train = _split(sys.argv[1:])
-    args = parser.parse_args(ours)
     try:
+        args = parser.parse_args(ours)
+        for name in ("slices", "devices"):
+            if (number := getattr(args, name)) is not None and number < 1:
+                raise InputError(f"--{name}={number}: give a number from 1")
         if args.jobset:
-            devices, args.slices, train = read_jobset(Path(args.jobset).read_text())
+            devices, args.slices, train = _read(args.jobset)
         elif args.tpu:
             devices = tpu_devices(args.tpu) * args.slices
-        elif args.devices:
+        elif args.devices is not None:
             devices = args.devices
         else:
             parser.error("give a JobSet, --tpu or --devices")
         print(check(train, devices, args.slices))
     except InputError as error:
-        print(f"launch/check.py: {error}", file=sys.stderr)
+        print(f"launch/check.py: {printable(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -71,11 +80,7 @@ def check(train: list[str], devices: int, slices: int = 1) -> str:
     else:
         sizes = mesh_sizes(config.parallel, devices)
         shards = batch_shards(sizes)
-        if sizes["replica"] % slices:
-            raise InputError(
-                f"config.parallel.replica is {sizes['replica']}; the mesh crosses {slices} slices "
-                f"in it: give --config.parallel.replica={slices}"
-            )
+        check_slices(sizes["replica"], slices)
     accumulate = config.parallel.accumulate
     check_batch_size(config.batch_size, shards, accumulate=accumulate, name="config.batch_size")
     mesh = " ".join(f"{axis}={size}" for axis, size in sizes.items())
@@ -129,6 +134,18 @@ def read_jobset(text: str) -> tuple[int, int, list[str]]:
         )
     slices = group.get("replicas", 1)
     return devices * slices, slices, container["args"]
+
+
+def _read(path: str) -> tuple[int, int, list[str]]:
+    """`read_jobset` of a file."""
+    try:
+        return read_jobset(Path(path).expanduser().read_text())
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path} is no JobSet made from launch/gke_*.yaml") from error
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:

@@ -56,6 +56,33 @@ def test_what_fits(check):
 
 
 @pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--tpu=v6e-64", "--slices=0"], "--slices=0: give a number from 1"),
+        (["--tpu=v6e-64", "--slices=-2"], "--slices=-2: give a number from 1"),
+        (["--tpu=v6e-64", "--slices=two"], "invalid int value: 'two'"),
+        (["--devices=0"], "--devices=0: give a number from 1"),
+        ([], "give a JobSet, --tpu or --devices"),
+        (["{tmp}/none\n.yaml"], "none\\n.yaml: cannot be read: No such file"),
+        (["{tmp}"], "cannot be read: Is a directory"),
+        (["{tmp}/empty.yaml"], "empty.yaml is no JobSet"),
+        (["{tmp}/bytes.yaml"], "bytes.yaml is no JobSet"),
+        (["{tmp}/list.yaml"], "list.yaml is no JobSet"),
+        (["{tmp}/open.yaml"], "open.yaml is no JobSet"),
+    ],
+)
+def test_wrong_arguments_are_one_line(check, words, message, tmp_path, monkeypatch, capsys):
+    for name, content in dict(empty=b"", bytes=b"\xff\0\x9d", list=b"[1]", open=b"{").items():
+        (tmp_path / f"{name}.yaml").write_bytes(content)
+    words = [word.format(tmp=tmp_path) for word in words]
+    monkeypatch.setattr("sys.argv", ["check.py", *words, "--", *TRAIN])
+    assert check.main() == 2
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert out == "" and line.startswith("launch/check.py: ") and message in line
+
+
+@pytest.mark.parametrize(
     "train, devices, slices, message",
     [
         (TRAIN[1:], 8, 1, "--config is missing"),

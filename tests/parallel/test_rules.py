@@ -100,7 +100,7 @@ def test_replica_crosses_the_network_between_slices_and_nothing_else_does(sizes)
 
 
 def test_another_axis_may_not_cross_between_slices():
-    with pytest.raises(InputError, match="2 slices.*replica is 1; make it a multiple of 2"):
+    with pytest.raises(InputError, match="replica is 1, and only.*2 slices: give .*replica=2"):
         create_mesh(parallel(fsdp=16), two_slices())
 
 

@@ -204,6 +204,70 @@ def test_what_ends_a_computation_late_is_not_overlapped_by_what_follows_its_end(
     assert (early.kind, early.overlapped, late.overlapped) == ("reduce-scatter", True, False)
 
 
+# As XLA:TPU writes what is sent between slices; `{}` are kind, slices and name.
+SEND = (
+    "  %{0} = (f32[16,8], u32[], token[]) send(%a, %t), channel_id=2, is_host_transfer=true, "
+    'frontend_attributes={{_xla_host_transfer_rendezvous="{1}",_xla_megascale_target={2},'
+    '_xla_megascale_transfer_type="{3}"}}'
+)
+RECV = (
+    "  %{0} = (f32[16,8], u32[], token[]) recv(%t), channel_id=1, "
+    'frontend_attributes={{_xla_host_transfer_rendezvous="{1}"}}'
+)
+
+
+@pytest.mark.parametrize(
+    "target, kind, slices, sent",
+    [
+        ('"{1,2}x{0:3}"', "ALL_REDUCE", 2, 512),
+        ('"{1,2,3,4}x{0:3}"', "ALL_REDUCE", 4, 768),
+        ('"{1:4}x{0}"', "REDUCE_SCATTER", 4, 384),
+        ('"{1,2,3,4}x{0:3}"', "ALL_GATHER", 4, 1536),
+        ("{{100000,200000,300000},{100001,200001,300001}}", "ALL_REDUCE", 3, 683),
+        ("{{100000,200000},{100001,200001}}", "ALL_TO_ALL", 2, 256),
+        ("{{100000->200000},{200000->100000}}", "ONE_TO_ONE", 1, 512),
+    ],
+)
+def test_what_is_sent_between_slices(target, kind, slices, sent):
+    (found,) = parse(SEND.format("s", "x", target, kind))
+    assert found.between_slices and collectives.between_slices([found]) == [found]
+    assert (found.group, found.operand_bytes, found.bytes) == (slices, 512, sent)
+
+
+@pytest.mark.parametrize(
+    "before, after, overlapped",
+    [
+        ("%w = f32[16,8] fusion(%a), calls=%f", "%y = f32[1] bitcast(%a)", True),
+        ("%y = f32[1] bitcast(%a)", "%w = f32[16,8] fusion(%a), calls=%f", True),
+        ("%g = f32[16,8] all-reduce(%a), to_apply=%add", "%y = f32[1] bitcast(%a)", True),
+        ("%y = f32[1] bitcast(%a)", "%z = f32[1] bitcast(%a)", False),
+    ],
+)
+def test_a_transfer_lasts_from_send_to_the_end_of_its_own_recv(before, after, overlapped):
+    lines = [
+        SEND.format("s", "x", '"{1,2}x{0}"', "ALL_REDUCE"),
+        f"  {before}",
+        "  %sd = token[] send-done(%s)",
+        RECV.format("other", "y"),
+        RECV.format("r", "x"),
+        "  %od = (f32[16,8], token[]) recv-done(%other)",
+        f"  {after}",
+        "  %rd = (f32[16,8], token[]) recv-done(%r)",
+        "  %late = f32[16,8] fusion(%rd), calls=%f",
+    ]
+    (found,) = collectives.between_slices(parse(*lines))
+    assert found.overlapped is overlapped
+
+
+def test_other_transfers_to_the_host_are_not_between_slices():
+    assert parse("  %s = (f32[16,8], token[]) send(%a, %t), is_host_transfer=true") == []
+
+
+def test_a_transfer_of_an_unknown_kind_is_an_error():
+    with pytest.raises(ValueError, match="transfer s between slices is not understood"):
+        parse(SEND.format("s", "x", '"{1,2}x{0}"', "GOSSIP"))
+
+
 def test_text_that_is_no_module_is_refused():
     with pytest.raises(ValueError, match="no HLO module"):
         Module("func.func public @main()")
@@ -288,6 +352,24 @@ def test_tensor_parallelism_adds_four_reductions_a_block(capfd):
     assert found["all-gather"] == gathered
     assert 0 <= found["all-reduce"] - (2 * scattered + reduced + activations) <= SCALARS
     assert "full rematerialization" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("slices", [2, 4])
+def test_a_slice_sends_its_sum_of_the_gradients_to_the_others(slices):
+    """Of n devices in k slices each sums a k/n-th part, and passes it around k slices."""
+    split = KERNELS + DEPTH * (3 * WIDTH + MLP)  # by tensor
+    for parallel, shards, values in [
+        (dict(data=8), 8, KERNELS + OTHERS),
+        (dict(data=1, fsdp=8), 8, KERNELS + OTHERS),
+        (dict(data=1, fsdp=4, tensor=2), 4, KERNELS + OTHERS - split / 2),
+    ]:
+        step = compiled(**parallel)
+        params, mesh = step.run.abstract.params, step.run.engine.mesh
+        least = collectives.minimum_between_slices(
+            params, mesh, slices=slices, batch_shards=shards, dtype="float32"
+        )
+        part = 4 * values / (shards / slices)
+        assert least == round(2 * (slices - 1) / slices * part)
 
 
 def test_minimum_counts_microbatches_and_narrow_products():

@@ -1,5 +1,7 @@
 """Predicted steps against closed forms."""
 
+import dataclasses
+
 import pytest
 
 from vit_jax import models
@@ -40,9 +42,37 @@ def test_the_longest_counts_and_the_exposed_on_top(
         memory=pytest.approx(memory),
         network=pytest.approx(overlapped + exposed),
         overlapped=pytest.approx(overlapped),
+        between_slices=0,
+        between_slices_overlapped=0,
         step=pytest.approx(step),
         bottleneck=bottleneck,
     )
+
+
+@pytest.mark.parametrize(
+    "inside, outside, overlapped, step, bottleneck",
+    [
+        (2, 5, True, 5, "between_slices"),  # both networks at the same time
+        (5, 2, True, 5, "network"),
+        (2, 5, False, 7, "between_slices"),  # one after the other
+    ],
+)
+def test_the_network_between_slices_has_a_speed_of_its_own(
+    inside, outside, overlapped, step, bottleneck
+):
+    """3 GB/s a chip, half of it for each of its two devices."""
+    chip = dataclasses.replace(CHIP, slice_bandwidth=3e9)
+    # A ring of two slices sends as many bytes as each has.
+    between = Collective(
+        "all-reduce", outside * 1_500_000_000, 2, 1, "", overlapped=overlapped, between_slices=True
+    )
+    found = predict(step_flops=1e12, traffic=0, found=[gather(inside, True), between], chip=chip)
+    assert found["between_slices"] == pytest.approx(outside)
+    assert found["between_slices_overlapped"] == pytest.approx(outside if overlapped else 0)
+    assert (found["network"], found["step"]) == (pytest.approx(inside), pytest.approx(step))
+    assert found["bottleneck"] == bottleneck
+    with pytest.raises(ValueError, match="X: the bandwidth between slices is not known"):
+        predict(step_flops=1, traffic=0, found=[between], chip=CHIP)
 
 
 def test_links_lead_along_the_axes_of_a_group():

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -110,13 +110,10 @@ def create_mesh(parallel: ConfigDict, devices: Sequence[jax.Device] | None = Non
 
 def _arrange(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
     """Devices in mesh order: neighbours on the fast network, `replica` on the slow one."""
-    slices = len({getattr(device, "slice_index", None) for device in devices})
-    if shape[0] % slices:
-        if devices[0].platform == "tpu":
-            raise InputError(
-                f"the TPUs are {slices} slices, with a slow network between them: "
-                f"config.parallel.replica is {shape[0]}; make it a multiple of {slices}"
-            )
+    slices = num_slices(devices)
+    if devices[0].platform == "tpu":
+        check_slices(shape[0], slices)
+    elif shape[0] % slices:
         slices = 1  # other platforms let any axis cross
     inner = (shape[0] // slices, *shape[1:])
     if slices == 1:
@@ -125,6 +122,24 @@ def _arrange(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
     return mesh_utils.create_hybrid_device_mesh(
         inner, outer, devices, allow_split_physical_axes=True
     )
+
+
+def num_slices(devices: Iterable[jax.Device]) -> int:
+    """The number of parts with a fast network inside: slices of TPUs, hosts of GPUs."""
+    return len({getattr(device, "slice_index", None) for device in devices})
+
+
+def check_slices(replica: int, slices: int) -> None:
+    """Checks that the mesh axis `replica` crosses the network between slices of TPUs.
+
+    Raises:
+      InputError: the slices do not divide `replica`.
+    """
+    if replica % slices:
+        raise InputError(
+            f"config.parallel.replica is {replica}, and only that axis crosses the slow network "
+            f"between the {slices} slices: give --config.parallel.replica={slices} or a multiple"
+        )
 
 
 def batch_shards(sizes: dict[str, int] | Mesh) -> int:

@@ -11,6 +11,12 @@ bandwidth. If each device holds operands of s bytes, it sends
   collective-permute      s
 
 A collective in a loop counts once per iteration: scanned blocks run depth times.
+
+XLA:TPU cuts a collective over several slices into one within each slice, over the fast network,
+and one between slices, over the data-centre network. It writes the latter as a `send` and a
+`recv` that the runtime (Megascale) carries out. They count by the same formulas, n being the
+number of slices: gradients of S bytes, summed over k slices of m devices each, cost a device
+2 (m - 1) / m S within its slice and 2 (k - 1) / (k m) S between them.
 """
 
 import collections
@@ -46,6 +52,10 @@ FULL_PRECISION = r"(^|/)(norm\d?|query_norm|key_norm|pre_logits|head|head_dist)/
 ENTERS_BRANCH = r"blocks/(attention/qkv|mlp/(fc1|gated))/kernel$"
 # Operations that count as computation during a collective.
 _WORK = ("fusion", "dot", "convolution", "custom-call", "while", "call")
+# What a `send` between slices says: its kind, the slices, a name that its `recv` shares.
+_TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_TARGET = re.compile(r'_xla_megascale_target="?\{+([\d:,]+)')  # {1,2}x{0:3} or {{7,8},{9,10}}
+_RENDEZVOUS = re.compile(r'_xla_host_transfer_rendezvous="([^"]*)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +70,7 @@ class Collective:
     pipeline: str = ""  # pieces of one pipelined collective share this name
     overlapped: bool = False  # whether something is computed while it is under way
     members: tuple[int, ...] = ()  # positions in the mesh of one group's devices
+    between_slices: bool = False  # whether it uses the data-centre network; the group is of slices
 
     @property
     def bytes(self) -> int:
@@ -82,6 +93,11 @@ def by_kind(found: Iterable[Collective]) -> dict[str, int]:
     for collective in found:
         total[collective.kind] += collective.bytes
     return dict(sorted(total.items()))
+
+
+def between_slices(found: Iterable[Collective]) -> list[Collective]:
+    """The collectives that use the data-centre network."""
+    return [collective for collective in found if collective.between_slices]
 
 
 def minimum(
@@ -121,9 +137,7 @@ def minimum(
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name, spec = path_name(path), leaf.sharding.spec
         parts = fsdp if "fsdp" in spec else 1
-        itemsize = leaf.dtype.itemsize
-        if not re.search(FULL_PRECISION, name):
-            itemsize = min(itemsize, jnp.dtype(dtype).itemsize)
+        itemsize = _itemsize(name, leaf, dtype)
         size = leaf.size * itemsize / (tensor if "tensor" in spec else 1)
         gathers = microbatches * (2 if re.search(STACKED, name) else 1)
         gathered = size * min(itemsize, 2) / itemsize if rounds else size
@@ -134,6 +148,36 @@ def minimum(
             layers = leaf.shape[0]
             total["all-reduce"] += 2 * layers * SENT["all-reduce"](activation_bytes, tensor)
     return {kind: round(size) for kind, size in sorted(total.items()) if size >= 1}
+
+
+def minimum_between_slices(
+    params: Any, mesh: Mesh, *, slices: int, batch_shards: int, dtype: str
+) -> int:
+    """The part of `minimum` that a device must send to other slices: the sum of the gradients.
+
+    Within its slice a device first gets the sum of its share, one part in `batch_shards` /
+    `slices`; a ring of the slices then sums the shares.
+
+    Args:
+      params: as in `minimum`.
+      mesh: mesh of the run; its axis replica crosses the slices.
+      slices: number of slices.
+      batch_shards: number of parts into which the batch is cut.
+      dtype: dtype of matrix products.
+    """
+    total = 0.0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        tensor = mesh.shape["tensor"] if "tensor" in leaf.sharding.spec else 1
+        size = leaf.size * _itemsize(path_name(path), leaf, dtype) / tensor
+        total += SENT["all-reduce"](size * slices / batch_shards, slices)
+    return round(total)
+
+
+def _itemsize(name: str, leaf: Any, dtype: str) -> int:
+    """Bytes per value of a parameter, or of its gradient, as it is sent."""
+    if re.search(FULL_PRECISION, name):
+        return leaf.dtype.itemsize
+    return min(leaf.dtype.itemsize, jnp.dtype(dtype).itemsize)
 
 
 class _Finder:
@@ -164,6 +208,9 @@ class _Finder:
 
     def _of(self, instruction: Instruction, rest: list[Instruction]) -> Iterator[Collective]:
         """The collectives of one execution of an instruction, the first of those in `rest`."""
+        if instruction.opcode == "send" and (transfer := _TRANSFER.search(instruction.attributes)):
+            yield self._transfer(transfer[1], instruction, rest)
+            return
         kind = instruction.opcode.removesuffix("-start")
         overlapped = instruction.opcode.endswith("-start") and _works_before_done(rest)
         if kind in SENT:
@@ -185,7 +232,6 @@ class _Finder:
 
     def _collective(self, kind: str, instruction: Instruction, overlapped: bool) -> Collective:
         attributes = instruction.attributes
-        source = re.search(r'op_name="([^"]*)"', attributes)
         channel = re.search(r"channel_id=(\d+)", attributes)
         members = _members(attributes, self.module.num_devices)
         pipeline = channel[1] if channel and "chain_id=" in attributes else ""
@@ -194,11 +240,53 @@ class _Finder:
             operand_bytes=sum(type_bytes(self.module.types[name]) for name in instruction.operands),
             group=len(members),
             times=1,
-            source=source[1] if source else "",
+            source=_source(attributes),
             pipeline=pipeline,
             overlapped=overlapped or bool(pipeline),
             members=tuple(members.tolist()),
         )
+
+    def _transfer(self, kind: str, send: Instruction, rest: list[Instruction]) -> Collective:
+        """The collective between slices that a `send` begins, the first of those in `rest`."""
+        kind = kind.lower().replace("_", "-").replace("one-to-one", "collective-permute")
+        target = _TARGET.search(send.attributes)
+        if kind not in SENT or not target:
+            raise ValueError(f"the transfer {send.name} between slices is not understood")
+        return Collective(
+            kind=kind,
+            operand_bytes=type_bytes(self.module.types[send.operands[0]]),
+            group=_count(target[1]),
+            times=1,
+            source=_source(send.attributes),
+            overlapped=_works_before_arrival(rest),
+            between_slices=True,
+        )
+
+
+def _source(attributes: str) -> str:
+    """The operation of the program from which an instruction comes, "" where it does not say."""
+    source = re.search(r'op_name="([^"]*)"', attributes)
+    return source[1] if source else ""
+
+
+def _count(text: str) -> int:
+    """How many numbers a text such as "1,2" or "1:4" names."""
+    parts = [_numbers(part) for part in text.split(",")]
+    return sum(part[-1] - part[0] + 1 for part in parts)
+
+
+def _works_before_arrival(rest: list[Instruction]) -> bool:
+    """Whether anything else is done between the first instruction, a send, and its answer."""
+    names = _RENDEZVOUS.findall(rest[0].attributes)
+    answers = {
+        i.name for i in rest if i.opcode == "recv" and _RENDEZVOUS.findall(i.attributes) == names
+    }
+    for instruction in rest[1:]:
+        if instruction.opcode == "recv-done" and answers & set(instruction.operands):
+            return False
+        if instruction.opcode in _WORK or instruction.opcode.removesuffix("-start") in SENT:
+            return True
+    return False
 
 
 def _works_before_done(rest: list[Instruction]) -> bool:

@@ -33,6 +33,7 @@ WITHOUT_TPUS = {
     "TPU_ACCELERATOR_TYPE": "v5e-4",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+MAX_SLICES = 1024  # far more than anybody has; each device costs memory here
 # XLA's two messages when memory is too small: for everything, or for temporaries alone.
 _TOO_MUCH = re.compile(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm")
 _TOO_TEMPORARY = re.compile(
@@ -63,12 +64,18 @@ class Step:
         return state + self.batch_bytes + self.temporary_bytes
 
 
-def topology_devices(name: str) -> list[jax.Device]:
+def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
     """Devices of a TPU topology such as "v5e:16x16", for compilation only.
+
+    Args:
+      name: topology of a slice.
+      slices: number of slices, between which there is only the data-centre network.
 
     Raises:
       InputError: no such topology, or the compiler is not installed.
     """
+    if not 1 <= slices <= MAX_SLICES:
+        raise InputError(f"--slices={slices}: give a number from 1 to {MAX_SLICES}")
     spec = importlib.util.find_spec("libtpu")
     if spec is None or spec.origin is None:
         raise InputError(
@@ -80,7 +87,7 @@ def topology_devices(name: str) -> list[jax.Device]:
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = dict(num_slices=slices) if slices > 1 else {}
     generation, _, shape = name.partition(":")
     if generation == "v4":
         options["chip_config_name"] = "megacore"  # one device a chip, as JAX shows v4
@@ -117,6 +124,12 @@ def compile_step(
       InputError: the config is wrong.
     """
     engine = create_engine(config.parallel, devices)
+    hosts = {device.process_index for device in engine.mesh.devices.flat}
+    if config.parallel.engine == "pmap" and len(hosts) > 1:
+        raise InputError(
+            f"config.parallel.engine=pmap compiles for one host, not for {len(hosts)}: plan with "
+            "--config.parallel.engine=pjit, whose data parallelism sends the same"
+        )
     # A plan needs no weights; if init_from does not exist, the model has its default options.
     known = expand(config.init_from).exists() and starting_weights(config, "")
     run = prepare(config, dataset, engine, known.model if known else None)

@@ -1,5 +1,6 @@
 """Predicts the memory, network traffic and time of a training run from its compiled step."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel import hardware
+from vit_jax.parallel.mesh import num_slices
 from vit_jax.plan import collectives, roofline
 from vit_jax.plan.compile import Step
 from vit_jax.train.run import Run
@@ -21,13 +23,15 @@ PAPER_CORE_DAYS = (
 )
 
 
-def describe(step: Step, *, mfu: float) -> dict[str, Any]:
+def describe(step: Step, *, mfu: float, slice_bandwidth: float | None = None) -> dict[str, Any]:
     """Describes the whole run, given its compiled step.
 
     Args:
       step: compiled step of the run.
       mfu: assumed model FLOPs utilisation, the share of the chips' bf16 peak that the model's
         products reach.
+      slice_bandwidth: bytes per second of one chip to other slices, one direction; None: the
+        published figure.
 
     Returns:
       A document for JSON. Bytes are per device; FLOPs are those of the forward and the
@@ -36,6 +40,8 @@ def describe(step: Step, *, mfu: float) -> dict[str, Any]:
     run, config = step.run, step.run.config
     devices = run.engine.mesh.devices
     chip = hardware.find_chip(devices.flat[0].device_kind)
+    if chip and slice_bandwidth is not None:
+        chip = dataclasses.replace(chip, slice_bandwidth=slice_bandwidth)
     images = run.total_steps * config.batch_size
     per_image = run.task.train_flops(run.model_config)
     bound = _roofline(step, chip)
@@ -46,6 +52,7 @@ def describe(step: Step, *, mfu: float) -> dict[str, Any]:
         batch_size=config.batch_size,
         device=devices.flat[0].device_kind,
         devices=devices.size,
+        slices=num_slices(devices.flat),
         layout=layout(config, run),
         params=sum(leaf.size for leaf in jax.tree.leaves(run.abstract.params)),
         flops_per_image=per_image,
@@ -83,20 +90,29 @@ def layout(config: ConfigDict, run: Run) -> dict[str, Any]:
 def _network(step: Step) -> dict[str, Any]:
     """The collectives of the step, and the minimum that the layout needs."""
     least = minimum(step.run)
-    numbers = dict(
+    numbers: dict[str, Any] = dict(
         collectives=None,
         collective_bytes_per_step=None,
         collective_bytes_overlapped=None,  # the part that is sent while something is computed
         collectives_minimum=least,
         collective_bytes_minimum=sum(least.values()),
+        # The part that uses the data-centre network.
+        collectives_between_slices=None,
+        collective_bytes_between_slices=None,
+        collective_bytes_between_slices_overlapped=None,
+        collective_bytes_between_slices_minimum=minimum_between_slices(step.run),
     )
     if step.found is not None:
-        kinds = collectives.by_kind(step.found)
-        overlapped = sum(c.bytes for c in step.found if c.overlapped)
+        outside = collectives.between_slices(step.found)
         numbers.update(
-            collectives=kinds,
-            collective_bytes_per_step=sum(kinds.values()),
-            collective_bytes_overlapped=overlapped,
+            collectives=collectives.by_kind(step.found),
+            collective_bytes_per_step=sum(c.bytes for c in step.found),
+            collective_bytes_overlapped=sum(c.bytes for c in step.found if c.overlapped),
+            collectives_between_slices=collectives.by_kind(outside),
+            collective_bytes_between_slices=sum(c.bytes for c in outside),
+            collective_bytes_between_slices_overlapped=sum(
+                c.bytes for c in outside if c.overlapped
+            ),
         )
     return numbers
 
@@ -133,6 +149,20 @@ def minimum(run: Run) -> dict[str, int]:
         microbatches=config.parallel.accumulate,
         activation_bytes=values * jnp.dtype(config.model.dtype).itemsize,
         rounds=run.engine.mesh.devices.flat[0].platform == "tpu",
+    )
+
+
+def minimum_between_slices(run: Run) -> int:
+    """See `collectives.minimum_between_slices`."""
+    slices = num_slices(run.engine.mesh.devices.flat)
+    if slices == 1:
+        return 0
+    return collectives.minimum_between_slices(
+        run.abstract.params,
+        run.engine.mesh,
+        slices=slices,
+        batch_shards=run.engine.batch_shards,
+        dtype=run.config.model.dtype,
     )
 
 

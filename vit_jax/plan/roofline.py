@@ -5,11 +5,13 @@
 * memory: bytes to and from main memory, counted in the compiled step (`traffic`);
 * network: bytes that each device sends in collectives (`collectives`), over those links of
   the fast network that lie within the collective's group: on a torus, a group along one
-  of two axes has half of a chip's links.
+  of two axes has half of a chip's links;
+* between_slices: bytes that each device sends to other slices, at the chip's bandwidth of the
+  data-centre network.
 
-Computation, memory traffic and overlapped collectives (those during which something is
-computed) run at the same time: the longest counts. The time of the other collectives is
-added. Latency, vector units and loading of data are left out, so that this is a lower bound.
+Computation, memory traffic and the overlapped collectives of either network (those during which
+something is computed) run at the same time: the longest counts. The time of the other collectives
+is added. Latency, vector units and loading of data are left out, so that this is a lower bound.
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,23 +42,35 @@ def predict(
       coords: place of every device of the mesh on a torus; empty: all links serve any group.
 
     Returns:
-      Seconds: `compute`, `memory`, `network`, its part `overlapped`, and `step`;
-      `bottleneck`: compute, memory or network.
+      Seconds: `compute`, `memory`, `network`, its part `overlapped`, `between_slices`, its part
+      `between_slices_overlapped`, and `step`; `bottleneck`: compute, memory, network or
+      between_slices.
+
+    Raises:
+      ValueError: something is sent between slices, and the chip's bandwidth there is None.
     """
-    network, overlapped = 0.0, 0.0
+    network, overlapped, outside, outside_overlapped = 0.0, 0.0, 0.0, 0.0
     for collective in found:
+        if collective.between_slices:
+            if chip.slice_bandwidth is None:
+                raise ValueError(f"{chip.name}: the bandwidth between slices is not known")
+            seconds = collective.bytes / (chip.slice_bandwidth / chip.devices)
+            outside += seconds
+            outside_overlapped += seconds if collective.overlapped else 0.0
+            continue
         share = links(collective.members, coords) / chip.devices
         seconds = collective.bytes / (chip.network_bandwidth * share)
         network += seconds
         overlapped += seconds if collective.overlapped else 0.0
     compute = step_flops / (chip.bf16_flops / chip.devices)
     memory = traffic / (chip.memory_bandwidth / chip.devices)
-    terms = dict(compute=compute, memory=memory, network=network)
-    exposed = network - overlapped
+    terms = dict(compute=compute, memory=memory, network=network, between_slices=outside)
+    exposed = network - overlapped + outside - outside_overlapped
     return dict(
         **terms,
         overlapped=overlapped,
-        step=max(compute, memory, overlapped) + exposed,
+        between_slices_overlapped=outside_overlapped,
+        step=max(compute, memory, overlapped, outside_overlapped) + exposed,
         bottleneck=max(terms, key=lambda name: terms[name]),
     )
 

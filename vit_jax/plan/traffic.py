@@ -61,6 +61,8 @@ class _Traffic:
             return _size(instruction.type)
         if opcode == "custom-call" and not instruction.operands:
             return 0  # only reserves memory, which others write
+        if opcode in ("send", "recv"):  # what arrives is counted at recv-done
+            return self._read(instruction)
         if opcode in _SLICES:
             return 2 * _size(instruction.type)
         if opcode == _UPDATE:

@@ -2,15 +2,19 @@
 
   vit_jax plan --config=configs/vit_jft.py:ViT-L/16 --topology=v5e:16x16
   vit_jax plan --config=configs/vit_jft.py:ViT-H/14 --topology=v3:16x16 --fit-batch --json
+  vit_jax plan --config=configs/vit_jft.py:ViT-H/14 --topology=v6e:16x16 --slices=2 \\
+      --config.parallel.replica=2
 
 --topology names TPUs that this machine need not have (v3, v4, v5e, v5p, v6e; the shape counts
 chips); `pip install 'vit_jax[plan]'` installs their compiler. Without it the plan is for this
-machine's devices. Known data sets need not be there either. If a step does not fit in memory,
-the command suggests changes, each checked by compiling.
+machine's devices. --slices is a number of such topologies, connected only by the data-centre
+network, which the mesh axis replica crosses. Known data sets need not be there either. If a step
+does not fit in memory, the command suggests changes, each checked by compiling.
 """
 
 import argparse
 import json
+import math
 import os
 from typing import Any
 
@@ -25,6 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add_config_argument(parser)
     parser.add_argument("--topology", metavar="TPU:SHAPE", help="e.g. v5e:16x16 or v4:4x4x8")
+    parser.add_argument("--slices", type=int, default=1, help="number of slices (%(default)s)")
+    parser.add_argument(
+        "--slice-bandwidth",
+        type=float,
+        metavar="GBITS",
+        help="Gbit/s of one chip to other slices, one direction; default: as published, which "
+        "v3 and v4 are not",
+    )
     parser.add_argument(
         "--mfu", type=float, default=0.4, help="assumed fraction of the peak speed (%(default)s)"
     )
@@ -40,10 +52,17 @@ def run(args: argparse.Namespace) -> int:
     """Prints the plan; returns the exit status."""
     if not 0 < args.mfu <= 1:
         raise InputError(f"--mfu={args.mfu:g}: give a share above 0, at most 1")
+    if args.slices != 1 and not args.topology:
+        raise InputError(f"--slices={args.slices} needs --topology, the topology of one slice")
+    if args.slice_bandwidth is not None and args.slices == 1:
+        raise InputError(f"--slice-bandwidth={args.slice_bandwidth:g} needs --slices above 1")
+    if args.slice_bandwidth is not None and not 0 < args.slice_bandwidth < math.inf:
+        raise InputError(f"--slice-bandwidth={args.slice_bandwidth:g}: give Gbit/s above 0")
     config = load_config(args.config, args.overrides)
     if args.topology:
         os.environ["JAX_PLATFORMS"] = "cpu"  # do not occupy this machine's TPUs
     from vit_jax.parallel.distributed import make_cpu_devices
+    from vit_jax.parallel.hardware import GBIT
     from vit_jax.plan.compile import topology_devices
     from vit_jax.plan.dataset import dataset_of
     from vit_jax.plan.report import describe
@@ -51,10 +70,14 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.topology:
         make_cpu_devices(config.parallel.cpu_devices)
-    devices = topology_devices(args.topology) if args.topology else None
+    devices = topology_devices(args.topology, args.slices) if args.topology else None
+    bandwidth = None if args.slice_bandwidth is None else args.slice_bandwidth * GBIT
+    if devices and args.slices > 1 and bandwidth is None:
+        _check_published(devices[0].device_kind, args.slices)
     planner = Planner(config, dataset_of(config), devices)
     step = planner.compile()
-    result = dict(topology=args.topology, **describe(step, mfu=args.mfu))
+    document = describe(step, mfu=args.mfu, slice_bandwidth=bandwidth)
+    result = dict(topology=args.topology, **document)
     suggestions = iter(()) if step.fits else planner.suggest(step)
     if args.json:
         if not step.fits:
@@ -77,18 +100,31 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_published(kind: str, slices: int) -> None:
+    """Refuses several slices of a chip whose bandwidth between slices is not known."""
+    from vit_jax.parallel.hardware import find_chip
+
+    chip = find_chip(kind)
+    if chip is None or chip.slice_bandwidth is None:
+        raise InputError(
+            f"--slices={slices}: no bandwidth between slices is published for {kind}; give "
+            "--slice-bandwidth=GBITS, one chip's Gbit/s"
+        )
+
+
 def lines(plan: dict[str, Any]) -> list[str]:
     """The plan as lines of text."""
     height, width = plan["image_size"]
     spread = " ".join(f"{name}={value}" for name, value in plan["layout"].items())
+    slices = f" in {plan['slices']} slices" if plan["slices"] > 1 else ""
     rows = [
         ("run", f"{plan['model']} at {height}x{width}, batch {plan['batch_size']:,}"),
-        ("devices", f"{plan['devices']} {plan['device']}: {spread}"),
+        ("devices", f"{plan['devices']} {plan['device']}{slices}: {spread}"),
         ("parameters", f"{plan['params']:,}"),
         ("FLOPs", f"{plan['flops_per_image']:.3g} an image, {plan['flops_per_run']:.3g} the run"),
         ("length", f"{plan['steps']:,} steps, {plan['images']:,} images"),
         ("memory", _memory(plan)),
-        ("collectives", _network(plan)),
+        *_network(plan),
         ("compilation", f"{plan['compile_seconds']:.0f} s"),
         ("fastest step", _roofline(plan)),
         ("time", _time(plan)),
@@ -116,17 +152,35 @@ def _memory(plan: dict[str, Any]) -> str:
     return f"{listed}{of} a device: {'fits' if plan['fits'] else 'does not fit'}"
 
 
-def _network(plan: dict[str, Any]) -> str:
-    least, total = plan["collective_bytes_minimum"], plan["collective_bytes_per_step"]
-    if total is None:
+def _network(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """The rows about what is sent: within slices and, where there are several, between them."""
+    sent, least = plan["collective_bytes_per_step"], plan["collective_bytes_minimum"]
+    hidden, kinds = plan["collective_bytes_overlapped"], plan["collectives"]
+    if plan["slices"] == 1:
+        return [("collectives", _sent(kinds, sent, least, hidden))]
+    prefix = "collective_bytes_between_slices"
+    outside = plan["collectives_between_slices"]
+    outside_sent, outside_least = plan[prefix], plan[f"{prefix}_minimum"]
+    outside_hidden = plan[f"{prefix}_overlapped"]
+    if sent is not None:
+        kinds = {kind: size - outside.get(kind, 0) for kind, size in kinds.items()}
+        kinds = {kind: size for kind, size in kinds.items() if size}
+        sent, hidden = sent - outside_sent, hidden - outside_hidden
+    return [
+        ("within slices", _sent(kinds, sent, least - outside_least, hidden)),
+        ("between slices", _sent(outside, outside_sent, outside_least, outside_hidden)),
+    ]
+
+
+def _sent(kinds: dict[str, int] | None, total: int | None, least: int, hidden: int | None) -> str:
+    if kinds is None or total is None or hidden is None:
         return f"unknown, at least {_gib(least)} a step from each device"
-    kinds = ", ".join(f"{kind} {_gib(size)}" for kind, size in plan["collectives"].items())
+    text = ", ".join(f"{kind} {_gib(size)}" for kind, size in kinds.items())
     if not least:
-        return f"{kinds or 'none'} a step from each device"
-    hidden = plan["collective_bytes_overlapped"] / max(total, 1)
+        return f"{text or 'none'} a step from each device"
     return (
-        f"{kinds} a step from each device, {total / least:.2f} of what the layout needs; "
-        f"{hidden:.0%} while something is computed"
+        f"{text} a step from each device, {total / least:.2f} of what the layout needs; "
+        f"{hidden / max(total, 1):.0%} while something is computed"
     )
 
 
@@ -134,12 +188,18 @@ def _roofline(plan: dict[str, Any]) -> str:
     found = plan["roofline"]
     if found is None:
         return "unknown"
-    terms = ("compute", "memory", "network")
-    parts = ", ".join(f"{name} {1000 * found[name]:.1f} ms" for name in terms)
+    terms = ["compute", "memory", "network"]
+    if plan["slices"] > 1:
+        terms.append("between_slices")
+    parts = ", ".join(f"{_plain(name)} {1000 * found[name]:.1f} ms" for name in terms)
     return (
         f"{1000 * found['step']:.1f} ms, an MFU of {found['mfu']:.0%}, bound by "
-        f"{found['bottleneck']} ({parts} at the chip's full speed)"
+        f"{_plain(found['bottleneck'])} ({parts} at the chip's full speed)"
     )
+
+
+def _plain(term: str) -> str:
+    return term.replace("_", " ")
 
 
 def _time(plan: dict[str, Any]) -> str:
