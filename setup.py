@@ -21,12 +21,18 @@ EXTRAS = {
     "cuda": ["jax[cuda12]"],  # NVIDIA GPUs
     "tpu": ["jax[tpu]"],  # Cloud TPUs
     "plan": ["jax[tpu]"],  # `vit_jax plan` on a CPU: the TPU compiler, in the version jax wants
+    "remote": ["fsspec", "aiohttp", "gcsfs", "s3fs"],  # shards at https://, gs:// and s3://
+    "heic": ["pillow-heif>=1.0"],  # photographs of phones
+    "jxl": ["pillow-jxl-plugin>=1.3"],  # JPEG XL
     "hub": ["huggingface_hub", "fsspec", "gcsfs"],  # checkpoints at hf:// and gs://
     "figures": ["matplotlib>=3.9"],
     "test": [
         "pytest>=8.3",
         "pytest-xdist>=3.6",
+        "fsspec",
         "huggingface_hub>=1.0",
+        "pillow-heif>=1.0",
+        "pillow-jxl-plugin>=1.3",
         "matplotlib>=3.9",
         "scikit-image>=0.25",  # photographs
         "scipy>=1.14",
