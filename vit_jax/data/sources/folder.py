@@ -25,7 +25,7 @@ SPLITS = (
     "train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev",
 )  # fmt: skip
 NESTED = ("no", "top", "path")
-_VERSION = 2  # of lists in the cache
+_VERSION = 3  # of lists in the cache
 _LAYOUTS = "expected class/image or split/class/image"
 
 
