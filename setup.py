@@ -21,6 +21,9 @@ EXTRAS = {
     "cuda": ["jax[cuda12]"],  # NVIDIA GPUs
     "tpu": ["jax[tpu]"],  # Cloud TPUs
     "plan": ["jax[tpu]"],  # `vit_jax plan` on a CPU: the TPU compiler, in the version jax wants
+    "remote": ["fsspec", "aiohttp", "gcsfs", "s3fs"],  # shards at https://, gs:// and s3://
+    "heic": ["pillow-heif>=1.0"],  # photographs of phones
+    "jxl": ["pillow-jxl-plugin>=1.3"],  # JPEG XL
     "hub": ["huggingface_hub", "fsspec", "gcsfs"],  # checkpoints at hf:// and gs://
     "tables": ["pyarrow>=17", "datasets>=4.0"],  # parquet:FILES; hf:NAME wants both
     "figures": ["matplotlib>=3.9"],
@@ -28,7 +31,10 @@ EXTRAS = {
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         "datasets>=4.0",  # sources parquet: and hf:
+        "fsspec",
         "huggingface_hub>=1.0",
+        "pillow-heif>=1.0",
+        "pillow-jxl-plugin>=1.3",
         "matplotlib>=3.9",
         "scikit-image>=0.25",  # photographs
         "scipy>=1.14",

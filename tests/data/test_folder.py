@@ -142,12 +142,12 @@ def test_images_without_folders_are_counted_in_the_refusal(tmp_path):
 
 
 def test_what_is_left_out_is_counted_by_kind_in_one_line(folder, tmp_path, caplog):
-    for name in ("a.avif", "b.heic", "c.txt", "more/1.jpg", "more/deep/2.jpg"):
+    for name in ("a.psd", "b.svg", "c.txt", "more/1.jpg", "more/deep/2.jpg"):
         touch(folder / "cat" / name)
     (folder / "dog" / "gone.jpg").symlink_to(tmp_path / "gone.jpg")
     assert open_source(f"folder:{folder}", "train").size == 20
     (line,) = (record.getMessage() for record in caplog.records)
-    for kind in ("2 images in folders below", "1 .avif files", "1 .heic", "1 .txt", "1 broken"):
+    for kind in ("2 images in folders below", "1 .psd files", "1 .svg", "1 .txt", "1 broken"):
         assert kind in line
 
 
@@ -156,11 +156,11 @@ def test_the_count_is_kept_with_the_list(folder, caplog, monkeypatch):
     from vit_jax.data.sources import folder as module
 
     monkeypatch.setattr(cache, "SMALL", 1)
-    touch(folder / "cat" / "a.avif")
+    touch(folder / "cat" / "a.psd")
     for _ in range(2):
         module._say_once.cache_clear()
         open_source(f"folder:{folder}", "train")
-    assert caplog.text.count("not read: 1 .avif files") == 2
+    assert caplog.text.count("not read: 1 .psd files") == 2
 
 
 @pytest.mark.parametrize(

@@ -66,12 +66,12 @@ def test_a_source_by_its_config():
 
 
 def test_unreadable_images_are_counted(folder):
-    (folder / "cat" / "3.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (folder / "cat" / "3.jpg").write_bytes(b"\0\0\0\x18ftypisom" + bytes(40))
     (folder / "dog" / "3.jpg").write_text("<html>not found</html>")
     found = inspect.describe(open_source(f"folder:{folder}", "train"), parse("resize(16)"))
     first = found["unreadable"].pop("first")
     assert found["unreadable"] == dict(images=2, of=20)
-    assert "cat/3.jpg: holds HEIC (pillow-heif reads it); convert it" in first
+    assert "cat/3.jpg: holds a video; convert it" in first
     for path in folder.rglob("*.jpg"):
         path.write_bytes(b"rubbish")
     with pytest.raises(InputError, match="none of 20 images"):

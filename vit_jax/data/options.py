@@ -12,8 +12,10 @@ class DataOptions:
 
     source: str = option(
         "digits",
-        "data source: digits, idx:DIR, folder:DIR, npz:FILE, csv:FILE, parquet:FILES, hf:NAME, "
-        "hf:DIR, tfds:NAME, tfds:NAME?label=LABEL (another label, see data/sources/labels.py), or "
+        "data source: digits, idx:DIR, folder:DIR, folder:DIR?label=REGEX (class in the file "
+        "name), npz:FILE, csv:FILE, parquet:FILES, hf:NAME, hf:DIR, wds:SHARDS, "
+        "wds:SHARDS?label=FIELD (of KEY.json), tfds:NAME, tfds:NAME?label=LABEL (another label, "
+        "see data/sources/labels.py), or "
         "mix:SOURCE*WEIGHT+SOURCE*WEIGHT",
     )
     split: str = option("train", "training split in tfds syntax, such as train or train[:90%]")

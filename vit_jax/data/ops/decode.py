@@ -1,8 +1,8 @@
 """Encoded images to uint8 pixels (h, w, 3), in a TensorFlow graph.
 
-TensorFlow reads JPEG and PNG, `image_files` GIF (its first frame), BMP, WebP, TIFF, PGM and
-PPM. Grey becomes three equal channels, 16 bits the upper 8, CMYK RGB; alpha is dropped; the
-EXIF orientation is applied.
+TensorFlow reads JPEG and PNG, `image_files` GIF (its first frame), BMP, WebP, TIFF, PGM, PPM,
+AVIF, HEIC and JPEG XL. Grey becomes three equal channels, 16 bits the upper 8, CMYK RGB; alpha
+is dropped; the EXIF orientation is applied.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,12 @@
-"""Reads image files with Pillow: GIF, BMP, WebP, TIFF and PGM/PPM, and names other formats.
+"""Reads image files with Pillow, and names the formats that are not read.
 
-This is the only place that hands bytes of a file to Pillow. It names the formats, because
-Pillow's other readers include one that starts Ghostscript.
+Pillow reads GIF, BMP, WebP, TIFF, PGM/PPM and AVIF; HEIC and JPEG XL need its plug-ins. A
+file's first bytes tell its format, not its name. This is the only place that hands bytes of a
+file to Pillow. It names the formats, because Pillow's other readers include one that starts
+Ghostscript.
 """
 
+import functools
 import io
 import struct
 import threading
@@ -11,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.data.ops import jpeg_xl
 from vit_jax.errors import InputError
 
 MAX_PIXELS = 100_000_000  # default limit; 300 MB as uint8 RGB
@@ -25,8 +29,6 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "PDF"),
     (b"\x00\x00\x00\x0cjP", "JPEG 2000 (Pillow reads it)"),
     (b"\xff\x4f\xff\x51", "JPEG 2000 (Pillow reads it)"),
-    (b"\xff\x0a", "JPEG XL (pillow-jxl-plugin reads it)"),
-    (b"\x00\x00\x00\x0cJXL", "JPEG XL (pillow-jxl-plugin reads it)"),
     (b"8BPS", "Photoshop (Pillow reads it)"),
     (b"\x00\x00\x01\x00", "an icon (Pillow reads it)"),
     (b"PK\x03\x04", "a zip archive"),
@@ -35,10 +37,15 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
     (b"\x89HDF", "HDF5"),
     (b"version https://git-lfs", "a pointer of Git LFS (`git lfs pull` fetches the file)"),
 )
+# Brands in the first box of a file of the ISO base media format -> Pillow's name of the format.
 _BRANDS = {
-    b"avif": "AVIF (Pillow reads it)",
-    b"avis": "AVIF (Pillow reads it)",
-    **dict.fromkeys((b"heic", b"heix", b"hevc", b"mif1", b"msf1"), "HEIC (pillow-heif reads it)"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIF"),
+}
+_MISSING = {
+    "AVIF": "AVIF, which Pillow reads from 11.3 on: pip install -U pillow",
+    "HEIF": "HEIC, which needs pillow-heif: pip install 'vit_jax[heic]'",
+    "JXL": "JPEG XL, which needs pillow-jxl-plugin: pip install 'vit_jax[jxl]'",
 }
 HEAD_BYTES = 64  # enough for `other_format`
 
@@ -47,8 +54,8 @@ def other_format(head: bytes) -> str:
     """The format of a file that is not read, in words; "" if its first bytes do not tell."""
     if not head:
         return "nothing"
-    if head[4:8] == b"ftyp":
-        return _BRANDS.get(head[8:12], "a video")
+    if head[4:8] == b"ftyp" and not _modern(head):
+        return "a video"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head")):
         return "HTML, a page instead of the image"
@@ -57,12 +64,44 @@ def other_format(head: bytes) -> str:
     return next((name for start, name in _OTHERS if head.startswith(start)), "")
 
 
+def _modern(head: bytes) -> str:
+    """Pillow's name of AVIF, HEIC or JPEG XL; "" for other formats."""
+    if jpeg_xl.is_jpeg_xl(head):
+        return "JXL"
+    if head[4:8] != b"ftyp":
+        return ""
+    # The major brand, then, after a version, compatible ones; "mif1" says no more than HEIF.
+    brands = [head[place : place + 4] for place in (8, *range(16, len(head), 4))]
+    return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), "")
+
+
+@functools.cache
+def _can_read(kind: str) -> bool:
+    """Whether this Pillow reads AVIF, HEIF or JXL, with its plug-in where it needs one."""
+    from PIL import features
+
+    try:
+        if kind == "HEIF":
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+        elif kind == "JXL":
+            import pillow_jxl  # noqa: F401 (registers itself)
+    except ImportError:
+        return False
+    return kind != "AVIF" or bool(features.check("avif"))
+
+
 def _open(encoded: bytes, formats: tuple[str, ...] = _FORMATS) -> Any:
     try:
         from PIL import Image
     except ImportError:
         raise InputError("images other than JPEG and PNG need Pillow: pip install pillow") from None
     with _lock:
+        if formats is _FORMATS and (kind := _modern(encoded[:HEAD_BYTES])):
+            if not _can_read(kind):
+                raise InputError(f"the image is {_MISSING[kind]}")
+            formats = (kind,)
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # data.max_pixels holds here
         try:
             return Image.open(io.BytesIO(encoded), formats=formats)
@@ -74,6 +113,8 @@ def count_pixels(encoded: bytes) -> np.int64:
     """The number of pixels that a file's header claims; decodes nothing."""
     if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
         return np.int64(_webp_pixels(encoded))  # Pillow allocates the canvas when it opens one
+    if jpeg_xl.is_jpeg_xl(encoded):
+        return np.int64(jpeg_xl.count_pixels(encoded))  # the plug-in decodes when it opens one
     with _open(encoded) as image:
         return np.int64(image.width * image.height)
 
@@ -107,6 +148,8 @@ def read(encoded: bytes) -> np.ndarray:
             grey = Image.fromarray(_upper_bits(np.asarray(image)))
             grey.getexif()[ORIENTATION] = exif.get(ORIENTATION, 1)
             return np.asarray(ImageOps.exif_transpose(grey).convert("RGB"))
+        if image.format == "JXL" and not image.jpeg:  # upright already, whatever its EXIF says
+            return np.asarray(image.convert("RGB"))
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 

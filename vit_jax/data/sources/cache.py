@@ -26,7 +26,14 @@ _KEY = "key"
 
 
 def table(
-    what: str, beside: str, name: str, key: bytes, make: Callable[[], Table], cache_dir: str = ""
+    what: str,
+    beside: str,
+    name: str,
+    key: bytes,
+    make: Callable[[], Table],
+    cache_dir: str = "",
+    *,
+    least: int | None = None,
 ) -> Table:
     """Returns a cached table, or makes and caches it.
 
@@ -37,6 +44,7 @@ def table(
       key: bytes that change whenever the table would.
       make: function that makes the table; called if no cached one has the key.
       cache_dir: folder for the file; "": beside the data, or the home folder.
+      least: number of rows from which on it is kept; None: `SMALL`.
 
     Returns:
       The table. If it cannot be cached, a warning is logged and the next run makes it again.
@@ -54,7 +62,7 @@ def table(
         if (found := _read(path, digest)) is not None:
             return found
     made = make()
-    if len(next(iter(made.values()))) >= SMALL:
+    if len(next(iter(made.values()))) >= (SMALL if least is None else least):
         _keep(what, beside, paths, dict(made, **{_KEY: np.array(digest)}))
     return made
 

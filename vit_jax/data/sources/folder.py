@@ -18,13 +18,14 @@ log = logging.getLogger(__name__)
 
 EXTENSIONS = (
     ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm",
+    ".avif", ".heic", ".heif", ".hif", ".jxl",
 )  # fmt: skip
 # A folder of such a name that holds folders is a split.
 SPLITS = (
     "train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev",
 )  # fmt: skip
 NESTED = ("no", "top", "path")
-_VERSION = 2  # of lists in the cache
+_VERSION = 3  # of lists in the cache
 _LAYOUTS = "expected class/image or split/class/image"
 
 
@@ -51,6 +52,9 @@ class Paths:
         start = self.starts[row]
         return self.text[start : start + self.lengths[row]]
 
+    def take(self, rows: np.ndarray) -> "Paths":
+        return dataclasses.replace(self, starts=self.starts[rows], lengths=self.lengths[rows])
+
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
@@ -61,9 +65,7 @@ class Listing:
     sizes: np.ndarray  # int64 (n,)
 
     def take(self, rows: np.ndarray) -> "Listing":
-        starts, lengths = self.paths.starts[rows], self.paths.lengths[rows]
-        paths = dataclasses.replace(self.paths, starts=starts, lengths=lengths)
-        return Listing(paths, self.targets[rows], self.sizes[rows])
+        return Listing(self.paths.take(rows), self.targets[rows], self.sizes[rows])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +100,7 @@ def scan(
       InputError: no such directory, not readable, no images, an empty class folder, or a
         class that the training split lacks.
     """
-    lister = _Lister(root, nested, follow_links)
+    lister = Lister(root, nested, follow_links)
     tree = _tree(lister)
     label_names = _classes(root, tree)
     folders = [os.path.join(split or "", name) for split in tree for name in tree[split]]
@@ -108,7 +110,7 @@ def scan(
         changed = [os.stat(os.path.join(root, folder)).st_mtime_ns for folder in folders]
         key = repr((_VERSION, nested, follow_links, list(zip(folders, changed)))).encode()
         found = cache.table("files", root, "", key, lambda: _listed(lister, folders), cache_dir)
-    _report(root, lister.left_out + collections.Counter(json.loads(found["left_out"].tobytes())))
+    report(root, lister.left_out + collections.Counter(json.loads(found["left_out"].tobytes())))
     if len(label_names) == 1:
         _say_once(
             f"folder:{root} has a single class, {label_names[0]!r}; to tell classes apart, put "
@@ -134,7 +136,7 @@ def _split_rows(tree: Tree, counts: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-class _Lister:
+class Lister:
     """Lists folders below a root, and counts what it leaves out.
 
     Attributes:
@@ -204,7 +206,7 @@ def sort_classes(names: list[str]) -> list[str]:
     return sorted(names)
 
 
-def _tree(lister: _Lister) -> Tree:
+def _tree(lister: Lister) -> Tree:
     """Class folders by split; the one split of a folder without split folders is None."""
     root = lister.root
     children, loose = lister.entries("")
@@ -235,7 +237,7 @@ def _tree(lister: _Lister) -> Tree:
     return tree
 
 
-def _class_folders(lister: _Lister, split: str, names: list[str]) -> list[str]:
+def _class_folders(lister: Lister, split: str, names: list[str]) -> list[str]:
     """The classes of a split: the given folders, or with nested="path" all that hold images."""
     if lister.nested != "path":
         return names
@@ -257,7 +259,7 @@ def _classes(root: str, tree: Tree) -> list[str]:
     return tree[first]
 
 
-def _listed(lister: _Lister, folders: list[str]) -> cache.Table:
+def _listed(lister: Lister, folders: list[str]) -> cache.Table:
     """Names below the root, as one text, and sizes of the images in all class folders."""
     names, sizes, counts = [], [], []
     before, lister.left_out = lister.left_out, collections.Counter()
@@ -288,7 +290,7 @@ def _listed(lister: _Lister, folders: list[str]) -> cache.Table:
     )
 
 
-def _empty(lister: _Lister, folder: str) -> str:
+def _empty(lister: Lister, folder: str) -> str:
     """A message about a class folder without images."""
     path = os.path.join(lister.root, folder)
     there, _ = lister.entries(folder, count=False)
@@ -309,7 +311,8 @@ def _kinds(left_out: collections.Counter[str]) -> str:
     return some([f"{count:,} {kind}" for kind, count in left_out.most_common() if count], 6)
 
 
-def _report(root: str, left_out: collections.Counter[str]) -> None:
+def report(root: str, left_out: collections.Counter[str]) -> None:
+    """Logs what is left out of a folder, once in a process."""
     if kinds := _kinds(left_out):
         _say_once(f"folder:{root}: not read: {kinds}")
 

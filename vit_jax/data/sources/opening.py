@@ -1,5 +1,4 @@
-"""Opens data sources by name: digits, idx:, npz:, folder:, csv:, parquet:, hf:, tfds:, mix:,
-and users' own."""
+"""Opens data sources by name, users' own among them; see `SOURCES`."""
 
 import dataclasses
 import os
@@ -14,6 +13,7 @@ from vit_jax.data.listing import read_labels
 from vit_jax.data.ops.image_files import MAX_PIXELS
 from vit_jax.data.options import DataOptions
 from vit_jax.data.sources import arrays, folder, mixture, splits
+from vit_jax.data.sources.layouts import flat, imagenet
 from vit_jax.data.sources.source import ArraySource, FileSource, Source
 from vit_jax.errors import InputError, unknown
 from vit_jax.registry import Registry
@@ -242,17 +242,54 @@ for _form in ("digits", "idx:DIR", "npz:FILE"):
     source_kind(_form)(_arrays(arrays.LOADERS[_form.partition(":")[0]]))
 
 
-@source_kind("folder:DIR")
+@source_kind("folder:DIR or folder:DIR?label=REGEX")
 def _folder(argument: str, request: Request) -> Source:
     if request.nested not in folder.NESTED:
         raise unknown("data.nested", request.nested, folder.NESTED)
-    scanned = folder.scan(
-        os.path.expanduser(argument),
-        request.cache_dir,
-        nested=request.nested,
-        follow_links=request.follow_links,
-    )
+    place, label = _query(os.path.expanduser(argument), request)
+    cache_dir, nested, links = request.cache_dir, request.nested, request.follow_links
+    if label:
+        scanned = flat.scan(place, label, cache_dir, nested=nested, follow_links=links)
+    elif nested == "no" and imagenet.is_root(place):
+        scanned = imagenet.scan(place, cache_dir, follow_links=links)
+    else:
+        scanned = folder.scan(place, cache_dir, nested=nested, follow_links=links)
     return _open_folder(scanned, request.common)
+
+
+@source_kind("wds:SHARDS or wds:SHARDS?label=FIELD")
+def _wds(argument: str, request: Request) -> Source:
+    from vit_jax.data.sources.shards import wds
+
+    place, label = _query(argument, request)
+    found = wds.scan(place, label, request.cache_dir)
+    sizes = {name: len(rows) for name, rows in found.splits.items()}
+    parts = splits.select(
+        request.split,
+        sizes,
+        lambda part: found.columns["targets"][found.splits[part]],
+        request.name,
+    )
+    rows = np.concatenate([found.splits[part][rows] for part, rows in parts])
+    return wds.TarSource(
+        shards=found.paths,
+        members=found.members.take(rows),
+        **{name: column[rows] for name, column in found.columns.items()},
+        rows=splits.rows_of_all(parts, sizes),
+        size=len(rows),
+        label_names=found.label_names,
+        **request.common,
+    )
+
+
+def _query(argument: str, request: Request) -> tuple[str, str]:
+    """ "DIR?label=LABEL" -> DIR, LABEL; the label is taken as written, as it may be a pattern."""
+    place, mark, label = argument.partition("?label=")
+    if not place or (mark and not label):
+        raise InputError(
+            f"bad data source {request.name!r}; write {SOURCES[request.name.split(':')[0]].form}"
+        )
+    return place, label
 
 
 @source_kind("tfds:NAME or tfds:NAME?label=LABEL", in_order=True)

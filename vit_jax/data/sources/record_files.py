@@ -32,7 +32,7 @@ class TFRecordFile:
         self._bounds = record_bounds(path) if bounds is None else bounds
 
     def read(self, records: np.ndarray) -> list[bytes]:
-        with _reading(self.path) as read_at:
+        with reading(self.path) as read_at:
             if is_remote(self.path):
                 with ThreadPoolExecutor(_AT_ONCE) as pool:
                     return list(pool.map(functools.partial(self._one, read_at), records))
@@ -58,9 +58,9 @@ def record_bounds(path: str) -> np.ndarray:
       InputError: the last record is cut off.
     """
     size, bounds, position = facts(path)[0], [0], 0
-    with _reading(path) as read_at:
+    with reading(path) as read_at:
         if is_remote(path):
-            read_at = _by_blocks(read_at)
+            read_at = by_blocks(read_at)
         while position < size:
             header = read_at(8, position)
             if len(header) == 8:
@@ -71,7 +71,7 @@ def record_bounds(path: str) -> np.ndarray:
     return np.array(bounds, np.int64)
 
 
-def _by_blocks(read_at: ReadAt) -> ReadAt:
+def by_blocks(read_at: ReadAt) -> ReadAt:
     """Buffers a remote `read_at`, for reading forward in small pieces."""
     first, block = 0, b""
 
@@ -89,7 +89,7 @@ def is_remote(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def _reading(path: str) -> Iterator[ReadAt]:
+def reading(path: str) -> Iterator[ReadAt]:
     """Opens a file and yields a function (length, offset) -> bytes."""
     if not is_remote(path):
         with open(path, "rb", buffering=0) as file:

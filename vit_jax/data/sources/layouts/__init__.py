@@ -1,0 +1,1 @@
+"""Image folders in which the class is not the folder's name."""

@@ -1,0 +1,1 @@
+"""Images in tar files, the shards of WebDataset."""
