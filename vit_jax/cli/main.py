@@ -25,6 +25,7 @@ COMMANDS = {
     "probe": (_WEIGHTS, "accuracy of frozen features with all training images"),
     "predict": (_WEIGHTS, "classify image files"),
     "figures": (_WEIGHTS, "draw filters, position embeddings, attention distance and rollout"),
+    "soup": (_WEIGHTS, "average the weights of several runs of one model"),
     "convert": (_WEIGHTS, "convert weights to the format of another program"),
     "config": (_RUNS, "list the options of a run with type, default and meaning"),
     "data": (_RUNS, "show the data that a config reads, and the speed of reading"),

@@ -123,6 +123,11 @@ class Evaluation(abc.ABC):
         at_least=0,
     )
     use_ema: bool = option(False, "evaluate the averaged (EMA, Polyak) parameters", effect="course")
+    also_ema: bool = option(
+        False,
+        "evaluate the plain parameters and, as eval/NAME/ema/METRIC, the averaged ones too",
+        effect="course",
+    )
 
     @abc.abstractmethod
     def open(self, context: Context) -> Opened:

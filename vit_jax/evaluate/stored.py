@@ -141,7 +141,7 @@ def evaluate_checkpoint(
       InputError: nothing to evaluate there, or data that do not fit the model.
     """
     asked = dict(source=source, split=split, use_ema=use_ema)
-    entry = _complete(run_config(path), asked)
+    entry = own_entry(run_config(path), asked)
     stored = open_stored(
         path, pp=pp, data_dir=data_dir, batch_size=batch_size, use_ema=entry["use_ema"]
     )
@@ -228,7 +228,7 @@ def replicate(engine: Engine, params: Any) -> Any:
     return jax.device_put(jax.tree.map(np.asarray, params), engine.replicated)
 
 
-def _complete(ran: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+def own_entry(ran: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     """The given values; without a source, the run's first evaluation provides the rest."""
     entry = dict(source=None, split="test", use_ema=False)
     if asked["source"] is None and (evals := _plain(ran.get("evals", {}))):

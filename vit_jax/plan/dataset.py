@@ -35,7 +35,8 @@ def dataset_of(config: ConfigDict) -> Dataset:
     """
     pp = data.parse(config.data.pp)
     size, num_classes = _facts(config)
-    return Dataset(size, num_classes, pp.image_size, pp.mean, pp.std, patches_of(pp))
+    even = (1,) * num_classes  # the cost of class weights does not depend on their values
+    return Dataset(size, num_classes, pp.image_size, pp.mean, pp.std, patches_of(pp), even)
 
 
 def _facts(config: ConfigDict) -> tuple[int, int]:

@@ -41,6 +41,10 @@ def bind(
     graphdef: nnx.GraphDef,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
+    *,
+    mix_steps: int | None = None,
+    class_weights: tuple[float, ...] | None = None,
 ) -> Task:
     """The task with the setting of a run; see `Setting`."""
-    return dataclasses.replace(task, setting=Setting(config, model_config, graphdef, mean, std))
+    setting = Setting(config, model_config, graphdef, mean, std, mix_steps, class_weights)
+    return dataclasses.replace(task, setting=setting)

@@ -10,7 +10,7 @@ from vit_jax.errors import InputError
 from vit_jax.models.layers import shard_batch
 from vit_jax.models.naflex import Patches
 from vit_jax.tasks.losses import create_loss, to_targets, top_k_correct
-from vit_jax.tasks.mixup import create_mix
+from vit_jax.tasks.mixup import create_mix, until
 from vit_jax.tasks.task import TASKS, Batch, Metrics, Task
 
 
@@ -35,6 +35,11 @@ class Classification(Task):
         create_mix(config.mixup)
         if config.data.multi_label and config.loss.name != "sigmoid":
             raise InputError("config.data.multi_label needs config.loss.name='sigmoid'")
+        if config.data.multi_label and config.loss.class_weights:
+            raise InputError(
+                "config.loss.class_weights counts one class for each image: leave it empty with "
+                "config.data.multi_label"
+            )
 
     def model_options(self, config: ConfigDict, num_classes: int) -> dict[str, Any]:
         """As many classes as the data have, or more where config.model says so."""
@@ -58,13 +63,15 @@ class Classification(Task):
         if mix := create_mix(self.setting.config.mixup):
             if isinstance(images, Patches):
                 raise InputError("config.mixup needs images of one size: no model.naflex")
+            if self.setting.mix_steps is not None and self.setting.step is not None:
+                mix = until(mix, self.setting.mix_steps, self.setting.step)
             images, targets = mix(images, targets, key=mix_key, axis_name=axis_name)
         return Inputs(images, targets, self.dropout_keys(dropout_key, len(images), axis_name))
 
     def losses(self, model: Any, inputs: Inputs, axis_name: str | None) -> jax.Array:
         """Losses (B,)."""
         del axis_name
-        loss = create_loss(self.setting.config.loss)
+        loss = create_loss(self.setting.config.loss, self.setting.class_weights)
         return loss(model(inputs.images, keys=inputs.keys), inputs.targets)
 
     def rows(self, model: Any, batch: Batch, axis_name: str | None) -> Metrics:

@@ -5,13 +5,16 @@ Everything is computed in float32, whatever the dtype of the logits.
 """
 
 import dataclasses
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vit_jax import spec
+from vit_jax.errors import InputError
 from vit_jax.options import check_section, option
 from vit_jax.registry import Registry
 
@@ -55,6 +58,53 @@ def sigmoid() -> Loss:
     return sigmoid_cross_entropy
 
 
+# Name -> function of the numbers of images of all classes, and the arguments in parentheses.
+CLASS_WEIGHTS: Registry[Callable[..., np.ndarray]] = Registry("kind of class weights")
+
+
+@CLASS_WEIGHTS.register("inverse")
+def inverse_weights(counts: np.ndarray) -> np.ndarray:
+    """images / (classes * count): on average 1 over images."""
+    return counts.sum() / (len(counts) * counts)
+
+
+@CLASS_WEIGHTS.register("effective")
+def effective_weights(counts: np.ndarray, beta: float = 0.9999) -> np.ndarray:
+    """(1 - beta) / (1 - beta ** count), scaled to a mean of 1 over classes (1901.05555, 3.2)."""
+    if not isinstance(beta, (int, float)) or not 0 <= beta < 1:
+        raise InputError(f"config.loss.class_weights: beta is {beta!r}; it must be in [0, 1)")
+    weights = (1 - beta) / (1 - beta**counts)
+    return weights * len(counts) / weights.sum()
+
+
+def class_weights(options: "LossOptions", counts: Sequence[int]) -> tuple[float, ...] | None:
+    """The weight of each class in the training loss; None without `config.loss.class_weights`.
+
+    Classes without images have weight 0 and do not count.
+
+    Args:
+      options: `config.loss`.
+      counts: number of training images of each class.
+
+    Raises:
+      InputError: an unknown kind of weights, or arguments that it does not take.
+    """
+    if not options.class_weights:
+        return None
+    where = "config.loss.class_weights"
+    name, args, given = spec.parse(options.class_weights, where)
+    function = CLASS_WEIGHTS[name]
+    numbers = np.asarray(counts, np.float64)
+    present = numbers > 0
+    try:
+        inspect.signature(function).bind(numbers, *args, **given)
+    except TypeError as error:
+        raise InputError(f"{where} {options.class_weights!r}: {error}") from error
+    weights = np.zeros(len(numbers))
+    weights[present] = function(numbers[present], *args, **given)
+    return tuple(weights.tolist())
+
+
 @dataclasses.dataclass(frozen=True)
 class LossOptions:
     """`config.loss`."""
@@ -64,6 +114,13 @@ class LossOptions:
         "loss: softmax (cross-entropy) or sigmoid (binary cross-entropy, summed over classes)",
         choices=LOSSES,
     )
+    class_weights: str = option(
+        "",
+        "weights of classes by their number of training images, for long-tailed data: inverse (1 "
+        "/ number, on average 1 over images), or effective(beta=0.9999) (class-balanced loss, "
+        'effective number of images, 1901.05555); "": none. Evaluations have no weights',
+        choices=lambda: ("", *CLASS_WEIGHTS),
+    )
     label_smoothing: float = option(
         0.0,
         "label smoothing: share of each target that is spread evenly over all classes (1512.00567)",
@@ -72,19 +129,38 @@ class LossOptions:
     )
 
 
-def create_loss(options: LossOptions) -> Loss:
+def create_loss(options: LossOptions, weights: Sequence[float] | None = None) -> Loss:
     """The loss of `config.loss`: (logits (B, K), labels (B,) or (B, K)) -> losses (B,).
 
+    Args:
+      options: `config.loss`.
+      weights: result of `class_weights`: each target is multiplied by the weight of its class
+        (softmax), or each example's loss by that of its label (sigmoid).
+
     Raises:
-      InputError: an unknown loss, or label smoothing outside [0, 1).
+      InputError: an unknown loss, label smoothing outside [0, 1), or class weights for another
+        loss.
     """
     check_section(LossOptions, options, "config.loss")
+    class_weights(options, (1,))
     chosen: Loss = spec.create(LOSSES, options.name, "config.loss.name")
+    if options.class_weights and chosen not in (softmax_cross_entropy, sigmoid_cross_entropy):
+        raise InputError(
+            f"config.loss.class_weights needs config.loss.name 'softmax' or 'sigmoid', not "
+            f"{options.name!r}"
+        )
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         with jax.named_scope("loss"):
             targets = to_targets(labels, logits.shape[-1])
-            return chosen(logits, optax.smooth_labels(targets, options.label_smoothing))
+            smooth = optax.smooth_labels(targets, options.label_smoothing)
+            if weights is None:
+                return chosen(logits, smooth)
+            by_class = jnp.asarray(weights, jnp.float32)
+            by_class = jnp.pad(by_class, (0, logits.shape[-1] - len(weights)))
+            if chosen is softmax_cross_entropy:
+                return chosen(logits, smooth * by_class)
+            return chosen(logits, smooth) * (targets @ by_class)
 
     return loss
 

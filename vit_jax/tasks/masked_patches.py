@@ -157,6 +157,10 @@ class MaskedPatches(Task):
                 "config.task 'masked' looks at no labels: leave config.mixup and "
                 "config.data.multi_label off"
             )
+        if config.loss.class_weights:
+            raise InputError(
+                "config.task 'masked' looks at no labels: leave config.loss.class_weights empty"
+            )
 
     def model_options(self, config: ConfigDict, num_classes: int) -> dict[str, Any]:
         """A model without classes."""

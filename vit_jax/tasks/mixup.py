@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax.options import check_section, option
+from vit_jax.errors import InputError
+from vit_jax.options import Duration, check_section, option
 
 # (images (B, H, W, C) float, targets (B, K) float, key=, axis_name=None) -> the same, mixed.
 Mix = Callable[..., tuple[jax.Array, jax.Array]]
@@ -37,6 +38,11 @@ class MixupOptions:
         "0: off. With mixup on too, each step picks one of the two at random",
         at_least=0,
     )
+    off_after: Duration = option(
+        Duration(),
+        "length of training with mixup and CutMix, after which images are not mixed; unset: all "
+        "of it",
+    )
 
 
 def create_mix(config: MixupOptions) -> Mix | None:
@@ -46,6 +52,14 @@ def create_mix(config: MixupOptions) -> Mix | None:
       InputError: a negative alpha.
     """
     check_section(MixupOptions, config, "config.mixup")
+    off_after: Any = config.off_after
+    if any(value is not None for value in off_after.values()) and not (
+        config.alpha or config.cutmix_alpha
+    ):
+        raise InputError(
+            "config.mixup.off_after ends mixing, and nothing is mixed; set config.mixup.alpha or "
+            "config.mixup.cutmix_alpha"
+        )
     if config.alpha and config.cutmix_alpha:
         return _one_of(_with(mixup, config.alpha), _with(cutmix, config.cutmix_alpha))
     if config.alpha:
@@ -120,6 +134,21 @@ def predecessors(x: jax.Array, axis_name: str | None = None) -> jax.Array:
     devices = jax.lax.axis_size(axis_name)
     ring = [(i, (i + 1) % devices) for i in range(devices)]
     return jnp.concatenate([jax.lax.ppermute(x[-1:], axis_name, ring), x[:-1]])
+
+
+def until(mix: Mix, steps: int, step: jax.Array) -> Mix:
+    """A mixing function that leaves everything as it is from step `steps` (from 0) on."""
+
+    def mixed(images: jax.Array, targets: jax.Array, **options: Any) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.cond(
+            step < steps,
+            lambda images, targets: mix(images, targets, **options),
+            lambda images, targets: (images, targets),
+            images,
+            targets,
+        )
+
+    return mixed
 
 
 def _span(key: jax.Array, side: jax.Array, size: int) -> jax.Array:

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,9 @@ class Setting:
       model_config: configuration of the model.
       graphdef: static structure of the model.
       mean, std: normalisation of pixels / 255, from the preprocessing.
+      mix_steps: number of steps with mixup; None: all.
+      class_weights: weight of each class in the training loss; None: all are equal.
+      step: number of the training step that is traced, from 0; None outside of one.
     """
 
     config: ConfigDict
@@ -38,6 +41,9 @@ class Setting:
     graphdef: nnx.GraphDef
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    mix_steps: int | None = None
+    class_weights: tuple[float, ...] | None = None
+    step: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +130,10 @@ class Task(abc.ABC):
     def model(self, params: Any) -> Any:
         """The module with these parameters."""
         return nnx.merge(self.setting.graphdef, params)
+
+    def at(self, step: jax.Array) -> Self:
+        """The task at a step of training, whose `inputs` may depend on `setting.step`."""
+        return dataclasses.replace(self, setting=dataclasses.replace(self.setting, step=step))
 
     def images(self, batch: Batch) -> jax.Array:
         """Images of a training batch, uint8 (B, H, W, 3), with flips that the host left to do."""

@@ -26,10 +26,11 @@ def open_training_data(config: ConfigDict) -> tuple[Any, Any, Dataset]:
     pp = data.parse(options.pp)
     compare_data("config.data.source", source.fingerprint())
     size = pp.output_size(source.image_size)
+    counts = tuple(source.class_counts().tolist()) if config.loss.class_weights else None
     return (
         source,
         pp,
-        Dataset(source.size, source.num_classes, size, pp.mean, pp.std, patches_of(pp)),
+        Dataset(source.size, source.num_classes, size, pp.mean, pp.std, patches_of(pp), counts),
     )
 
 

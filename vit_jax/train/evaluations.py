@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 from vit_jax.data import Preprocess, Source
 from vit_jax.errors import InputError, unknown
 from vit_jax.evaluate.evaluation import Context, Opened, create_evaluation
 from vit_jax.tasks.evaluation import make_eval_step
 from vit_jax.train.run import Run
+from vit_jax.train.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,18 +18,36 @@ class RunEvaluation:
 
     Attributes:
       name: name of the entry; metrics are called eval/<name>/<metric>.
-      use_ema: whether averaged parameters are evaluated.
+      use_ema: whether averaged parameters are evaluated, instead of the plain ones.
+      also_ema: whether they are evaluated as well; their metrics are called
+        eval/<name>/ema/<metric>.
       opened: the evaluation with its data.
     """
 
     name: str
     use_ema: bool
+    also_ema: bool
     opened: Opened
 
-    def run(self, params: Any, after_batch: Callable[[], None]) -> dict[str, float]:
+    @property
+    def metrics(self) -> list[str]:
+        """Names of results by which checkpoints may be compared."""
+        parts = ("", "ema/") if self.also_ema else ("",)
+        return [
+            f"eval/{self.name}/{part}{metric}" for part in parts for metric in self.opened.metrics
+        ]
+
+    def run(self, state: TrainState, after_batch: Callable[[], None]) -> dict[str, float]:
         """Runs the evaluation; returns the results that are numbers."""
-        found = self.opened.run(params, after_batch)
-        return {name: value for name, value in found.items() if isinstance(value, (int, float))}
+        chosen = {"": state.ema if self.use_ema else state.params}
+        if self.also_ema:
+            chosen["ema/"] = state.ema
+        return {
+            part + name: value
+            for part, params in chosen.items()
+            for name, value in self.opened.run(params, after_batch).items()
+            if isinstance(value, (int, float))
+        }
 
 
 def open_evaluations(run: Run, source: Source, pp: Preprocess) -> list[RunEvaluation]:
@@ -59,12 +77,17 @@ def open_evaluations(run: Run, source: Source, pp: Preprocess) -> list[RunEvalua
     for name, entry in sorted(run.config.evals.items()):
         where = f"config.evals.{name}"
         evaluation = create_evaluation(entry, where)
-        if evaluation.use_ema and not run.config.optimizer.ema_decay:
-            raise InputError(f"{where}.use_ema needs config.optimizer.ema_decay above 0")
+        for option in ("use_ema", "also_ema"):
+            if entry.get(option) and not run.config.optimizer.ema_decay:
+                raise InputError(f"{where}.{option} needs config.optimizer.ema_decay above 0")
+        if evaluation.use_ema and evaluation.also_ema:
+            raise InputError(
+                f"{where}.also_ema evaluates plain and averaged parameters; leave use_ema False"
+            )
         opened = evaluation.open(dataclasses.replace(context, where=where))
-        found.append(RunEvaluation(name, evaluation.use_ema, opened))
+        found.append(RunEvaluation(name, evaluation.use_ema, evaluation.also_ema, opened))
     best = run.config.checkpoint.best
-    known = [f"eval/{one.name}/{metric}" for one in found for metric in one.opened.metrics]
+    known = [metric for one in found for metric in one.metrics]
     if best and best not in known:
         raise unknown("config.checkpoint.best", best, known or ["nothing: config.evals is empty"])
     return found

@@ -18,6 +18,7 @@ from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel.engines import CompiledStep, Engine, create_engine
 from vit_jax.parallel.mesh import check_batch_size
 from vit_jax.tasks import Task, bind, create_task
+from vit_jax.tasks.losses import class_weights
 from vit_jax.train.config import DEFAULT_MODEL
 from vit_jax.train.optim import create_optimizer
 from vit_jax.train.state import TrainState, create_state, init_params
@@ -36,6 +37,7 @@ class Dataset:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     naflex: tuple[int, int] = (0, 0)  # patches of an image of any size, and their side in pixels
+    class_counts: tuple[int, ...] | None = None  # examples of each class; needed by class weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,17 @@ def prepare(
         params = init_params(create_model, config.seed)
         return create_state(params, optimizer, ema=config.optimizer.ema_decay > 0)
 
-    task = bind(task, config, model_config, graphdef, dataset.mean, dataset.std)
+    counts = dataset.class_counts or (1,) * dataset.num_classes
+    task = bind(
+        task,
+        config,
+        model_config,
+        graphdef,
+        dataset.mean,
+        dataset.std,
+        mix_steps=steps_of(config.mixup.off_after, "mixup.off_after", config, dataset),
+        class_weights=class_weights(config.loss, counts),
+    )
     abstract = engine.abstract(create)
     return Run(
         config=config,

@@ -73,7 +73,7 @@ def make_gradient(
 
     def gradient(params: Any, batch: Batch, step: jax.Array) -> tuple[jax.Array, Any]:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
-        inputs = task.inputs(batch, key, axis_name)
+        inputs = task.at(step).inputs(batch, key, axis_name)
         loss_and_grads = _accumulate(
             jax.value_and_grad(mean_loss), params, inputs, config.parallel.accumulate
         )

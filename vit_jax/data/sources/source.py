@@ -81,6 +81,20 @@ class Source:
         """int32 (b,), or uint8 (b, classes) if multi-label; None: they are in the payload."""
         raise NotImplementedError
 
+    def class_counts(self) -> np.ndarray:
+        """The number of examples of each class: int (classes,).
+
+        Raises:
+          InputError: labels are not known without reading the examples, or are sets of classes.
+        """
+        labels = None if self.multi_label else self.labels(np.arange(self.size))
+        if labels is None:
+            raise InputError(
+                f"{self.name} ({self.split}) does not tell the classes of its images before they "
+                "are read; class weights need image files in folders or arrays"
+            )
+        return np.bincount(labels, minlength=self.num_classes)
+
     def example(self, preprocess: Preprocess, payload: Tensor, words: Tensor) -> dict[str, Tensor]:
         """One example in a TensorFlow graph; by default the payload is an image file's bytes.
 
