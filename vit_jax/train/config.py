@@ -28,6 +28,7 @@ from vit_jax.tasks.mixup import MixupOptions
 from vit_jax.train.health.watchdog import WatchdogOptions
 from vit_jax.train.log.metrics import LogOptions
 from vit_jax.train.optim import OptimizerOptions
+from vit_jax.weights.adapters.lora import LoraOptions
 
 __all__ = ["check", "default", "duration", "evaluation", "in_steps", "is_free"]
 
@@ -51,6 +52,10 @@ class RunOptions:
         "",
         "weights to start from: a workdir, a checkpoint or a published weight file; "
         '"": random initialisation',
+    )
+    init_adapter: str = option(
+        "",
+        "folder of a LoRA adapter, as peft writes it, that is merged into the weights of init_from",
     )
     init_skip: tuple[str, ...] = option(
         ("head/.*", "head_dist/.*", "pre_logits/.*", "masked/.*"),
@@ -98,6 +103,7 @@ SECTIONS: dict[str, type] = {
     "loss": LossOptions,
     "mixup": MixupOptions,
     "optimizer": OptimizerOptions,
+    "lora": LoraOptions,
     "parallel": ParallelOptions,
     "checkpoint": CheckpointOptions,
     "log": LogOptions,

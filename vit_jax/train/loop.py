@@ -242,7 +242,7 @@ class Loop:
                 self.watchdog.pause()  # it may compile
                 self.progress.stage(f"evaluating {evaluation.name}", quiet=True)
                 params = self.state.ema if evaluation.use_ema else self.state.params
-                result = evaluation.run(params, self.watchdog.beat)
+                result = evaluation.run(self.run.usable(params), self.watchdog.beat)
                 named = {f"eval/{evaluation.name}/{key}": v for key, v in result.items()}
                 self.metrics.add(self.step, named)
                 shown = ", ".join(f"{key} {value:.4g}" for key, value in result.items())

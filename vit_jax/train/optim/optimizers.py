@@ -17,20 +17,21 @@ that the path of a moment ends in the path of its parameter.
 
 import inspect
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vit_jax import spec
-from vit_jax.errors import InputError, nearest
+from vit_jax.errors import InputError
 from vit_jax.options import check_section
+from vit_jax.train.optim.frozen import check_used, keep_trained, map_paths, trained_tree
 from vit_jax.train.optim.options import OPTIMIZERS, OptimizerOptions
 from vit_jax.train.optim.schedules import Schedule, create_schedule
-from vit_jax.trees import name_patterns, path_name
+from vit_jax.trees import name_patterns
 
 MOMENT_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -50,7 +51,8 @@ def create_optimizer(
     Returns:
       The transformation from gradients to what optax.apply_updates adds, and
       the schedule: update number (from 0) -> learning rate. Frozen parameters
-      get zero updates, own no state and do not count in the clipped norm.
+      get zero updates, own no state and do not count in the clipped norm;
+      frozen layers of stacked blocks keep their part of the state.
 
     Raises:
       InputError: an unknown optimizer or schedule, a number out of range, or a
@@ -58,7 +60,7 @@ def create_optimizer(
     """
     _check(config)
     schedule = create_schedule(config, total_steps, batch_size=batch_size, train_size=train_size)
-    kernels = _map_paths(lambda path: path.rsplit("/", 1)[-1] == "kernel", params)
+    kernels = map_paths(lambda path: path.rsplit("/", 1)[-1] == "kernel", params)
     name, args, kwargs = spec.parse(config.name, "config.optimizer.name")
     parts = [
         _create(name, (config, kernels, *args), kwargs),
@@ -71,11 +73,15 @@ def create_optimizer(
     if config.clip_norm:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
     transformation = optax.chain(*parts)
-    frozen = frozen_tree(config.freeze, params)
-    if any(jax.tree.leaves(frozen)):
-        trained = jax.tree.map(lambda is_frozen: not is_frozen, frozen)
+    trained = trained_tree(config, params)
+    if any(isinstance(mask, np.ndarray) for mask in jax.tree.leaves(trained)):
+        # Weight decay and momentum must not move frozen layers either.
+        transformation = optax.chain(_keep(trained), transformation, _keep(trained))
+    whole = jax.tree.map(lambda mask: mask is not False, trained)
+    if not all(jax.tree.leaves(whole)):
+        frozen = jax.tree.map(lambda is_trained: not is_trained, whole)
         transformation = optax.chain(
-            optax.masked(transformation, trained), optax.masked(optax.set_to_zero(), frozen)
+            optax.masked(transformation, whole), optax.masked(optax.set_to_zero(), frozen)
         )
     return transformation, schedule
 
@@ -160,30 +166,20 @@ def multiplier_tree(pairs: Sequence[tuple[str, float]], params: Any) -> Any:
                 "config.optimizer.freeze keeps parameters as they are"
             )
     patterns = name_patterns([pattern for pattern, _ in pairs], f"config.{where}")
-    first = _map_paths(
+    first = map_paths(
         lambda path: next((i for i, p in enumerate(patterns) if p.fullmatch(path)), -1), params
     )
-    _check_used(patterns, set(jax.tree.leaves(first)), where, params)
+    check_used(patterns, set(jax.tree.leaves(first)), where, params)
     return jax.tree.map(lambda i: pairs[i][1] if i >= 0 else 1.0, first)
 
 
-def frozen_tree(patterns: Sequence[str], params: Any) -> Any:
-    """Whether each parameter is frozen: those with a path that matches a pattern.
+def _keep(trained: Any) -> optax.GradientTransformation:
+    """Sets updates of frozen layers to zero; masked updates stay masked."""
 
-    Raises:
-      InputError: a pattern that is not a regular expression or matches nothing, or
-        patterns that leave nothing to train.
-    """
-    where = "optimizer.freeze"
-    compiled = name_patterns(patterns, f"config.{where}")
-    matches = _map_paths(
-        lambda path: frozenset(i for i, p in enumerate(compiled) if p.fullmatch(path)), params
-    )
-    _check_used(compiled, set().union(*jax.tree.leaves(matches)), where, params)
-    frozen = jax.tree.map(bool, matches)
-    if all(jax.tree.leaves(frozen)):
-        raise InputError(f"config.{where} matches every parameter; nothing is left to train")
-    return frozen
+    def keep(mask: Any, update: Any) -> Any:
+        return jax.tree.map(lambda x: keep_trained(mask, x), update)
+
+    return optax.stateless(lambda updates, _: jax.tree.map(keep, trained, updates))
 
 
 def update_ema(ema: Any, params: Any, decay: float, step: jax.typing.ArrayLike) -> Any:
@@ -213,20 +209,3 @@ def _scale(factors: Any) -> optax.GradientTransformation:
         return update if factor == 1 else jax.tree.map(lambda x: factor * x, update)
 
     return optax.stateless(lambda updates, _: jax.tree.map(scale, factors, updates))
-
-
-def _map_paths(function: Callable[[str], Any], params: Any) -> Any:
-    """A tree like `params` of `function("blocks/norm1/scale")` at every leaf."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: function(path_name(path)), params)
-
-
-def _check_used(patterns: list[re.Pattern], used: set[int], where: str, params: Any) -> None:
-    paths = jax.tree.leaves(_map_paths(str, params))
-    for pattern in (pattern for i, pattern in enumerate(patterns) if i not in used):
-        name = f"config.{where}: {pattern.pattern!r}"
-        if any(pattern.fullmatch(path) for path in paths):
-            raise InputError(f"{name} matches nothing that an earlier pattern leaves; put it first")
-        raise InputError(
-            f"{name} matches no parameter{nearest(pattern.pattern, paths)}; a pattern is a "
-            "regular expression for the whole path, such as 'head/.*'"
-        )
