@@ -16,7 +16,7 @@ from vit_jax import options
 from vit_jax.checkpoint.options import CheckpointOptions
 from vit_jax.data.options import DataOptions
 from vit_jax.durations import duration, in_steps
-from vit_jax.evaluate import classification, fewshot, imagenet, probe  # noqa: F401  their types
+from vit_jax.evaluate import classification, fewshot, imagenet, probe, sweep  # noqa: F401  their types
 from vit_jax.evaluate.evaluation import EVALUATIONS, create_evaluation, evaluation
 from vit_jax.models.config import BiTConfig
 from vit_jax.models.vit_config import ViTConfig
