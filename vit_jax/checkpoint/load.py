@@ -1,6 +1,7 @@
 """`vit_jax.load`: a model with its weights, from a checkpoint or a published file."""
 
 import dataclasses
+import functools
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,12 +14,15 @@ from flax import nnx, traverse_util
 
 from vit_jax.checkpoint.choose import chosen_checkpoint
 from vit_jax.checkpoint.damage import DamagedCheckpoint
-from vit_jax.checkpoint.stored import USE, Layout, read_meta, read_params
+from vit_jax.checkpoint.stored import USE, Layout, damaged, read_meta, read_params
 from vit_jax.errors import InputError
 from vit_jax.files import expand
 from vit_jax.models import abstract, build_model, merge, model_config
 from vit_jax.models.config import ModelConfig
 from vit_jax.weights import Weights, refit
+from vit_jax.weights.adapters import lora
+from vit_jax.weights.adapters.lora import Adapter
+from vit_jax.weights.adapters.peft import with_adapter
 from vit_jax.weights.read import read_stored
 
 
@@ -28,6 +32,7 @@ def load(
     use_ema: bool = False,
     resample: str | None = None,
     leave_out: Sequence[str] = (),
+    adapter: str | Path = "",
     **options: Any,
 ) -> tuple[nnx.Module, Weights]:
     """Loads a model with the weights of a workdir, a checkpoint or a published weight file.
@@ -40,6 +45,8 @@ def load(
         program's training checkpoint.
       resample: method for resizing the position embedding; see `resample_posemb`.
       leave_out: patterns of tensor names in a published file to ignore.
+      adapter: folder of a LoRA adapter, as peft writes it, that is merged into the weights; its
+        head, if it has one, takes the place of theirs.
       **options: options of `create_model`: those missing from a published file (`num_heads`),
         those of the computation (dtype, attention, unroll), and changes: another `image_size`
         resizes the position embedding, another `num_classes` initialises a new head.
@@ -51,7 +58,14 @@ def load(
     Raises:
       InputError: there are no weights at `path`, or they do not fit the model.
     """
-    weights = read_weights(path, use_ema=use_ema, resample=resample, leave_out=leave_out, **options)
+    weights = read_weights(
+        path,
+        use_ema=use_ema,
+        resample=resample,
+        leave_out=leave_out,
+        adapter=adapter,
+        **options,
+    )
     for line in weights.report:
         logging.getLogger("vit_jax").info("%s", line)
     graphdef, _ = abstract(lambda rngs: build_model(weights.config, rngs))
@@ -73,12 +87,13 @@ def read_weights(
     task_params: bool = False,
     resample: str | None = None,
     leave_out: Sequence[str] = (),
+    adapter: str | Path = "",
     **options: Any,
 ) -> Weights:
     """Reads checkpoints and published weights into one form, which can be written; see `load`.
 
     Args:
-      path, use_ema, resample, leave_out, **options: as `load`.
+      path, use_ema, resample, leave_out, adapter, **options: as `load`.
       layout: sharding of each parameter, so that no device or host holds a whole checkpoint;
         published files are read as a whole by each process.
       task_params: whether to include parameters that only the run's task uses.
@@ -91,6 +106,8 @@ def read_weights(
         weights = _read_own(own, why, use_ema, layout, task_params)
     else:
         weights = read_stored(path, options, leave_out, use_ema=use_ema)
+    if adapter:
+        weights = with_adapter(weights, adapter)
     return refit(weights, resample=resample, **options)
 
 
@@ -145,10 +162,13 @@ def _read_own(
 ) -> Weights:
     meta = read_meta(checkpoint, USE)
     name = meta["model"]["name"]
-    params = traverse_util.flatten_dict(
-        read_params(checkpoint, use_ema=use_ema, layout=layout), sep="/"
+    tree, adapter = _merged(
+        read_params(checkpoint, use_ema=use_ema, layout=layout), meta, checkpoint
     )
+    params = traverse_util.flatten_dict(tree, sep="/")
     report = [f"{checkpoint}: {name}, all parameters loaded" + (f"; {why}" if why else "")]
+    if adapter is not None:
+        report.append(f"LoRA adapter of {len(adapter.pairs)} projections a block merged")
     if not task_params:
         own = _task_params(meta, params)
         params = {path: array for path, array in params.items() if path not in own}
@@ -162,8 +182,28 @@ def _read_own(
         multi_label=_has_sigmoid_loss(meta["config"]),
         source=str(checkpoint),
         run_config=meta["config"],
+        adapter=adapter,
         report=report,
     )
+
+
+def _merged(
+    params: dict[str, Any], meta: dict[str, Any], checkpoint: Path
+) -> tuple[dict[str, Any], Adapter | None]:
+    """A checkpoint's parameters with its adapter merged, and the adapter, if it has one."""
+    if lora.LORA not in params:
+        return params, None
+    alpha = meta["config"].get("lora", {}).get("alpha")
+    if not isinstance(alpha, (int, float)):
+        raise damaged(checkpoint, "an adapter without config.lora.alpha")
+    adapter = Adapter(float(alpha), lora.pairs(params[lora.LORA]))
+    layout = {
+        name: jax.tree.map(lambda leaf: leaf.sharding, tree)
+        for name, tree in params.items()
+        if name != lora.LORA
+    }
+    merge = functools.partial(lora.merge, alpha=adapter.alpha)
+    return jax.jit(merge, out_shardings=layout)(params), adapter
 
 
 def _has_sigmoid_loss(config: Mapping[str, Any]) -> bool:

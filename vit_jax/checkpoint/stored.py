@@ -84,6 +84,8 @@ class RunConfig(TypedDict):
     mixup: NotRequired[dict[str, Any]]
     evals: NotRequired[dict[str, StoredEvaluation]]
     checkpoint: NotRequired[dict[str, Any]]
+    lora: NotRequired[dict[str, Any]]
+    init_from: NotRequired[str | None]
 
 
 class Metadata(TypedDict):

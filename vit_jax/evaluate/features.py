@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -78,7 +78,19 @@ class Outputs:
           examples: numbers of the examples to use, in this order; None: all.
           after_batch: function called after each batch.
         """
-        batches = data.eval_batches(
+        parts = list(self.stream(params, self.host_batches(source, examples), after_batch))
+        # Padding is at the end of the last batch.
+        count = source.size if examples is None else len(examples)
+        values, labels = (
+            np.concatenate([part[name] for part in parts])[:count] for name in ("value", "label")
+        )
+        return values, labels
+
+    def host_batches(
+        self, source: Source, examples: np.ndarray | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """This process's part of batches of all examples, in order, with padding at the end."""
+        return data.eval_batches(
             source,
             self.preprocess,
             batch_size=self.batch_size,
@@ -87,17 +99,24 @@ class Outputs:
             examples=examples,
         )
 
+    def stream(
+        self,
+        params: Any,
+        batches: Iterable[dict[str, np.ndarray]],
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Value and label of every row of each global batch, on every process.
+
+        Args:
+          params, after_batch: as in the call.
+          batches: this process's part of the batches.
+        """
+
         def place(batch: dict) -> dict[str, jax.Array]:
             arrays = {name: batch[name] for name in ("image", "label")}
             return self.engine.put_batch(arrays, self.batch_size)
 
-        parts = list(run_batches(self.step, params, batches, place, after_batch))
-        # Padding is at the end of the last batch.
-        count = source.size if examples is None else len(examples)
-        values, labels = (
-            np.concatenate([part[name] for part in parts])[:count] for name in ("value", "label")
-        )
-        return values, labels
+        return run_batches(self.step, params, batches, place, after_batch)
 
 
 def compile_outputs(
@@ -107,6 +126,7 @@ def compile_outputs(
     *,
     batch_size: int,
     reduce: Callable[[jax.Array], jax.Array] = lambda values: values,
+    apply: Callable[[Any, Any], jax.Array] = lambda model, images: model(images),
     threads: int = 0,
 ) -> Outputs:
     """Compiles a model, whose parameters come later, for use on data sets.
@@ -118,6 +138,7 @@ def compile_outputs(
       preprocess: preprocessing of the images.
       batch_size: batch size over all devices; rounded up to a multiple of the batch shards.
       reduce: traced function from the model's output (B, ...) to the value to keep.
+      apply: traced function from the model and its images to its output.
       threads: number of threads that decode images.
 
     Raises:
@@ -135,7 +156,7 @@ def compile_outputs(
         def step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
             images = shard_batch(batch["image"])
             inputs = model_inputs(images, model_config, preprocess.mean, preprocess.std)
-            values = reduce(nnx.merge(graphdef, params)(inputs))
+            values = reduce(apply(nnx.merge(graphdef, params), inputs))
             found = dict(value=values, label=batch["label"])
             return lax.all_gather(found, axis_name, tiled=True) if axis_name else found
 
@@ -186,6 +207,20 @@ class FeatureEvaluation(Evaluation):
           (parameters of the whole model on the devices, function to call after each batch) ->
           `Features`.
         """
+        outputs, model_config = self.outputs(context)
+
+        def features(params: Any, after_batch: Callable[[], None] = lambda: None) -> Features:
+            frozen = headless_params(params, model_config)
+            return functools.partial(outputs, frozen, after_batch=after_batch)
+
+        return features
+
+    def outputs(
+        self,
+        context: Context,
+        apply: Callable[[Any, Any], jax.Array] = lambda model, images: model(images),
+    ) -> tuple[Outputs, Any]:
+        """The compiled model without its head, and its configuration; see `compile_outputs`."""
         model_config = headless_config(context.model_config)
         size = model_config.image_size
         pp = data.parse(self.pp) if self.pp else protocol_pp(size, context.pp)
@@ -195,11 +230,7 @@ class FeatureEvaluation(Evaluation):
             model_config,
             pp,
             batch_size=self.batch_size or context.batch_size,
+            apply=apply,
             threads=context.data.threads,
         )
-
-        def features(params: Any, after_batch: Callable[[], None] = lambda: None) -> Features:
-            frozen = headless_params(params, model_config)
-            return functools.partial(outputs, frozen, after_batch=after_batch)
-
-        return features
+        return outputs, model_config

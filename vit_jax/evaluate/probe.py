@@ -151,7 +151,7 @@ class AllLabelsEvaluation(FeatureEvaluation, abc.ABC):
     def open(self, context: Context) -> Opened:
         """See `Evaluation.open`."""
         train, test = self.open_pair(context)
-        _check_single_label(train)
+        check_single_label(train)
         features = self.compile(context)
 
         def run(params: Any, after_batch: Callable[[], None]) -> dict[str, Any]:
@@ -163,7 +163,8 @@ class AllLabelsEvaluation(FeatureEvaluation, abc.ABC):
         return Opened(("top1",), run)
 
 
-def _check_single_label(source: Source) -> None:
+def check_single_label(source: Source) -> None:
+    """Refuses data whose images have sets of classes."""
     if source.multi_label:
         raise InputError(f"a probe needs one class an image; {source.name} holds sets")
 

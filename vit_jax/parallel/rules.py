@@ -20,6 +20,11 @@ TENSOR_AXES = (
     (r"map_head/out/kernel$", -3),
     (r"mlp/(fc1|gated)/(kernel|bias)$", -1),
     (r"mlp/fc2/kernel$", -2),
+    # Of LoRA, A where inputs are split, B where outputs are.
+    (r"lora/.*/(query|key|value)/b/kernel$", -2),
+    (r"lora/.*attention/out/a/kernel$", -3),
+    (r"lora/.*mlp/(fc1|gated)/b/kernel$", -1),
+    (r"lora/.*mlp/fc2/a/kernel$", -2),
 )
 # Parameters of stacked blocks have a leading layer axis, over which the scan iterates.
 STACKED = r"(^|/)blocks/"

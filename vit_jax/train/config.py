@@ -22,6 +22,7 @@ from vit_jax.evaluate import (  # noqa: F401  their types
     fewshot,
     imagenet,
     probe,
+    sweep,
 )
 from vit_jax.evaluate.evaluation import EVALUATIONS, create_evaluation, evaluation
 from vit_jax.models.config import BiTConfig
@@ -34,6 +35,7 @@ from vit_jax.tasks.mixup import MixupOptions
 from vit_jax.train.health.watchdog import WatchdogOptions
 from vit_jax.train.log.metrics import LogOptions
 from vit_jax.train.optim import OptimizerOptions
+from vit_jax.weights.adapters.lora import LoraOptions
 
 __all__ = ["check", "default", "duration", "evaluation", "in_steps", "is_free"]
 
@@ -57,6 +59,10 @@ class RunOptions:
         "",
         "weights to start from: a workdir, a checkpoint or a published weight file; "
         '"": random initialisation',
+    )
+    init_adapter: str = option(
+        "",
+        "folder of a LoRA adapter, as peft writes it, that is merged into the weights of init_from",
     )
     init_skip: tuple[str, ...] = option(
         ("head/.*", "head_dist/.*", "pre_logits/.*", "masked/.*"),
@@ -104,6 +110,7 @@ SECTIONS: dict[str, type] = {
     "loss": LossOptions,
     "mixup": MixupOptions,
     "optimizer": OptimizerOptions,
+    "lora": LoraOptions,
     "parallel": ParallelOptions,
     "checkpoint": CheckpointOptions,
     "log": LogOptions,

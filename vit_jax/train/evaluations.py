@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from vit_jax.data import Preprocess, Source
 from vit_jax.errors import InputError, unknown
@@ -22,12 +23,14 @@ class RunEvaluation:
       also_ema: whether they are evaluated as well; their metrics are called
         eval/<name>/ema/<metric>.
       opened: the evaluation with its data.
+      usable: function from the run's parameters to those that the model takes.
     """
 
     name: str
     use_ema: bool
     also_ema: bool
     opened: Opened
+    usable: Callable[[Any], Any]
 
     @property
     def metrics(self) -> list[str]:
@@ -45,7 +48,7 @@ class RunEvaluation:
         return {
             part + name: value
             for part, params in chosen.items()
-            for name, value in self.opened.run(params, after_batch).items()
+            for name, value in self.opened.run(self.usable(params), after_batch).items()
             if isinstance(value, (int, float))
         }
 
@@ -85,7 +88,8 @@ def open_evaluations(run: Run, source: Source, pp: Preprocess) -> list[RunEvalua
                 f"{where}.also_ema evaluates plain and averaged parameters; leave use_ema False"
             )
         opened = evaluation.open(dataclasses.replace(context, where=where))
-        found.append(RunEvaluation(name, evaluation.use_ema, evaluation.also_ema, opened))
+        averages = (evaluation.use_ema, evaluation.also_ema)
+        found.append(RunEvaluation(name, *averages, opened, run.usable))
     best = run.config.checkpoint.best
     known = [metric for one in found for metric in one.metrics]
     if best and best not in known:

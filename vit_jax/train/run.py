@@ -5,6 +5,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -23,6 +24,7 @@ from vit_jax.train.config import DEFAULT_MODEL
 from vit_jax.train.optim import create_optimizer
 from vit_jax.train.state import TrainState, create_state, init_params
 from vit_jax.train.step import make_train_step
+from vit_jax.weights.adapters.lora import add_lora, merge
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,12 @@ class Run:
     create: Callable[[], TrainState]  # traceable
     abstract: TrainState  # shapes and shardings of what `create` returns
     train_step: CompiledStep  # (state, batch) -> (state, metrics)
+
+    def usable(self, params: Any) -> Any:
+        """The parameters that the task's model takes, with a LoRA adapter merged."""
+        if not self.config.lora.rank:
+            return params
+        return jax.jit(functools.partial(merge, alpha=self.config.lora.alpha))(params)
 
 
 def prepare(
@@ -93,6 +101,8 @@ def prepare(
     model_config = configure_model(config, dataset, task, start)
     create_model = functools.partial(task.build_model, model_config)
     graphdef, params = models.abstract(create_model)
+    add_adapter = functools.partial(add_lora, options=config.lora, seed=config.seed)
+    params = jax.eval_shape(add_adapter, params)
     optimizer, schedule = create_optimizer(
         config.optimizer,
         params,
@@ -103,7 +113,7 @@ def prepare(
     )
 
     def create() -> TrainState:
-        params = init_params(create_model, config.seed)
+        params = add_adapter(init_params(create_model, config.seed))
         return create_state(params, optimizer, ema=config.optimizer.ema_decay > 0)
 
     counts = dataset.class_counts or (1,) * dataset.num_classes

@@ -19,9 +19,11 @@ from vit_jax.files import expand
 from vit_jax.models.config import ModelConfig
 from vit_jax.text import reason
 from vit_jax.train.optim import copied_parameters
+from vit_jax.train.optim.frozen import LORA
 from vit_jax.train.run import Run
 from vit_jax.train.state import TrainState
 from vit_jax.weights import Weights, fit
+from vit_jax.weights.adapters.peft import with_adapter
 from vit_jax.weights.fit import check_finite, other_normalization, replace
 from vit_jax.weights.preprocessing import Recipe, shown_size
 
@@ -58,6 +60,11 @@ def starting_weights(config: ConfigDict, workdir: str | Path) -> Start | None:
       InputError: `init_from` cannot be read.
     """
     if not config.init_from:
+        if config.init_adapter:
+            raise InputError(
+                "config.init_adapter needs the weights that the adapter was trained on in "
+                "config.init_from"
+            )
         return None
     workdir = expand(workdir)
     own = workdir / "checkpoints"
@@ -219,6 +226,8 @@ def pretrained(run: Run, weights: Weights | None = None) -> tuple[dict[str, Any]
 
     if weights is None:
         weights = read_weights(config.init_from, use_ema=config.init_ema, layout=layout)
+    if config.init_adapter:
+        weights = with_adapter(weights, config.init_adapter)
     target = traverse_util.flatten_dict(run.abstract.params, sep="/")
     try:
         fitted = fit(
@@ -226,7 +235,7 @@ def pretrained(run: Run, weights: Weights | None = None) -> tuple[dict[str, Any]
             weights.config,
             run.model_config,
             resample=config.init_resample,
-            skip=config.init_skip,
+            skip=(*config.init_skip, LORA),
             target={path: tuple(leaf.shape) for path, leaf in target.items()},
         )
     except InputError as error:

@@ -15,8 +15,16 @@ from jax import lax
 
 from vit_jax.models.layers import shard_batch
 from vit_jax.tasks import Batch, Metrics, Task
-from vit_jax.train.optim import OptimizerOptions, ascend, gradient_point, update_ema
+from vit_jax.train.optim import (
+    OptimizerOptions,
+    ascend,
+    gradient_point,
+    trained_tree,
+    update_ema,
+)
+from vit_jax.train.optim.frozen import keep_trained
 from vit_jax.train.state import TrainState
+from vit_jax.weights.adapters.lora import merge
 
 
 def make_train_step(
@@ -65,19 +73,41 @@ def make_train_step(
 def make_gradient(
     task: Task, axis_name: str | None = None
 ) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, Any]]:
-    """Makes (params, batch, step number) -> mean loss of the global batch and its gradient."""
-    config = task.setting.config
+    """Makes (params, batch, step number) -> mean loss of the global batch and its gradient.
 
-    def mean_loss(params, inputs):
-        return task.losses(task.model(params), inputs, axis_name).mean()
+    The gradient of frozen parameters is zero, and is not computed. An adapter is merged into the
+    model's kernels before the forward pass.
+    """
+    config = task.setting.config
 
     def gradient(params: Any, batch: Batch, step: jax.Array) -> tuple[jax.Array, Any]:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
         inputs = task.at(step).inputs(batch, key, axis_name)
+        leaves, structure = jax.tree.flatten(params)
+        trained = jax.tree.leaves(trained_tree(config.optimizer, params))
+
+        def with_frozen(own: list[jax.Array], frozen: Callable[[jax.Array], jax.Array]) -> Any:
+            given = iter(own)
+            whole = [
+                frozen(leaf) if mask is False else next(given)
+                for mask, leaf in zip(trained, leaves)
+            ]
+            return jax.tree.unflatten(structure, whole)
+
+        def mean_loss(own: list[jax.Array], inputs: Any) -> jax.Array:
+            merged = merge(with_frozen(own, lambda leaf: leaf), config.lora.alpha)
+            return task.losses(task.model(merged), inputs, axis_name).mean()
+
+        own = [leaf for mask, leaf in zip(trained, leaves) if mask is not False]
         loss_and_grads = _accumulate(
-            jax.value_and_grad(mean_loss), params, inputs, config.parallel.accumulate
+            jax.value_and_grad(mean_loss), own, inputs, config.parallel.accumulate
         )
-        return lax.pmean(loss_and_grads, axis_name) if axis_name else loss_and_grads
+        if axis_name:
+            loss_and_grads = lax.pmean(loss_and_grads, axis_name)
+        loss, grads = loss_and_grads
+        grads = with_frozen(grads, jnp.zeros_like)
+        kept = [keep_trained(mask, grad) for mask, grad in zip(trained, jax.tree.leaves(grads))]
+        return loss, jax.tree.unflatten(structure, kept)
 
     return gradient
 

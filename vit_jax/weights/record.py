@@ -11,6 +11,7 @@ from vit_jax import models
 from vit_jax.errors import InputError
 from vit_jax.models.config import BiTConfig, ModelConfig
 from vit_jax.models.vit_config import ViTConfig
+from vit_jax.weights.adapters.lora import Adapter
 from vit_jax.weights.layout import Layout, Table, layout_of
 
 
@@ -32,6 +33,7 @@ class Weights:
       family: family of the file; "vit_jax" for a run's checkpoint.
       run_config: configuration of the run that made them; {} for a published file.
       aside: tensors that the model does not use, kept for writing, such as "mask_token".
+      adapter: LoRA adapter of a run, whose updates `params` contain; None: the run had none.
       report: lines that account for every tensor.
     """
 
@@ -47,6 +49,7 @@ class Weights:
     family: str = "vit_jax"
     run_config: dict[str, Any] = dataclasses.field(default_factory=dict)
     aside: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    adapter: Adapter | None = dataclasses.field(default=None, repr=False)
     report: list[str] = dataclasses.field(default_factory=list)
 
     @property

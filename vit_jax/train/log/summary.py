@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import logging
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from vit_jax.files import write_atomic
 from vit_jax.text import reason
 from vit_jax.train.log.clock import Clock
 from vit_jax.train.log.goodput import Goodput
+from vit_jax.train.optim import count_trained
 from vit_jax.train.run import Run
 
 log = logging.getLogger(__name__)
@@ -66,12 +69,16 @@ def write_summary(
 ) -> dict[str, Any]:
     """Writes summary.json, with the run's last step and metrics and its time, and returns it.
 
+    `trained_params` of its `params` parameters are trained; a LoRA adapter counts among both.
+
     Raises:
       NotSavedError: it cannot be written; the run's state is saved.
     """
     summary = dict(
         model=run.model_name,
         params=num_params(run),
+        trained_params=count_trained(run.config.optimizer, run.abstract.params),
+        peak_memory_bytes=peak_memory(),
         steps=step,
         metrics=jsonl.finite(last),
         seconds={name: round(value, 3) for name, value in clock.seconds.items()},
@@ -89,7 +96,23 @@ def write_summary(
                 f"cannot write {path}: {reason(error)}; the run is done and its state saved: "
                 "the same command writes it"
             ) from error
+    log.info(
+        f"{step:,} steps done, {summary['trained_params']:,} of {summary['params']:,} parameters "
+        f"trained, {peak_memory() / 2**30:.2f} GiB of memory at most"
+    )
     return summary
+
+
+def peak_memory() -> int:
+    """The most bytes in use so far: of this process's first device, or of the process.
+
+    CPUs report nothing of their own; there it is the largest resident set of the process.
+    """
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def num_params(run: Run) -> int:

@@ -16,6 +16,7 @@ import inspect
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from vit_jax import spec
@@ -23,6 +24,7 @@ from vit_jax.errors import InputError
 from vit_jax.options import check_section
 from vit_jax.train.optim import directions, free, muon  # noqa: F401  register themselves
 from vit_jax.train.optim.clipping import clippings
+from vit_jax.train.optim.frozen import keep_trained, trained_tree
 from vit_jax.train.optim.matrices import map_paths
 from vit_jax.train.optim.options import (
     EMA_WARMUPS,
@@ -33,12 +35,7 @@ from vit_jax.train.optim.options import (
     Whole,
     arguments,
 )
-from vit_jax.train.optim.rates import (
-    frozen_tree,
-    layer_factors,
-    multiplier_tree,
-    scale_by_factors,
-)
+from vit_jax.train.optim.rates import layer_factors, multiplier_tree, scale_by_factors
 from vit_jax.train.optim.schedules import Schedule, create_schedule
 
 
@@ -64,7 +61,8 @@ def create_optimizer(
     Returns:
       The transformation from gradients to what optax.apply_updates adds, and
       the schedule: update number (from 0) -> learning rate. Frozen parameters
-      get zero updates, own no state and do not count in the clipped norm.
+      get zero updates, own no state and do not count in the clipped norm;
+      frozen layers of stacked blocks keep their part of the state.
 
     Raises:
       InputError: an unknown optimizer or schedule, a number out of range, or a
@@ -92,11 +90,15 @@ def create_optimizer(
     else:
         steps = [direction, *parts.decay, parts.factors, parts.rate]
     transformation = optax.chain(*clippings(config), *steps)
-    frozen = frozen_tree(config.freeze, params)
-    if any(jax.tree.leaves(frozen)):
-        trained = jax.tree.map(lambda is_frozen: not is_frozen, frozen)
+    trained = trained_tree(config, params)
+    if any(isinstance(mask, np.ndarray) for mask in jax.tree.leaves(trained)):
+        # Weight decay and momentum must not move frozen layers either.
+        transformation = optax.chain(_keep(trained), transformation, _keep(trained))
+    whole = jax.tree.map(lambda mask: mask is not False, trained)
+    if not all(jax.tree.leaves(whole)):
+        frozen = jax.tree.map(lambda is_trained: not is_trained, whole)
         transformation = optax.chain(
-            optax.masked(transformation, trained), optax.masked(optax.set_to_zero(), frozen)
+            optax.masked(transformation, whole), optax.masked(optax.set_to_zero(), frozen)
         )
     return transformation, schedule
 
@@ -113,6 +115,15 @@ def _create(config: OptimizerOptions, kernels: Any) -> Direction:
     except TypeError as error:
         raise InputError(f"{where} {name!r}: {error}") from error
     return create(*args, **kwargs)
+
+
+def _keep(trained: Any) -> optax.GradientTransformation:
+    """Sets updates of frozen layers to zero; masked updates stay masked."""
+
+    def keep(mask: Any, update: Any) -> Any:
+        return jax.tree.map(lambda x: keep_trained(mask, x), update)
+
+    return optax.stateless(lambda updates, _: jax.tree.map(keep, trained, updates))
 
 
 def _check(config: OptimizerOptions) -> None:

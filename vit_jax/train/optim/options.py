@@ -186,6 +186,17 @@ class OptimizerOptions:
     freeze: tuple[str, ...] = option(
         (), "regular expressions for whole parameter paths: these parameters are not trained"
     )
+    train: tuple[str, ...] = option(
+        (),
+        "regular expressions for whole parameter paths: only these parameters are trained; (): "
+        "all, or with config.lora the adapter and the head",
+    )
+    freeze_blocks: int = option(
+        0,
+        "number of first blocks that are not trained, nor are the patch embedding, its tokens "
+        "and the position embeddings; 0: off",
+        at_least=0,
+    )
     ema_decay: float = option(
         0.0,
         "decay rate of the moving average (EMA, Polyak) of the parameters; 0: no average; the "

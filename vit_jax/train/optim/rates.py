@@ -1,4 +1,4 @@
-"""What differs between parameters: the factor of the learning rate, and whether they train."""
+"""Factors of the learning rate that differ between parameters."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vit_jax.errors import InputError, nearest
+from vit_jax.errors import InputError
+from vit_jax.train.optim.frozen import check_used
 from vit_jax.train.optim.matrices import is_stacked, map_paths
 from vit_jax.trees import name_patterns, named_leaves
 
@@ -49,7 +50,7 @@ def multiplier_tree(pairs: Sequence[tuple[str, float]], params: Any) -> Any:
     first = map_paths(
         lambda path: next((i for i, p in enumerate(patterns) if p.fullmatch(path)), -1), params
     )
-    _check_used(patterns, set(jax.tree.leaves(first)), where, params)
+    check_used(patterns, set(jax.tree.leaves(first)), where, params)
     return jax.tree.map(lambda i: pairs[i][1] if i >= 0 else 1.0, first)
 
 
@@ -106,34 +107,3 @@ def scale_by_factors(factors: Any) -> optax.GradientTransformation:
         return update if factor == 1 else jax.tree.map(lambda x: factor * x, update)
 
     return optax.stateless(lambda updates, _: jax.tree.map(scale, factors, updates))
-
-
-def frozen_tree(patterns: Sequence[str], params: Any) -> Any:
-    """Whether each parameter is frozen: those with a path that matches a pattern.
-
-    Raises:
-      InputError: a pattern that is not a regular expression or matches nothing, or
-        patterns that leave nothing to train.
-    """
-    where = "optimizer.freeze"
-    compiled = name_patterns(patterns, f"config.{where}")
-    matches = map_paths(
-        lambda path: frozenset(i for i, p in enumerate(compiled) if p.fullmatch(path)), params
-    )
-    _check_used(compiled, set().union(*jax.tree.leaves(matches)), where, params)
-    frozen = jax.tree.map(bool, matches)
-    if all(jax.tree.leaves(frozen)):
-        raise InputError(f"config.{where} matches every parameter; nothing is left to train")
-    return frozen
-
-
-def _check_used(patterns: list[re.Pattern], used: set[int], where: str, params: Any) -> None:
-    paths = jax.tree.leaves(map_paths(str, params))
-    for pattern in (pattern for i, pattern in enumerate(patterns) if i not in used):
-        name = f"config.{where}: {pattern.pattern!r}"
-        if any(pattern.fullmatch(path) for path in paths):
-            raise InputError(f"{name} matches nothing that an earlier pattern leaves; put it first")
-        raise InputError(
-            f"{name} matches no parameter{nearest(pattern.pattern, paths)}; a pattern is a "
-            "regular expression for the whole path, such as 'head/.*'"
-        )
