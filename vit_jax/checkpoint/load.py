@@ -168,7 +168,8 @@ def _read_own(
 
 def _has_sigmoid_loss(config: Mapping[str, Any]) -> bool:
     loss = config.get("loss")
-    return isinstance(loss, Mapping) and loss.get("name") == "sigmoid"
+    name = loss.get("name") if isinstance(loss, Mapping) else None
+    return isinstance(name, str) and name.partition("(")[0].strip() == "sigmoid"
 
 
 def _task_params(meta: dict[str, Any], paths: Iterable[str]) -> list[str]:
