@@ -124,7 +124,9 @@ def minimum(run: Run) -> dict[str, int]:
     """See `collectives.minimum`."""
     config, model = run.config, run.model_config
     rows = config.batch_size // run.engine.batch_shards
-    values = rows * model.num_tokens * model.width if isinstance(model, ViTConfig) else 0
+    values = 0
+    if isinstance(model, ViTConfig):
+        values = rows * (model.prefix_tokens + model.kept_patches) * model.width
     return collectives.minimum(
         run.abstract.params,
         run.engine.mesh,

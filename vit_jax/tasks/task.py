@@ -86,7 +86,7 @@ class Task(abc.ABC):
 
     def macs(self, config: ModelConfig) -> int:
         """Multiply-accumulates of one example's forward pass in training."""
-        return flops.macs(config)
+        return flops.training_macs(config)
 
     def train_flops(self, config: ModelConfig) -> int:
         """FLOPs of one example's forward and backward pass; see `models.flops.train_flops`."""
