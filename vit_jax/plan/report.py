@@ -56,6 +56,7 @@ def describe(step: Step, *, mfu: float) -> dict[str, Any]:
             params=step.params_bytes,
             optimizer=step.optimizer_bytes,
             ema=step.ema_bytes,
+            teacher=step.teacher_bytes,
             batch=step.batch_bytes,
             temporaries=step.temporary_bytes,
             total=step.total_bytes,

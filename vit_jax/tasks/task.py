@@ -59,6 +59,7 @@ class Task(abc.ABC):
       own_params: patterns of parameters that only this task has; fine-tuning on another task
         drops them.
       setting: parts of the run that the task uses; set when the model is configured.
+      frozen: arrays beside the trained parameters, such as a teacher's, within a step.
     """
 
     batch_fields: ClassVar[tuple[str, ...]] = ("image", "label")
@@ -67,6 +68,7 @@ class Task(abc.ABC):
     own_params: ClassVar[tuple[str, ...]] = ()
 
     setting: Setting = dataclasses.field(default=None, kw_only=True, repr=False)  # type: ignore[assignment]
+    frozen: Any = dataclasses.field(default=None, kw_only=True, repr=False)
 
     def check(self, config: ConfigDict) -> None:  # noqa: B027  most tasks suit all options
         """Raises InputError if other options of the run do not suit the task."""
@@ -124,6 +126,10 @@ class Task(abc.ABC):
     def model(self, params: Any) -> Any:
         """The module with these parameters."""
         return nnx.merge(self.setting.graphdef, params)
+
+    def with_frozen(self, frozen: Any) -> "Task":
+        """The task with arrays that are not trained, an argument of the step."""
+        return dataclasses.replace(self, frozen=frozen)
 
     def images(self, batch: Batch) -> jax.Array:
         """Images of a training batch, uint8 (B, H, W, 3), with flips that the host left to do."""

@@ -29,7 +29,15 @@ def open_training_data(config: ConfigDict) -> tuple[Any, Any, Dataset]:
     return (
         source,
         pp,
-        Dataset(source.size, source.num_classes, size, pp.mean, pp.std, patches_of(pp)),
+        Dataset(
+            source.size,
+            source.num_classes,
+            size,
+            pp.mean,
+            pp.std,
+            patches_of(pp),
+            tuple(source.label_names),
+        ),
     )
 
 

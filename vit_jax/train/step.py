@@ -24,8 +24,10 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: Callable[[jax.Array], jax.Array],
     axis_name: str | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Makes the training step: (state, batch) -> (state, metrics).
+
+    A task that needs arrays that are not trained takes them as a third argument; see `Task.frozen`.
 
     The batch holds `image` uint8 (B, H, W, 3), `label` (B,) or (B, K), and, if flipping is left
     to the device, `flip` bool (B,), True for images to flip.
@@ -37,8 +39,8 @@ def make_train_step(
     config = task.setting.config
     gradient = make_gradient(task, axis_name)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        loss, grads = gradient(state.params, batch, state.step)
+    def step(state: TrainState, batch: Batch, frozen: Any = None) -> tuple[TrainState, Metrics]:
+        loss, grads = gradient(state.params, batch, state.step, frozen)
         with jax.named_scope("optimizer"):
             squares = jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)])
             grad_norm = jnp.sqrt(squares.sum())
@@ -57,18 +59,23 @@ def make_train_step(
     return step
 
 
-def make_gradient(
-    task: Task, axis_name: str | None = None
-) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, Any]]:
-    """Makes (params, batch, step number) -> mean loss of the global batch and its gradient."""
+def make_gradient(task: Task, axis_name: str | None = None) -> Callable[..., tuple[jax.Array, Any]]:
+    """Makes (params, batch, step number) -> mean loss of the global batch and its gradient.
+
+    A fourth argument are the arrays of `Task.frozen`.
+    """
     config = task.setting.config
 
-    def mean_loss(params, inputs):
-        return task.losses(task.model(params), inputs, axis_name).mean()
+    def gradient(
+        params: Any, batch: Batch, step: jax.Array, frozen: Any = None
+    ) -> tuple[jax.Array, Any]:
+        own = task if frozen is None else task.with_frozen(frozen)
 
-    def gradient(params: Any, batch: Batch, step: jax.Array) -> tuple[jax.Array, Any]:
+        def mean_loss(params, inputs):
+            return own.losses(own.model(params), inputs, axis_name).mean()
+
         key = jax.random.fold_in(jax.random.key(config.seed), step)
-        inputs = task.inputs(batch, key, axis_name)
+        inputs = own.inputs(batch, key, axis_name)
         loss_and_grads = _accumulate(
             jax.value_and_grad(mean_loss), params, inputs, config.parallel.accumulate
         )
