@@ -5,7 +5,7 @@ import pytest
 
 from vit_jax import InputError
 from vit_jax.config import default
-from vit_jax.tasks import losses
+from vit_jax.tasks import create_task, losses
 
 rng = np.random.default_rng(0)
 LOGITS = rng.normal(size=(6, 5)).astype(np.float32) * 4
@@ -40,6 +40,34 @@ def test_sigmoid_sums_torch_binary_cross_entropy_over_classes(labels):
     ).sum(-1)
     actual = loss_of(name="sigmoid")(LOGITS, jnp.asarray(labels))
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.2])
+@pytest.mark.parametrize("mean", [False, True])
+def test_thresholded_targets_equal_torch_on_targets_of_zeros_and_ones(smoothing, threshold, mean):
+    """Smoothing, then the threshold, then torch's binary cross-entropy of each class."""
+    torch = pytest.importorskip("torch")
+    target = torch.tensor(SOFT) * (1 - smoothing) + smoothing / 5
+    if threshold is not None:
+        target = target.gt(threshold).to(target.dtype)
+        assert threshold == 0.0 or 0 < target.mean() < 1
+    each = torch.nn.functional.binary_cross_entropy_with_logits(
+        torch.tensor(LOGITS), target, reduction="none"
+    )
+    expected = each.mean(-1) if mean else each.sum(-1)
+    loss = loss_of(name=f"sigmoid(threshold={threshold}, mean={mean})", label_smoothing=smoothing)
+    np.testing.assert_allclose(loss(LOGITS, jnp.asarray(SOFT)), expected, rtol=1e-5)
+
+
+def test_label_sets_may_have_a_loss_with_arguments_but_no_other_loss():
+    config = default()
+    config.data.multi_label = True
+    config.loss.name = "sigmoid(mean=True)"
+    create_task(config)
+    config.loss.name = "softmax"
+    with pytest.raises(InputError, match="multi_label needs config.loss.name='sigmoid'"):
+        create_task(config)
 
 
 def test_loss_before_training_is_the_closed_form():
@@ -126,3 +154,5 @@ def test_wrong_options_are_refused():
         loss_of(name="sofmax")
     with pytest.raises(InputError, match="label_smoothing"):
         loss_of(label_smoothing=1.0)
+    with pytest.raises(InputError, match="threshold is 1.5"):
+        loss_of(name="sigmoid(threshold=1.5)")

@@ -134,6 +134,25 @@ def read_start(
     return weights.config, weights
 
 
+def read_description(path: str | Path, *, use_ema: bool = False) -> Weights:
+    """The record of the weights at a path, for those who read the arrays of checkpoints later.
+
+    Args:
+      path: as `load`.
+      use_ema: whether to take the averaged parameters of a published file.
+
+    Returns:
+      The record; of a checkpoint without arrays, of a published file with them.
+
+    Raises:
+      InputError: there are no weights at `path`.
+    """
+    own, _ = _own_checkpoint(path)
+    if own is None:
+        return read_stored(path, {}, use_ema=use_ema)
+    return _record(own, read_meta(own, USE), {}, [])
+
+
 def stored_model(checkpoint: Path) -> ModelConfig:
     """The model of a run's checkpoint."""
     model = dict(read_meta(checkpoint, ["model"])["model"])
@@ -173,16 +192,23 @@ def _read_own(
         own = _task_params(meta, params)
         params = {path: array for path, array in params.items() if path not in own}
         report += [f"left out, only the task of the run has it: {path}" for path in own]
+    record = _record(checkpoint, meta, traverse_util.unflatten_dict(params, sep="/"), report)
+    return dataclasses.replace(record, adapter=adapter)
+
+
+def _record(
+    checkpoint: Path, meta: dict[str, Any], params: dict[str, Any], report: list[str]
+) -> Weights:
+    """The record of a checkpoint, from its metadata."""
     return Weights(
-        name=name,
+        name=meta["model"]["name"],
         options={key: value for key, value in meta["model"].items() if key != "name"},
-        params=traverse_util.unflatten_dict(params, sep="/"),
+        params=params,
         pp=meta["pp"],
         labels=meta["labels"],
         multi_label=_has_sigmoid_loss(meta["config"]),
         source=str(checkpoint),
         run_config=meta["config"],
-        adapter=adapter,
         report=report,
     )
 
@@ -208,7 +234,8 @@ def _merged(
 
 def _has_sigmoid_loss(config: Mapping[str, Any]) -> bool:
     loss = config.get("loss")
-    return isinstance(loss, Mapping) and loss.get("name") == "sigmoid"
+    name = loss.get("name") if isinstance(loss, Mapping) else None
+    return isinstance(name, str) and name.partition("(")[0].strip() == "sigmoid"
 
 
 def _task_params(meta: dict[str, Any], paths: Iterable[str]) -> list[str]:

@@ -28,6 +28,14 @@ class Task(TypedDict):
     own_params: NotRequired[list[str]]
 
 
+class Teacher(TypedDict):
+    """The teacher of a distillation in the metadata."""
+
+    model: NotRequired[str]
+    path: NotRequired[str]
+    fingerprint: str
+
+
 class Model(TypedDict):
     """The model in the metadata: its name, and options of `create_model`."""
 
@@ -72,6 +80,7 @@ class StoredEvaluation(TypedDict):
     source: NotRequired[str | None]
     split: NotRequired[str]
     use_ema: NotRequired[bool]
+    tta: NotRequired[str]
 
 
 class RunConfig(TypedDict):
@@ -82,6 +91,7 @@ class RunConfig(TypedDict):
     data: NotRequired[RunData]
     loss: NotRequired[dict[str, Any]]
     mixup: NotRequired[dict[str, Any]]
+    distill: NotRequired[dict[str, Any]]
     evals: NotRequired[dict[str, StoredEvaluation]]
     checkpoint: NotRequired[dict[str, Any]]
     lora: NotRequired[dict[str, Any]]
@@ -104,6 +114,7 @@ class Metadata(TypedDict):
     unreadable: NotRequired[int]
     bad_steps: NotRequired[int]
     early_stop: NotRequired[EarlyStop | None]
+    teacher: NotRequired[Teacher | None]
 
 
 USE = ("model", "pp", "labels", "data", "config")

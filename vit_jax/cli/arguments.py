@@ -50,6 +50,15 @@ def add_use_ema_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--use-ema", action="store_true", help="use the averaged parameters")
 
 
+def add_tta_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    """Adds --tta; `default`: what is done without it."""
+    parser.add_argument(
+        "--tta",
+        help="average over views of each image: none, flip, five_crop or ten_crop; default: "
+        + default,
+    )
+
+
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --json."""
     parser.add_argument("--json", action="store_true", help="print JSON")

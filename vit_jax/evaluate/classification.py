@@ -1,6 +1,7 @@
 """The task's metrics (top-1, top-5, loss) over a data set, with every example counted once."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,13 +19,16 @@ from vit_jax.evaluate.evaluation import (
     Evaluation,
     Opened,
     check_normalization,
+    create_views,
     run_batches,
 )
 from vit_jax.evaluate.features import compile_outputs
 from vit_jax.evaluate.precision import average_precisions
 from vit_jax.options import option
 from vit_jax.parallel.engines import Engine
+from vit_jax.tasks.evaluation import make_eval_step
 from vit_jax.tasks.losses import create_loss, top_k_correct
+from vit_jax.tasks.tta import MEANING, TTA, Views
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +41,8 @@ class ClassificationEvaluation(Evaluation):
     split: str = option(
         "test", 'split to evaluate on, in tfds syntax: "test", "train[90%:]"', effect="course"
     )
+
+    tta: str = option("none", MEANING, effect="course", choices=TTA)
 
     def open(self, context: Context) -> Opened:
         """See `Evaluation.open`."""
@@ -56,12 +62,16 @@ class ClassificationEvaluation(Evaluation):
             raise InputError(
                 f"{context.where}.pp yields images of {size}, the model takes {wanted}"
             )
+        eval_step = context.eval_step
+        views, pp = create_views(context, self.tta, pp)
+        if views:
+            eval_step = engine.compile_eval(functools.partial(make_eval_step, task, views=views))
         match = None if classes is None else match_classes(source, context.labels, classes)
         if match and match.line:
             log.info("%s", match.line)
 
         if source.multi_label and match:
-            return self._open_sets(context, source, pp, match, batch_size)
+            return self._open_sets(context, source, pp, match, batch_size, views)
 
         def run(params: Any, after_batch: Callable[[], None]) -> dict[str, float]:
             batches = data.eval_batches(
@@ -73,14 +83,18 @@ class ClassificationEvaluation(Evaluation):
             )
             matched = match(batches, source.multi_label) if match else batches
             fields = task.batch_fields
-            return mean_metrics(
-                context.eval_step, engine, params, matched, batch_size, fields, after_batch
-            )
+            return mean_metrics(eval_step, engine, params, matched, batch_size, fields, after_batch)
 
         return Opened(task.metrics, run)
 
     def _open_sets(
-        self, context: Context, source: Source, pp: Preprocess, match: Match, batch_size: int
+        self,
+        context: Context,
+        source: Source,
+        pp: Preprocess,
+        match: Match,
+        batch_size: int,
+        views: Views | None,
     ) -> Opened:
         """Sets of classes: the logits of all images are needed, to rank the images by each class.
 
@@ -94,6 +108,7 @@ class ClassificationEvaluation(Evaluation):
             batch_size=batch_size,
             reduce=lambda logits: logits.astype(jnp.float32),
             threads=context.data.threads,
+            views=views,
         )
         loss = create_loss(task.setting.config.loss)
 

@@ -24,6 +24,9 @@ from vit_jax.parallel.engines import Engine
 from vit_jax.parallel.same import compare_data
 from vit_jax.registry import Registry
 from vit_jax.tasks import Task
+from vit_jax.tasks.classification import Classification
+from vit_jax.tasks.losses import is_sigmoid
+from vit_jax.tasks.tta import Views, views_of
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +179,27 @@ def create_evaluation(entry: ConfigDict, where: str) -> Evaluation:
     created = kind(**options)
     check_section(kind, created, where)
     return created
+
+
+def create_views(context: Context, tta: str, pp: Preprocess) -> tuple[Views | None, Preprocess]:
+    """The views of `tta`, None for none, and the preprocessing that yields their images.
+
+    Args:
+      context: the model and its task.
+      tta: one of `tasks.tta.TTA`.
+      pp: preprocessing that yields images of the model's size.
+
+    Raises:
+      InputError: a task without classes, a model of images of any size, or no image to crop from.
+    """
+    if tta == "none":
+        return None, pp
+    where = f"{context.where}.tta {tta!r}"
+    task, model_config = context.task, context.model_config
+    if not isinstance(task, Classification):
+        raise InputError(f"{where} needs a model of classes")
+    sigmoid = is_sigmoid(task.setting.config.loss.name)
+    return views_of(tta, model_config, sigmoid, pp, where)
 
 
 def run_batches(

@@ -24,6 +24,7 @@ from vit_jax.models.layers import shard_batch
 from vit_jax.models.naflex import model_inputs
 from vit_jax.options import option
 from vit_jax.parallel.engines import Engine
+from vit_jax.tasks.tta import Views
 
 # (source, numbers of examples or None) -> features (n, width), labels (n,).
 Features = Callable[..., tuple[np.ndarray, np.ndarray]]
@@ -128,6 +129,7 @@ def compile_outputs(
     reduce: Callable[[jax.Array], jax.Array] = lambda values: values,
     apply: Callable[[Any, Any], jax.Array] = lambda model, images: model(images),
     threads: int = 0,
+    views: Views | None = None,
 ) -> Outputs:
     """Compiles a model, whose parameters come later, for use on data sets.
 
@@ -140,23 +142,26 @@ def compile_outputs(
       reduce: traced function from the model's output (B, ...) to the value to keep.
       apply: traced function from the model and its images to its output.
       threads: number of threads that decode images.
+      views: views over which logits are averaged; `preprocess` yields the images to cut them from.
 
     Raises:
       InputError: the images do not have the model's size.
     """
     size = preprocess.image_size
-    if size is not None and size != tuple(model_config.input_size):
+    if not views and size is not None and size != tuple(model_config.input_size):
         raise InputError(
             f"the preprocessing {str(preprocess)!r} yields images of {size}, the model takes "
             f"{tuple(model_config.input_size)}"
         )
-    graphdef, _ = models.abstract(functools.partial(models.build_model, model_config))
+    graphdef, wanted = models.abstract(functools.partial(models.build_model, model_config))
 
     def make_step(axis_name: str | None = None) -> Callable:
         def step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
             images = shard_batch(batch["image"])
             inputs = model_inputs(images, model_config, preprocess.mean, preprocess.std)
-            values = reduce(apply(nnx.merge(graphdef, params), inputs))
+            own = {name: params[name] for name in wanted}  # without those of the run's task
+            model = nnx.merge(graphdef, own)
+            values = reduce(apply(views.averaged(model) if views else model, inputs))
             found = dict(value=values, label=batch["label"])
             return lax.all_gather(found, axis_name, tiled=True) if axis_name else found
 

@@ -24,10 +24,12 @@ from vit_jax.evaluate.evaluation import (
     Evaluation,
     Opened,
     check_normalization,
+    create_views,
 )
 from vit_jax.evaluate.features import compile_outputs
 from vit_jax.files import expand
 from vit_jax.options import option
+from vit_jax.tasks.tta import MEANING, TTA
 from vit_jax.text import reason
 
 CLASSES = 1000
@@ -173,6 +175,7 @@ class ImageNetEvaluation(Evaluation):
     """Accuracy with sets of right ImageNet classes; without pp, preprocessed as in training."""
 
     split: str = option("all", "split to evaluate on, in tfds syntax", effect="course")
+    tta: str = option("none", MEANING, effect="course", choices=TTA)
 
     @abc.abstractmethod
     def targets(self, source: Source) -> np.ndarray:
@@ -201,6 +204,7 @@ class ImageNetEvaluation(Evaluation):
         text = (self.pp or str(context.pp)).removeprefix("decode|")
         pp = data.parse(self.operations + text)
         check_normalization(context, pp)
+        views, pp = create_views(context, self.tta, pp)
         outputs = compile_outputs(
             context.engine,
             model_config,
@@ -208,6 +212,7 @@ class ImageNetEvaluation(Evaluation):
             batch_size=self.batch_size or context.batch_size,
             reduce=functools.partial(_best, count=5),
             threads=context.data.threads,
+            views=views,
         )
 
         def run(params: Any, after_batch: Callable[[], None]) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from flax import nnx
 from vit_jax import data, models
 from vit_jax.checkpoint.load import load
 from vit_jax.data.sources.folder import EXTENSIONS
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, unknown
 from vit_jax.models.naflex import model_inputs
+from vit_jax.tasks.tta import TTA, views_of
 from vit_jax.weights import Weights
 
 MAX_BATCH = 64
@@ -30,9 +31,30 @@ class Predictor:
     two. While the device computes, the next images are read.
     """
 
-    def __init__(self, model: nnx.Module, info: Weights, *, batch_size: int = MAX_BATCH):
-        """Takes the results of `vit_jax.load`."""
+    def __init__(
+        self,
+        model: nnx.Module,
+        info: Weights,
+        *,
+        batch_size: int = MAX_BATCH,
+        tta: str = "none",
+    ):
+        """Takes the results of `vit_jax.load`.
+
+        Args:
+          model, info: the model and its record.
+          batch_size: number of images computed at once.
+          tta: views over which probabilities are averaged; see `tasks.tta`.
+
+        Raises:
+          InputError: an unknown tta, or one that does not suit the model or its preprocessing.
+        """
         self._pp = data.parse(info.pp)
+        views = None
+        if tta not in TTA:
+            raise unknown("tta", tta, TTA)
+        if tta != "none":
+            views, self._pp = views_of(tta, info.config, info.multi_label, self._pp, f"tta {tta!r}")
         self._batch_size = batch_size
         run_data = info.run_config.get("data", {}) if info.run_config else {}
         self._max_pixels = run_data.get("max_pixels", data.MAX_PIXELS)
@@ -43,12 +65,16 @@ class Predictor:
         @jax.jit
         def probabilities(params: Any, images: jax.Array) -> jax.Array:
             inputs = model_inputs(images, info.config, mean, std)
-            return to_probabilities(models.merge(graphdef, params)(inputs))
+            model: Any = models.merge(graphdef, params)
+            return to_probabilities((views.averaged(model) if views else model)(inputs))
 
         self._probabilities = probabilities
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Probabilities, float32 (n, K), of images, uint8 (n, h, w, 3) in the model's size."""
+        """Probabilities, float32 (n, K), of images, uint8 (n, h, w, 3).
+
+        They have the model's size; for crops, that of the images from which these are cut.
+        """
         size = self._batch_size
         parts = (images[start : start + size] for start in range(0, len(images), size))
         return np.concatenate(list(self._rows(parts)))
@@ -108,7 +134,12 @@ class Predictor:
 
 
 def predict(
-    checkpoint: str, paths: Sequence[str], *, topk: int = 5, use_ema: bool = False
+    checkpoint: str,
+    paths: Sequence[str],
+    *,
+    topk: int = 5,
+    use_ema: bool = False,
+    tta: str = "none",
 ) -> list[dict[str, Any]]:
     """The most probable classes of each image.
 
@@ -117,6 +148,7 @@ def predict(
       paths: image files, folders and patterns such as "photos/*.jpg"; see `find_images`.
       topk: number of classes per image.
       use_ema: whether to use averaged parameters.
+      tta: views over which probabilities are averaged: none, flip, five_crop or ten_crop.
 
     Returns:
       A list of {"path", "top": [{"label", "index", "probability"}]}, best first. An image that
@@ -134,7 +166,7 @@ def predict(
     if not info.config.num_classes:
         raise InputError(f"{checkpoint} has no classes; fine-tune with it as config.init_from")
     results: list[dict[str, Any]] = []
-    for path, found in Predictor(model, info).stream(files):
+    for path, found in Predictor(model, info, tta=tta).stream(files):
         if isinstance(found, InputError):
             results.append(dict(path=path, top=[], error=str(found)))
         else:

@@ -16,7 +16,7 @@ from vit_jax.evaluate import imagenet  # noqa: F401  registers its types
 from vit_jax.evaluate.classification import ClassificationEvaluation
 from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Evaluation
 from vit_jax.files import expand
-from vit_jax.options import fill, section
+from vit_jax.options import check_section, fill, section
 from vit_jax.parallel import same
 from vit_jax.parallel.engines import Engine, create_engine
 from vit_jax.parallel.mesh import ParallelOptions
@@ -122,6 +122,7 @@ def evaluate_checkpoint(
     data_dir: str = "",
     batch_size: int = 128,
     use_ema: bool | None = None,
+    tta: str | None = None,
 ) -> dict[str, Any]:
     """The metrics of a checkpoint's task on all devices of all processes.
 
@@ -133,6 +134,7 @@ def evaluate_checkpoint(
       data_dir: folder of tfds data; "": that of the run, or the default of tfds.
       batch_size: batch size over all devices; rounded up to a multiple of the batch shards.
       use_ema: whether to use averaged parameters; None: as in that evaluation.
+      tta: views over which predictions are averaged, see `tasks.tta`; None: as in that evaluation.
 
     Returns:
       Of a classifier `top1`, `top5` and `loss`; `examples`, `source`, `split`.
@@ -140,7 +142,7 @@ def evaluate_checkpoint(
     Raises:
       InputError: nothing to evaluate there, or data that do not fit the model.
     """
-    asked = dict(source=source, split=split, use_ema=use_ema)
+    asked = dict(source=source, split=split, use_ema=use_ema, tta=tta)
     entry = own_entry(run_config(path), asked)
     stored = open_stored(
         path, pp=pp, data_dir=data_dir, batch_size=batch_size, use_ema=entry["use_ema"]
@@ -150,7 +152,9 @@ def evaluate_checkpoint(
             f"{stored.info.source} names no evaluation data; give --source and --split"
         )
     named = dict(source=entry["source"], split=entry["split"])
-    return dict(stored.run(ClassificationEvaluation(**named)), **named)
+    evaluation = ClassificationEvaluation(**named, tta=entry["tta"])
+    check_section(ClassificationEvaluation, evaluation, stored.context.where)
+    return dict(stored.run(evaluation), **named)
 
 
 def evaluate_protocol(
@@ -191,6 +195,7 @@ def evaluate_protocol(
         if name not in known:
             raise unknown(f"option of protocol {protocol}; option", name, known)
     evaluation = kind(source=source, **given)
+    check_section(kind, evaluation, "the evaluation")
     if not source:
         raise InputError(f"protocol {protocol} needs --source, where its images are")
     stored = open_stored(
@@ -230,7 +235,7 @@ def replicate(engine: Engine, params: Any) -> Any:
 
 def own_entry(ran: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     """The given values; without a source, the run's first evaluation provides the rest."""
-    entry = dict(source=None, split="test", use_ema=False)
+    entry = dict(source=None, split="test", use_ema=False, tta="none")
     if asked["source"] is None and (evals := _plain(ran.get("evals", {}))):
         own = evals[min(evals)]
         source = own.get("source") or ran.get("data", {}).get("source")

@@ -88,14 +88,17 @@ def macs(config: Any, *, padding: bool = True) -> int:
 @macs.register
 def vit_macs(config: ViTConfig, *, padding: bool = True) -> int:
     """MACs of a ViT or hybrid (section 3.1): stem, patch embedding, encoder, head."""
+    return _embedding_macs(config, padding) + encoder_macs(config) + head_macs(config)
+
+
+def _embedding_macs(config: ViTConfig, padding: bool = True) -> int:
+    """MACs up to the embedded patches."""
     channels, stem = 3, 0
     if config.resnet_stages is not None:
         channels = feature_channels(config.stages, config.resnet_width)
         stem = resnet_macs(config, preact=False, padding=padding)
-    patches = config.num_patches
     values_per_patch = config.patch_size[0] * config.patch_size[1] * channels
-    embedding = patches * values_per_patch * config.width
-    return stem + embedding + encoder_macs(config) + head_macs(config)
+    return stem + config.num_patches * values_per_patch * config.width
 
 
 @macs.register
@@ -103,6 +106,33 @@ def bit_macs(config: BiTConfig, *, padding: bool = True) -> int:
     """MACs of a BiT ResNet with its classifier."""
     stem = resnet_macs(config, preact=config.preact, padding=padding)
     return stem + config.feature_width * config.num_classes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _InTraining(ViTConfig):
+    """A ViT whose images have the patches that patch dropout keeps."""
+
+    @property
+    def num_patches(self) -> int:
+        return max(1, self.kept)
+
+    kept: int = 0
+
+
+def in_training(config: ViTConfig) -> ViTConfig:
+    """The configuration with as many patches as patch dropout keeps; for counting alone."""
+    if not config.patch_dropout:
+        return config
+    own = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return _InTraining(**own | dict(patch_dropout=0.0), kept=config.kept_patches)
+
+
+def training_macs(config: Any) -> int:
+    """`macs` in training, where patch dropout leaves patches out of the encoder."""
+    if not isinstance(config, ViTConfig):
+        return macs(config)
+    shorter = in_training(config)
+    return _embedding_macs(config) + encoder_macs(shorter) + head_macs(shorter)
 
 
 def encoder_macs(config: ViTConfig) -> int:
@@ -202,4 +232,4 @@ def train_flops(config: Any) -> int:
     The backward pass has two products (gradients of the inputs and of the weights) for each
     one of the forward pass. Recomputation by remat is not counted, as in MFU.
     """
-    return 3 * forward_flops(config)
+    return 6 * training_macs(config)

@@ -85,6 +85,29 @@ def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Arra
     return jnp.where(keep, x / (1.0 - rate).astype(x.dtype), jnp.zeros_like(x))
 
 
+def kept_tokens(keys: jax.Array, prefix: int, patches: int, kept: int) -> jax.Array:
+    """Draws the tokens that patch dropout keeps (FLIP, 2212.00794): all before the patches, and
+    for each example `kept` of its `patches` patches, any of them with the same probability.
+
+    Args:
+      keys: (B,) one key per example.
+      prefix: number of tokens before the patches.
+      patches: number of patches.
+      kept: number of patches to keep.
+
+    Returns:
+      Places of the tokens, int32 (B, prefix + kept), ascending.
+    """
+    drawn = jax.vmap(lambda key: jax.random.permutation(key, patches)[:kept])(keys)
+    own = jnp.broadcast_to(jnp.arange(prefix), (len(drawn), prefix))
+    return jnp.concatenate([own, prefix + jnp.sort(drawn, axis=1)], axis=1)
+
+
+def take_tokens(x: jax.Array, kept: jax.Array) -> jax.Array:
+    """The tokens (B, n, ...) of x (B, N, ...) at the places `kept` (B, n)."""
+    return jax.vmap(lambda tokens, places: tokens[places])(x, kept)
+
+
 def unstack(x: jax.Array, axis: int) -> list[jax.Array]:
     """The slices of x along a short axis, without that axis.
 

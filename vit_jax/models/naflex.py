@@ -18,6 +18,8 @@ from vit_jax.models.layers import normalize_pixels
 
 METHODS = ("bilinear", "bicubic")  # of resizing position embeddings, with antialiasing
 HEADER_BYTES = 4
+# Added to the logits of keys that are padding: their weights become 0 in float32.
+_HIDDEN = -1e30
 
 
 @jax.tree_util.register_dataclass
@@ -89,6 +91,12 @@ def model_inputs(
         return normalize_pixels(images, mean, std)
     patches = unpack(images)
     return dataclasses.replace(patches, values=normalize_pixels(patches.values, mean, std))
+
+
+def padding_bias(patches: Patches, prefix: int) -> jax.Array:
+    """The bias (B, 1, 1, N) on attention logits that hides padding; `prefix` tokens come first."""
+    mask = jnp.pad(patches.mask, ((0, 0), (prefix, 0)), constant_values=True)
+    return jnp.where(mask, 0.0, _HIDDEN)[:, None, None]
 
 
 def resize_positions(

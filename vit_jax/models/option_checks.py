@@ -27,6 +27,8 @@ def check(config: "ViTConfig") -> None:
         raise InputError("model.block 'branched' needs model.attention_kind 'full'")
     if config.naflex:
         _check_naflex(config)
+    if config.patch_dropout:
+        _check_patch_dropout(config)
     if config.attention == "cudnn" and (config.dtype != "bfloat16" or config.attention_dropout):
         raise InputError(
             "model.attention 'cudnn' needs model.dtype 'bfloat16' and no attention_dropout; "
@@ -48,6 +50,15 @@ def _check_naflex(config: "ViTConfig") -> None:
         raise InputError("model.naflex needs square patches of 2 or more pixels")
     if config.attention == "cudnn":
         raise InputError("model.naflex needs model.attention 'xla', not 'cudnn'")
+
+
+def _check_patch_dropout(config: "ViTConfig") -> None:
+    """Refuses parts that need the tokens of a whole grid of patches in the blocks."""
+    for name, usual in (("naflex", 0), ("posemb_where", "stem"), ("attention_kind", "full")):
+        if getattr(config, name) != usual:
+            raise InputError(f"model.patch_dropout needs model.{name} {usual!r}")
+    if config.posemb.partition("(")[0] == "relative":
+        raise InputError("model.patch_dropout needs another model.posemb than 'relative'")
 
 
 def _check_head(config: "ViTConfig") -> None:

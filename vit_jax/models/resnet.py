@@ -245,6 +245,14 @@ class BiT(nnx.Module):
         logits = self.head(features) if self.config.num_classes else features
         return (logits, dict(outputs, pre_logits=features)) if return_intermediates else logits
 
+    def outputs(
+        self, images: jax.Array, *, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, None, jax.Array]:
+        """What distillation trains: logits (B, K), no second logits, the head's input (B, C)."""
+        del keys
+        features = self.resnet(images)[0].astype(jnp.float32).mean((1, 2))
+        return self.head(features), None, features
+
 
 def _max_pool(x: jax.Array, padding: str) -> jax.Array:
     """3x3 windows at every second pixel."""

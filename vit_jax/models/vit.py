@@ -10,14 +10,21 @@ from vit_jax.models.attention.self_attention import Bias
 from vit_jax.models.block import Intermediates, create_blocks, create_norm
 from vit_jax.models.config import feature_channels
 from vit_jax.models.heads import AttentionPool
-from vit_jax.models.layers import NORMS, REMAT_POLICIES, Dense, fold_in, shard_batch
-from vit_jax.models.naflex import Patches, check_patches, resize_positions
+from vit_jax.models.layers import (
+    NORMS,
+    REMAT_POLICIES,
+    Dense,
+    fold_in,
+    kept_tokens,
+    shard_batch,
+    take_tokens,
+)
+from vit_jax.models.naflex import Patches, check_patches, padding_bias, resize_positions
+from vit_jax.models.positions.bias import bias_of
 from vit_jax.models.positions.embedding import AddedPositionEmbedding
+from vit_jax.models.positions.rotary import rotation_of
 from vit_jax.models.resnet import ResNet
 from vit_jax.models.vit_config import ViTConfig
-
-# Added to the logits of keys that are padding: their weights become 0 in float32.
-_HIDDEN = -1e30
 
 
 class PatchEmbedding(Dense):
@@ -141,7 +148,8 @@ class ViT(nnx.Module):
             `encoded` (B, N, D) after the last norm and `pre_logits` (B, width), the input
             of the head. Tokens are in the order class, distillation, registers, patches by
             row. Hybrids add the stem's `root` and `stage{i}` (B, h, w, C). Axial blocks have
-            `block{i:02}/row/attention` and `block{i:02}/column/attention`.
+            `block{i:02}/row/attention` and `block{i:02}/column/attention`. With `keys`, patch
+            dropout leaves fewer tokens.
 
         Returns:
           Logits (B, num_classes) in float32; features (B, width) where num_classes is 0.
@@ -149,10 +157,36 @@ class ViT(nnx.Module):
         Raises:
           InputError: images of another shape than the model's.
         """
+        features, encoded, out = self._features(images, keys, return_intermediates)
+        with jax.named_scope("head"):
+            logits = self._classify(features, encoded)
+        if not return_intermediates:
+            return logits
+        return logits, dict(out, encoded=encoded, pre_logits=features)
+
+    def outputs(
+        self, images: jax.Array | Patches, *, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+        """What distillation trains; arguments as `__call__`, for a model with classes.
+
+        Returns:
+          Logits (B, K) of the head; those of the distillation token's head, None without one; and
+          the head's input (B, width).
+        """
+        features, encoded, _ = self._features(images, keys, False)
+        has_token = self.config.distillation == "head"
+        return self.head(features), self._token_logits(encoded) if has_token else None, features
+
+    def _features(
+        self, images: jax.Array | Patches, keys: jax.Array | None, return_intermediates: bool
+    ) -> tuple[jax.Array, jax.Array, Intermediates]:
+        """Pooled features (B, width), encoded tokens (B, N, D), and what lies before them."""
         config = self.config
         self._check_images(images)
         grid = images.grid if isinstance(images, Patches) else None
-        padding = _padding(images, config.prefix_tokens) if isinstance(images, Patches) else None
+        padding = (
+            padding_bias(images, config.prefix_tokens) if isinstance(images, Patches) else None
+        )
         stem: Intermediates = {}
         if config.resnet_stages is not None and not isinstance(images, Patches):
             with jax.named_scope("stem"):
@@ -162,7 +196,10 @@ class ViT(nnx.Module):
             if config.patch_norm:
                 patches = self.patch_norm(patches)
             embedded = self._sequence(patches, fold_in(keys, 0), grid)
-        x, blocks = self._encode(embedded, fold_in(keys, 1), return_intermediates, padding)
+            kept = self._kept(fold_in(keys, 2))
+            if kept is not None:
+                embedded = shard_batch(take_tokens(embedded, kept))
+        x, blocks = self._encode(embedded, fold_in(keys, 1), return_intermediates, padding, kept)
         norm_first = config.final_norm and not config.pool_then_norm
         encoded = self.norm(x) if norm_first else x
         with jax.named_scope("head"):
@@ -174,12 +211,7 @@ class ViT(nnx.Module):
                 features = self.projection(features)
             if config.pre_logits:
                 features = jnp.tanh(self.pre_logits(features))
-            logits = self._classify(features, encoded)
-        if not return_intermediates:
-            return logits
-        return logits, dict(
-            **stem, embedding=embedded, **blocks, encoded=encoded, pre_logits=features
-        )
+        return features, encoded, dict(**stem, embedding=embedded, **blocks)
 
     def _check_images(self, images: jax.Array | Patches) -> None:
         config = self.config
@@ -210,6 +242,13 @@ class ViT(nnx.Module):
             x = self.posemb(x)
         x = layers.dropout(x, self.config.dropout, keys)
         return self.norm_pre(x) if self.config.norm_pre else x
+
+    def _kept(self, keys: jax.Array | None) -> jax.Array | None:
+        """Places (B, n) of the tokens that patch dropout keeps; None: all."""
+        config = self.config
+        if keys is None or config.kept_patches == config.num_patches:
+            return None
+        return kept_tokens(keys, config.prefix_tokens, config.num_patches, config.kept_patches)
 
     def _resized_positions(self, grid: jax.Array) -> jax.Array:
         """Position embeddings (B, N, D) for each image's grid (B, 2), for NaFlex."""
@@ -244,17 +283,23 @@ class ViT(nnx.Module):
         keys: jax.Array | None,
         return_intermediates: bool,
         padding: jax.Array | None = None,
+        kept: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Scans the blocks; (B, N, D) -> (B, N, D) and the blocks' intermediates by name."""
+        """Scans the blocks; (B, N, D) -> (B, N, D) and the blocks' intermediates by name.
+
+        `kept` (B, N) are the places of x among all tokens; None: x has all of them.
+        """
         config = self.config
         graphdef, params = nnx.split(self.blocks)
         # What all blocks share is computed once, outside of the loop over blocks.
         own_rotary = config.rotary_kind.per_layer
-        shared_rotation = None if own_rotary else self.rotary(fold_in(keys, config.depth))
+        shared_rotation = None
+        if not own_rotary:
+            shared_rotation = rotation_of(self.rotary, fold_in(keys, config.depth), kept)
         own_bias = not config.position_bias_kind.shared
         shared_bias = padding
         if padding is None and not own_bias:
-            shared_bias = self.position_bias()
+            shared_bias = bias_of(self.position_bias, kept)
 
         def apply_block(x, layer):
             block_params, index, drop_rate = layer
@@ -262,13 +307,13 @@ class ViT(nnx.Module):
             posemb = block.posemb if config.posemb_where == "layers" else self.posemb
             if config.posemb_where != "stem":
                 x = posemb(x)
-            fixed = block.position_bias() if own_bias else shared_bias
+            fixed = bias_of(block.position_bias, kept) if own_bias else shared_bias
             own = fold_in(keys, index)
             return block(
                 x,
                 drop_rate=drop_rate,
                 bias=posemb.bias if fixed is None else _sum_of(posemb.bias, fixed),
-                rotation=block.rotary(own) if own_rotary else shared_rotation,
+                rotation=rotation_of(block.rotary, own, kept) if own_rotary else shared_rotation,
                 keys=own,
                 return_weights=return_intermediates,
             )
@@ -319,14 +364,12 @@ class ViT(nnx.Module):
             return features
         logits = self.head(features)
         if self.config.distillation == "head":
-            logits = (logits + self.head_dist(encoded[:, 1].astype(jnp.float32))) / 2
+            logits = (logits + self._token_logits(encoded)) / 2
         return logits
 
-
-def _padding(patches: Patches, prefix: int) -> jax.Array:
-    """The bias (B, 1, 1, N) on attention logits that hides padding from all tokens."""
-    mask = jnp.pad(patches.mask, ((0, 0), (prefix, 0)), constant_values=True)
-    return jnp.where(mask, 0.0, _HIDDEN)[:, None, None]
+    def _token_logits(self, encoded: jax.Array) -> jax.Array:
+        """The logits (B, K) of the distillation token's head."""
+        return self.head_dist(encoded[:, 1].astype(jnp.float32))
 
 
 def _sum_of(bias: Bias, fixed: jax.Array) -> Bias:

@@ -251,6 +251,14 @@ class ViTConfig(ModelConfig):
         below=1,
         effect="training",
     )
+    patch_dropout: float = option(
+        0.0,
+        "share of an image's patches that training leaves out, others for each example and as many "
+        "for all (FLIP, 2212.00794); tokens before the patches stay. At least one patch is kept",
+        at_least=0,
+        below=1,
+        effect="training",
+    )
     # Execution.
     unroll: int = option(
         1, "number of blocks per iteration of the scan over blocks; -1: all", effect="speed"
@@ -302,7 +310,14 @@ class ViTConfig(ModelConfig):
 
     @property
     def draws_random(self) -> bool:
-        return max(self.dropout, self.attention_dropout, self.stochastic_depth) > 0
+        rates = (self.dropout, self.attention_dropout, self.stochastic_depth, self.patch_dropout)
+        return max(rates) > 0
+
+    @property
+    def kept_patches(self) -> int:
+        """Number of patches of an image in training: those that `patch_dropout` keeps."""
+        # 1e-9: 100 * (1 - 0.9) is a little below 10.
+        return max(1, math.floor(self.num_patches * (1 - self.patch_dropout) + 1e-9))
 
     @property
     def grid(self) -> Size:

@@ -23,6 +23,24 @@ class CompiledStep(Protocol):
     def lower(self, *args: Any) -> jax.stages.Lowered: ...
 
 
+class WithFrozen:
+    """A step (state, batch, frozen) as one of (state, batch), with arrays that are not trained."""
+
+    def __init__(self, step: CompiledStep, frozen: Any):
+        """`frozen`: a pytree of arrays, or of their shapes and shardings, for `lower`."""
+        self._step, self._frozen = step, frozen
+
+    def __call__(self, *args: Any) -> Any:
+        return self._step(*args, self._frozen)
+
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        return self._step.lower(*args, self._frozen)
+
+    def given(self, frozen: Any) -> "WithFrozen":
+        """The same step with other arrays."""
+        return WithFrozen(self._step, frozen)
+
+
 class Engine(Protocol):
     """Places state and batches on devices and compiles steps."""
 
@@ -42,8 +60,13 @@ class Engine(Protocol):
     def init(self, create: Callable[[], Any]) -> Any:
         """Runs `create`; its result is created directly in the layout of `abstract`."""
 
-    def compile_train(self, make_step: MakeStep, abstract: Any) -> CompiledStep:
-        """Compiles (state, batch) -> (state, metrics), with the state donated."""
+    def compile_train(
+        self, make_step: MakeStep, abstract: Any, *, frozen: bool = False
+    ) -> CompiledStep:
+        """Compiles (state, batch) -> (state, metrics), with the state donated.
+
+        With `frozen`, the step takes arrays that are not trained as a third argument.
+        """
 
     def compile_eval(self, make_step: MakeStep) -> CompiledStep:
         """Compiles (params, batch) -> sums over the global batch."""

@@ -58,8 +58,11 @@ class PjitEngine:
         with jax.set_mesh(self.mesh):
             return jax.jit(create, out_shardings=shardings)()
 
-    def compile_train(self, make_step: Callable[..., Callable], abstract: Any) -> CompiledStep:
+    def compile_train(
+        self, make_step: Callable[..., Callable], abstract: Any, *, frozen: bool = False
+    ) -> CompiledStep:
         """Compiles (state, batch) -> (state, metrics); the state's memory is reused."""
+        del frozen  # arguments keep the layout that they have
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         step = jax.jit(
             make_step(axis_name=None),

@@ -55,12 +55,14 @@ class PmapEngine:
         """Runs `create` on every device."""
         return jax.jit(create, out_shardings=self.replicated)()
 
-    def compile_train(self, make_step: Callable[..., Callable], abstract: Any) -> CompiledStep:
+    def compile_train(
+        self, make_step: Callable[..., Callable], abstract: Any, *, frozen: bool = False
+    ) -> CompiledStep:
         """Compiles (state, batch) -> (state, metrics); the state's memory is reused."""
         del abstract  # the layout is always the same
         return self._pmap(
             make_step(axis_name=AXIS_NAME),
-            in_axes=(None, 0),
+            in_axes=(None, 0, None) if frozen else (None, 0),
             out_axes=(None, None),
             donate_argnums=0,
         )

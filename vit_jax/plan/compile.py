@@ -56,11 +56,12 @@ class Step:
     found: tuple[Collective, ...] | None  # None: not compiled, or not understood
     traffic_bytes: int | None  # to and from main memory; None as for `found`
     compile_seconds: float
+    teacher_bytes: int = 0  # parameters of the teacher, in distillation
 
     @property
     def total_bytes(self) -> int:
         """Memory that one device needs."""
-        state = self.params_bytes + self.optimizer_bytes + self.ema_bytes
+        state = self.params_bytes + self.optimizer_bytes + self.ema_bytes + self.teacher_bytes
         return state + self.batch_bytes + self.temporary_bytes
 
 
@@ -136,7 +137,8 @@ def compile_step(
     state = run.abstract
     params, ema = local_bytes(state.params), local_bytes(state.ema)
     optimizer = local_bytes(state) - params - ema
-    kept = params + optimizer + ema
+    teacher = local_bytes(run.teacher.abstract) if run.teacher else 0
+    kept = params + optimizer + ema + teacher
     limit: int | None
     start = time.perf_counter()
     try:
@@ -165,6 +167,7 @@ def compile_step(
         found=found,
         traffic_bytes=traffic,
         compile_seconds=time.perf_counter() - start,
+        teacher_bytes=teacher,
     )
 
 

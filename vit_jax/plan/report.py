@@ -63,6 +63,7 @@ def describe(step: Step, *, mfu: float, slice_bandwidth: float | None = None) ->
             params=step.params_bytes,
             optimizer=step.optimizer_bytes,
             ema=step.ema_bytes,
+            teacher=step.teacher_bytes,
             batch=step.batch_bytes,
             temporaries=step.temporary_bytes,
             total=step.total_bytes,
@@ -140,7 +141,9 @@ def minimum(run: Run) -> dict[str, int]:
     """See `collectives.minimum`."""
     config, model = run.config, run.model_config
     rows = config.batch_size // run.engine.batch_shards
-    values = rows * model.num_tokens * model.width if isinstance(model, ViTConfig) else 0
+    values = 0
+    if isinstance(model, ViTConfig):
+        values = rows * (model.prefix_tokens + model.kept_patches) * model.width
     return collectives.minimum(
         run.abstract.params,
         run.engine.mesh,

@@ -95,7 +95,7 @@ def recomputed_macs(model_config: ModelConfig) -> int:
     if not isinstance(model_config, ViTConfig):
         return 0
     if model_config.remat == "full":
-        return flops.encoder_macs(model_config)
+        return flops.encoder_macs(flops.in_training(model_config))
     if model_config.remat == "dots_no_batch":
-        return flops.attention_macs(model_config)
+        return flops.attention_macs(flops.in_training(model_config))
     return 0

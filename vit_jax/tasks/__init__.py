@@ -7,7 +7,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from vit_jax import spec
-from vit_jax.tasks import classification, masked_patches  # noqa: F401  register themselves
+from vit_jax.errors import InputError
+from vit_jax.options import defaults
+from vit_jax.tasks import classification, distill, masked_patches  # noqa: F401  register themselves
 from vit_jax.tasks.task import TASKS, Batch, Metrics, Setting, Task, gather, positions
 
 __all__ = [
@@ -30,8 +32,20 @@ def create_task(config: ConfigDict) -> Task:
       InputError: an unknown task, or options of the run that do not suit it.
     """
     task: Task = spec.create(TASKS, config.task, "config.task")
+    if not isinstance(task, distill.Distillation):
+        _check_undistilled(config)
     task.check(config)
     return task
+
+
+def _check_undistilled(config: ConfigDict) -> None:
+    """Refuses options of distillation, which another task would ignore."""
+    for name, usual in defaults(distill.DistillOptions).items():
+        if config.distill[name] != usual:
+            raise InputError(
+                f"config.distill.{name} is set, but config.task is {config.task!r}; set it to "
+                "'distill'"
+            )
 
 
 def bind(

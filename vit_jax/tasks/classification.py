@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from vit_jax.errors import InputError
 from vit_jax.models.layers import shard_batch
 from vit_jax.models.naflex import Patches
-from vit_jax.tasks.losses import create_loss, to_targets, top_k_correct
+from vit_jax.tasks.losses import create_loss, is_sigmoid, to_targets, top_k_correct
 from vit_jax.tasks.mixup import create_mix, until
 from vit_jax.tasks.task import TASKS, Batch, Metrics, Task
 
@@ -33,7 +33,7 @@ class Classification(Task):
         """Refuses unknown losses, wrong mixing options, and label sets without sigmoid loss."""
         create_loss(config.loss)
         create_mix(config.mixup)
-        if config.data.multi_label and config.loss.name != "sigmoid":
+        if config.data.multi_label and not is_sigmoid(config.loss.name):
             raise InputError("config.data.multi_label needs config.loss.name='sigmoid'")
         if config.data.multi_label and config.loss.class_weights:
             raise InputError(

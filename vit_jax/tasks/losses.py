@@ -53,9 +53,32 @@ def softmax() -> Loss:
 
 
 @LOSSES.register("sigmoid")
-def sigmoid() -> Loss:
-    """Sigmoid cross-entropy, summed over classes."""
-    return sigmoid_cross_entropy
+def sigmoid(threshold: float | None = None, mean: bool = False) -> Loss:
+    """Sigmoid cross-entropy, summed over classes.
+
+    Args:
+      threshold: targets above it become 1 and others 0, after mixup and label smoothing, so that
+        all classes in a mixed image are right (2110.00476, section 3); None: targets as they are.
+      mean: mean over classes instead of the sum, as in that paper.
+
+    Raises:
+      InputError: a threshold outside [0, 1).
+    """
+    if threshold is not None and not 0 <= threshold < 1:
+        raise InputError(f"config.loss.name: threshold is {threshold}; give 0 or more, below 1")
+
+    def loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        if threshold is not None:
+            targets = (targets > threshold).astype(jnp.float32)
+        total = sigmoid_cross_entropy(logits, targets)
+        return total / logits.shape[-1] if mean else total
+
+    return loss
+
+
+def is_sigmoid(name: str) -> bool:
+    """Whether a value of `config.loss.name` is the sigmoid loss, with or without arguments."""
+    return name.partition("(")[0].strip() == "sigmoid"
 
 
 # Name -> function of the numbers of images of all classes, and the arguments in parentheses.
@@ -111,7 +134,8 @@ class LossOptions:
 
     name: str = option(
         "softmax",
-        "loss: softmax (cross-entropy) or sigmoid (binary cross-entropy, summed over classes)",
+        "loss: softmax (cross-entropy) or sigmoid (binary cross-entropy, summed over classes; "
+        "sigmoid(threshold=0.2, mean=True) makes mixed targets 0 or 1 and takes the mean)",
         choices=LOSSES,
     )
     class_weights: str = option(

@@ -180,6 +180,8 @@ class MaskedPatches(Task):
                 "masked patch prediction has no classifier: leave model.num_classes and "
                 "model.pre_logits at 0, model.head not at 'map'"
             )
+        if config.patch_dropout:
+            raise InputError("masked patch prediction needs all patches: no model.patch_dropout")
         if config.naflex:
             raise InputError("masked patch prediction needs images of one size: no model.naflex")
         if config.resnet_stages is not None or config.grid == (1, 1):

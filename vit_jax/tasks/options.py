@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.data.options import DataOptions
 from vit_jax.options import fill, section
+from vit_jax.tasks.distill import DistillOptions
 from vit_jax.tasks.losses import LossOptions
 from vit_jax.tasks.mixup import MixupOptions
 
@@ -21,7 +22,8 @@ def task_options(run: Mapping[str, Any]) -> ConfigDict:
       InputError: a value has another type.
     """
     config = ConfigDict(dict(task=run.get("task", "classify"), seed=run.get("seed", 0)))
-    for name, kind in dict(loss=LossOptions, mixup=MixupOptions, data=DataOptions).items():
+    kinds = dict(loss=LossOptions, mixup=MixupOptions, distill=DistillOptions, data=DataOptions)
+    for name, kind in kinds.items():
         config[name] = section(kind)
         fill(config[name], kind, run.get(name, {}), f"in the config of the run, {name}")
     return config.lock()

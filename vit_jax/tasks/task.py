@@ -65,6 +65,7 @@ class Task(abc.ABC):
       own_params: patterns of parameters that only this task has; fine-tuning on another task
         drops them.
       setting: parts of the run that the task uses; set when the model is configured.
+      frozen: arrays beside the trained parameters, such as a teacher's, within a step.
     """
 
     batch_fields: ClassVar[tuple[str, ...]] = ("image", "label")
@@ -73,6 +74,7 @@ class Task(abc.ABC):
     own_params: ClassVar[tuple[str, ...]] = ()
 
     setting: Setting = dataclasses.field(default=None, kw_only=True, repr=False)  # type: ignore[assignment]
+    frozen: Any = dataclasses.field(default=None, kw_only=True, repr=False)
 
     def check(self, config: ConfigDict) -> None:  # noqa: B027  most tasks suit all options
         """Raises InputError if other options of the run do not suit the task."""
@@ -92,7 +94,7 @@ class Task(abc.ABC):
 
     def macs(self, config: ModelConfig) -> int:
         """Multiply-accumulates of one example's forward pass in training."""
-        return flops.macs(config)
+        return flops.training_macs(config)
 
     def train_flops(self, config: ModelConfig) -> int:
         """FLOPs of one example's forward and backward pass; see `models.flops.train_flops`."""
@@ -134,6 +136,10 @@ class Task(abc.ABC):
     def at(self, step: jax.Array) -> Self:
         """The task at a step of training, whose `inputs` may depend on `setting.step`."""
         return dataclasses.replace(self, setting=dataclasses.replace(self.setting, step=step))
+
+    def with_frozen(self, frozen: Any) -> Self:
+        """The task with arrays that are not trained, an argument of the step."""
+        return dataclasses.replace(self, frozen=frozen)
 
     def images(self, batch: Batch) -> jax.Array:
         """Images of a training batch, uint8 (B, H, W, 3), with flips that the host left to do."""

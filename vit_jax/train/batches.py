@@ -30,7 +30,16 @@ def open_training_data(config: ConfigDict) -> tuple[Any, Any, Dataset]:
     return (
         source,
         pp,
-        Dataset(source.size, source.num_classes, size, pp.mean, pp.std, patches_of(pp), counts),
+        Dataset(
+            source.size,
+            source.num_classes,
+            size,
+            pp.mean,
+            pp.std,
+            naflex=patches_of(pp),
+            class_counts=counts,
+            labels=tuple(source.label_names),
+        ),
     )
 
 

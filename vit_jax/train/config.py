@@ -30,6 +30,7 @@ from vit_jax.models.vit_config import ViTConfig
 from vit_jax.options import FREE_EFFECTS, Described, Duration, check_section, described, option
 from vit_jax.parallel.mesh import ParallelOptions
 from vit_jax.tasks import TASKS
+from vit_jax.tasks.distill import DistillOptions
 from vit_jax.tasks.losses import LossOptions
 from vit_jax.tasks.mixup import MixupOptions
 from vit_jax.train.health.watchdog import WatchdogOptions
@@ -49,8 +50,8 @@ class RunOptions:
     seed: int = option(0, "of initialisation, data order, augmentation and dropout", at_least=0)
     task: str = option(
         "classify",
-        "training task: classify (labels of images) or masked (masked patch prediction, without "
-        "labels; section 4.6, appendix B.1.2)",
+        "training task: classify (labels of images), distill (labels and a teacher, see distill.*) "
+        "or masked (masked patch prediction, without labels; section 4.6, appendix B.1.2)",
         choices=TASKS,
     )
     total: Duration = option(Duration(), "length of the run", effect="course")
@@ -109,6 +110,7 @@ SECTIONS: dict[str, type] = {
     "data": DataOptions,
     "loss": LossOptions,
     "mixup": MixupOptions,
+    "distill": DistillOptions,
     "optimizer": OptimizerOptions,
     "lora": LoraOptions,
     "parallel": ParallelOptions,

@@ -139,6 +139,7 @@ def _begin(
     early_stop.restore(meta.get("early_stop"))
     if summary := finished_summary(run, folder, step, early_stop.done):
         return summary
+    run = run.with_teacher(meta.get("teacher"))
     announce_schedule(run, folder, step, state.skipped, dataset.size)
     if first_process:
         claim_workdir(folder, config)
@@ -346,7 +347,10 @@ class Loop:
             options = self.run.config.optimizer
             point = gradient_point(options, self.state.params, self.state.opt_state)
             inputs = on_one_device(point, batch)
-            found = find_first(make_gradient(self.run.task), *inputs, self.step - 1)
+            task, teacher = self.run.task, self.run.teacher
+            if teacher:
+                task = task.with_frozen(on_one_device(teacher.params, batch)[0])
+            found = find_first(make_gradient(task), *inputs, self.step - 1)
             self.checkpoints.wait()
             report = self.bad_steps.report(self.checkpoints.sound())
             raise NonFiniteError(f"{report}\n{found}")

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,11 +16,13 @@ from vit_jax.errors import InputError
 from vit_jax.models.config import ModelConfig
 from vit_jax.models.variants import canonical_name, identify
 from vit_jax.models.vit_config import ViTConfig
-from vit_jax.parallel.engines import CompiledStep, Engine, create_engine
+from vit_jax.parallel.engines import CompiledStep, Engine, WithFrozen, create_engine
 from vit_jax.parallel.mesh import check_batch_size
 from vit_jax.tasks import Task, bind, create_task
+from vit_jax.tasks.distill import Distillation
 from vit_jax.tasks.losses import class_weights
 from vit_jax.train.config import DEFAULT_MODEL
+from vit_jax.train.distill.teacher import OpenTeacher, open_teacher
 from vit_jax.train.optim import create_optimizer
 from vit_jax.train.state import TrainState, create_state, init_params
 from vit_jax.train.step import make_train_step
@@ -40,6 +42,7 @@ class Dataset:
     std: tuple[float, float, float]
     naflex: tuple[int, int] = (0, 0)  # patches of an image of any size, and their side in pixels
     class_counts: tuple[int, ...] | None = None  # examples of each class; needed by class weights
+    labels: tuple[str, ...] = ()  # class names; () if unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,15 @@ class Run:
     create: Callable[[], TrainState]  # traceable
     abstract: TrainState  # shapes and shardings of what `create` returns
     train_step: CompiledStep  # (state, batch) -> (state, metrics)
+    teacher: OpenTeacher | None = None  # of task distill
+
+    def with_teacher(self, stored: Mapping[str, str] | None) -> "Run":
+        """The run with its teacher's parameters on the devices; see `OpenTeacher.placed`."""
+        if self.teacher is None or not isinstance(self.train_step, WithFrozen):
+            return self
+        teacher = self.teacher.placed(self.engine, stored)
+        step = self.train_step.given(teacher.params)
+        return dataclasses.replace(self, teacher=teacher, train_step=step)
 
     def usable(self, params: Any) -> Any:
         """The parameters that the task's model takes, with a LoRA adapter merged."""
@@ -99,6 +111,10 @@ def prepare(
             "config.parallel.accumulate to 1"
         )
     model_config = configure_model(config, dataset, task, start)
+    teacher = None
+    if isinstance(task, Distillation):
+        teacher = open_teacher(config, dataset.labels, model_config, engine)
+        task = dataclasses.replace(task, teacher=teacher.model)
     create_model = functools.partial(task.build_model, model_config)
     graphdef, params = models.abstract(create_model)
     add_adapter = functools.partial(add_lora, options=config.lora, seed=config.seed)
@@ -128,6 +144,11 @@ def prepare(
         class_weights=class_weights(config.loss, counts),
     )
     abstract = engine.abstract(create)
+    train_step = engine.compile_train(
+        functools.partial(make_train_step, task, optimizer, schedule),
+        abstract,
+        frozen=teacher is not None,
+    )
     return Run(
         config=config,
         total_steps=total_steps,
@@ -138,9 +159,8 @@ def prepare(
         schedule=schedule,
         create=create,
         abstract=abstract,
-        train_step=engine.compile_train(
-            functools.partial(make_train_step, task, optimizer, schedule), abstract
-        ),
+        train_step=WithFrozen(train_step, teacher.abstract) if teacher else train_step,
+        teacher=teacher,
     )
 
 

@@ -235,7 +235,7 @@ def pretrained(run: Run, weights: Weights | None = None) -> tuple[dict[str, Any]
             weights.config,
             run.model_config,
             resample=config.init_resample,
-            skip=(*config.init_skip, LORA),
+            skip=(*config.init_skip, LORA, *run.task.own_params),
             target={path: tuple(leaf.shape) for path, leaf in target.items()},
         )
     except InputError as error:

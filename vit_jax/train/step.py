@@ -32,8 +32,10 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: Callable[[jax.Array], jax.Array],
     axis_name: str | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Makes the training step: (state, batch) -> (state, metrics).
+
+    A task that needs arrays that are not trained takes them as a third argument; see `Task.frozen`.
 
     The batch holds `image` uint8 (B, H, W, 3), `label` (B,) or (B, K), and, if flipping is left
     to the device, `flip` bool (B,), True for images to flip.
@@ -45,13 +47,13 @@ def make_train_step(
     config = task.setting.config
     gradient = make_gradient(task, axis_name)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Batch, frozen: Any = None) -> tuple[TrainState, Metrics]:
         point = gradient_point(config.optimizer, state.params, state.opt_state)
-        loss, grads = gradient(point, batch, state.step)
+        loss, grads = gradient(point, batch, state.step, frozen)
         if config.optimizer.sam_rho:
             with jax.named_scope("sharpness"):
                 point = ascend(config.optimizer, point, grads)
-            _, grads = gradient(point, batch, state.step)
+            _, grads = gradient(point, batch, state.step, frozen)
         with jax.named_scope("optimizer"):
             squares = jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)])
             grad_norm = jnp.sqrt(squares.sum())
@@ -70,33 +72,34 @@ def make_train_step(
     return step
 
 
-def make_gradient(
-    task: Task, axis_name: str | None = None
-) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, Any]]:
+def make_gradient(task: Task, axis_name: str | None = None) -> Callable[..., tuple[jax.Array, Any]]:
     """Makes (params, batch, step number) -> mean loss of the global batch and its gradient.
 
     The gradient of frozen parameters is zero, and is not computed. An adapter is merged into the
-    model's kernels before the forward pass.
+    model's kernels before the forward pass. A fourth argument are the arrays of `Task.frozen`.
     """
     config = task.setting.config
 
-    def gradient(params: Any, batch: Batch, step: jax.Array) -> tuple[jax.Array, Any]:
+    def gradient(
+        params: Any, batch: Batch, step: jax.Array, frozen: Any = None
+    ) -> tuple[jax.Array, Any]:
+        given = task if frozen is None else task.with_frozen(frozen)
+
         key = jax.random.fold_in(jax.random.key(config.seed), step)
-        inputs = task.at(step).inputs(batch, key, axis_name)
+        inputs = given.at(step).inputs(batch, key, axis_name)
         leaves, structure = jax.tree.flatten(params)
         trained = jax.tree.leaves(trained_tree(config.optimizer, params))
 
-        def with_frozen(own: list[jax.Array], frozen: Callable[[jax.Array], jax.Array]) -> Any:
-            given = iter(own)
-            whole = [
-                frozen(leaf) if mask is False else next(given)
-                for mask, leaf in zip(trained, leaves)
+        def whole(own: list[jax.Array], others: Callable[[jax.Array], jax.Array]) -> Any:
+            left = iter(own)
+            parts = [
+                others(leaf) if mask is False else next(left) for mask, leaf in zip(trained, leaves)
             ]
-            return jax.tree.unflatten(structure, whole)
+            return jax.tree.unflatten(structure, parts)
 
         def mean_loss(own: list[jax.Array], inputs: Any) -> jax.Array:
-            merged = merge(with_frozen(own, lambda leaf: leaf), config.lora.alpha)
-            return task.losses(task.model(merged), inputs, axis_name).mean()
+            merged = merge(whole(own, lambda leaf: leaf), config.lora.alpha)
+            return given.losses(given.model(merged), inputs, axis_name).mean()
 
         own = [leaf for mask, leaf in zip(trained, leaves) if mask is not False]
         loss_and_grads = _accumulate(
@@ -105,7 +108,7 @@ def make_gradient(
         if axis_name:
             loss_and_grads = lax.pmean(loss_and_grads, axis_name)
         loss, grads = loss_and_grads
-        grads = with_frozen(grads, jnp.zeros_like)
+        grads = whole(grads, jnp.zeros_like)
         kept = [keep_trained(mask, grad) for mask, grad in zip(trained, jax.tree.leaves(grads))]
         return loss, jax.tree.unflatten(structure, kept)
 

@@ -161,6 +161,6 @@ def _same(name: str, old: Any, new: Any) -> bool:
             (text.partition(":")[0], re.findall(r"tfds:[^*+]*", text)) for text in (old, new)
         )
         return (kind, tfds) == other
-    if name == "init_from":
+    if name in ("init_from", "distill.teacher"):
         return os.path.realpath(expand(old)) == os.path.realpath(expand(new))
     return False

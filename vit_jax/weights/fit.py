@@ -196,12 +196,13 @@ def other_normalization(pp: str, mean: Sequence[float], std: Sequence[float]) ->
     ]
 
 
-def check_finite(params: dict[str, Any], source: str) -> None:
+def check_finite(params: dict[str, Any], source: str, where: str = "init_from") -> None:
     """Refuses weights that hold NaNs or infinities.
 
     Args:
       params: path -> array.
       source: path of the weights, for messages.
+      where: option that names them, for messages.
 
     Raises:
       InputError: a parameter has NaNs or infinities; the message names it.
@@ -214,7 +215,7 @@ def check_finite(params: dict[str, Any], source: str) -> None:
     if bad := [path for path, fine in finite.items() if not fine]:
         more = f" and {len(bad) - 1} more parameters" if len(bad) > 1 else ""
         raise InputError(
-            f"init_from: {source} has values that are not finite in {bad[0]}{more}; "
+            f"{where}: {source} has values that are not finite in {bad[0]}{more}; "
             "take another checkpoint"
         )
 

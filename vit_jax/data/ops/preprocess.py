@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.ops import color  # noqa: F401  registers its operations
-from vit_jax.data.ops.geometry import FlipLeftRight
+from vit_jax.data.ops.geometry import CentralCrop, FlipLeftRight, Resize, ResizeSmall
 from vit_jax.data.ops.image_files import MAX_PIXELS
 from vit_jax.data.ops.naflex import Naflex
 from vit_jax.data.ops.op import OPERATIONS, Array, Op, Size, Tensor
@@ -130,6 +130,41 @@ class Preprocess:
         """The pipeline for evaluation, with random operations replaced."""
         ops = tuple(new for op in self.ops for new in op.evaluation())
         return dataclasses.replace(self, ops=ops)
+
+    def for_crops(self, where: str) -> "Preprocess":
+        """The pipeline without its last crop: images from which several crops are cut.
+
+        An image that is not larger than the crop is resized to 8/7 of its size: 256 pixels for
+        224. `resize_small(256)|central_crop(224)` gives the central square of 256.
+
+        Args:
+          where: option that asks for crops, for messages.
+
+        Raises:
+          InputError: the pipeline ends in neither central_crop nor resize.
+        """
+        ops = self.ops
+        crop = ops[-1] if ops else None
+        if isinstance(crop, CentralCrop):
+            ops = ops[:-1]
+            last = ops[-1] if ops else None
+            whole = ops
+            if isinstance(last, ResizeSmall):
+                whole = (*ops, dataclasses.replace(crop, size=last.shape))
+            larger = dataclasses.replace(self, ops=whole)
+            size = larger.image_size
+            if size and size != crop.shape and all(a >= b for a, b in zip(size, crop.shape)):
+                return larger
+        last = ops[-1] if ops else None
+        if isinstance(last, (Resize, ResizeSmall)):
+            size = (round(last.shape[0] * 8 / 7), round(last.shape[1] * 8 / 7))
+            square = [CentralCrop(size)] if isinstance(last, ResizeSmall) else []
+            resized = dataclasses.replace(last, size=size)
+            return dataclasses.replace(self, ops=(*ops[:-1], resized, *square))
+        raise InputError(
+            f"{where}: no larger image to cut crops from in {str(self)!r}; let it end in "
+            "resize_small(256)|central_crop(224) or resize(224), before the normalisation"
+        )
 
     def __str__(self) -> str:
         ops = [Decode(), *self.ops] + ([self.normalization] if self.normalization else [])

@@ -27,6 +27,14 @@ class PositionBias(nnx.Module):
         return None
 
 
+def bias_of(position_bias: PositionBias, kept: jax.Array | None) -> jax.Array | None:
+    """The bias among all tokens (1, H, N, N), or among those at `kept` (B, n): (B, H, n, n)."""
+    bias = position_bias()
+    if bias is None or kept is None:
+        return bias
+    return jax.vmap(lambda places: bias[0][:, places][:, :, places])(kept)
+
+
 class TablePositionBias(PositionBias):
     """A learnt bias per head for every offset in rows and columns (BEiT, 2106.08254).
 

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from vit_jax.errors import InputError
+from vit_jax.models.layers import take_tokens
 from vit_jax.registry import Registry
 
 if TYPE_CHECKING:
@@ -54,6 +55,16 @@ class Rotation:
             return jnp.concatenate(rotated, axis=-1).astype(dtype)
         return jnp.stack(rotated, axis=-1).reshape(x.shape).astype(dtype)
 
+    def among(self, kept: jax.Array) -> "Rotation":
+        """The rotation of the tokens at the places `kept` (B, n), other ones for each example."""
+
+        def take(x: jax.Array) -> jax.Array:
+            if x.ndim == 4 and len(x) > 1:
+                return take_tokens(x, kept)
+            return (x[0] if x.ndim == 4 else x)[kept]
+
+        return dataclasses.replace(self, cos=take(self.cos), sin=take(self.sin))
+
 
 class RotaryEmbedding(nnx.Module):
     """Base class of rotary embeddings; itself rotates nothing."""
@@ -66,6 +77,14 @@ class RotaryEmbedding(nnx.Module):
         """
         del keys
         return None
+
+
+def rotation_of(
+    rotary: RotaryEmbedding, keys: jax.Array | None, kept: jax.Array | None
+) -> Rotation | None:
+    """The rotation of all tokens, or of those at the places `kept` (B, n)."""
+    found = rotary(keys)
+    return found if found is None or kept is None else found.among(kept)
 
 
 def rotation(angles: jax.Array, prefix: int, layout: str) -> Rotation:

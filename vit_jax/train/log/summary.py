@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 def describe(run: Run, source: Any, pp: Any) -> dict[str, Any]:
     """The metadata of a checkpoint: model, task, preprocessing, labels, data, config."""
-    return dict(
+    taught = dict(teacher=run.teacher.describe()) if run.teacher else {}
+    return taught | dict(
         model=dict(name=run.model_name, **dataclasses.asdict(run.model_config)),
         task=dict(name=run.config.task, own_params=list(run.task.own_params)),
         pp=_evaluation_pp(run, pp),

@@ -17,6 +17,7 @@ from vit_jax.cli.arguments import (
     add_checkpoint_argument,
     add_data_dir_argument,
     add_json_argument,
+    add_tta_argument,
 )
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.cli.startup import keep_compilations
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels", type=os.path.expanduser, help="real: real.json; objectnet: its folder mappings"
     )
     parser.add_argument("--pp", help="preprocessing; default: the checkpoint's")
+    add_tta_argument(parser, "as in the run's own evaluation, else none")
     add_data_dir_argument(parser, "as in the run")
     add_batch_size_argument(parser)
     parser.add_argument(
@@ -62,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         data_dir=args.data_dir,
         batch_size=args.batch_size,
         use_ema=args.use_ema,
+        tta=args.tta,
     )
     if args.protocol:
         from vit_jax.evaluate.stored import evaluate_protocol

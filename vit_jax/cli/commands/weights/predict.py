@@ -8,7 +8,12 @@ import json
 import os
 import sys
 
-from vit_jax.cli.arguments import add_checkpoint_argument, add_json_argument, add_use_ema_argument
+from vit_jax.cli.arguments import (
+    add_checkpoint_argument,
+    add_json_argument,
+    add_tta_argument,
+    add_use_ema_argument,
+)
 from vit_jax.cli.startup import import_quickly, keep_compilations
 from vit_jax.text import printable
 
@@ -24,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="image files, folders, and patterns such as 'photos/*.jpg'",
     )
     parser.add_argument("--topk", type=int, default=5, help="classes shown per image (%(default)s)")
+    add_tta_argument(parser, "none")
     add_use_ema_argument(parser)
     add_json_argument(parser)
 
@@ -32,7 +38,13 @@ def run(args: argparse.Namespace) -> int:
     """Predicts; returns the exit status, 2 where an image could not be read."""
     keep_compilations()
     predict = import_quickly("vit_jax.evaluate.predict").predict
-    results = predict(args.checkpoint, args.images, topk=args.topk, use_ema=args.use_ema)
+    results = predict(
+        args.checkpoint,
+        args.images,
+        topk=args.topk,
+        use_ema=args.use_ema,
+        tta=args.tta or "none",
+    )
     if args.json:
         print(json.dumps(results, indent=2))
     unread = [result for result in results if "error" in result]

@@ -1,0 +1,1 @@
+"""Distillation in a run: the teacher's weights, and what they have to fit."""
