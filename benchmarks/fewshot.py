@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from vit_jax.evaluate.fewshot import L2, L2_SWEEP, RidgeRegression
+from vit_jax.evaluate.frozen.fewshot import L2, L2_SWEEP, RidgeRegression
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
   vit_jax train --config=configs/vtab.py:ViT-L/16,pets --workdir=workdirs/vtab/pets \\
       --config.init_from=ViT-L_16.npz
 
-Tasks: the keys of vit_jax.evaluate.vtab.TASKS. Only this final run uses the test set; to choose
-settings, train on 800 of the images and test on the other 200:
+Tasks: the keys of vit_jax.evaluate.frozen.vtab.TASKS. Only this final run uses the test set; to
+choose settings, train on 800 of the images and test on the other 200:
 
   vit_jax train --config=configs/vtab.py:ViT-L/16,pets,select --workdir=workdirs/vtab_dev/pets
 
@@ -38,7 +38,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import default, duration, evaluation
 from vit_jax.errors import InputError
-from vit_jax.evaluate import vtab
+from vit_jax.evaluate.frozen import vtab
 from vit_jax.models.variants import canonical_name
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from vit_jax import config as configs
-from vit_jax.evaluate.probe import NearestNeighbours
+from vit_jax.evaluate.frozen.probe import NearestNeighbours
 from vit_jax.evaluate.stored import open_stored
 from vit_jax.train import loop
 

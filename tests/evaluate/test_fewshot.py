@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 
 from vit_jax.data import open_source
 from vit_jax.errors import InputError
-from vit_jax.evaluate.fewshot import RidgeRegression, few_shot, select_shots
+from vit_jax.evaluate.frozen.fewshot import RidgeRegression, few_shot, select_shots
 
 
 def pixels(source, examples=None):

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from vit_jax.errors import InputError
-from vit_jax.evaluate import probe
+from vit_jax.evaluate.frozen import probe
 
 DIGITS = load_digits()
 X, Y = DIGITS.data.astype(np.float32), DIGITS.target

@@ -22,7 +22,7 @@ workdir, pp, output, address, process = sys.argv[1:]
 initialize(address, 2, int(process), 60)
 
 from vit_jax.data import open_source
-from vit_jax.evaluate.probe import NearestNeighbours
+from vit_jax.evaluate.frozen.probe import NearestNeighbours
 from vit_jax.evaluate.stored import open_stored
 
 stored = open_stored(workdir, pp=pp, batch_size=100)

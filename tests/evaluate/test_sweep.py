@@ -11,7 +11,7 @@ from vit_jax import config as configs
 from vit_jax import data
 from vit_jax.cli.main import main
 from vit_jax.errors import InputError
-from vit_jax.evaluate import sweep
+from vit_jax.evaluate.frozen import sweep
 from vit_jax.evaluate.stored import open_stored
 from vit_jax.train import loop
 

@@ -8,7 +8,7 @@ import pytest
 from vit_jax.config_files import load_config
 from vit_jax.data.ops.preprocess import parse
 from vit_jax.errors import InputError
-from vit_jax.evaluate import vtab
+from vit_jax.evaluate.frozen import vtab
 from vit_jax.plan.dataset import split_size
 
 # Table 9: H/14 and L/16 after JFT, L/16 after ImageNet-21k, in its order of tasks.

@@ -37,6 +37,7 @@ def test_the_argument_is_read_and_written(text, wanted):
         ("w,folder:x,image_size=-1", "image_size=-1"),
         ("w,folder:x,hold_out=maybe", "give True or False"),
         ("w,folder:x,epoch=2", "did you mean 'epochs'"),
+        ("w,folder:x,method=lorra", "unknown method of fine-tuning 'lorra'.*'lora'"),
     ],
 )
 def test_a_wrong_argument_is_named(text, message):
@@ -67,6 +68,20 @@ def test_what_the_user_says_of_the_data_stays(pretrained, photos_in_splits, capl
     assert config.data.pp == "resize(16)|value_range(-1, 1)"
     assert config.evals.test.pp == "decode|resize(32)|value_range(-1, 1)"
     assert "--config.data.split" not in caplog.text
+
+
+def test_methods(pretrained, photos, caplog):
+    caplog.set_level("INFO")
+    config = load_config(f"{CONFIG}:{pretrained},folder:{photos},method=lora")
+    assert config.lora.rank == 8 and config.optimizer.layer_decay == 1
+    assert config.optimizer.learning_rate == pytest.approx(5e-3 * (8 / 256) ** 0.5, rel=0.02)
+    assert "--config.lora.rank=8: the method lora" in caplog.text
+    caplog.clear()
+    config = load_config(f"{CONFIG}:{pretrained},folder:{photos},method=probe")
+    assert (config.optimizer.name, config.optimizer.weight_decay) == ("sgd", 0)
+    assert config.optimizer.warmup.to_dict() == dict(steps=0, epochs=None, examples=None)
+    assert "optimizer.warmup.epochs=None: the method probe" in caplog.text
+    assert caplog.text.count("--config.optimizer.warmup.epochs") == 1
 
 
 def test_the_splits_of_the_data_are_used(pretrained, photos_in_splits):

@@ -8,9 +8,10 @@ import pytest
 
 from vit_jax import config as configs
 from vit_jax.errors import InputError
+from vit_jax.finetune.methods import METHODS, apply_method
 from vit_jax.models import model_config
 from vit_jax.train import loop
-from vit_jax.train.optim import METHODS, apply_method, count_trained, create_optimizer, trained_tree
+from vit_jax.train.optim import count_trained, create_optimizer, trained_tree
 from vit_jax.train.run import Dataset, prepare
 from vit_jax.trees import named_leaves
 from vit_jax.weights.record import parameter_shapes

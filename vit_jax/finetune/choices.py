@@ -51,6 +51,7 @@ def choose(
     share: float = 1.0,
     rate: float = 1.0,
     hold_out: bool = True,
+    method: str = "full",
 ) -> list[Choice]:
     """All choices of a run.
 
@@ -60,6 +61,7 @@ def choose(
       share: factor of that length, as for the short runs of a sweep.
       rate: factor of the learning rate.
       hold_out: whether to hold images out where the data have no split for evaluation.
+      method: way of fine-tuning, see `methods.apply_method`.
     """
     base, images, devices = facts.base, facts.images, facts.devices
     batch, remat = batch_size(base, images, devices)
@@ -72,7 +74,7 @@ def choose(
         *_batch(batch, remat, images, devices),
         *_length(round(images.count * (1 - held_out)), batch, epochs, share),
         *_best(images, evaluated),
-        *_optimizer(base, batch, rate),
+        *_optimizer(base, batch, rate, method),
         *_regularisation(base, images),
     ]
 
@@ -198,18 +200,27 @@ def best_metric(images: Images) -> str:
     return "eval/test/" + ("mean_average_precision" if images.multi_label else "top1")
 
 
-def _optimizer(base: Base, batch: int, factor: float) -> Iterator[Choice]:
+def _optimizer(base: Base, batch: int, factor: float, method: str) -> Iterator[Choice]:
+    again = f"; {factor:g} times that" if factor != 1 else "; --sweep looks for a better one"
+    if method == "probe":
+        rate = factor * 0.01 * batch / 256
+        why = "0.01 at batch 256, in proportion, as in the middle of DINOv2's"
+        yield Choice("optimizer.learning_rate", _rounded(rate), why + again)
+        return
     if isinstance(base.model, BiTConfig):
         rate = factor * 0.003 * batch / 512
         yield Choice("optimizer.name", "sgd", "BiT-HyperRule's for ResNets")
-        yield Choice("optimizer.learning_rate", _rounded(rate), "0.003 at batch 512, in proportion")
+        why = "0.003 at batch 512, in proportion"
+        yield Choice("optimizer.learning_rate", _rounded(rate), why + again)
     else:
-        rate = factor * 5e-4 * math.sqrt(batch / 256)
+        few = method != "full"  # few parameters, at the end of the network or of low rank
+        rate = factor * (5e-3 if few else 5e-4) * math.sqrt(batch / 256)
         yield Choice("optimizer.name", "adamw", "as BEiT and MAE are fine-tuned")
-        why = "5e-4 at batch 256, by the square root of the batch"
-        why += f"; {factor:g} times that" if factor != 1 else "; --sweep looks for a better one"
-        yield Choice("optimizer.learning_rate", _rounded(rate), why)
-        yield Choice("optimizer.layer_decay", 0.75, "of the rate, from block to block downwards")
+        why = f"{'5e-3' if few else '5e-4'} at batch 256, by the square root of the batch"
+        yield Choice("optimizer.learning_rate", _rounded(rate), why + again)
+        if not few:
+            why = "of the rate, from block to block downwards"
+            yield Choice("optimizer.layer_decay", 0.75, why)
         yield Choice("optimizer.weight_decay", 0.05, "MAE's")
     yield Choice("optimizer.clip_norm", 1.0, "the paper's")
 

@@ -5,13 +5,15 @@ import logging
 import re
 from typing import Any
 
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from vit_jax.config import default, evaluation
 from vit_jax.config_files import set_option
 from vit_jax.errors import InputError, unknown
-from vit_jax.finetune.choices import choose
+from vit_jax.finetune.choices import Choice, choose
 from vit_jax.finetune.facts import gather
+from vit_jax.finetune.methods import METHODS, apply_method
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class Wanted:
       epochs: length of the run; None: chosen.
       image_size: side of images in pixels; None: that of the weights.
       share, rate, hold_out: see `choices.choose`.
+      method: name in `methods.METHODS`.
       told: further options that decide what is read: of `data` and of `evals.test`.
     """
 
@@ -42,6 +45,7 @@ class Wanted:
     share: float | None = None
     rate: float | None = None
     hold_out: bool = True
+    method: str = "full"
     told: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -65,6 +69,9 @@ class Wanted:
             for name, kind in dict(epochs=float, image_size=int, share=float, rate=float).items()
         }
         numbers["hold_out"] = _switch(named, "hold_out")
+        numbers["method"] = named.get("method", "full")
+        if numbers["method"] not in METHODS:
+            raise unknown("method of fine-tuning", numbers["method"], METHODS)
         options = {name: value for name, value in named.items() if name.startswith(TOLD)}
         for name in named:
             if name not in options and name not in numbers:
@@ -75,6 +82,7 @@ class Wanted:
         """The text that `parse` reads."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[2:-1]}
         own["hold_out"] = None if self.hold_out else False
+        own["method"] = None if self.method == "full" else self.method
         named = own | self.told
         ends = [f",{name}={_short(value)}" for name, value in named.items() if value is not None]
         return f"{self.weights},{self.source}{''.join(ends)}"
@@ -128,18 +136,32 @@ def config_for(wanted: Wanted) -> ConfigDict:
         share=wanted.share or 1.0,
         rate=wanted.rate or 1.0,
         hold_out=wanted.hold_out,
+        method=wanted.method,
     )
     if not facts.images.test and not wanted.hold_out:
         with config.unlocked():
             del config.evals.test
         chosen = [choice for choice in chosen if not choice.option.startswith("evals.test.")]
-    for choice in chosen:
-        if choice.option not in wanted.told:
+    own = [choice for choice in chosen if choice.option not in wanted.told]
+    config.optimizer.warmup.steps = None  # it is 0 by default
+    for choice in own:
+        set_option(config, choice.option, str(choice.value))
+    before = _values(config)
+    apply_method(config, wanted.method)
+    after = _values(config)
+    changed = {name: value for name, value in after.items() if value != before[name]}
+    for choice in own:
+        if choice.option not in changed:
             log.info("%s", choice.line())
-            set_option(config, choice.option, str(choice.value))
-    # The other unit is 0 by default, as is the warm-up.
-    config.optimizer.warmup.steps = None
+    for name, value in changed.items():
+        log.info("%s", Choice(name, value, f"the method {wanted.method}").line())
     return config
+
+
+def _values(config: ConfigDict) -> dict[str, Any]:
+    """Full name of an option -> its value."""
+    flat = traverse_util.flatten_dict(config.to_dict(), sep=".")
+    return {name: value for name, value in flat.items() if not name.startswith("evals.")}
 
 
 def tell(config: ConfigDict, wanted: Wanted) -> None:

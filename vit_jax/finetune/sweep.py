@@ -95,7 +95,8 @@ def sweep(wanted: Wanted, workdir: str, overrides: Sequence[str], *, jobs: int =
     told = wanted.told | {"data.split": f"{images.split}[:{trained}]", "evals.test.split": held}
     base = dataclasses.replace(wanted, told=told)
     given = " ".join(overrides)
-    decays = DECAYS if layers and "optimizer.layer_decay=" not in given else (None,)
+    full = layers and wanted.method == "full"
+    decays = DECAYS if full and "optimizer.layer_decay=" not in given else (None,)
     rates = RATES if "optimizer.learning_rate=" not in given else (1.0,)
     folder = expand(workdir) / "sweep"
     runs = _Runs(folder, list(overrides), best_metric(images), jobs)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.errors import InputError, unknown
-from vit_jax.evaluate import vtab
+from vit_jax.evaluate.frozen import vtab
 from vit_jax.paper.tables import Key, Table, table
 
 SCALES = ("paper", "small")

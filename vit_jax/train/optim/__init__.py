@@ -3,7 +3,6 @@
 from vit_jax.train.optim.averages import update_ema
 from vit_jax.train.optim.free import copied_parameters, gradient_point
 from vit_jax.train.optim.frozen import count_trained, trained_tree
-from vit_jax.train.optim.methods import METHODS, apply_method
 from vit_jax.train.optim.optimizers import create_optimizer
 from vit_jax.train.optim.options import (
     OPTIMIZERS,
@@ -18,7 +17,6 @@ from vit_jax.train.optim.schedules import Schedule, create_schedule
 from vit_jax.train.optim.sharpness import ascend
 
 __all__ = [
-    "METHODS",
     "OPTIMIZERS",
     "SCHEDULES",
     "Direction",
@@ -27,7 +25,6 @@ __all__ = [
     "Parts",
     "Schedule",
     "Whole",
-    "apply_method",
     "ascend",
     "copied_parameters",
     "count_trained",

@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=float, help="length of the run; default: by the images")
     parser.add_argument("--image-size", type=int, help="side in pixels; default: the weights'")
     parser.add_argument(
+        "--method",
+        default="full",
+        help="what is trained: full (everything), lora, bias, head, or probe (the head, as in a "
+        "linear evaluation)",
+    )
+    parser.add_argument(
         "--sweep",
         action="store_true",
         help="first choose the learning rate and layer decay with short runs on held-out images",
@@ -69,7 +75,10 @@ def run(args: argparse.Namespace) -> int:
     words = {word: word.removeprefix(PREFIX).partition("=") for word in args.overrides}
     told = {name: text for name, _, text in words.values() if name.startswith(TOLD)}
     overrides = [word for word, (name, _, _) in words.items() if name not in told]
-    wanted = Wanted(args.weights, source, args.epochs, args.image_size, told=told)
+    wanted = Wanted(
+        args.weights, source, args.epochs, args.image_size, method=args.method, told=told
+    )
+    Wanted.parse(wanted.argument())  # which checks the values
     workdir = args.workdir or default_workdir(args.weights, source)
     if args.sweep:
         from vit_jax.finetune.sweep import sweep

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates; returns the exit status."""
-    from vit_jax.evaluate.fewshot import L2_SWEEP
+    from vit_jax.evaluate.frozen.fewshot import L2_SWEEP
 
     l2 = L2_SWEEP if args.l2 == "sweep" else args.l2
     found = evaluate_features(args, "fewshot", shots=args.shots, seeds=args.seeds, l2=l2)

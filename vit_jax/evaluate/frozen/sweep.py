@@ -22,7 +22,7 @@ from vit_jax.data import Preprocess, Source
 from vit_jax.errors import InputError
 from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Opened, check_normalization
 from vit_jax.evaluate.features import FeatureEvaluation, Outputs, headless_params
-from vit_jax.evaluate.probe import check_single_label
+from vit_jax.evaluate.frozen.probe import check_single_label
 from vit_jax.models.config import ModelConfig
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.options import option
