@@ -22,7 +22,7 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],  # Cloud TPUs
     "plan": ["jax[tpu]"],  # `vit_jax plan` on a CPU: the TPU compiler, in the version jax wants
     "hub": ["huggingface_hub", "fsspec", "gcsfs"],  # checkpoints at hf:// and gs://
-    "tables": ["pyarrow>=17", "datasets>=4.0"],  # parquet:FILES; hf:NAME wants both
+    "datasets": ["pyarrow>=17", "datasets>=4.0"],  # parquet:FILES; hf:NAME wants both
     "figures": ["matplotlib>=3.9"],
     "test": [
         "pytest>=8.3",

@@ -10,6 +10,7 @@ from vit_jax import config as configs
 from vit_jax.errors import InputError, Preempted
 from vit_jax.train import loop
 from vit_jax.train.health.preemption import PreemptionWatch
+from vit_jax.train.start import lacks_preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,11 @@ def test_a_balanced_run_goes_on_exactly_under_the_other_engine(pets, tmp_path, m
     config.parallel.engine = "pmap"
     loop.train(config, str(tmp_path / "run"))
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "whole"), rtol=1e-4)
+
+
+@pytest.mark.parametrize("source", ["csv:x.csv", "parquet:x/*.parquet", "hf:someone/pets"])
+def test_fine_tuning_takes_the_preprocessing_of_the_weights(source):
+    config = config_of(source)
+    assert not lacks_preprocessing(config)
+    config.init_from, config.data.pp = "weights.npz", ""
+    assert lacks_preprocessing(config)
