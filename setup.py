@@ -25,7 +25,7 @@ EXTRAS = {
     "heic": ["pillow-heif>=1.0"],  # photographs of phones
     "jxl": ["pillow-jxl-plugin>=1.3"],  # JPEG XL
     "hub": ["huggingface_hub", "fsspec", "gcsfs"],  # checkpoints at hf:// and gs://
-    "tables": ["pyarrow>=17", "datasets>=4.0"],  # parquet:FILES; hf:NAME wants both
+    "datasets": ["pyarrow>=17", "datasets>=4.0"],  # parquet:FILES; hf:NAME wants both
     "figures": ["matplotlib>=3.9"],
     "test": [
         "pytest>=8.3",

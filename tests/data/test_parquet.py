@@ -302,3 +302,33 @@ def test_names_of_the_hub_without_network_or_library(tmp_path, monkeypatch):
         open_source("hf:./missing", "train")
     with pytest.raises(InputError, match="a subfolder of images per class is read by folder:"):
         open_source(f"hf:{tmp_path}", "train")
+
+
+def test_without_pyarrow_a_line_says_what_to_install(tmp_path, monkeypatch):
+    from vit_jax.data.sources import tables
+    from vit_jax.data.sources.tables import parquet
+
+    monkeypatch.delattr(tables, "parquet")
+    monkeypatch.delitem(sys.modules, parquet.__name__)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match="need pyarrow: pip install pyarrow"):
+        open_source(f"parquet:{tmp_path}/x.parquet", "train")
+
+
+@pytest.mark.parametrize(
+    "path, split",
+    [
+        ("data/train-00000-of-00002.parquet", "train"),
+        ("holdout-00000-of-00002-5ab1.parquet", "holdout"),
+        ("data/validation-00001-of-00002.parquet", "validation"),
+        ("my_val_pets.csv", "validation"),
+        ("latest.csv", "train"),
+        ("default/test/0000.parquet", "test"),
+        ("test_data/0000.parquet", "train"),
+        ("0000.parquet", "train"),
+    ],
+)
+def test_splits_are_named_as_on_the_hub(path, split):
+    from vit_jax.data.sources.tables.names import split_of
+
+    assert split_of(f"/somewhere/{path}") == split

@@ -1,3 +1,4 @@
+import io
 import itertools
 import json
 import os
@@ -5,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vit_jax.data import eval_batches, open_source, parse, planned_examples, train_batches
 from vit_jax.data.sources import cache, record_files, records
@@ -324,3 +326,15 @@ def test_shared_records_are_counted(data_dir):
     assert opened("train").shared(opened("train[50%:]")) == 12
     assert opened("train[:50%]").shared(opened("train[50%:]+test")) == 0
     assert opened("all").shared(opened("test")) == 6
+
+
+def test_the_bytes_of_an_image_are_those_of_its_file(data_dir):
+    """They do not hold the label or the id, so that copies of an image can be found."""
+    source = open_source("tfds:dots", "test", data_dir=data_dir)
+    for i in range(source.size):
+        number = int(np.flatnonzero((_decoded(source.encoded(i)) == IMAGES).all((1, 2, 3)))[0])
+        assert number in range(24, 30)
+
+
+def _decoded(encoded: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(encoded)))

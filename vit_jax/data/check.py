@@ -30,7 +30,7 @@ class Content:
 
     Attributes:
       source: the source.
-      digests: hash of each image's stored bytes, uint64 (size,).
+      digests: hash of each image's stored bytes, uint64 (size,); 0 where there are none.
       sizes: height and width of each image in pixels, int32 (size, 2); 0 where it is unreadable;
         None if images were not decoded.
       unreadable: number of images that cannot be read or decoded.
@@ -72,7 +72,8 @@ def read_content(
         found = []
         for index in range(start, min(start + _CHUNK, source.size)):
             try:
-                digests[index] = digest(source.encoded(index))
+                if encoded := source.encoded(index):
+                    digests[index] = digest(encoded)
                 if size_of is not None and sizes is not None:
                     sizes[index] = size_of(index)
             except OSError as error:

@@ -79,7 +79,7 @@ def starting_weights(config: ConfigDict, workdir: str | Path) -> Start | None:
 
 def lacks_preprocessing(config: ConfigDict) -> bool:
     """Whether a run on image files leaves their preprocessing to the weights of `init_from`."""
-    files = config.data.source.startswith(("folder:", "tfds:"))
+    files = config.data.source.startswith(("folder:", "csv:", "parquet:", "hf:", "tfds:"))
     return bool(config.init_from) and files and not config.data.pp
 
 
