@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from vit_jax.data import eval_batches, load_images, open_source, parse, train_batches
-from vit_jax.data.ops import image_files, jpeg_xl
+from vit_jax.data.ops import image_files
+from vit_jax.data.ops.headers import av1, jpeg_xl
 from vit_jax.errors import InputError
 
 pillow_heif = pytest.importorskip("pillow_heif")
@@ -106,6 +107,21 @@ def test_claims_of_gigabytes_are_refused(format, encode, tmp_path):
     (tmp_path / "x").write_bytes(claiming(format, encode, 16_000))
     with pytest.raises(InputError, match="x: (the image has more pixels|cannot be read as)"):
         read(tmp_path / "x")
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize("size", [(80, 60), (1, 1), (1000, 700)])
+def test_the_size_of_an_avif_is_in_its_pictures_too(size, frames, encode):
+    """The boxes may claim less than what is decoded, and then scaled to that."""
+    image, options = Image.effect_noise(size, 50), {}
+    if frames > 1:
+        options = dict(save_all=True, append_images=[Image.new("L", size)])
+    encoded = encode(image, "AVIF", speed=10, **options)
+    assert (encoded[8:12] == b"avis") == (frames > 1)
+    assert av1.count_pixels(encoded) == size[0] * size[1]
+    place = encoded.index(b"ispe") + 8
+    small = encoded[:place] + struct.pack(">II", 1, 1) + encoded[place + 8 :]
+    assert image_files.count_pixels(small) >= size[0] * size[1]
 
 
 @pytest.mark.parametrize("format", LOSSLESS)

@@ -181,14 +181,18 @@ def test_long_names_and_large_numbers_are_read_as_tarfile_reads_them(tmp_path):
 def test_addresses_that_name_nothing(tmp_path, write_tar):
     (tmp_path / "empty").mkdir()
     for address, what in [
-        (f"{tmp_path}/no.tar", "no.tar: cannot be read: No such file"),
-        (f"{tmp_path}/{{0..1}}.tar", "0.tar: cannot be read: No such file"),
+        (f"{tmp_path}/no.tar", "no.tar: cannot be read: no such file"),
+        (f"{tmp_path}/{{0..1}}.tar", "0.tar: cannot be read: no such file"),
         (f"{tmp_path}/*.tar", "matches no file"),
         (f"{tmp_path}/empty", "holds no file that ends in .tar"),
         (f"{tmp_path}/{{0..99999999}}.tar", "more than 1,000,000 files"),
         (f"{tmp_path}/{{0-3}}.tar", "bad braces"),
         (f"{tmp_path}/{{0..3.tar", "bad braces"),
         (f"{tmp_path}/a.tar?label=", "bad data source"),
+        (
+            f"{tmp_path}/a.tar?field=x",
+            r"bad data source .* write wds:SHARDS or wds:SHARDS",
+        ),
     ]:
         with pytest.raises(InputError, match=what):
             open_source(f"wds:{address}", "train")
@@ -201,7 +205,7 @@ def test_a_shard_that_may_not_be_read(tmp_path, write_tar, image, monkeypatch):
         open_source(f"wds:{tmp_path}/[ab].tar", "train")
     source = open_source(f"wds:{path}", "train")
     path.unlink()
-    with pytest.raises(InputError, match="a.tar: cannot be read: No such file"):
+    with pytest.raises(InputError, match="a.tar: cannot be read: no such file"):
         source.fetch(np.arange(1))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.ops import jpeg_xl
+from vit_jax.data.ops.headers import av1, jpeg_xl
 from vit_jax.errors import InputError
 
 MAX_PIXELS = 100_000_000  # default limit; 300 MB as uint8 RGB
@@ -116,7 +116,10 @@ def count_pixels(encoded: bytes) -> np.int64:
     if jpeg_xl.is_jpeg_xl(encoded):
         return np.int64(jpeg_xl.count_pixels(encoded))  # the plug-in decodes when it opens one
     with _open(encoded) as image:
-        return np.int64(image.width * image.height)
+        claimed = image.width * image.height
+        return np.int64(
+            max(claimed, av1.count_pixels(encoded)) if image.format == "AVIF" else claimed
+        )
 
 
 def _webp_pixels(encoded: bytes) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -285,7 +286,8 @@ def _wds(argument: str, request: Request) -> Source:
 def _query(argument: str, request: Request) -> tuple[str, str]:
     """ "DIR?label=LABEL" -> DIR, LABEL; the label is taken as written, as it may be a pattern."""
     place, mark, label = argument.partition("?label=")
-    if not place or (mark and not label):
+    other = not mark and re.search(r"\?\w+=", argument) and "://" not in argument
+    if not place or (mark and not label) or other:
         raise InputError(
             f"bad data source {request.name!r}; write {SOURCES[request.name.split(':')[0]].form}"
         )

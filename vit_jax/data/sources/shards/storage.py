@@ -49,6 +49,8 @@ def _named(path: str) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: cannot be read: no such file") from None
     except Exception as error:
         raise InputError(f"{path}: cannot be read: {reason(error)}") from None
 

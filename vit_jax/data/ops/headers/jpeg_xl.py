@@ -1,5 +1,6 @@
 """The size in the header of a JPEG XL file (ISO/IEC 18181-1 and -2), without decoding it."""
 
+from vit_jax.data.ops.headers.bits import Bits
 from vit_jax.errors import InputError
 
 _CODESTREAM = b"\xff\x0a"
@@ -22,7 +23,7 @@ def count_pixels(encoded: bytes) -> int:
     start = encoded if encoded.startswith(_CODESTREAM) else _codestream(encoded)
     if len(start) < _HEADER or not start.startswith(_CODESTREAM):
         raise InputError("the image is truncated")
-    bits = _Bits(start[2:_HEADER])
+    bits = Bits(start[2:_HEADER], lowest_first=True)
     small = bits.take(1)
     height = _side(bits, small)
     across, down = _RATIOS[bits.take(3)]
@@ -30,7 +31,7 @@ def count_pixels(encoded: bytes) -> int:
     return width * height
 
 
-def _side(bits: "_Bits", small: int) -> int:
+def _side(bits: Bits, small: int) -> int:
     """A height or width: a multiple of 8 up to 256, or a number of 9, 13, 18 or 30 bits."""
     if small:
         return (bits.take(5) + 1) * 8
@@ -53,15 +54,3 @@ def _codestream(encoded: bytes) -> bytes:
             found += encoded[content : min(stop, content + _HEADER)]
         place = stop
     return found
-
-
-class _Bits:
-    """Takes numbers from bytes, lowest bit first."""
-
-    def __init__(self, data: bytes):
-        self._rest = int.from_bytes(data, "little")
-
-    def take(self, count: int) -> int:
-        value = self._rest & ((1 << count) - 1)
-        self._rest >>= count
-        return value
