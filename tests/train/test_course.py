@@ -81,13 +81,25 @@ def trained(workdir, **options):
     return lines[-1]
 
 
+MATRICES = {
+    "optimizer.name": "muon",
+    "optimizer.layer_decay": 0.7,
+    "optimizer.sam_rho": 0.05,
+    "optimizer.clip_adaptive": 0.05,
+}
+EIGHT_BITS = {
+    "optimizer.moment_dtype": "8bit",
+    "optimizer.second_moment_dtype": "8bit",
+    "model.width": 128,
+    "model.mlp_dim": 256,
+}
+
+
 @pytest.mark.slow
-def test_a_run_with_all_of_it_resumes_exactly_and_evaluates_both_sets(tmp_path):
+@pytest.mark.parametrize("options", [MATRICES, EIGHT_BITS], ids=["muon", "8bit"])
+def test_a_run_with_all_of_it_resumes_exactly_and_evaluates_both_sets(options, tmp_path):
     options = {
-        "optimizer.name": "muon",
-        "optimizer.layer_decay": 0.7,
-        "optimizer.sam_rho": 0.05,
-        "optimizer.clip_adaptive": 0.05,
+        **options,
         "optimizer.ema_warmup": "tensorflow",
         "loss.class_weights": "effective(beta=0.99)",
         "mixup.alpha": 0.5,

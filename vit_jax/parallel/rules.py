@@ -77,7 +77,8 @@ def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
     """NamedShardings for a whole train state.
 
     Arrays whose path ends in a parameter's path and that have its shape (optimizer
-    moments, EMA) are laid out like that parameter; all others are replicated.
+    moments, EMA) are laid out like that parameter; so are those with one number for each block
+    of an axis, where the blocks divide. All others are replicated.
 
     Args:
       state: pytree of arrays or ShapeDtypeStructs that contains the parameters.
@@ -95,9 +96,25 @@ def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
             shape, spec = specs.get("/".join(parts[start:]), (None, None))
             if shape == leaf.shape:
                 return NamedSharding(mesh, spec)
+            if shape is not None and _in_blocks(leaf.shape, shape):
+                whole = [
+                    axis if axis and size % mesh.shape[axis] == 0 else None
+                    for axis, size in zip(spec, leaf.shape)
+                ]
+                return NamedSharding(mesh, PartitionSpec(*whole))
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def _in_blocks(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Whether an array has one number for each block of another: of its last axis."""
+    return (
+        len(shape) == len(whole) > 1
+        and shape[:-1] == whole[:-1]
+        and 0 < shape[-1] < whole[-1]
+        and whole[-1] % shape[-1] == 0
+    )
 
 
 def check_replication(params: Any, mesh: Mesh, tolerance: float) -> None:

@@ -22,8 +22,10 @@ from vit_jax.train.optim.options import (
     Parts,
     Whole,
 )
+from vit_jax.train.optim.storage import with_storage
 
-MOMENT_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# The dtype in which Optax keeps a first moment; `with_storage` makes 8 bits of float32.
+MOMENT_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "8bit": jnp.float32}
 
 
 def coupled(direction: optax.GradientTransformation) -> Whole:
@@ -40,7 +42,8 @@ def _sgd(config: OptimizerOptions, kernels: Any) -> Direction:
     if not config.momentum:
         return coupled(optax.identity())
     dtype = MOMENT_DTYPES[config.moment_dtype]
-    return coupled(optax.trace(config.momentum, config.nesterov, dtype))
+    trace = optax.trace(config.momentum, config.nesterov, dtype)
+    return coupled(with_storage(trace, config.moment_dtype))
 
 
 @OPTIMIZERS.register("rmsprop")
@@ -78,9 +81,10 @@ def _nadamw(config: OptimizerOptions, kernels: Any) -> Direction:
 def scale_by_adam(
     config: OptimizerOptions, *, nesterov: bool = False
 ) -> optax.GradientTransformation:
-    """Adam's direction with `config`'s b1, b2, eps and moment_dtype."""
+    """Adam's direction with `config`'s b1, b2, eps and dtypes of moments."""
     dtype = MOMENT_DTYPES[config.moment_dtype]
-    return optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=dtype, nesterov=nesterov)
+    adam = optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=dtype, nesterov=nesterov)
+    return with_storage(adam, config.moment_dtype, config.second_moment_dtype)
 
 
 @OPTIMIZERS.register("radam")
@@ -125,7 +129,8 @@ class AdEMAMix(OptimizerKind):
 
 @OPTIMIZERS.register("lion")
 def _lion(config: OptimizerOptions, kernels: Any) -> Direction:
-    return optax.scale_by_lion(config.b1, config.b2, mu_dtype=MOMENT_DTYPES[config.moment_dtype])
+    lion = optax.scale_by_lion(config.b1, config.b2, mu_dtype=MOMENT_DTYPES[config.moment_dtype])
+    return with_storage(lion, config.moment_dtype)
 
 
 @OPTIMIZERS.register("adafactor")

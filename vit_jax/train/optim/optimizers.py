@@ -126,8 +126,28 @@ def _keep(trained: Any) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: jax.tree.map(keep, trained, updates))
 
 
+# Optimizers that store their moments as the options say, beside those of users.
+_FLOAT32_ALONE = ("radam", "prodigy", "schedule_free")
+_IN_8_BITS = ("sgd", "lion", "adam", "adamw", "nadamw", "lamb")
+_TWO_MOMENTS = ("adam", "adamw", "nadamw", "lamb")
+
+
 def _check(config: OptimizerOptions) -> None:
     check_section(OptimizerOptions, config, "config.optimizer")
+    name = config.name.partition("(")[0].strip()
+    for option, dtype, fits in (
+        (
+            "moment_dtype",
+            config.moment_dtype,
+            name in _IN_8_BITS if config.moment_dtype == "8bit" else name not in _FLOAT32_ALONE,
+        ),
+        ("second_moment_dtype", config.second_moment_dtype, name in _TWO_MOMENTS),
+    ):
+        if dtype != "float32" and not fits:
+            raise InputError(
+                f"config.optimizer.{option}={dtype!r} does not go with optimizer {name}; set it to "
+                "'float32', or choose adamw"
+            )
     arguments(EMA_WARMUPS, config.ema_warmup, "config.optimizer.ema_warmup")
     if config.ema_warmup != "corrected" and not config.ema_decay:
         raise InputError("config.optimizer.ema_warmup needs config.optimizer.ema_decay above 0")

@@ -102,8 +102,15 @@ class OptimizerOptions:
     eps: float = option(1e-8, "epsilon of adam and its relatives, and of rmsprop", at_least=0)
     moment_dtype: str = option(
         "float32",
-        "dtype in which the first moment or momentum is stored: float32 or bfloat16",
-        choices=("float32", "bfloat16"),
+        "dtype in which the first moment or momentum is stored: float32, bfloat16 or 8bit "
+        "(block-wise, 2110.02861)",
+        choices=("float32", "bfloat16", "8bit"),
+    )
+    second_moment_dtype: str = option(
+        "float32",
+        "dtype in which adam, adamw, nadamw and lamb store the second moment: float32, bfloat16 "
+        "(rounded at random) or 8bit (block-wise, 2110.02861)",
+        choices=("float32", "bfloat16", "8bit"),
     )
     weight_decay: float = option(
         0.0,
