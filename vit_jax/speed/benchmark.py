@@ -28,6 +28,7 @@ from vit_jax.tasks import Task
 from vit_jax.train.config import DEFAULT_MODEL
 from vit_jax.train.run import Dataset, Run, prepare
 from vit_jax.train.state import TrainState
+from vit_jax.weights.adapters.lora import merge
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ def make_infer_step(
 
     def step(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
         images = task.normalize(shard_batch(batch["image"]))
-        return task.model(params)(images)
+        return task.model(merge(params, task.setting.config.lora.alpha))(images)
 
     return step
 

@@ -30,6 +30,8 @@ from vit_jax.weights.adapters.lora import add_lora, merge
 
 log = logging.getLogger(__name__)
 
+_merge = jax.jit(merge, static_argnums=1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -73,7 +75,7 @@ class Run:
         """The parameters that the task's model takes, with a LoRA adapter merged."""
         if not self.config.lora.rank:
             return params
-        return jax.jit(functools.partial(merge, alpha=self.config.lora.alpha))(params)
+        return _merge(params, self.config.lora.alpha)
 
 
 def prepare(

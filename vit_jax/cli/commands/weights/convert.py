@@ -3,6 +3,7 @@
 vit_jax convert google/vit-base-patch16-224 B_16.npz
 vit_jax convert B_16.npz vit_base_384 --format=timm --set image_size=384
 vit_jax convert workdirs/pets pets.stablehlo
+vit_jax convert workdirs/pets_lora adapter --format=peft
 """
 
 import argparse
@@ -33,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         default="",
-        help="google, timm, huggingface, open_clip, stablehlo or savedmodel; default: by DST",
+        help="google, timm, huggingface, open_clip, stablehlo, savedmodel; for the adapter of "
+        "a LoRA run peft or peft_transformers4; default: by DST",
     )
     parser.add_argument(
         "--set",
