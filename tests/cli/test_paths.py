@@ -76,10 +76,14 @@ def test_home_is_expanded_in_every_argument(command, home, capsys):
     assert (home / made.get(command, "run")).exists()
 
 
-def test_home_is_expanded_in_a_profiles_folder(home):
-    # The folder is made before the model is looked up.
+def test_home_is_expanded_in_a_profiles_folder(home, capsys):
+    (home / "trace").write_text("")
+    assert main(["benchmark", "--model=ViT-Ti/16", "--profile=~/trace"]) == 2
+    assert str(home / "trace") in capsys.readouterr().err
+    (home / "trace").unlink()
+    # The folder, made before the model is looked up, is removed again.
     assert main(["benchmark", "--model=none", "--profile=~/trace"]) == 2
-    assert (home / "trace").is_dir() and not os.listdir(home.parent / "work")
+    assert not (home / "trace").exists() and not os.listdir(home.parent / "work")
 
 
 def test_home_is_expanded_in_python_and_data_sources(home):

@@ -1,7 +1,31 @@
 """Arguments that several commands share."""
 
 import argparse
+import math
 import os
+from collections.abc import Callable
+
+MOST_IMAGES = 2**20  # of a batch
+
+
+def whole(least: float = -math.inf, most: float = 2**31 - 1) -> Callable[[str], int]:
+    """Returns a parser for whole numbers from `least` to `most`.
+
+    It leaves out `least` where the command itself says what is too small.
+    """
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+        if number > most:
+            raise argparse.ArgumentTypeError(f"{text} is too large; give at most {most:g}")
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text} is too small; give at least {least:g}")
+        return number
+
+    return parse
 
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +63,7 @@ def add_batch_size_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --batch-size, for evaluation."""
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=whole(most=MOST_IMAGES),
         default=128,
         help="images per batch, over all devices (%(default)s)",
     )

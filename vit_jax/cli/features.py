@@ -9,6 +9,7 @@ from vit_jax.cli.arguments import (
     add_data_dir_argument,
     add_json_argument,
     add_use_ema_argument,
+    whole,
 )
 from vit_jax.cli.processes import add_process_arguments, join_processes
 from vit_jax.errors import InputError
@@ -58,11 +59,12 @@ def evaluate_features(args: argparse.Namespace, type: str, **options: Any) -> di
 
 def numbers(kind: type):
     """Returns a parser for numbers separated by commas."""
+    convert = whole() if kind is int else kind
 
     def parse(text: str) -> tuple:
         try:
-            return tuple(kind(part) for part in text.split(","))
-        except ValueError:
+            return tuple(convert(part) for part in text.split(","))
+        except (ValueError, argparse.ArgumentTypeError):
             raise argparse.ArgumentTypeError(
                 f"{text!r} is no list of numbers such as 1,5"
             ) from None

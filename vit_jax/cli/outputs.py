@@ -1,6 +1,8 @@
 """Checks, before a command's work, that its outputs can be written."""
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from vit_jax.errors import InputError
@@ -21,17 +23,26 @@ def check_file(path: str, flag: str) -> None:
         raise InputError(f"{flag}={path}: cannot be written: {reason(error)}") from error
 
 
-def make_folder(path: str, flag: str) -> None:
-    """Creates a folder for outputs, with its parents, if it does not exist.
+@contextlib.contextmanager
+def folder_made(path: str, flag: str) -> Iterator[None]:
+    """Creates a folder for outputs, with its parents; removes it if the work fails without any.
 
     Raises:
       InputError: it cannot be created or written to.
     """
+    new = [place for place in (Path(path), *Path(path).parents) if not place.exists()]
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        _try(Path(path))
-    except OSError as error:
-        raise InputError(f"{flag}={path}: cannot be written: {reason(error)}") from error
+        try:
+            Path(path).mkdir(parents=True, exist_ok=True)
+            _try(Path(path))
+        except OSError as error:
+            raise InputError(f"{flag}={path}: cannot be written: {reason(error)}") from error
+        yield
+    except BaseException:
+        for place in new:
+            with contextlib.suppress(OSError):  # never made, or not empty
+                place.rmdir()
+        raise
 
 
 def check_folder(path: str, flag: str) -> None:

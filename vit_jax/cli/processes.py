@@ -4,8 +4,10 @@ import argparse
 import os
 import sys
 
+from vit_jax.cli.arguments import whole
 from vit_jax.text import printable
 
+MOST_SECONDS = 10**6  # JAX multiplies them by up to a thousand, in 32 bits
 # Arguments that may differ between processes; overrides are compared as parts of the config.
 _OWN = ("coordinator", "num_processes", "process_id", "process_timeout", "overrides")
 
@@ -14,11 +16,11 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds arguments that are needed unless Slurm, Open MPI or Cloud TPU starts the processes."""
     group = parser.add_argument_group("several processes")
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
-    group.add_argument("--num-processes", type=int, help="number of processes")
-    group.add_argument("--process-id", type=int, help="index of this process, from 0")
+    group.add_argument("--num-processes", type=whole(1), help="number of processes")
+    group.add_argument("--process-id", type=whole(0), help="index of this process, from 0")
     group.add_argument(
         "--process-timeout",
-        type=int,
+        type=whole(1, MOST_SECONDS),
         default=300,
         metavar="SECONDS",
         help="how long to wait for a process that is missing or stops responding (%(default)s)",

@@ -49,6 +49,10 @@ def initialize(
         )
     if not explicit and not _found_by_jax():
         return
+    if count is not None and number is not None and not 0 <= number < count:
+        raise InputError(
+            f"process {number} of {count}: --process-id counts from 0 to --num-processes minus one"
+        )
     if explicit:
         # Logged first, because JAX's runtime ends the process itself if the others do not come.
         log.info(

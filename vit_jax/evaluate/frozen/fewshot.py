@@ -91,13 +91,14 @@ def select_shots(labels: np.ndarray, shots: int, seed: int, names: Sequence[str]
       names: name of each class.
 
     Returns:
-      Numbers of the examples: int (classes, shots), -1 where a class has no more.
+      Numbers of the examples: int (classes, `shots`, or those of the largest class if these are
+      fewer), -1 where a class has no more.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     counts = np.bincount(labels, minlength=len(names))
-    place = np.arange(shots)
+    place = np.arange(min(shots, max(counts.max(), 1)))
     rows = np.minimum((np.cumsum(counts) - counts)[:, None] + place, len(labels) - 1)
     return np.where(place < counts[:, None], order[rows], -1)
 

@@ -46,7 +46,8 @@ def read_tensors(path: Path, part: str = "") -> tuple[Tensors, list[str]]:
     except (OSError, ValueError, KeyError, EOFError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is damaged or no {path.suffix} file: {error}") from error
+        why = str(error) or "it ends too early"
+        raise InputError(f"{path} is damaged or no {path.suffix} file: {why}") from error
     except Exception as error:  # zipfile, safetensors and pickle have their own, all unrelated
         raise InputError(f"{path} cannot be read: {first_line(error)}") from error
 

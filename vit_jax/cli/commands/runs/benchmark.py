@@ -9,14 +9,17 @@ part of the model, and writes a trace for TensorBoard or Perfetto.
 """
 
 import argparse
+import contextlib
 import json
 import os
 from typing import Any
 
-from vit_jax.cli.arguments import add_json_argument
-from vit_jax.cli.outputs import make_folder
+from vit_jax.cli.arguments import MOST_IMAGES, add_json_argument, whole
+from vit_jax.cli.outputs import folder_made
 
 GIB = 2**30
+MOST_PIXELS = 2**14
+MOST_DEVICES = 2**12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,21 +27,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="see `vit_jax models`")
     parser.add_argument("--mode", default="train", help="train or infer (default: %(default)s)")
     parser.add_argument(
-        "--batch", type=int, help="images per batch, over all devices; default: 16 on each"
+        "--batch",
+        type=whole(most=MOST_IMAGES),
+        help="images per batch, over all devices; default: 16 on each",
     )
-    parser.add_argument("--image-size", type=int, default=224, help="pixels (%(default)s)")
+    parser.add_argument(
+        "--image-size", type=whole(most=MOST_PIXELS), default=224, help="pixels (%(default)s)"
+    )
     parser.add_argument("--dtype", help="default: bfloat16, on CPUs float32")
-    parser.add_argument("--steps", type=int, default=20, help="steps to time (%(default)s)")
+    parser.add_argument("--steps", type=whole(), default=20, help="steps to time (%(default)s)")
     parser.add_argument(
         "--cpu-devices",
-        type=int,
+        type=whole(0, MOST_DEVICES),
         default=0,
         metavar="N",
         help="number of CPU devices (default: one)",
     )
     parser.add_argument(
         "--unroll",
-        type=int,
+        type=whole(),
         default=1,
         metavar="N",
         help="config.model.unroll: blocks per iteration of the loop, -1: all (%(default)s)",
@@ -57,8 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures; returns the exit status."""
-    if args.profile:
-        make_folder(args.profile, "--profile")
+    with folder_made(args.profile, "--profile") if args.profile else contextlib.nullcontext():
+        return _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> int:
     import jax
 
     from vit_jax.parallel.distributed import make_cpu_devices

@@ -15,6 +15,8 @@ from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
 from vit_jax.text import printable
 
+MOST_SECONDS = 86_400
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
@@ -34,8 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the summary; returns the exit status."""
     config = load_config(args.config, args.overrides)
-    if not args.seconds > 0:
-        raise InputError(f"--seconds={args.seconds:g}: the speed takes some time to measure")
+    if not 0 < args.seconds <= MOST_SECONDS:
+        raise InputError(
+            f"--seconds={args.seconds:g}: the speed takes some time to measure, at most a day "
+            f"({MOST_SECONDS})"
+        )
     if args.sheet:
         check_file(args.sheet, "--sheet")
     from vit_jax.data import inspect, open_configured

@@ -14,14 +14,14 @@ import json
 import os
 from pathlib import Path
 
-from vit_jax.cli.arguments import add_json_argument
+from vit_jax.cli.arguments import add_json_argument, whole
 from vit_jax.cli.outputs import check_file, check_folder
 from vit_jax.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("number", nargs="?", type=int, help="1 to 9; default: all")
+    parser.add_argument("number", nargs="?", type=whole(), help="1 to 9; default: all")
     parser.add_argument(
         "--workdir",
         type=os.path.expanduser,

@@ -10,6 +10,7 @@ the images. Only the chosen images and the test images are read.
 import argparse
 import json
 
+from vit_jax.cli.arguments import whole
 from vit_jax.cli.features import add_feature_arguments, evaluate_features, numbers
 from vit_jax.cli.processes import print_once
 from vit_jax.text import printable
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shots", type=numbers(int), default=(1, 5, 10, 25), metavar="N,N", help="images per class"
     )
     parser.add_argument(
-        "--seeds", type=int, default=3, help="number of random choices (%(default)s)"
+        "--seeds", type=whole(), default=3, help="number of random choices (%(default)s)"
     )
     parser.add_argument(
         "--l2",

@@ -19,7 +19,7 @@ from vit_jax.cli.arguments import (
     add_json_argument,
     add_use_ema_argument,
 )
-from vit_jax.cli.outputs import make_folder
+from vit_jax.cli.outputs import folder_made
 from vit_jax.text import printable
 
 
@@ -50,18 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draws; returns the exit status."""
-    make_folder(args.output, "--output")
-    from vit_jax.figures.draw import draw
+    with folder_made(args.output, "--output"):
+        from vit_jax.figures.draw import draw
 
-    drawn = draw(
-        args.checkpoint,
-        args.output,
-        images=args.image,
-        source=args.source,
-        split=args.split,
-        data_dir=args.data_dir,
-        use_ema=args.use_ema,
-    )
+        drawn = draw(
+            args.checkpoint,
+            args.output,
+            images=args.image,
+            source=args.source,
+            split=args.split,
+            data_dir=args.data_dir,
+            use_ema=args.use_ema,
+        )
     if args.json:
         print(json.dumps(dataclasses.asdict(drawn)))
         return 0

@@ -13,6 +13,7 @@ from vit_jax.cli.arguments import (
     add_json_argument,
     add_tta_argument,
     add_use_ema_argument,
+    whole,
 )
 from vit_jax.cli.startup import import_quickly, keep_compilations
 from vit_jax.text import printable
@@ -28,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="image files, folders, and patterns such as 'photos/*.jpg'",
     )
-    parser.add_argument("--topk", type=int, default=5, help="classes shown per image (%(default)s)")
+    parser.add_argument(
+        "--topk", type=whole(), default=5, help="classes shown per image (%(default)s)"
+    )
     add_tta_argument(parser, "none")
     add_use_ema_argument(parser)
     add_json_argument(parser)

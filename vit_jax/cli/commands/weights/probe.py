@@ -14,6 +14,7 @@ import argparse
 import json
 from typing import Any
 
+from vit_jax.cli.arguments import whole
 from vit_jax.cli.features import add_feature_arguments, evaluate_features, numbers
 from vit_jax.cli.processes import print_once
 from vit_jax.errors import InputError
@@ -35,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="C,C",
         help="linear: inverse penalty; with several, the best on a tenth of the images (1)",
     )
-    parser.add_argument("--k", type=int, default=20, help="knn: number of neighbours (%(default)s)")
+    parser.add_argument(
+        "--k", type=whole(), default=20, help="knn: number of neighbours (%(default)s)"
+    )
     parser.add_argument(
         "--temperature",
         type=float,
