@@ -85,7 +85,7 @@ def run(capfd, *argv):
 def test_convert_to_npz_and_back_bit_for_bit(theirs, tmp_path, capfd):
     folder, _ = theirs
     report = run(capfd, "convert", folder, tmp_path / "x.npz")["report"]
-    assert report[0].endswith("Hugging Face ViT, ViT-Ti/8, 40 tensors loaded")
+    assert report[0].endswith("Hugging Face ViT, ViT-Wee/8, 40 tensors loaded")
     run(capfd, "convert", tmp_path / "x.npz", tmp_path / "back")
     ours, given = ((f / "model.safetensors").read_bytes() for f in (tmp_path / "back", folder))
     assert ours == given
@@ -128,7 +128,7 @@ def test_fine_tuning_at_another_resolution_through_every_command(
         "--config.optimizer.warmup.steps=1", "--config.log.tensorboard=False",
     )  # fmt: skip
     kept = (workdir / "init_from.txt").read_text().splitlines()
-    assert kept[0] == f"{folder}: Hugging Face ViT, ViT-Ti/8, 40 tensors loaded"
+    assert kept[0] == f"{folder}: Hugging Face ViT, ViT-Wee/8, 40 tensors loaded"
     assert "resized: posemb/embedding (1, 17, 48) -> (1, 37, 48), bilinear_align_corners" in kept
     assert "left out: head/kernel" in kept
     assert "starts afresh: head/kernel (48, 3)" in kept

@@ -12,7 +12,7 @@ from vit_jax.errors import InputError
 from vit_jax.models import abstract, build_model, identify, model_config, split
 from vit_jax.models.config import feature_grid
 
-# Headless parameters at 224 and 384 pixels: paper.md, "Exact counts".
+# Parameters without a head at 224 and 384 pixels, counted from the published architectures.
 HYBRIDS = {
     "R+ViT-Ti/16": (6_144_704, 6_162_944),
     "R26+ViT-S/32": (36_046_912, 36_083_392),

@@ -55,7 +55,7 @@ _DINOV3 = dict(
     posemb="none", rotary="centred", registers=4, layer_scale=1.0, num_classes=0, norm_eps=1e-5
 )
 _SBB = dict(head="gap", registers=4, layer_scale=1e-5, image_size=256, posemb_class_slot=False)
-# Parameters in millions that others publish: DINOv3's README, timm's and SigLIP's model cards.
+# Parameters in millions by timm's results/*.csv (timm leaves out biases that are 0 in DINOv3).
 PUBLISHED = {
     "ViT-S+/16": (_DINOV3, 28.7),
     "ViT-H+/16": (_DINOV3, 840.5),

@@ -38,5 +38,6 @@ def test_fine_tuning_under_both_engines_from_pre_training_under_pmap(tmp_path):
         train(tmp_path / engine, **options, **{"parallel.engine": engine})
         for engine in ("pjit", "pmap")
     )
+    assert np.isfinite(losses).all()
     assert len(losses) == 5 and examples == same == seen > 0
     np.testing.assert_allclose(losses, others, rtol=1e-5)

@@ -19,7 +19,8 @@ SMALL_VIT = dict(width=32, depth=2, mlp_dim=64, num_heads=2)
 @pytest.mark.parametrize("name", sorted(file.stem for file in CONFIGS.glob("*.py")))
 def test_a_step_of_every_config(name):
     config = load_config(str(CONFIGS / f"{name}.py"), [])
-    full = model_config(config.model.name, **{k: config.model[k] for k in SMALL_VIT})
+    name = config.model.name or "ViT-B/16"  # where the weights of init_from say it
+    full = model_config(name, **{k: config.model[k] for k in SMALL_VIT})
     patch = full.patch_size[0]
     size = (2 * patch, 2 * patch)
     config.model.update(**SMALL_VIT, image_size=size)

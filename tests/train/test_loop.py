@@ -299,13 +299,22 @@ def test_a_run_whose_last_step_is_not_finite_has_failed(tmp_path, monkeypatch):
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 5]
 
 
-@pytest.mark.parametrize("engine", ["pjit", "pmap"])
-def test_debug_names_the_operation_and_its_line(engine, tmp_path, monkeypatch):
+@pytest.fixture
+def ill_gelu(monkeypatch):
+    """A GELU that gives NaN. JAX keeps traces: none of the real one may stay, nor of this one."""
+
     def ill(x, **_):
         return jnp.log(x - 100.0)  # the culprit
 
-    jax.clear_caches()  # of traces with the real one
-    monkeypatch.setattr(jax.nn, "gelu", ill)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax.nn, "gelu", ill)
+        jax.clear_caches()
+        yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("engine", ["pjit", "pmap"])
+def test_debug_names_the_operation_and_its_line(engine, ill_gelu, tmp_path, monkeypatch):
     monkeypatch.setattr(debug, "_PACKAGE", str(Path(__file__).parents[1]))
     config = tiny_config(**{"debug": True, "parallel.engine": engine})
     with pytest.raises(NonFiniteError) as raised:

@@ -74,7 +74,7 @@ class Steps:
         config = configs.default()
         config.parallel.update(parallel or {})
         plain = dict(name="sgd", momentum=0.0, schedule="constant", learning_rate=RATE)
-        config.optimizer.update(plain | dict(clip_norm=None, weight_decay=0.0) | optimizer)
+        config.optimizer.update(plain | dict(clip_norm=0.0, weight_decay=0.0) | optimizer)
         graphdef, params = nnx.split(Line())
         params = nnx.to_pure_dict(params)
         make, self.schedule = create_optimizer(

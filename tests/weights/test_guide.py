@@ -1,4 +1,4 @@
-"""docs/weights.md: every command in it is one, and fine-tunes the file that it names."""
+"""The guides about weights: every command in them is one, and fine-tunes the file it names."""
 
 import re
 import shlex
@@ -17,7 +17,10 @@ from vit_jax.weights.fit import fit, other_normalization
 from vit_jax.weights.record import parameter_shapes
 
 ROOT = Path(__file__).parents[2]
-GUIDE = (ROOT / "docs" / "weights.md").read_text()
+GUIDE = "".join(
+    (ROOT / "docs" / name).read_text()
+    for name in ("weights.md", "weight_formats.md", "published_weights.md")
+)
 WORDS = [
     shlex.split(command, comments=True)
     for block in re.findall(r"```\n(vit_jax .*?)```", GUIDE, re.DOTALL)

@@ -71,10 +71,9 @@ VALUES = dict(
 )
 # What this package lacks; everything else has to be read.
 REFUSED = {
-    *(("hidden_act", act) for act in ("gelu_10", "quick_gelu", "relu", "silu", "mish", "tanh")),
+    *(("hidden_act", act) for act in ("gelu_10", "relu", "silu", "mish", "tanh")),
     *(("hidden_act", act) for act in ("laplace", "relu2")),
     *(("num_channels", count) for count in (1, 4)),
-    ("qkv_bias", False),
     *(("pooler_act", act) for act in ("relu", "gelu", "linear")),
 }
 CHANGES = [

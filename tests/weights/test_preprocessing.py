@@ -12,8 +12,8 @@ from tests.weights.test_json import small_weights
 from vit_jax.data import load_images, parse
 from vit_jax.errors import InputError
 from vit_jax.weights.families import FAMILIES, Recognised
-from vit_jax.weights.formats.huggingface.vit import to_huggingface
-from vit_jax.weights.formats.timm.vit import to_timm
+from vit_jax.weights.formats.huggingface.processor import to_huggingface
+from vit_jax.weights.formats.timm.write import to_timm
 from vit_jax.weights.preprocessing import Recipe
 
 transformers = pytest.importorskip("transformers")
@@ -37,8 +37,22 @@ PROCESSORS = {
         "BitImageProcessor",
         dict(size=dict(shortest_edge=128), crop_size=dict(height=112, width=112), resample=3),
     ),
+    "clip": (
+        "CLIPImageProcessor",
+        dict(size=dict(shortest_edge=112), crop_size=dict(height=112, width=112)),
+    ),
+    "siglip": ("SiglipImageProcessor", dict(size=dict(height=96, width=96))),
+    "beit": ("BeitImageProcessor", dict(size=dict(height=96, width=96), resample=2)),
+    "beit, cropped": (
+        "BeitImageProcessor",
+        dict(
+            size=dict(height=128, width=128),
+            crop_size=dict(height=112, width=112),
+            do_center_crop=True,
+        ),
+    ),
 }
-SIZES = {"vit": (96, 96), "vit, not square": (96, 160)}
+SIZES = {"vit": (96, 96), "vit, not square": (96, 160), "siglip": (96, 96), "beit": (96, 96)}
 
 
 def recipe(files, family="Hugging Face ViT"):
@@ -157,6 +171,65 @@ def test_a_crop_without_resizing_says_nothing_of_other_sizes():
     assert (
         Recipe.parse("central_crop(24)|value_range(-1, 1)").spec((48, 48)).startswith("resize(48")
     )
+
+
+FAST = dict(
+    image_processor_type="DINOv3ViTImageProcessorFast",
+    do_rescale=True,
+    rescale_factor=1 / 255,
+    do_resize=True,
+    size=dict(height=96, width=96),
+    resample=2,
+    do_center_crop=None,
+    crop_size=None,
+    do_normalize=True,
+    image_mean=MEAN,
+    image_std=STD,
+    device=None,
+    disable_grouping=None,
+)
+
+
+def test_a_photograph_for_dinov3_is_resized_as_torch_does(photograph):
+    """Its processor, which needs torchvision, resizes numbers, not bytes."""
+    torch = pytest.importorskip("torch")
+    found = recipe({"preprocessor_config.json": FAST}, "Hugging Face DINOv3")
+    pp = parse(found.spec((96, 96)))
+    ours = load_images([str(photograph)], pp)[0] / 255
+    pixels = torch.from_numpy(np.array(Image.open(photograph))).permute(2, 0, 1)[None] / 255
+    options = dict(mode="bilinear", align_corners=False, antialias=True)
+    theirs = torch.nn.functional.interpolate(pixels, (96, 96), **options)[0].permute(1, 2, 0)
+    levels = np.abs(ours - theirs.numpy()) * 255
+    assert levels.mean() < 0.5 and levels.max() <= 2
+    assert (pp.mean, pp.std) == (tuple(MEAN), tuple(STD))
+
+
+def test_a_processor_of_images_and_texts_holds_that_of_images():
+    """transformers 5 writes one file for both."""
+    files = {"processor_config.json": dict(processor_class="CLIPProcessor", image_processor=FAST)}
+    assert recipe(files).spec((96, 96)) == recipe({"preprocessor_config.json": FAST}).spec((96, 96))
+
+
+@pytest.mark.parametrize(
+    "kind, spec",
+    [
+        (
+            "CLIPFeatureExtractor",
+            "resize_small(224, method='bicubic', antialias=True, truncate=True)|central_crop(224)",
+        ),
+        ("SiglipImageProcessor", "resize(224, method='bicubic', antialias=True)"),
+        ("BeitImageProcessor", "resize(224, method='bicubic', antialias=True)"),
+    ],
+)
+def test_a_silent_file_means_the_defaults_of_its_class(kind, spec):
+    """transformers' own defaults."""
+    given = dict(feature_extractor_type=kind)
+    found = recipe({"preprocessor_config.json": given}, "Hugging Face SigLIP")
+    assert found.spec((224, 224)).startswith(spec)
+    usual = getattr(transformers, kind.replace("FeatureExtractor", "ImageProcessor"))()
+    np.testing.assert_allclose(found.mean, usual.image_mean)
+    np.testing.assert_allclose(found.std, usual.image_std)
+    assert found.size == (224, 224)
 
 
 def test_timms_earlier_layout_is_read():

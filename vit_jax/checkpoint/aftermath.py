@@ -8,6 +8,7 @@ import functools
 import logging
 import sys
 import threading
+import traceback
 import warnings
 from typing import Any
 
@@ -29,8 +30,13 @@ def silence() -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
+    """Whether asyncio says anything else than that a task of Orbax's failed as well."""
     message = record.getMessage()
-    return not ("exception was never retrieved" in message and "orbax" in message)
+    if "exception was never retrieved" not in message:
+        return True
+    # A task names its function; what a thread did for it is only in the traceback.
+    trace = traceback.format_exception(*record.exc_info) if record.exc_info else []
+    return "orbax" not in message + "".join(trace)
 
 
 def release_threads() -> None:

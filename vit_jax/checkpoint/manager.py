@@ -225,6 +225,8 @@ class Checkpoints:
         self._failed_in_a_row = 0
         if jax.process_index() == 0:
             with contextlib.suppress(OSError):  # a disk that fails now does so for the next save
+                if self.failures:  # threads of a failed save may have written after `_fail`
+                    damage.clean(self.directory)
                 self._delete_old()
         return True
 

@@ -51,7 +51,7 @@ class Spikes(TypedDict):
 
 
 class EarlyStop(TypedDict):
-    """The memory of `train.early_stop` in the metadata."""
+    """The memory of `train.health.early_stop` in the metadata."""
 
     best: NotRequired[float | None]
     since: NotRequired[int]

@@ -81,12 +81,18 @@ class Block(nnx.Module):
           keys: (B,) one key per example, None in evaluation.
           return_weights: whether to return `attention` and `output`; otherwise the dict is empty.
         """
-        x = shard_batch(x)
         options: dict[str, Any] = dict(bias=bias, rotation=rotation, return_weights=return_weights)
+        x, weights = self._encode(shard_batch(x), drop_rate, keys, options)
+        x = shard_batch(x)
+        return x, dict(weights, output=x) if return_weights else {}
+
+    def _encode(
+        self, x: jax.Array, drop_rate: jax.Array, keys: jax.Array | None, options: dict[str, Any]
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """The encoded tokens, and attention weights by name; `options` are the attention's."""
         y, weights = self.attention_branch(x, drop_rate, keys, **options)
         x = x + y
-        x = shard_batch(x + self.mlp_branch(x, drop_rate, keys))
-        return x, dict(attention=weights, output=x) if return_weights else {}
+        return x + self.mlp_branch(x, drop_rate, keys), dict(attention=weights)
 
     def attention_branch(
         self, x: jax.Array, drop_rate: jax.Array, keys: jax.Array | None, **options: Any
@@ -152,35 +158,20 @@ class ParallelBlock(Block):
     def _create_mlp(self, config: "ViTConfig", rngs: nnx.Rngs) -> None:
         self.mlp = _mlp(config, rngs)
 
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        drop_rate: jax.Array,
-        bias: Bias | None = None,
-        rotation: Rotation | None = None,
-        keys: jax.Array | None = None,
-        return_weights: bool = False,
-    ) -> tuple[jax.Array, Intermediates]:
-        """Encodes tokens as `Block`."""
-        x = shard_batch(x)
+    def _encode(
+        self, x: jax.Array, drop_rate: jax.Array, keys: jax.Array | None, options: dict[str, Any]
+    ) -> tuple[jax.Array, dict[str, Any]]:
         normed = self.norm1(x)
-        y, weights = self.attention(
-            normed,
-            bias=bias,
-            rotation=rotation,
-            keys=fold_in(keys, 0),
-            return_weights=return_weights,
-        )
+        y, weights = self.attention(normed, keys=fold_in(keys, 0), **options)
         y = y + self.mlp(normed, keys=fold_in(keys, 3))
-        x = shard_batch(x + self._scaled(y, "scale1", drop_rate, keys, 1))
-        return x, dict(attention=weights, output=x) if return_weights else {}
+        return x + self._scaled(y, "scale1", drop_rate, keys, 1), dict(attention=weights)
 
 
-class BranchedBlock(nnx.Module):
+class BranchedBlock(Block):
     """Several attentions side by side, then several MLPs (2203.09795).
 
-    `branch{i}` is a `Block` whose attention and MLP are the i-th branches.
+    `branch{i}` is a `Block` whose attention and MLP are the i-th branches; it gives the
+    intermediate `branch{i}/attention`.
     """
 
     def __init__(
@@ -190,27 +181,14 @@ class BranchedBlock(nnx.Module):
             setattr(self, f"branch{i}", Block(config, attention, rngs=rngs))
         self.count = count
 
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        drop_rate: jax.Array,
-        bias: Bias | None = None,
-        rotation: Rotation | None = None,
-        keys: jax.Array | None = None,
-        return_weights: bool = False,
-    ) -> tuple[jax.Array, Intermediates]:
-        """Encodes tokens as `Block`; returns `branch{i}/attention` of each branch and `output`."""
-        x = shard_batch(x)
-        options: dict[str, Any] = dict(bias=bias, rotation=rotation, return_weights=return_weights)
+    def _encode(
+        self, x: jax.Array, drop_rate: jax.Array, keys: jax.Array | None, options: dict[str, Any]
+    ) -> tuple[jax.Array, dict[str, Any]]:
         blocks = [(getattr(self, f"branch{i}"), fold_in(keys, i)) for i in range(self.count)]
         attended = [block.attention_branch(x, drop_rate, own, **options) for block, own in blocks]
         x = x + sum(y for y, _ in attended)
-        x = shard_batch(x + sum(block.mlp_branch(x, drop_rate, own) for block, own in blocks))
-        if not return_weights:
-            return x, {}
-        weights = {f"branch{i}/attention": each for i, (_, each) in enumerate(attended)}
-        return x, dict(weights, output=x)
+        x = x + sum(block.mlp_branch(x, drop_rate, own) for block, own in blocks)
+        return x, {f"branch{i}/attention": each for i, (_, each) in enumerate(attended)}
 
 
 class BlockKind:

@@ -7,13 +7,13 @@ image's grid.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.errors import InputError
-from vit_jax.models.config import ModelConfig
 from vit_jax.models.layers import normalize_pixels
 
 METHODS = ("bilinear", "bicubic")  # of resizing position embeddings, with antialiasing
@@ -73,7 +73,7 @@ def unpack(images: jax.Array) -> Patches:
 
 
 def model_inputs(
-    images: jax.Array, config: ModelConfig, mean: Sequence[float], std: Sequence[float]
+    images: jax.Array, config: Any, mean: Sequence[float], std: Sequence[float]
 ) -> jax.Array | Patches:
     """What a model takes, from images as they come from the data pipeline.
 
@@ -85,7 +85,7 @@ def model_inputs(
     Returns:
       Normalised images (B, H, W, 3) in float32, or patches for a model with `naflex`.
     """
-    if not config.naflex:
+    if not getattr(config, "naflex", 0):  # a task may have a model of its own
         return normalize_pixels(images, mean, std)
     patches = unpack(images)
     return dataclasses.replace(patches, values=normalize_pixels(patches.values, mean, std))

@@ -90,7 +90,7 @@ class ViTConfig(ModelConfig):
         0,
         "width of a linear layer without bias after pooling, into CLIP's space of images and "
         "texts; 0: no such layer",
-        effect="fitted",
+        effect="structure",
         at_least=0,
     )
     pre_logits: int = option(

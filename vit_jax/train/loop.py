@@ -17,10 +17,10 @@ from vit_jax.parallel.distributed import make_cpu_devices
 from vit_jax.parallel.engines import create_engine
 from vit_jax.train.batches import TrainingBatches, open_training_data
 from vit_jax.train.config import check
-from vit_jax.train.early_stop import EarlyStop
 from vit_jax.train.evaluations import RunEvaluation, open_evaluations
 from vit_jax.train.health.bad_steps import BadSteps
 from vit_jax.train.health.debug import find_first, on_one_device
+from vit_jax.train.health.early_stop import EarlyStop
 from vit_jax.train.health.preemption import PreemptionWatch, lost_since
 from vit_jax.train.health.spikes import SpikeWatch
 from vit_jax.train.health.watchdog import Watchdog

@@ -9,6 +9,7 @@ import numpy as np
 
 from vit_jax.errors import InputError
 from vit_jax.registry import Registry
+from vit_jax.text import some
 from vit_jax.trees import name_patterns
 from vit_jax.weights.layout import Table
 from vit_jax.weights.preprocessing import Recipe
@@ -23,25 +24,36 @@ def _as_it_is(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
     return [(name, array)]
 
 
+def _nothing(tensors: dict[str, np.ndarray], original: dict[str, str]) -> None:
+    del tensors, original
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """One way of naming tensors.
 
     Attributes:
-      signature: name of a tensor that every file of the family has, and no file of another.
+      signature: names of tensors that every file of the family has, and no file of a family that
+        comes later in FAMILIES.
       table: see `layout`.
-      hints: returns fields of the model's configuration that do not follow from names and shapes.
+      hints: returns fields of the model's configuration that do not follow from names and shapes;
+        also `notes`, lines for the report, and `resample` where it is not that of the family.
       recipe: returns the preprocessing of images for evaluation.
       prefixes: prefixes that the names in a file may have.
       renames: (pattern, replacement) pairs that turn variants of a name into the table's name.
       aside: pattern of tensors that a classifier does not use, such as the mask token of
         self-supervised training; they are kept so that `write` can write them again.
       unused: pattern of tensors that only self-supervised training uses; they are left out.
+      other: pattern of tensors of other networks in the file, such as a text tower or a decoder;
+        they are not kept.
       unpack: (name, array) -> (name, array) of each layer whose values the tensor holds.
+      regroup: (tensors, names in the file), both by name in the table, to change in place: joins
+        tensors that are one in the table, and splits those that are several.
       words: words for the indices of letters that are counted in names.
+      resample: method by which the family's program resizes position embeddings.
     """
 
-    signature: str
+    signature: str | tuple[str, ...]
     table: Table
     hints: Callable[["Recognised"], Mapping[str, Any]]
     recipe: Callable[["Recognised"], Recipe]
@@ -49,8 +61,16 @@ class Family:
     renames: Renames = ()
     aside: str = "(?!)"
     unused: str = "(?!)"
+    other: str = "(?!)"
     unpack: Callable[[str, np.ndarray], list[tuple[str, np.ndarray]]] = _as_it_is
+    regroup: Callable[[dict[str, np.ndarray], dict[str, str]], None] = _nothing
     words: Words = dataclasses.field(default_factory=lambda: QKV)
+    resample: str = "bicubic_antialias"
+
+    @property
+    def signatures(self) -> tuple[str, ...]:
+        """The names of `signature`."""
+        return (self.signature,) if isinstance(self.signature, str) else self.signature
 
 
 # What PyTorch's wrappers put into names: DistributedDataParallel, compile, FSDP, checkpointing.
@@ -74,6 +94,7 @@ class Recognised:
       tensors: tensors by their names in the table.
       original: name in the table -> name in the file.
       aside: tensors that the model does not use, such as "mask_token".
+      other: names, as in the file, of tensors of other networks.
       left_out: names, as in the file, of tensors that the caller asked to leave out.
       unused: names, as in the file, of tensors that only self-supervised training uses.
     """
@@ -85,6 +106,7 @@ class Recognised:
     tensors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     original: dict[str, str] = dataclasses.field(default_factory=dict)
     aside: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    other: list[str] = dataclasses.field(default_factory=list)
     left_out: Sequence[str] = ()
     unused: list[str] = dataclasses.field(default_factory=list)
 
@@ -117,13 +139,43 @@ def recognise(
     for title, family in FAMILIES.items():
         for prefix in family.prefixes:
             renamed = {name: canonical_name(name, prefix, family.renames) for name in names}
-            if family.signature in renamed.values():
+            if set(family.signatures) <= set(renamed.values()):
                 found = Recognised(path, title, family, configs, left_out=left_out)
                 _collect(found, renamed, tensors)
                 return found
-    some = ", ".join(sorted(names)[:3])
-    known = ", ".join(FAMILIES)
-    raise InputError(f"{path}: its tensors ({some}, ...) are of no known family: {known}")
+    raise InputError(f"{path}: its tensors are of no known family; {_nearest(names)}")
+
+
+def _nearest(names: Sequence[str]) -> str:
+    """The family that has most of these names, and what does not fit it."""
+    best: tuple[tuple[int, int], str, list[str]] = ((0, 0), "", [])
+    for title, family in FAMILIES.items():
+        known = re.compile("|".join([*_name_patterns(family), family.aside, family.other]))
+        for prefix in family.prefixes:
+            renamed = {name: canonical_name(name, prefix, family.renames) for name in names}
+            strange = [name for name, own in renamed.items() if not known.fullmatch(own)]
+            lacking = [name for name in family.signatures if name not in renamed.values()]
+            rank = (len(names) - len(strange), -len(lacking))
+            best = max(best, (rank, title, sorted(strange) or lacking), key=lambda each: each[0])
+    (fitting, _), title, odd = best
+    if not fitting:
+        return f"they are {some(sorted(names), 3)}; known are {', '.join(FAMILIES)}"
+    verb = "lacks" if fitting == len(names) else "has no place for"
+    subject = "but the file" if verb == "lacks" else "which"
+    return f"nearest is {title} with {fitting} of {len(names)}, {subject} {verb} {some(odd, 3)}"
+
+
+def _name_patterns(family: Family) -> list[str]:
+    """Patterns of the names in a family's table."""
+    patterns = []
+    for template, _ in family.table.values():
+        *parts, end = re.split(r"\{(\w+)\}", template)
+        pattern = ""
+        for text, letter in zip(parts[::2], parts[1::2]):
+            words = "|".join(family.words.get(letter, ()))
+            pattern += re.escape(text) + (f"(?:{words})" if words else r"\d+")
+        patterns.append(pattern + re.escape(end))
+    return patterns
 
 
 def _left_out(path: str, names: Iterable[str], patterns: Sequence[str]) -> list[str]:
@@ -149,8 +201,12 @@ def _collect(
 ) -> None:
     """Fills `found` with the tensors under the table's names."""
     for name, canonical in renamed.items():
+        if re.fullmatch(found.family.other, canonical):
+            found.other.append(name)
+            continue
         if re.fullmatch(found.family.aside, canonical):
-            found.aside[canonical.split(".")[-1]] = tensors[name]
+            own = canonical.removeprefix("embeddings.").removeprefix("aside/")
+            found.aside[own] = tensors[name]
             continue
         if re.fullmatch(found.family.unused, canonical):
             found.unused.append(name)
@@ -158,7 +214,9 @@ def _collect(
         for part, array in found.family.unpack(canonical, tensors[name]):
             if part in found.tensors:
                 raise InputError(
-                    f"{found.path} holds {part} twice: {found.original[part]} and {name}"
+                    f"{found.path} holds {part} twice: {found.original[part]} and {name}; name one "
+                    "of them in leave_out"
                 )
             found.tensors[part] = array
             found.original[part] = name
+    found.family.regroup(found.tensors, found.original)

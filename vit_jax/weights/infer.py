@@ -26,6 +26,12 @@ _HEADS |= {(1536, 40, 4096): 24}
 _FIRST_NORMS = ("blocks/norm1/scale", "blocks/branch0/norm1/scale")
 # Axes that every ViT has, and the tensors that have them.
 _PARTS = dict(d="norm", p="patch embedding", q="patch embedding", m="MLP")
+# Fields that tensors show; JSON that says something else is of another model.
+_IN_TENSORS = (
+    *("width", "depth", "patch_size", "mlp_dim", "num_heads", "registers", "norm", "patch_norm"),
+    *("norm_pre", "attention_norm", "mlp_norm", "final_norm", "qk_norm", "qkv_bias", "out_bias"),
+    *("mlp_bias", "patch_bias", "mlp", "position_bias"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +107,13 @@ def _count(exists) -> int:
 
 
 def _gated_or_not(rows: set[str], sizes: Mapping[str, int], table, shapes) -> set[str]:
-    """Removes one of the plain and the gated MLP, which have the same names in PyTorch files."""
+    """Removes one of the plain and the gated MLP, which may have names in common."""
     plain, gated = "blocks/mlp/fc1/", "blocks/mlp/gated/"
     if not {f"{plain}kernel", f"{gated}kernel"} <= rows:
         return rows
+    packed = table[f"{plain}kernel"][0] == table[f"{gated}kernel"][0]
     hidden = shapes[table[f"{plain}kernel"][0].format(l=0)][0]
-    wrong = plain if hidden == 2 * sizes.get("m", 0) else gated
+    wrong = gated if packed and hidden != 2 * sizes.get("m", 0) else plain
     return {row for row in rows if not row.startswith(wrong)}
 
 
@@ -129,18 +136,21 @@ def infer(
     if "resnet/conv_root/kernel" in seen.rows and seen.depth == 0:
         return _infer_bit(seen, hints, options)
     fields = _structure(path, seen, {**options, **hints})
-    for key in ("width", "depth", "patch_size", "mlp_dim"):
+    for key in _IN_TENSORS:
         if hints.get(key, fields[key]) != fields[key]:
+            where = next(iter(found.configs), "config.json")
             raise InputError(
-                f"{path}: config.json says {key} {hints[key]}, the tensors {fields[key]}; one of "
-                "both is of another model"
+                f"{path}: {where} says {key} {hints[key]}, the tensors {fields[key]}; one of both "
+                "is of another model"
             )
     fields |= _positions(path, seen, fields, hints, options)
     stem = ("resnet_norm_eps", "resnet_conv_eps") if fields["resnet_stages"] is not None else ()
-    fields |= {key: hints[key] for key in ("norm_eps", *stem) if key in hints}
+    fields |= {key: hints[key] for key in ("norm_eps", "naflex", *stem) if key in hints}
     gelu = hints.get("gelu") or options.get("gelu")
     if not gelu:
-        raise InputError(f"{path} does not tell its formula of GELU; give gelu: tanh, erf or quick")
+        raise InputError(
+            f"{path} does not tell how it computes GELU; give gelu: tanh, erf or quick"
+        )
     fields["gelu"] = gelu
     try:
         return ViTConfig(**fields)

@@ -25,6 +25,7 @@ class Recipe:
         nearest pixel, as in timm.
       truncate: whether the longer side is rounded down, as in timm and transformers.
       size: (height, width) that the files prepare images to; None: the model's own size.
+      naflex: number and side of the patches of images of any size; (0, 0): images of one size.
       notes: differences from what the files say, one line each.
     """
 
@@ -37,10 +38,16 @@ class Recipe:
     floor: bool = False
     truncate: bool = False
     size: Size | None = None
+    naflex: Size = (0, 0)
     notes: tuple[str, ...] = ()
 
     def spec(self, size: Size) -> str:
         """The preprocessing string of vit_jax.data, for images of (height, width)."""
+        if self.naflex[0]:
+            method = "" if self.method == "bilinear" else f", method={self.method!r}"
+            patches, side = self.naflex
+            normalization = _normalization(self.mean, self.std)
+            return f"naflex(patches={patches}, patch={side}{method})|{normalization}"
         how = "" if self.squash and self.method == "bilinear" else f", method={self.method!r}"
         how += ", antialias=True" if self.antialias else ""
         to_pixels = math.floor if self.floor else round
@@ -60,6 +67,9 @@ class Recipe:
 
         preprocess = parse(spec).deterministic()
         recipe = cls(mean=preprocess.mean, std=preprocess.std)
+        if naflex := preprocess.naflex:
+            size = (naflex.patches, naflex.patch)
+            return dataclasses.replace(recipe, naflex=size, method=naflex.method)
         side = None
         for op in preprocess.ops:
             if isinstance(op, (Resize, ResizeSmall)):
@@ -94,6 +104,8 @@ def other_preprocessing(program: str, spec: str, theirs: str) -> list[str]:
     from vit_jax.data.ops.geometry import CentralCrop, Pad, Resize, ResizeSmall
 
     wanted = parse(spec).deterministic().ops
+    if wanted == parse(theirs).ops:
+        return []
     steps = [type(op) for op in wanted]
     for op in wanted:
         known = (Resize, ResizeSmall, CentralCrop, Pad)
@@ -102,8 +114,6 @@ def other_preprocessing(program: str, spec: str, theirs: str) -> list[str]:
     resizes = [i for i, step in enumerate(steps) if step in (Resize, ResizeSmall)]
     if len(resizes) > 1 or any(CentralCrop in steps[:i] or Pad in steps[:i] for i in resizes):
         raise InputError(f"{program} resizes once, before it crops, unlike {spec}; write .npz")
-    if parse(theirs).ops == wanted:
-        return []
     return [
         f"{program} prepares images by {theirs}, which differs from this model's {spec}: "
         "logits will differ"

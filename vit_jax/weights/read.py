@@ -66,6 +66,8 @@ def read_stored(
     found = recognise(path, files.tensors, files.configs, leave_out)
     source, size = "as the files say", None
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    usual_resample = found.family.resample
     if files.own:
         own, where = files.own
         config = described_model(own, where)
@@ -73,7 +75,10 @@ def read_stored(
         params = _load(config, found, where)
         pp, labels, multi_label = own["pp"], own["labels"], own.get("multi_label", False)
     else:
-        config = infer(path, found, found.family.hints(found), told)
+        hints = dict(found.family.hints(found))
+        remarks = tuple(hints.pop("notes", ()))
+        usual_resample = hints.pop("resample", usual_resample)
+        config = infer(path, found, hints, told)
         params = _load(config, found)
         labels, multi_label = _labels(found, config.num_classes), _multi_label(found)
         recipe = found.family.recipe(found)
@@ -90,7 +95,7 @@ def read_stored(
         pp=pp,
         multi_label=multi_label,
         input_size=size if size != config.image_size else None,
-        resample="bicubic_antialias" if "registers" in params else _resample(found.name),
+        resample="bicubic_antialias" if "registers" in params else usual_resample,
         labels=labels,
         source=path,
         family=found.name,
@@ -99,17 +104,24 @@ def read_stored(
             f"{path}: {found.name}, {name}, {len(found.tensors)} tensors loaded",
             *(f"note: {note}" for note in files.notes),
             f"preprocessing {source}: {pp}",
-            *(f"note: {note}" for note in notes),
+            *(f"note: {note}" for note in (*remarks, *notes)),
             *(f"left out on request: {name}" for name in found.left_out),
             *(f"left out, only self-supervised training uses it: {name}" for name in found.unused),
             *(f"kept aside, no part of a classifier: {name}" for name in found.aside),
+            *(f"set aside, another network: {line}" for line in _summary(found.other)),
         ],
     )
 
 
-def _resample(family: str) -> str:
-    """The method by which a family's program resizes position embeddings."""
-    return "bicubic" if family.startswith("Hugging Face") else "bicubic_antialias"
+def _summary(names: Sequence[str]) -> list[str]:
+    """A line for the tensors of each module, such as "text_model.* (37 tensors)"."""
+    modules: dict[str, list[str]] = {}
+    for name in sorted(names):
+        modules.setdefault(name.split(".")[0], []).append(name)
+    return [
+        inside[0] if len(inside) == 1 else f"{module}.* ({len(inside)} tensors)"
+        for module, inside in modules.items()
+    ]
 
 
 def _multi_label(found: Recognised) -> bool:

@@ -262,8 +262,8 @@ class Relative(PositionEmbeddingKind):
 class SinCos2d(PositionEmbeddingKind):
     """Fixed sines and cosines; see `sincos_2d`.
 
-    The default is big_vision's. MAE's are sincos2d(endpoint=False), AIMv2's (2411.14402)
-    sincos2d(order="yx", endpoint=False).
+    The default is big_vision's. Those of MAE and of AIMv2 (2411.14402) for images of any size
+    are sincos2d(endpoint=False).
     """
 
     order: str = "xy"

@@ -1,1 +1,1 @@
-"""Health of a run: bad numbers, spikes, hangs, preemption."""
+"""Health of a run: bad numbers, spikes, hangs, preemption, no progress."""

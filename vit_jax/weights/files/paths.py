@@ -23,10 +23,15 @@ _IN_DIRECTORY = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
     "*.safetensors",
     "*.npz",
     "*.pth",
 )
+# JSON files beside them.
+_CONFIGS = ("config", "preprocessor_config", "processor_config")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -130,7 +135,7 @@ def _from_hub(repo: str) -> Path:
         names = [file.rfilename for file in HfApi().model_info(repo, timeout=10).siblings or []]
         patterns = ["*.json", "*.safetensors"]
         if not any(name.endswith(".safetensors") for name in names):
-            patterns += ["pytorch_model*", "*.npz"]
+            patterns += ["pytorch_model*", "open_clip_pytorch_model*", "*.npz"]
         return Path(snapshot_download(repo, allow_patterns=patterns))
     except Exception as error:  # of the network, of the hub, of the account
         with contextlib.suppress(Exception):
@@ -155,10 +160,12 @@ def _find_weights(path: Path) -> Path:
 
 
 def _read_configs(weights: Path) -> dict[str, Any]:
-    """config.json and preprocessor_config.json of a model's directory, else the sidecar."""
+    """The JSON files of a model's directory, else the sidecar."""
     names = {"sidecar": f"{weights.name}.json"}
     if weights.name.startswith(("model.", "pytorch_model.")):
-        names = {name: name for name in ("config.json", "preprocessor_config.json")}
+        names = {f"{name}.json": f"{name}.json" for name in _CONFIGS}
+    if weights.name.startswith("open_clip_"):
+        names = {name: name for name in ("open_clip_config.json",)}
     configs = {}
     for key, name in names.items():
         if (file := weights.parent / name).exists():

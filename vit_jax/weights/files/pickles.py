@@ -1,6 +1,7 @@
 """Reads PyTorch's files, also those that training programs write. Nothing stored in them is run."""
 
 import contextlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def read_pickle(path: Path, part: str = "") -> tuple[dict[str, np.ndarray], list
             f"{path} is a PyTorch pickle: install torch to read it, or give the .safetensors file"
         ) from error
     try:
-        with _other_classes_skipped(path):
+        with _other_classes_skipped(path), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's about TorchScript, before it refuses that
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError):
         raise

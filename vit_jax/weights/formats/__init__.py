@@ -1,7 +1,20 @@
-"""One file per format: its names, its JSON, its preprocessing and its writer."""
+"""One file or folder per format: its names, its JSON, its preprocessing and its writer."""
 
-from vit_jax.weights.formats import google, programs
-from vit_jax.weights.formats.huggingface import vit as huggingface
+# isort: skip_file
+# Families are tried in the order of these imports.
+from vit_jax.weights.formats import authors, google, huggingface, programs
 from vit_jax.weights.formats.timm import vit as timm
+from vit_jax.weights.formats.open_clip import clip as open_clip
+from vit_jax.weights.formats.open_clip import timm_tower
+from vit_jax.weights.formats.authors import perception_tokens
 
-__all__ = ["google", "huggingface", "programs", "timm"]
+__all__ = [
+    "authors",
+    "google",
+    "huggingface",
+    "open_clip",
+    "perception_tokens",
+    "programs",
+    "timm",
+    "timm_tower",
+]

@@ -178,7 +178,7 @@ FAMILIES.add(
         _vit_recipe,
         _GOOGLE_PREFIXES,
         _GOOGLE_RENAMES,
-        aside="mask_token",
+        aside=r"mask_token|aside/.*",
         unpack=_unscanned,
     ),
 )
@@ -231,7 +231,9 @@ def write(weights: Weights, path: Path) -> list[str]:
         big_vision = config.head == "map" or (config.has_class_token and not config.posemb_slots)
         tensors = named(weights, "Google ViT", _TO_BIG_VISION if big_vision else ())
     files = {sidecar(path): own_description(weights)}
-    return [*save(path, tensors | weights.aside, files), *_beyond_google(config)]
+    for name, array in weights.aside.items():
+        tensors[name if name == "mask_token" else f"aside/{name}"] = array
+    return [*save(path, tensors, files), *_beyond_google(config)]
 
 
 # Parts of the network that Google's code lacks, with the value that it has.
@@ -265,6 +267,7 @@ def _beyond_google(config: ModelConfig) -> list[str]:
     lines = [f"vision_transformer has no {name}" for name, used in features.items() if used]
     if config.gelu != "tanh":
         lines.append(
-            "vision_transformer computes GELU by tanh, these weights were trained with erf"
+            "vision_transformer computes GELU by tanh, these weights were trained with "
+            + config.gelu
         )
     return lines

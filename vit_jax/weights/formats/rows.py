@@ -14,6 +14,7 @@ GELU = {
     "gelu_pytorch_tanh": "tanh",
     "gelu_fast": "tanh",
     "gelu_tanh": "tanh",
+    "quick_gelu": "quick",
 }
 # Of the BiT code in timm and transformers, pre-activation or not.
 TORCH_RESNET = dict(resnet_norm_eps=1e-5, resnet_conv_eps=1e-8)

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         default="",
-        help="google, timm, huggingface, stablehlo or savedmodel; default: by the name of DST",
+        help="google, timm, huggingface, open_clip, stablehlo or savedmodel; default: by DST",
     )
     parser.add_argument(
         "--set",

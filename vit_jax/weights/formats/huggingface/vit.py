@@ -1,22 +1,24 @@
-"""Directories of transformers: ViT and its hybrid, DeiT, DINOv2, BiT."""
+"""ViT and its hybrid, DeiT, MAE, MSN, I-JEPA, DINOv2 and BiT in transformers."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vit_jax.errors import InputError
-from vit_jax.models.config import BiTConfig, ModelConfig, Size, feature_channels, feature_grid
+from vit_jax.models.config import BiTConfig, ModelConfig, feature_channels, feature_grid
 from vit_jax.models.vit_config import ViTConfig
-from vit_jax.weights.families import FAMILIES, Family, Recognised
-from vit_jax.weights.formats.huggingface.config import (
-    PILLOW,
-    bit_hints,
-    dinov2_hints,
-    hints,
-    recipe,
-    vit_recipe,
+from vit_jax.weights.families import FAMILIES, QKV, Family, Recognised
+from vit_jax.weights.formats.huggingface.beit import MLP_RENAMES, RENAMES
+from vit_jax.weights.formats.huggingface.config import bit_hints, dinov2_hints, hints
+from vit_jax.weights.formats.huggingface.directory import (
+    TARGETS,
+    VIT,
+    Directory,
+    Target,
+    below,
+    common,
 )
+from vit_jax.weights.formats.huggingface.processor import CROPPED, recipe
 from vit_jax.weights.formats.rows import (
     RESNET,
     SIZES,
@@ -26,9 +28,9 @@ from vit_jax.weights.formats.rows import (
     torch_resnet,
 )
 from vit_jax.weights.layout import Table
-from vit_jax.weights.preprocessing import Recipe, other_preprocessing
+from vit_jax.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Recipe
 from vit_jax.weights.record import Weights
-from vit_jax.weights.write import ANY, check_expressible, named, save, side_length, weight_format
+from vit_jax.weights.write import ANY, check_expressible, named
 
 _LAYER = "encoder.layer.{l}"
 _HUGGINGFACE: Table = {
@@ -75,34 +77,62 @@ HUGGINGFACE_BIT: Table = {
     **dense("head", "classifier.1", "oz", "o"),
 }
 
+_TEACHER = (r"^cls_classifier\.", "classifier.")
 _DINOV2_RENAMES = (
+    *RENAMES,
     (r"\.mlp\.weights_in\.", ".mlp.fc1."),
     (r"\.mlp\.weights_out\.", ".mlp.fc2."),
+    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
 )
+_DINOV2_SIGNATURE = "encoder.layer.0.layer_scale1.lambda1"
 
 
-FAMILIES.add(
-    "Hugging Face DINOv2",
-    Family(
-        "encoder.layer.0.layer_scale1.lambda1",
-        DINOV2,
-        dinov2_hints,
-        recipe,
-        ("", "dinov2.", "dinov2_with_registers."),
-        _DINOV2_RENAMES,
-        aside=r"embeddings\.mask_token",
-    ),
+def _vit_recipe(found: Recognised) -> Recipe:
+    """The preprocessing of a ViT, DeiT, MAE, MSN or I-JEPA."""
+    if "embeddings.distillation_token" in found.tensors:
+        return recipe(found, CROPPED)
+    if found.config_json.get("model_type") in ("vit_mae", "vit_msn", "ijepa"):
+        return recipe(found, Recipe(mean=IMAGENET_MEAN, std=IMAGENET_STD))
+    return recipe(found, Recipe())
+
+
+def _add_dinov2(title: str, signature: tuple[str, ...], table: Table) -> None:
+    prefixes = ("dinov2.", "dinov2_with_registers.")
+    FAMILIES.add(
+        title,
+        Family(
+            signature,
+            table,
+            dinov2_hints,
+            recipe,
+            prefixes,
+            _DINOV2_RENAMES,
+            aside=r"embeddings\.mask_token",
+            words=QKV | dict(g=("gate", "up")),
+            resample="bicubic",
+        ),
+    )
+
+
+# transformers 5 may write the two halves of a gated MLP apart.
+_add_dinov2(
+    "Hugging Face DINOv2, halves apart",
+    (_DINOV2_SIGNATURE, "encoder.layer.0.mlp.gate_proj.weight"),
+    DINOV2 | dense("blocks/mlp/gated", f"{_LAYER}.mlp.{{g}}_proj", "md", "m"),
 )
+_add_dinov2("Hugging Face DINOv2", (_DINOV2_SIGNATURE,), DINOV2)
 FAMILIES.add(
     "Hugging Face ViT",
     Family(
         "encoder.layer.0.layernorm_before.weight",
         HUGGINGFACE,
         hints,
-        vit_recipe,
-        ("", "vit.", "deit."),
-        ((r"^cls_classifier\.", "classifier."),),
+        _vit_recipe,
+        ("vit.", "deit.", "ijepa."),
+        (*RENAMES, *MLP_RENAMES, _TEACHER),
         aside=r"embeddings\.mask_token",
+        other=r"decoder\..*",
+        resample="bicubic",
     ),
 )
 FAMILIES.add(
@@ -111,27 +141,32 @@ FAMILIES.add(
 )
 
 
-@weight_format("huggingface", "")
-def write(weights: Weights, path: Path) -> list[str]:
-    """Writes a directory that `from_pretrained` reads."""
-    config = weights.config
-    described = documents(weights)
-    theirs = recipe(Recognised("", "", FAMILIES["Hugging Face ViT"], described))
-    steps = other_preprocessing("transformers", weights.pp, theirs.spec(config.image_size))
-    files = {path / name: document for name, document in described.items()}
-    files[path / "vit_jax.json"] = dict(report=weights.report)
-    kind = model_type(config)
+def _build(weights: Weights) -> Directory:
+    """A directory of a ViT, hybrid, DeiT, DINOv2, I-JEPA or BiT."""
+    config, kind = weights.config, model_type(weights.config)
+    suffix = "ForImageClassification" if config.num_classes else "Model"
+    lines: list[str] = []
     if isinstance(config, BiTConfig):
         tensors, lines = named(weights, "Hugging Face BiT"), other_epsilon(config, config.preact)
+        document = _bit(config, config.preact)
     else:
-        tensors, lines = _vit_tensors(weights, config, kind), []
+        tensors = _vit_tensors(weights, config, kind)
+        suffix += "WithTeacher" if config.distillation == "head" else ""
+        document = _vit(config, kind)
+        if kind in ("vit", "deit") and not (config.num_classes or config.pre_logits):
+            lines.append(
+                f"transformers' {_ARCHITECTURES[kind]}Model adds a random pooler, which this model "
+                "lacks: give from_pretrained add_pooling_layer=False"
+            )
     if config.num_classes:
         prefix = "vit." if kind == "vit-hybrid" else f"{kind}."
-        tensors = {
-            name if "classifier" in name else prefix + name: array
-            for name, array in tensors.items()
-        }
-    return [*save(path / "model.safetensors", tensors, files), *lines, *steps]
+        outside = ("classifier.", "cls_classifier.", "distillation_classifier.")
+        tensors = below(prefix, tensors, *outside)
+    document |= dict(model_type=kind, num_channels=3)
+    return Directory(_ARCHITECTURES[kind] + suffix, document, tensors, tuple(lines))
+
+
+TARGETS.append(Target(lambda config: isinstance(config, (BiTConfig, ViTConfig)), _build))
 
 
 def _vit_tensors(weights: Weights, config: ViTConfig, kind: str) -> dict[str, np.ndarray]:
@@ -147,15 +182,6 @@ def _vit_tensors(weights: Weights, config: ViTConfig, kind: str) -> dict[str, np
     return tensors
 
 
-_RESNET = dict.fromkeys(
-    ("resnet_stages", "resnet_width", "resnet_norm_eps", "resnet_conv_eps"), ANY
-)
-# Options that config.json holds for every ViT.
-_VIT = SIZES | dict.fromkeys(
-    ("width", "depth", "mlp_dim", "num_heads", "patch_size", "gelu", "norm_eps"), ANY
-)
-
-
 def model_type(config: ModelConfig) -> str:
     """The `model_type` of transformers that can hold the model.
 
@@ -165,22 +191,26 @@ def model_type(config: ModelConfig) -> str:
     if isinstance(config, BiTConfig):
         check_expressible("transformers' BiT", config, RESNET | SIZES | dict(preact=ANY))
         return "bit"
-    if not isinstance(config, ViTConfig):
-        raise InputError(f"transformers has no {type(config).__name__}; write .npz instead")
+    assert isinstance(config, ViTConfig)
+    vit = VIT | dict(qkv_bias="none" if config.qkv_bias == "none" else "all")
     if config.distillation != "none":
-        check_expressible("transformers' DeiT", config, _VIT | dict(distillation=ANY))
+        check_expressible("transformers' DeiT", config, vit | dict(distillation=ANY))
         return "deit"
     if config.layer_scale is not None or config.head == "token_gap":
         head = "token_gap" if config.num_classes else "token"
-        has = dict(layer_scale=ANY, registers=ANY, mlp=ANY, head=head)
-        check_expressible("transformers' DINOv2", config, _VIT | has)
+        scale = 1.0 if config.layer_scale is None else ANY
+        has = dict(layer_scale=scale, registers=ANY, mlp=ANY, head=head)
+        check_expressible("transformers' DINOv2", config, vit | has)
         return "dinov2_with_registers" if config.registers else "dinov2"
     if config.resnet_stages is not None:
-        check_expressible("transformers' hybrid ViT", config, _VIT | RESNET)
+        check_expressible("transformers' hybrid ViT", config, vit | RESNET)
         return "vit-hybrid"
+    if config.head == "gap" and not config.has_class_token:
+        check_expressible("transformers' I-JEPA", config, vit | dict(head="gap"))
+        return "ijepa"
     # The base model alone has a representation layer.
     has = dict(pre_logits=0 if config.num_classes else ANY)
-    check_expressible("transformers' ViT", config, _VIT | has)
+    check_expressible("transformers' ViT", config, vit | has)
     return "vit"
 
 
@@ -190,44 +220,14 @@ _ARCHITECTURES = {
     "deit": "DeiT",
     "dinov2": "Dinov2",
     "dinov2_with_registers": "Dinov2WithRegisters",
+    "ijepa": "IJepa",
     "bit": "Bit",
 }
 
 
-def documents(weights: Weights) -> dict[str, dict[str, Any]]:
-    """config.json and preprocessor_config.json of transformers, by file name."""
-    config = weights.config
-    kind = model_type(config)
-    suffix = "ForImageClassification" if config.num_classes else "Model"
-    if isinstance(config, ViTConfig) and config.distillation == "head":
-        suffix += "WithTeacher"
-    names = weights.labels or [f"LABEL_{i}" for i in range(config.num_classes)]
-    document = dict(
-        architectures=[_ARCHITECTURES[kind] + suffix],
-        model_type=kind,
-        dtype="float32",
-        num_channels=3,
-        id2label={str(i): name for i, name in enumerate(names)},
-        label2id={name: i for i, name in enumerate(names)},
-        **(_vit(config, kind) if isinstance(config, ViTConfig) else _bit(config, config.preact)),
-    )
-    if weights.multi_label:
-        document["problem_type"] = "multi_label_classification"
-    preprocessor = to_huggingface(Recipe.parse(weights.pp), config.image_size)
-    return {"config.json": document, "preprocessor_config.json": preprocessor}
-
-
 def _vit(config: ViTConfig, kind: str) -> dict[str, Any]:
-    document: dict[str, Any] = dict(
-        hidden_size=config.width,
-        num_hidden_layers=config.depth,
-        num_attention_heads=config.num_heads,
-        intermediate_size=config.mlp_dim,
-        hidden_act="gelu" if config.gelu == "erf" else "gelu_pytorch_tanh",
-        layer_norm_eps=config.norm_eps,
-        image_size=side_length(config.image_size),
-        patch_size=side_length(config.patch_size),
-        qkv_bias=True,
+    document = common(config) | dict(
+        qkv_bias=config.qkv_bias == "all",
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
@@ -282,27 +282,3 @@ def _bit(config: ViTConfig | BiTConfig, preact: bool) -> dict[str, Any]:
         output_stride=32,
         width_factor=1,
     )
-
-
-def to_huggingface(recipe: Recipe, size: Size) -> dict[str, Any]:
-    """The content of preprocessor_config.json with the same preprocessing."""
-    height, width = size
-    config = dict(
-        do_normalize=True,
-        do_rescale=True,
-        do_resize=True,
-        image_mean=list(recipe.mean),
-        image_std=list(recipe.std),
-        resample=next(number for number, name in PILLOW.items() if name == recipe.method),
-        rescale_factor=1 / 255,
-    )
-    if recipe.squash and recipe.share == 1.0:
-        return dict(
-            config, image_processor_type="ViTImageProcessor", size=dict(height=height, width=width)
-        )
-    config |= dict(do_center_crop=True, crop_size=dict(height=height, width=width))
-    if recipe.squash:
-        whole = dict(height=round(height / recipe.share), width=round(width / recipe.share))
-        return dict(config, image_processor_type="DeiTImageProcessor", size=whole)
-    shorter = dict(shortest_edge=round(min(size) / recipe.share))
-    return dict(config, image_processor_type="BitImageProcessor", size=shorter)

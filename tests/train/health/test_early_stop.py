@@ -8,7 +8,7 @@ import pytest
 from vit_jax import config as configs
 from vit_jax.errors import InputError
 from vit_jax.train import loop
-from vit_jax.train.early_stop import EarlyStop
+from vit_jax.train.health.early_stop import EarlyStop
 
 
 def section(**options):

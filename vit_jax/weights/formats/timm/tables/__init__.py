@@ -1,0 +1,1 @@
+"""Tables of timm's architectures and of their arguments; written by tests/weights/timm."""
