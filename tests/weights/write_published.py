@@ -1,45 +1,41 @@
 """Writes vit_jax/weights/published.tsv: the list of published weights.
 
-    python tests/weights/timm/write_published.py TIMM_REPO OPEN_CLIP_REPO DINOV2_REPO
+    python tests/weights/write_published.py MIRRORS
 
-The arguments are clones of huggingface/pytorch-image-models, mlfoundations/open_clip and
-facebookresearch/dinov2; timm 1.0.31 has to be importable. Names, licences and preprocessing are
-those of timm's pretrained_cfg; shapes come from timm's models without values. An entry is listed if
-it is read here. Figures come from files of the repositories, which `source` names:
-
-* timm's results/results-imagenet.csv: fine-tuned, or with a linear head where the tag says so;
-* open_clip's docs/openclip_results.csv: zero-shot, by the hub ids in src/open_clip/pretrained.py;
-* DINOv2's README: linear.
+MIRRORS is a folder with bare clones, named owner+name/repo, of the repositories in
+`published_figures.SOURCES`; timm 1.0.31 and transformers have to be importable. Names, licences and
+preprocessing of timm's weights are those of its pretrained_cfg, and shapes those of its models.
+An entry is listed if its tensors and its config.json are read here. No file is downloaded.
 """
 
 import csv
-import io
+import functools
+import importlib
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import timm
+from published_figures import augreg, commits, figures
+from published_transformers import LISTED, Listed
 
 from vit_jax import models
 from vit_jax.errors import InputError
 from vit_jax.models import flops
 from vit_jax.weights.families import recognise
 from vit_jax.weights.infer import infer
+from vit_jax.weights.preprocessing import Recipe
+from vit_jax.weights.published import COLUMNS, TABLE
+from vit_jax.weights.read import matched
 
-OUT = Path(__file__).parents[3] / "vit_jax" / "weights" / "published.tsv"
-FIELDS = (
-    *("name", "family", "model", "image_size", "millions", "classes", "licence", "figure"),
-    *("figure_kind", "source", "preprocessing"),
-)
 MODULES = (
     *("vision_transformer", "deit", "vision_transformer_hybrid", "eva", "beit"),
     *("vision_transformer_relpos", "resnetv2"),
 )
 # What was pre-trained, by a part of timm's name, the first that matches.
 FAMILIES = (
+    ("eupe", "EUPE"),
     ("dinov3", "DINOv3"),
     ("dinov2", "DINOv2"),
     (r"\.dino", "DINO"),
@@ -62,120 +58,154 @@ FAMILIES = (
     ("resnetv2", "BiT"),
     ("flexi", "FlexiViT"),
     ("rope", "RoPE-ViT"),
+    ("radio", "C-RADIO"),
+    ("^test_", "timm, for tests"),
     (r"\.sam", "ViT, sharpness-aware"),
     ("", "ViT"),
 )
 
 
-def shown(repository: str, path: str) -> str:
-    """The text of a file of a clone."""
-    command = ["git", "-C", repository, "show", f"HEAD:{path}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def entry(name, family, state, documents, licence) -> dict:
+    """The fields of an entry, without its figures.
 
-
-def timm_entry(name: str) -> dict:
-    """The fields of an entry, without its figure.
+    Args:
+      name: name for `load`.
+      family: what was pre-trained.
+      state: tensors of PyTorch, without values.
+      documents: contents of the JSON files beside them, by name.
+      licence: licence of the weights.
 
     Raises:
       InputError: it is not read here.
     """
-    model = timm.create_model(name, pretrained=False, device="meta")
-    zero = np.zeros((), np.float32)
-    tensors = {key: np.broadcast_to(zero, value.shape) for key, value in model.state_dict().items()}
-    cfg = model.pretrained_cfg
-    document = dict(
-        architecture=cfg["architecture"],
-        num_classes=cfg["num_classes"],
-        pretrained_cfg={key: value for key, value in cfg.items() if value is not None},
-    )
-    if model.num_classes != cfg["num_classes"]:
-        document["num_classes"] = model.num_classes
-    document = json.loads(json.dumps(document))
-    found = recognise(name, tensors, {"config.json": document})
-    config = infer(name, found, dict(found.family.hints(found)), {})
+    zero = np.zeros((), np.float16)
+    tensors = {key: np.broadcast_to(zero, tuple(value.shape)) for key, value in state.items()}
+    found = recognise(name, tensors, json.loads(json.dumps(documents)))
+    hints = dict(found.family.hints(found))
+    hints.pop("notes", ()), hints.pop("resample", "")
+    config = infer(name, found, hints, {})
+    matched(config, found)
     recipe = found.family.recipe(found)
-    params = flops.parameters(config)
-    assert params == sum(array.size for array in tensors.values()), (name, params)
     size = recipe.size or config.image_size
+    model, _ = models.identify(config)
     return dict(
-        name=cfg["hf_hub_id"],
-        family=next(family for part, family in FAMILIES if re.search(part, name)),
-        model=models.identify(config)[0],
+        name=name,
+        family=family,
+        model=model,
         image_size=size[0],
-        millions=round(params / 1e6, 2),
+        parameters=parameters(config),
         classes=config.num_classes,
-        licence=cfg.get("license") or "",
+        licence=licence or "",
+        figures="",
+        source="",
         preprocessing=recipe.spec(size),
     )
 
 
-def zero_shot(repository: str) -> dict[str, float]:
-    """Hub id -> top-1 on ImageNet in percent."""
-    results = csv.DictReader(io.StringIO(shown(repository, "docs/openclip_results.csv")))
-    figures = {(row["name"], row["pretrained"]): 100 * float(row["ImageNet 1k"]) for row in results}
-    code = shown(repository, "src/open_clip/pretrained.py")
-    found, groups = {}, dict(re.findall(r'"([\w-]+)":\s*(_\w+)', code.split("_PRETRAINED")[-1]))
-    for model, group in groups.items():
-        body = re.search(rf"^{group} = dict\((.*?)^\)", code, re.MULTILINE | re.DOTALL)
-        for tag, inner in re.findall(r"(\w+)=_\w*cfg\((.*?)\)", body[1] if body else "", re.DOTALL):
-            hub = re.search(r'hf_hub=["\']([^"\']+?)/?["\']', inner)
-            if hub and (model, tag) in figures:
-                found.setdefault(hub[1], figures[model, tag])
+parameters = functools.cache(flops.parameters)
+
+
+def timm_entry(name: str) -> dict:
+    """The entry of timm's weights; see `entry`."""
+    timm = importlib.import_module("timm")
+    cfg = timm.get_pretrained_cfg(name).to_dict()
+    if cfg.get("hf_hub_id") != f"timm/{name}" or cfg.get("hf_hub_filename"):
+        raise InputError(f"it has no file of its own in timm's layout: {cfg.get('hf_hub_id')}")
+    model = timm.create_model(name, pretrained=False, device="meta")
+    document = dict(
+        architecture=cfg["architecture"],
+        num_classes=model.num_classes,
+        pretrained_cfg={key: value for key, value in cfg.items() if value is not None},
+    )
+    family = next(family for part, family in FAMILIES if re.search(part, name))
+    state = model.state_dict()
+    found = entry(cfg["hf_hub_id"], family, state, {"config.json": document}, cfg.get("license"))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert found["parameters"] == count, (name, found["parameters"], count)
     return found
+
+
+def transformers_entry(listed: Listed) -> dict:
+    """The entry of weights in transformers' layout; see `entry`."""
+    torch = importlib.import_module("torch")
+    transformers = importlib.import_module("transformers")
+    timm = importlib.import_module("timm")
+    cls = getattr(transformers, listed.cls)
+    with torch.device("meta"):
+        model = cls(cls.config_class(**listed.config))
+    document = model.config.to_diff_dict() | dict(model_type=model.config.model_type)
+    documents = {"config.json": document, "preprocessor_config.json": listed.processor}
+    licence = timm.get_pretrained_cfg(listed.twin).license
+    return entry(listed.name, listed.family, model.state_dict(), documents, licence)
+
+
+def timm_entries(refused: list[str]) -> list[dict]:
+    timm = importlib.import_module("timm")
+    registry = importlib.import_module("timm.models._registry")
+    entries = []
+    for name in timm.list_pretrained():
+        if registry._model_to_module[name.split(".")[0]] not in MODULES:
+            continue
+        try:
+            entries.append(timm_entry(name))
+        except InputError as error:
+            refused.append(f"{name}: {error}")
+        except AssertionError as error:
+            refused.append(f"{name}: WRONG {error}")
+        print(len(entries), name, file=sys.stderr, flush=True)
+    return entries
+
+
+def augreg_entries(mirrors: Path) -> list[dict]:
+    """Google's own files of AugReg, of which the README gives names and figures."""
+    entries = []
+    for short, pretrained, tuned, _ in augreg(mirrors):
+        stem, _, patch = short.rpartition("+")
+        model = "+".join(filter(None, (stem, f"ViT-{patch}")))
+        for name, classes, size in ((pretrained, 21843, 224), (tuned, 1000, 384)):
+            config = models.model_config(model, num_classes=classes, image_size=size)
+            entries.append(
+                dict(
+                    name=name,
+                    family="AugReg",
+                    model=models.identify(config)[0],
+                    image_size=size,
+                    parameters=parameters(config),
+                    classes=classes,
+                    licence="",
+                    figures="",
+                    source="",
+                    preprocessing=Recipe(antialias=False).spec((size, size)),
+                )
+            )
+    return entries
 
 
 def main() -> None:
-    timm_repo, clip_repo, dino_repo = sys.argv[1:]
-    commit = shown_commit(timm_repo)
-    rows = csv.DictReader(io.StringIO(shown(timm_repo, "results/results-imagenet.csv")))
-    tuned = {row["model"]: float(row["top1"]) for row in rows}
-    shots = zero_shot(clip_repo)
-    linear = dinov2_linear(shown(dino_repo, "README.md"))
-    entries, refused = [], []
-    for name in timm.list_pretrained():
-        if timm.models._registry._model_to_module[name.split(".")[0]] not in MODULES:
-            continue
-        try:
-            entry = timm_entry(name)
-        except InputError as error:
-            refused.append(f"{name}: {error}")
-            continue
-        figure = ("", "", "")
-        if name in tuned:
-            kind = "linear" if name.endswith("_lc") or ".linear" in name else "fine-tuned"
-            source = f"timm results/results-imagenet.csv {commit}"
-            figure = (f"{tuned[name]:.2f}", kind, source)
-        elif entry["name"] in shots:
-            source = f"open_clip docs/openclip_results.csv {shown_commit(clip_repo)}"
-            figure = (f"{shots[entry['name']]:.2f}", "zero-shot", source)
-        elif name in linear:
-            source = f"DINOv2 README.md {shown_commit(dino_repo)}"
-            figure = (linear[name], "linear", source)
-        entries.append(entry | dict(zip(("figure", "figure_kind", "source"), figure)))
-    with OUT.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, delimiter="\t", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(entries, key=lambda entry: (entry["family"], entry["name"])))
+    mirrors = Path(sys.argv[1])
+    refused: list[str] = []
+    entries = timm_entries(refused)
+    entries += [transformers_entry(listed) for listed in LISTED] + augreg_entries(mirrors)
+    write(entries, mirrors)
     print(f"{len(entries)} entries, {len(refused)} refused", *refused, sep="\n", file=sys.stderr)
 
 
-def shown_commit(repository: str) -> str:
-    command = ["git", "-C", repository, "rev-parse", "--short=10", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def dinov2_linear(readme: str) -> dict[str, str]:
-    """timm's name -> linear top-1 in percent, from the first table of DINOv2's README."""
-    table = readme.split("</table>")[0]
-    rows = re.findall(
-        r"<td>ViT-(\w)/14.*?(:x:|:white_check_mark:).*?>([\d.]+)%.*?>([\d.]+)%", table, re.DOTALL
-    )
-    sizes = dict(S="small", B="base", L="large", g="giant")
-    found = {}
-    for size, registers, _, linear in rows:
-        reg = "_reg4" if registers == ":white_check_mark:" else ""
-        found[f"vit_{sizes[size]}_patch14{reg}_dinov2.lvd142m"] = linear
-    return found
+def write(entries: list[dict], mirrors: Path) -> None:
+    """Writes the table, with figures and their sources."""
+    published = figures(mirrors)
+    entries = sorted(entries, key=lambda each: (each["family"], each["name"]))
+    for each in entries:
+        each["figures"], each["source"] = published.get(each["name"], ("", ""))
+    specs: dict[str, str] = {}
+    for each in entries:
+        spec = each["preprocessing"]
+        each["preprocessing"] = specs.setdefault(spec, f"p{len(specs) + 1}")
+    texts = commits(mirrors) | {key: spec for spec, key in specs.items()}
+    with TABLE.open("w", newline="") as file:
+        file.writelines(f"# {key}\t{text}\n" for key, text in texts.items())
+        writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(entries)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,25 @@ import csv
 import dataclasses
 import fnmatch
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vit_jax import models
 
-FIGURES = ("fine-tuned", "linear", "k-NN", "zero-shot")
+TABLE = Path(__file__).with_name("published.tsv")
+COLUMNS = (
+    *("name", "family", "model", "image_size", "parameters", "classes", "licence", "figures"),
+    *("source", "preprocessing"),
+)
+# How a figure was reached.
+FIGURES = {
+    "fine-tuned": "all weights were trained further on ImageNet",
+    "supervised": "the weights were trained on ImageNet, without other pre-training",
+    "linear": "a linear classifier on frozen features",
+    "k-NN": "nearest neighbours of frozen features",
+    "frozen": "a classifier on a frozen trunk; the source does not say which",
+    "ReaL": "on the ReaL labels, by the protocol of the authors' paper",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,16 +30,15 @@ class Published:
     """Published weights that `vit_jax.load` takes by their name.
 
     Attributes:
-      name: hub id.
+      name: id on the Hugging Face hub, or URL of a file.
       family: what was pre-trained and how, such as "DINOv3" or "CLIP".
       model: nearest model of `list_models`.
-      image_size: height and width of the images in pixels.
-      millions: number of parameters of the image tower, in millions.
+      image_size: height and width in pixels of the images that the preprocessing makes.
+      parameters: number of parameters of the model that `load` returns.
       classes: number of classes of its classifier; 0: none, it gives features.
-      licence: licence of the weights, as the publisher names it.
-      figure: top-1 accuracy on ImageNet in percent that is published for them; None: none.
-      figure_kind: how it was reached: one of FIGURES, or of "ReaL" labels if it says so.
-      source: where the figure is published.
+      licence: licence of the weights, as timm or the publisher names it; "": not said.
+      figures: kind, one of FIGURES -> published top-1 accuracy on ImageNet in percent.
+      source: where the figures are published: repository@commit and file; "": no figures.
       preprocessing: operations of `data.pp` for evaluation.
     """
 
@@ -34,11 +46,10 @@ class Published:
     family: str
     model: str
     image_size: int
-    millions: float
+    parameters: int
     classes: int
     licence: str
-    figure: float | None
-    figure_kind: str
+    figures: Mapping[str, float]
     source: str
     preprocessing: str
 
@@ -46,37 +57,56 @@ class Published:
 @functools.cache
 def published() -> Sequence[Published]:
     """The whole list, in the order of its file."""
-    with open(Path(__file__).with_name("published.tsv"), newline="") as file:
-        return tuple(_entry(row) for row in csv.DictReader(file, delimiter="\t"))
+    with TABLE.open(newline="") as file:
+        return tuple(_read(file))
 
 
-def _entry(row: dict[str, str]) -> Published:
-    return Published(
-        name=row["name"],
-        family=row["family"],
-        model=row["model"],
-        image_size=int(row["image_size"]),
-        millions=float(row["millions"]),
-        classes=int(row["classes"]),
-        licence=row["licence"],
-        figure=float(row["figure"]) if row["figure"] else None,
-        figure_kind=row["figure_kind"],
-        source=row["source"],
-        preprocessing=row["preprocessing"],
-    )
+def _read(lines: Iterable[str]) -> list[Published]:
+    """The entries; a line "# key<TAB>text" gives a source or a preprocessing of several."""
+    texts, rest = {"": ""}, []
+    for line in lines:
+        if line.startswith("# "):
+            key, _, text = line[2:].rstrip("\n").partition("\t")
+            texts[key] = text
+        else:
+            rest.append(line)
+    return [
+        Published(
+            name=row["name"],
+            family=row["family"],
+            model=row["model"],
+            image_size=int(row["image_size"]),
+            parameters=int(row["parameters"]),
+            classes=int(row["classes"]),
+            licence=row["licence"],
+            figures=_figures(row["figures"]),
+            source=texts[row["source"]],
+            preprocessing=texts[row["preprocessing"]],
+        )
+        for row in csv.DictReader(rest, delimiter="\t", quoting=csv.QUOTE_NONE)
+    ]
+
+
+def _figures(text: str) -> dict[str, float]:
+    """What "k-NN 79.0, linear 81.1" says."""
+    pairs = [each.rpartition(" ") for each in text.split(", ") if each]
+    return {kind: float(value) for kind, _, value in pairs}
 
 
 def find_published(pattern: str = "*") -> list[Published]:
-    """Entries whose name, family or model matches a shell pattern; case is ignored."""
+    """Entries of which the pattern matches the name, its part after a "/", the family or the model.
+
+    Args:
+      pattern: shell pattern; case is ignored.
+    """
     pattern = pattern.lower()
-    return [
-        entry
-        for entry in published()
-        if any(
-            fnmatch.fnmatchcase(text.lower(), pattern)
-            for text in (entry.name, entry.family, entry.model)
-        )
-    ]
+
+    def matches(entry: Published) -> bool:
+        name = entry.name.lower()
+        texts = (name, name.rpartition("/")[2], entry.family.lower(), entry.model.lower())
+        return any(fnmatch.fnmatchcase(text, pattern) for text in texts)
+
+    return [entry for entry in published() if matches(entry)]
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -85,7 +115,8 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     Args:
       pattern: shell pattern, such as "ViT-*/16" or "r50*"; case is ignored.
       pretrained: list published weights that `vit_jax.load` takes, instead of models that
-        `create_model` makes; the pattern may also match their family or model.
+        `create_model` makes; the pattern is for their name, with or without what stands before
+        the "/", their family or their model.
     """
     if pretrained:
         return [entry.name for entry in find_published(pattern)]

@@ -4,7 +4,7 @@ vit_jax models "R50*" --json
 
 With --pretrained, list published weights, with the accuracy on ImageNet that is published for them:
 
-vit_jax models --pretrained "*dinov3*"
+vit_jax models --pretrained "dinov3*"
 """
 
 import argparse
@@ -63,12 +63,15 @@ def _published(pattern: str, as_json: bool) -> int:
         print(json.dumps([dataclasses.asdict(entry) for entry in found], indent=2))
         return 0
     width = max(len(entry.name) for entry in found)
-    print(f"{'name':{width}}  {'model':16}{'size':>5}{'M':>8}  {'top-1':20}licence")
+    print(f"{'name':{width}}  {'model':17}{'size':>5}{'parameters':>15}  {'top-1':25}licence")
     for entry in found:
-        figure = "" if entry.figure is None else f"{entry.figure:.1f} {entry.figure_kind}"
+        figures = ", ".join(f"{kind} {value:.1f}" for kind, value in entry.figures.items())
         print(
-            f"{entry.name:{width}}  {entry.model:16}{entry.image_size:>5}{entry.millions:>8.1f}  "
-            f"{figure:20}{entry.licence}"
+            f"{entry.name:{width}}  {entry.model:17}{entry.image_size:>5}{entry.parameters:>15,}  "
+            f"{figures:25}{entry.licence}"
         )
-    print(f"{len(found)} weights; top-1: published accuracy on ImageNet in percent, source: --json")
+    print(
+        f"{len(found)} weights; top-1: published accuracy on ImageNet in percent; --json adds its "
+        "source, the family, the classes and the preprocessing"
+    )
     return 0
