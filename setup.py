@@ -78,7 +78,7 @@ setup(
     # Python's path. Its import hook would come after the path, and Python started beside the clone
     # would take the clone's folder for the package.
     package_dir={"": "."},
-    package_data={"vit_jax": ["py.typed"]},
+    package_data={"vit_jax": ["py.typed", "weights/published.tsv"]},
     cmdclass={"build_py": BuildWithConfigs},
     python_requires=">=3.11",
     install_requires=[

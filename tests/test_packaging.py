@@ -95,7 +95,7 @@ def test_the_wheel_holds_every_module_and_config(wheel):
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "vit_jax").rglob("*.py")}
     expected |= {f"vit_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert held == expected | {"vit_jax/py.typed"}
+    assert held == expected | {"vit_jax/py.typed", "vit_jax/weights/published.tsv"}
 
 
 def test_from_the_wheel_everything_runs_in_another_folder(installed, tmp_path):

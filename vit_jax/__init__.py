@@ -8,15 +8,16 @@ from vit_jax.errors import InputError
 if TYPE_CHECKING:
     from vit_jax.checkpoint.load import load
     from vit_jax.config_files import load_config
-    from vit_jax.models import create_model, list_models
+    from vit_jax.models import create_model
     from vit_jax.train.loop import train
+    from vit_jax.weights.published import list_models
 
 __version__ = "0.1.0"
 
 # Loaded on first use, so that `import vit_jax` costs next to nothing.
 _LAZY = {
     "create_model": "vit_jax.models",
-    "list_models": "vit_jax.models",
+    "list_models": "vit_jax.weights.published",
     "load": "vit_jax.checkpoint",
     "load_config": "vit_jax.config_files",
 }

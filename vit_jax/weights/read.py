@@ -17,6 +17,7 @@ from vit_jax.weights.files.paths import read_files
 from vit_jax.weights.files.tensors import not_floating
 from vit_jax.weights.fit import refit
 from vit_jax.weights.infer import check_sizes, infer
+from vit_jax.weights.layout import Layout
 from vit_jax.weights.record import Weights, layouts
 
 
@@ -154,7 +155,13 @@ def _labels(found: Recognised, num_classes: int) -> list[str]:
 
 
 def _load(config: ModelConfig, found: Recognised, where: str = "") -> dict[str, np.ndarray]:
-    """Our parameters by path; every tensor is used exactly once.
+    """Our parameters by path; arguments and errors as `matched`."""
+    rows = matched(config, found, where)
+    return {path: row.to_ours(found.tensors, found.family.words) for path, row in rows.items()}
+
+
+def matched(config: ModelConfig, found: Recognised, where: str = "") -> dict[str, Layout]:
+    """The layout of each of our parameters by path; every tensor is used exactly once.
 
     Args:
       config: configuration of the model.
@@ -194,7 +201,7 @@ def _load(config: ModelConfig, found: Recognised, where: str = "") -> dict[str, 
             f"{found.path} does not fit {name} as a file of {found.name} "
             f"({len(problems)} tensors differ):\n  " + "\n  ".join(problems)
         )
-    return {path: row.to_ours(found.tensors, words) for path, row in rows.items()}
+    return rows
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

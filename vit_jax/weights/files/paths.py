@@ -32,7 +32,8 @@ _IN_DIRECTORY = (
 )
 # JSON files beside them.
 _CONFIGS = ("config", "preprocessor_config", "processor_config")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# A repository of the hub, or one file of it: google/vit-base-patch16-224, owner/name:file.npz.
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::(\w[^:]*))?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,9 @@ def read_files(path: str | Path, *, use_ema: bool = False) -> Files:
 
     Args:
       path: a local file or directory; a URL that fsspec understands (gs://, https://);
-        or a Hugging Face hub id such as "google/vit-base-patch16-224". A training checkpoint
-        may hold several sets of tensors: x.pth#teacher names one.
+        or a Hugging Face hub id such as "google/vit-base-patch16-224", of which
+        "owner/name:folder/file.safetensors" names one file. A training checkpoint may hold
+        several sets of tensors: x.pth#teacher names one.
       use_ema: whether to take averaged parameters of a training checkpoint.
 
     Raises:
@@ -96,8 +98,8 @@ def _local(path: str) -> Iterator[Path]:
     elif "://" in path:
         with tempfile.TemporaryDirectory() as folder:
             yield _download(path, folder)
-    elif _HUB_ID.fullmatch(path) and not Path(path).parent.exists():
-        yield _from_hub(path)
+    elif (hub := _HUB_ID.fullmatch(path)) and not Path(path).parent.exists():
+        yield _from_hub(hub[1], hub[2])
     else:
         raise InputError(f"{path} does not exist; give a workdir, a checkpoint or a weight file")
 
@@ -123,8 +125,13 @@ def _wanted(name: str) -> bool:
     return name.endswith((".json", *SUFFIXES))
 
 
-def _from_hub(repo: str) -> Path:
-    """A hub repository's weights and JSON, from the network or, failing that, the local cache."""
+def _from_hub(repo: str, file: str | None) -> Path:
+    """A hub repository's weights and JSON, from the network or, failing that, the local cache.
+
+    Args:
+      repo: id of the repository.
+      file: path in it of the only weight file that is wanted.
+    """
     try:
         from huggingface_hub import HfApi, snapshot_download
     except ImportError as error:
@@ -133,17 +140,28 @@ def _from_hub(repo: str) -> Path:
         ) from error
     try:
         names = [file.rfilename for file in HfApi().model_info(repo, timeout=10).siblings or []]
-        patterns = ["*.json", "*.safetensors"]
-        if not any(name.endswith(".safetensors") for name in names):
+        patterns = ["*.json", file or "*.safetensors"]
+        if not file and not any(name.endswith(".safetensors") for name in names):
             patterns += ["pytorch_model*", "open_clip_pytorch_model*", "*.npz"]
-        return Path(snapshot_download(repo, allow_patterns=patterns))
+        folder = Path(snapshot_download(repo, allow_patterns=patterns))
     except Exception as error:  # of the network, of the hub, of the account
-        with contextlib.suppress(Exception):
-            return Path(snapshot_download(repo, local_files_only=True))
-        raise InputError(
-            f"{repo} is no local path, and the Hugging Face hub does not give it: "
-            f"{first_line(error)}"
-        ) from error
+        folder = _cached(repo, error)
+    if file and not (folder / file).is_file():
+        raise InputError(f"{repo} has no file {file} on the Hugging Face hub or in its local cache")
+    return folder / file if file else folder
+
+
+def _cached(repo: str, error: Exception) -> Path:
+    """The copy of a hub repository in the hub's local cache, for want of the hub."""
+    from huggingface_hub import snapshot_download
+
+    with contextlib.suppress(Exception):
+        return Path(snapshot_download(repo, local_files_only=True))
+    raise InputError(
+        f"{repo} is no local path, and the Hugging Face hub does not give it: "
+        f"{first_line(error).rstrip('.')}; run `hf download {repo}` where there is a network, "
+        "after `hf auth login` if its files are for members only, and copy its cache (HF_HOME) here"
+    ) from error
 
 
 def _find_weights(path: Path) -> Path:

@@ -1,9 +1,14 @@
 """List the models with parameters and multiply-adds, for 1000 classes and 224 pixels.
 
 vit_jax models "R50*" --json
+
+With --pretrained, list published weights, with the accuracy on ImageNet that is published for them:
+
+vit_jax models --pretrained "dinov3*"
 """
 
 import argparse
+import dataclasses
 import json
 
 from vit_jax.cli.arguments import add_json_argument
@@ -13,11 +18,18 @@ from vit_jax.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("pattern", nargs="?", default="*", help='shell pattern, e.g. "ViT-*/16"')
+    parser.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="list published weights; the pattern is for their name, family or model",
+    )
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table; returns the exit status."""
+    if args.pretrained:
+        return _published(args.pattern, args.json)
     from vit_jax import models
     from vit_jax.models import flops
 
@@ -35,4 +47,31 @@ def run(args: argparse.Namespace) -> int:
         print(f"{'model':14}{'parameters':>16}{'GMACs':>10}")
         for name, count, macs in rows:
             print(f"{name:14}{count:>16,}{macs / 1e9:>10.3f}")
+    return 0
+
+
+def _published(pattern: str, as_json: bool) -> int:
+    """Prints the list of published weights."""
+    from vit_jax.weights.published import find_published
+
+    found = find_published(pattern)
+    if not found:
+        raise InputError(
+            f"no published weights match {pattern!r}; `vit_jax models --pretrained` lists all"
+        )
+    if as_json:
+        print(json.dumps([dataclasses.asdict(entry) for entry in found], indent=2))
+        return 0
+    width = max(len(entry.name) for entry in found)
+    print(f"{'name':{width}}  {'model':17}{'size':>5}{'parameters':>15}  {'top-1':25}licence")
+    for entry in found:
+        figures = ", ".join(f"{kind} {value:.1f}" for kind, value in entry.figures.items())
+        print(
+            f"{entry.name:{width}}  {entry.model:17}{entry.image_size:>5}{entry.parameters:>15,}  "
+            f"{figures:25}{entry.licence}"
+        )
+    print(
+        f"{len(found)} weights; top-1: published accuracy on ImageNet in percent; --json adds its "
+        "source, the family, the classes and the preprocessing"
+    )
     return 0
