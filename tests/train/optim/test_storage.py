@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 from tests.train.optim.stepping import create, nested, run
 from vit_jax import InputError
 from vit_jax.parallel.rules import state_shardings
-from vit_jax.train.optim import storage
+from vit_jax.train.optim.directions import storage
 
 SHAPES = {"blocks/fc/kernel": (2, 64, 512), "head/kernel": (64, 80), "head/bias": (80,)}
 

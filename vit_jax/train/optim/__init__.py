@@ -1,7 +1,7 @@
 """Optimizers and learning rate schedules; see `options` for `config.optimizer`."""
 
 from vit_jax.train.optim.averages import update_ema
-from vit_jax.train.optim.free import copied_parameters, gradient_point
+from vit_jax.train.optim.directions.free import copied_parameters, gradient_point
 from vit_jax.train.optim.frozen import count_trained, trained_tree
 from vit_jax.train.optim.optimizers import create_optimizer
 from vit_jax.train.optim.options import (

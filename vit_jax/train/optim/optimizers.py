@@ -22,8 +22,8 @@ import optax
 from vit_jax import spec
 from vit_jax.errors import InputError
 from vit_jax.options import check_section
-from vit_jax.train.optim import directions, free, muon  # noqa: F401  register themselves
 from vit_jax.train.optim.clipping import clippings
+from vit_jax.train.optim.directions import elementwise, free, muon  # noqa: F401  they register
 from vit_jax.train.optim.frozen import keep_trained, trained_tree
 from vit_jax.train.optim.matrices import map_paths
 from vit_jax.train.optim.options import (

@@ -19,10 +19,10 @@ import shlex
 import time
 from pathlib import Path
 
+from vit_jax.cli.arguments import whole
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.cli.startup import import_quickly, keep_compilations
 from vit_jax.config_files import PREFIX, load_config
-from vit_jax.errors import InputError
 
 log = logging.getLogger("vit_jax.finetune")
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for checkpoints and metrics; default: workdirs/WEIGHTS-DATA",
     )
     parser.add_argument("--epochs", type=float, help="length of the run; default: by the images")
-    parser.add_argument("--image-size", type=int, help="side in pixels; default: the weights'")
+    parser.add_argument("--image-size", type=whole(1), help="side in pixels; default: the weights'")
     parser.add_argument(
         "--method",
         default="full",
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--jobs",
-        type=int,
+        type=whole(1),
         default=1,
         help="--sweep: runs at a time, each on its share of the GPUs or cores (%(default)s)",
     )
@@ -69,8 +69,6 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.finetune.config import TOLD, Wanted
     from vit_jax.finetune.outcome import lines, outcome
 
-    if args.jobs < 1:
-        raise InputError(f"--jobs={args.jobs}: give at least 1")
     source = as_source(args.data)
     words = {word: word.removeprefix(PREFIX).partition("=") for word in args.overrides}
     told = {name: text for name, _, text in words.values() if name.startswith(TOLD)}

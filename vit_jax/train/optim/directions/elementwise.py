@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax.options import option
+from vit_jax.train.optim.directions.storage import with_storage
 from vit_jax.train.optim.matrices import layer_axes, map_layers
 from vit_jax.train.optim.options import (
     OPTIMIZERS,
@@ -22,7 +23,6 @@ from vit_jax.train.optim.options import (
     Parts,
     Whole,
 )
-from vit_jax.train.optim.storage import with_storage
 
 # The dtype in which Optax keeps a first moment; `with_storage` makes 8 bits of float32.
 MOMENT_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "8bit": jnp.float32}

@@ -10,7 +10,7 @@ import optax
 
 from vit_jax.errors import InputError
 from vit_jax.options import option
-from vit_jax.train.optim.directions import MOMENT_DTYPES, scale_by_adam
+from vit_jax.train.optim.directions.elementwise import MOMENT_DTYPES, scale_by_adam
 from vit_jax.train.optim.matrices import map_layers, map_paths, matrix_axes
 from vit_jax.train.optim.options import OPTIMIZERS, Direction, OptimizerKind, OptimizerOptions
 
