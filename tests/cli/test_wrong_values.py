@@ -33,6 +33,8 @@ def get_config():
 # Commands that are right; an argument under test is added, or takes the place of its value.
 RIGHT = {
     "train": ["--config={config}", "--workdir={new}/run"],
+    "finetune": ["{weights}", "digits", "--workdir={new}/run"],
+    "soup": ["{weights}", "{weights}", "{new}/soup.npz"],
     "evaluate": ["--checkpoint={weights}", "--source=digits", "--split=train[:16]"],
     "fewshot": ["--checkpoint={weights}", "--source=digits", "--train=train", "--test=train"],
     "probe": ["--checkpoint={weights}", "--source=digits", "--train=train", "--test=train"],
@@ -170,7 +172,7 @@ def words(command, name, value, places):
     """The arguments of a command, right but for one."""
     right = [*RIGHT[command], *ALSO.get(name, [])]
     if not name.startswith("--"):
-        place = {"images": 1, "source": 0, "target": 1, "number": 0}[name]
+        place = {"images": 1, "source": 0, "runs": 0, "target": -1, "number": 0}[name]
         right[place] = value
         right = [*right[:place], "--", *right[place:]] if value.startswith("-") else right
     elif name.startswith("--config."):

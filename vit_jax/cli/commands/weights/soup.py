@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.evaluate.soup import greedy_soup, uniform_soup
     from vit_jax.weights import check_target, write
 
+    if args.batch_size < 1:
+        raise InputError(f"--batch-size is {args.batch_size}; it must be at least 1")
     check_target(args.target, format=args.format)
     if args.greedy:
         soup = greedy_soup(
