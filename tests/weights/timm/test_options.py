@@ -249,7 +249,7 @@ def test_the_table_tells_heads_activations_and_epsilons():
     assert architecture("vit_base_patch16_224_in21k") == architecture("vit_base_patch16_224")
     kind, options = architecture("vit_base_patch16_rope_ape_224")
     assert (kind, options["rope_temperature"], options["rope_grid_indexing"]) == ("eva", 100, "xy")
-    assert architecture("naflexvit_base_patch16_gap") is None
+    assert architecture("naflexvit_base_patch16_radio_v3") is None
 
 
 def test_attention_pooling_without_json_asks_for_the_activation(tmp_path):
