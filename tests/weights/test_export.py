@@ -153,6 +153,9 @@ def test_urls_and_hub_ids_use_the_same_entry(weights, tmp_path, monkeypatch):
     published = read("somebody/vit-small")
     np.testing.assert_array_equal(published.params["head"]["kernel"], expected)
     assert asked == [("somebody/vit-small", ["*.json", "*.safetensors"])]
+    published = read("somebody/vit-small:model.safetensors")
+    np.testing.assert_array_equal(published.params["head"]["kernel"], expected)
+    assert asked[1:] == [("somebody/vit-small", ["*.json", "model.safetensors"])]
 
     def unreachable(*args, **kwargs):
         raise OSError("no route to host")

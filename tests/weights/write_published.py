@@ -31,7 +31,7 @@ from vit_jax.weights.read import matched
 
 MODULES = (
     *("vision_transformer", "deit", "vision_transformer_hybrid", "eva", "beit"),
-    *("vision_transformer_relpos", "resnetv2"),
+    *("vision_transformer_relpos", "resnetv2", "naflexvit"),
 )
 # What was pre-trained, by a part of timm's name, the first that matches.
 FAMILIES = (
@@ -58,6 +58,7 @@ FAMILIES = (
     ("resnetv2", "BiT"),
     ("flexi", "FlexiViT"),
     ("rope", "RoPE-ViT"),
+    ("naflexvit", "NaFlexViT"),
     ("radio", "C-RADIO"),
     ("^test_", "timm, for tests"),
     (r"\.sam", "ViT, sharpness-aware"),

@@ -145,7 +145,9 @@ def infer(
             )
     fields |= _positions(path, seen, fields, hints, options)
     stem = ("resnet_norm_eps", "resnet_conv_eps") if fields["resnet_stages"] is not None else ()
-    fields |= {key: hints[key] for key in ("norm_eps", "naflex", *stem) if key in hints}
+    fields |= {
+        key: hints[key] for key in ("norm_eps", "naflex", "naflex_resize", *stem) if key in hints
+    }
     gelu = hints.get("gelu") or options.get("gelu")
     if not gelu:
         raise InputError(

@@ -33,7 +33,8 @@ class Published:
       name: id on the Hugging Face hub, or URL of a file.
       family: what was pre-trained and how, such as "DINOv3" or "CLIP".
       model: nearest model of `list_models`.
-      image_size: height and width in pixels of the images that the preprocessing makes.
+      image_size: height and width in pixels of the images that the preprocessing makes; of
+        the grid of position embeddings for images of any size (NaFlex).
       parameters: number of parameters of the model that `load` returns.
       classes: number of classes of its classifier; 0: none, it gives features.
       licence: licence of the weights, as timm or the publisher names it; "": not said.

@@ -197,11 +197,11 @@ def test_a_mixed_rotary_is_read_from_json_alone(tmp_path):
     }
 
 
-def test_naflexvit_is_refused_by_name(tmp_path):
+def test_naflexvit_needs_its_config(tmp_path):
     tensors = {"embeds.proj.weight": (32, 192), "blocks.0.norm1.weight": (32,)}
     arrays = {name: values(name, shape) for name, shape in tensors.items()}
     save_file(arrays, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match="NaFlexVit, which is not supported"):
+    with pytest.raises(InputError, match="NaFlexVit; put timm's config.json beside it"):
         weights.read(tmp_path)
 
 
@@ -249,7 +249,7 @@ def test_the_table_tells_heads_activations_and_epsilons():
     assert architecture("vit_base_patch16_224_in21k") == architecture("vit_base_patch16_224")
     kind, options = architecture("vit_base_patch16_rope_ape_224")
     assert (kind, options["rope_temperature"], options["rope_grid_indexing"]) == ("eva", 100, "xy")
-    assert architecture("naflexvit_base_patch16_gap") is None
+    assert architecture("naflexvit_base_patch16_radio_v3") is None
 
 
 def test_attention_pooling_without_json_asks_for_the_activation(tmp_path):

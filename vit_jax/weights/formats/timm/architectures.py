@@ -1,7 +1,7 @@
 """Architectures of timm and the arguments that each name implies, from timm 1.0.31.
 
-A line of a table is a name, its kind (vit, distilled, eva, beit, relpos, bit), then, except for
-bit, its patch size, width, depth and heads, then the arguments that differ from the defaults of
+A line of a table is a name, its kind (vit, distilled, eva, beit, relpos, naflex, bit), then, except
+for bit, its patch size, width, depth and heads, then the arguments that differ from the defaults of
 timm's class. An indented line continues the line before. "name = other" has the arguments of
 another architecture, except those that follow; None is the default of the class.
 """
@@ -10,14 +10,19 @@ import ast
 import functools
 from typing import Any
 
-from vit_jax.weights.formats.timm.tables import eva, others, vision_transformer
+from vit_jax.weights.formats.timm.tables import (
+    eva,
+    naflexvit,
+    others,
+    vision_transformer,
+)
 
 _SIZES = ("patch_size", "embed_dim", "depth", "num_heads")
 
 
 @functools.cache
 def _lines() -> dict[str, list[str]]:
-    tables = (vision_transformer.TABLE, eva.TABLE, others.TABLE)
+    tables = (vision_transformer.TABLE, eva.TABLE, others.TABLE, naflexvit.TABLE)
     lines = "".join(tables).replace("\n  ", " ").split("\n")
     return {name: words for name, *words in map(str.split, filter(None, lines))}
 

@@ -95,14 +95,6 @@ def _check_plain(found: Recognised, pooled: bool) -> None:
         )
 
 
-def refuse_naflex(found: Recognised) -> Mapping[str, Any]:
-    """The hints of NaFlexVit's files, which are not read."""
-    raise InputError(
-        f"{found.path}: it is of timm's NaFlexVit, which is not supported; take the same model "
-        "for a fixed image size, such as vit_base_patch16_siglip_224"
-    )
-
-
 def recipe(found: Recognised) -> Recipe:
     """The preprocessing in config.json; without that file timm's default."""
     if "config.json" in found.configs:

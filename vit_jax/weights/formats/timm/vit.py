@@ -1,8 +1,8 @@
 """timm's files, and Meta's own files of DeiT and DINOv2, which have the same names."""
 
 from vit_jax.weights.families import FAMILIES, Family
-from vit_jax.weights.formats.timm import write
-from vit_jax.weights.formats.timm.config import hints, recipe, refuse_naflex
+from vit_jax.weights.formats.timm import naflex, write
+from vit_jax.weights.formats.timm.config import hints, recipe
 from vit_jax.weights.formats.timm.names import RENAMES, TIMM, TIMM_BIT, WORDS, regroup
 
 __all__ = ["write"]
@@ -24,4 +24,16 @@ FAMILIES.add(
     ),
 )
 FAMILIES.add("timm BiT", Family("stem.conv.weight", TIMM_BIT, hints, recipe))
-FAMILIES.add("timm NaFlexVit", Family("embeds.proj.weight", {}, refuse_naflex, recipe))
+FAMILIES.add(
+    "timm NaFlexVit",
+    Family(
+        "patch_embed.proj.weight",
+        TIMM,
+        naflex.hints,
+        naflex.recipe,
+        renames=naflex.RENAMES,
+        unpack=naflex.unpack,
+        regroup=regroup,
+        words=WORDS,
+    ),
+)
