@@ -9,9 +9,11 @@ import pytest
 from vit_jax import InputError
 from vit_jax import config as configs
 from vit_jax.checkpoint import read_weights
+from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.evaluate.stored import evaluate_checkpoint
 from vit_jax.train import loop
 from vit_jax.train.run import Dataset, prepare
+from vit_jax.train.state import TrainState
 
 DATASET = Dataset(64, 10, (8, 8), (0.5,) * 3, (0.5,) * 3, class_counts=tuple(range(1, 11)))
 
@@ -29,15 +31,21 @@ def config_of(**options):
     return config
 
 
+def batches(run, count=4):
+    """Noise on the devices of a run."""
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        image = rng.integers(0, 256, (16, 8, 8, 3), np.uint8)
+        batch = dict(image=image, label=rng.integers(0, 10, 16, np.int32))
+        yield run.engine.put_batch(batch, 16)
+
+
 def losses(**options):
     """Losses of four steps on noise, without reading data."""
     run = prepare(config_of(**options), DATASET)
     state, found = run.engine.init(run.create), []
-    rng = np.random.default_rng(0)
-    for _ in range(4):
-        image = rng.integers(0, 256, (16, 8, 8, 3), np.uint8)
-        batch = dict(image=image, label=rng.integers(0, 10, 16, np.int32))
-        state, metrics = run.train_step(state, run.engine.put_batch(batch, 16))
+    for batch in batches(run):
+        state, metrics = run.train_step(state, batch)
         found.append(float(metrics["loss"]))
     return np.array(found)
 
@@ -84,40 +92,53 @@ def trained(workdir, **options):
 MATRICES = {
     "optimizer.name": "muon",
     "optimizer.layer_decay": 0.7,
-    "optimizer.sam_rho": 0.05,
     "optimizer.clip_adaptive": 0.05,
+    "model.depth": 1,
 }
 EIGHT_BITS = {
     "optimizer.moment_dtype": "8bit",
     "optimizer.second_moment_dtype": "8bit",
     "model.width": 128,
     "model.mlp_dim": 256,
+    "model.depth": 1,
 }
+FREE = {"optimizer.name": "schedule_free", "optimizer.schedule": "constant"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [MATRICES, EIGHT_BITS], ids=["muon", "8bit"])
-def test_a_run_with_all_of_it_resumes_exactly_and_evaluates_both_sets(options, tmp_path):
-    options = {
-        **options,
-        "optimizer.ema_warmup": "tensorflow",
-        "loss.class_weights": "effective(beta=0.99)",
-        "mixup.alpha": 0.5,
-        "mixup.off_after.steps": 3,
-        "checkpoint.best": "eval/test/ema/top1",
-        "parallel.fsdp": 2,
-        "parallel.data": 4,
-        "parallel.replicated_tolerance": 1.0,
-    }
-    last = trained(tmp_path / "whole", **options)
-    trained(tmp_path / "parts", **options, **{"total.steps": 2})
-    trained(tmp_path / "parts", **options)
+@pytest.mark.parametrize("options", [MATRICES, EIGHT_BITS, FREE], ids=["muon", "8bit", "free"])
+def test_sharded_state_is_restored_exactly(options, tmp_path):
+    layout = {f"parallel.{axis}": size for axis, size in dict(data=2, fsdp=4).items()}
+    layout["parallel.replicated_tolerance"] = 1.0
+    run = prepare(config_of(**options, **layout), DATASET)
+    checkpoints = Checkpoints(tmp_path, run.config.checkpoint)
+    state = run.engine.init(run.create)
+    for number, batch in enumerate(batches(run)):
+        state, _ = run.train_step(state, batch)
+        if number == 1:
+            checkpoints.save(2, run.engine.globalize(state).items(), {}, {})
+            checkpoints.wait()
+    _, items = checkpoints.restore_newest(run.abstract.items())
+    resumed = TrainState.from_items(items)
+    for batch in list(batches(run))[2:]:
+        resumed, _ = run.train_step(resumed, batch)
+    jax.tree.map(np.testing.assert_array_equal, resumed, state)
+
+
+@pytest.mark.slow
+def test_a_run_evaluates_plain_and_averaged_parameters(tmp_path):
+    last = trained(
+        tmp_path,
+        **{
+            "optimizer.ema_warmup": "tensorflow",
+            "loss.class_weights": "effective(beta=0.99)",
+            "mixup.alpha": 0.5,
+            "mixup.off_after.steps": 3,
+            "checkpoint.best": "eval/test/ema/top1",
+        },
+    )
     for use_ema, part in ((False, ""), (True, "ema/")):
-        whole, parts = (
-            read_weights(tmp_path / name, use_ema=use_ema).params for name in ("whole", "parts")
-        )
-        jax.tree.map(np.testing.assert_array_equal, whole, parts)
-        stored = evaluate_checkpoint(str(tmp_path / "whole"), use_ema=use_ema)
+        stored = evaluate_checkpoint(str(tmp_path), use_ema=use_ema)
         assert last[f"eval/test/{part}loss"] == pytest.approx(stored["loss"], rel=1e-4)
     assert last["eval/test/loss"] != last["eval/test/ema/loss"]
 
