@@ -50,6 +50,7 @@ EXTRAS = {
         # References of the parity tests, which are skipped without them; one Python is enough.
         'torch==2.13.0; python_version < "3.12"',
         'transformers>=5.0; python_version < "3.12"',
+        'peft>=0.18; python_version < "3.12"',
     ],
 }
 

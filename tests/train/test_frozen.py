@@ -171,6 +171,20 @@ def test_methods_train_what_they_name():
     assert config.lora.rank == 0
 
 
+def test_gradients_of_frozen_parameters_are_not_computed():
+    """Training takes three products for each of the forward pass, a head alone only that one."""
+    flops = {}
+    for method in ("full", "head"):
+        config = tiny(**{"model.unroll": -1})  # the cost of a loop counts once
+        apply_method(config, method)
+        run = prepared(config)
+        shapes = dict(image=((8, 8, 8, 3), np.uint8), label=((8,), np.int32))
+        batch = {name: jax.ShapeDtypeStruct(*each) for name, each in shapes.items()}
+        lowered = run.train_step.lower(run.abstract, run.engine.abstract_batch(batch))
+        flops[method] = lowered.compile().cost_analysis()["flops"]
+    assert flops["head"] < 0.45 * flops["full"]
+
+
 def test_frozen_parameters_have_no_moments():
     config = tiny()
     apply_method(config, "head")
