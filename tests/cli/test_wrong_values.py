@@ -14,7 +14,9 @@ from flax import traverse_util
 from PIL import Image
 
 from vit_jax.cli.main import COMMANDS, main
+from vit_jax.data.sources.cache import table
 from vit_jax.models import identify, model_config
+from vit_jax.train.config import every_option
 from vit_jax.weights import Weights, write
 from vit_jax.weights.record import parameter_shapes
 
@@ -89,13 +91,20 @@ WRITTEN_FILES = WRITTEN | {"a folder": "{old}/folder", "escapes": "{old}/a\n\x1b
 NUMBERS = ["-1", "0", LARGE, "nan", "inf", "text", ""]
 
 
-def arguments(command):
-    """The arguments of a command that name a path, and those that are numbers."""
+def actions(command):
+    """The arguments of a command, by name, as argparse keeps them."""
     parser = argparse.ArgumentParser()
     importlib.import_module(f"{COMMANDS[command][0]}.{command}").add_arguments(parser)
+    return {
+        action.option_strings[0] if action.option_strings else action.dest: action
+        for action in parser._actions
+    }
+
+
+def arguments(command):
+    """The arguments of a command that name a path, and those that are numbers."""
     paths, numbers = ["--import"], []
-    for action in parser._actions:
-        name = action.option_strings[0] if action.option_strings else action.dest
+    for name, action in actions(command).items():
         if action.type is os.path.expanduser:
             paths.append(name)
         elif action.type is not None:
@@ -196,6 +205,34 @@ def test_a_wrong_value_is_one_line_and_nothing_is_made(command, name, kind, valu
     (line,) = err.splitlines()
     assert out == "" and line.startswith("vit_jax: ") and line.isprintable()
     assert tree(folder) == before
+
+
+# Arguments that are text, and no path. A new one is either here or expands ~.
+TEXT = {
+    "--coordinator", "--source", "--split", "--train", "--test", "--protocol", "--pp", "--format",
+    "--set", "--resample", "--leave-out", "--topology", "--scale", "--row", "--column", "--model",
+    "--mode", "--dtype", "--method", "pattern",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_home_is_expanded_in_every_argument_that_may_be_a_path(command):
+    for name, action in actions(command).items():
+        if action.nargs != 0 and name not in TEXT and action.type is None:
+            pytest.fail(f"{command} {name}: give it type=os.path.expanduser, or list it in TEXT")
+        assert name not in TEXT or action.type is None
+
+
+def test_home_is_expanded_in_every_option_that_is_a_place(places, tmp_path, monkeypatch, capsys):
+    names = {one.name for one in every_option() if one.effect == "place" and one.type == "str"}
+    assert names == {"data.data_dir", "data.cache_dir"}  # a new one is tried here
+    monkeypatch.setenv("HOME", str(tmp_path))
+    unprepared = ["--config.data.source=tfds:cifar10", "--config.data.data_dir=~/tfds"]
+    assert main(["data", f"--config={places['config']}", *unprepared]) == 2
+    assert f"not prepared in {tmp_path}/tfds;" in capsys.readouterr().err
+    rows = dict(x=np.zeros(100_000))
+    table("listing", str(places["old"]), "x", b"key", lambda: rows, cache_dir="~/kept")
+    assert list((tmp_path / "kept").iterdir())
 
 
 def test_every_command_is_tried():
