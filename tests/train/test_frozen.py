@@ -11,6 +11,7 @@ from vit_jax.errors import InputError
 from vit_jax.finetune.methods import METHODS, apply_method
 from vit_jax.models import model_config
 from vit_jax.train import loop
+from vit_jax.train.config import check
 from vit_jax.train.optim import count_trained, create_optimizer, trained_tree
 from vit_jax.train.run import Dataset, prepare
 from vit_jax.trees import named_leaves
@@ -169,6 +170,9 @@ def test_methods_train_what_they_name():
     assert config.lora.rank == 3
     apply_method(config, "full")
     assert config.lora.rank == 0
+    config.lora.update(rank=3, alpha=5.0, targets=("out",))
+    apply_method(config, "head")
+    check(config)  # nothing of the adapter is left
 
 
 def test_gradients_of_frozen_parameters_are_not_computed():

@@ -107,7 +107,7 @@ def read_params(workdir):
 def test_a_run_starts_from_a_lora_run_and_from_an_adapter(done, tmp_path):
     base, workdir, _, _ = done
     main(["convert", str(workdir), str(tmp_path / "adapter"), "--format=peft"])
-    options = {"total.steps": 1, "optimizer.learning_rate": 0.0, "lora.rank": 0}
+    options = {"total.steps": 1, "optimizer.learning_rate": 0.0, "lora.rank": 0, "lora.alpha": 16.0}
     loop.train(run_config(workdir, **options), str(tmp_path / "a"))
     adapter = {"init_adapter": str(tmp_path / "adapter")}
     loop.train(run_config(base, **options, **adapter), str(tmp_path / "b"))
@@ -126,6 +126,7 @@ def test_a_run_starts_from_a_lora_run_and_from_an_adapter(done, tmp_path):
         ({"lora.targets": ("quary",)}, "did you mean 'query'"),
         ({"lora.targets": ()}, "lora.targets is empty"),
         ({"lora.targets": ("query", "query")}, "names a projection twice"),
+        ({"lora.rank": 0}, "lora.alpha needs config.lora.rank above 0"),
         ({"lora.rank": -1}, "lora.rank is -1"),
         ({"lora.alpha": 0.0}, "lora.alpha is 0"),
         ({"model.name": "BiT-R50x1", "init_from": ""}, "no 'query' in Transformer blocks"),

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from vit_jax import options
 from vit_jax.registry import Registry
 from vit_jax.train.optim.frozen import HEAD
+from vit_jax.weights.adapters.lora import LoraOptions
 
 # Name -> function that sets the options of a config; user files may add some.
 METHODS: Registry[Callable[[ConfigDict], None]] = Registry("method of fine-tuning")
@@ -38,6 +40,8 @@ def apply_method(config: ConfigDict, name: str) -> None:
 def _train(config: ConfigDict, *patterns: str, rank: int = 0) -> None:
     """Trains what matches the patterns; () for the usual choice."""
     config.optimizer.train = patterns
+    if not rank:  # its other options would be refused
+        config.lora.update(options.section(LoraOptions))
     config.lora.rank = rank
 
 

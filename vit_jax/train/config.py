@@ -16,6 +16,7 @@ from vit_jax import options
 from vit_jax.checkpoint.options import CheckpointOptions
 from vit_jax.data.options import DataOptions
 from vit_jax.durations import duration, in_steps
+from vit_jax.errors import InputError
 from vit_jax.evaluate import classification, confusion, imagenet  # noqa: F401  their types
 from vit_jax.evaluate.evaluation import EVALUATIONS, create_evaluation, evaluation
 from vit_jax.evaluate.frozen import fewshot, probe, sweep  # noqa: F401  likewise
@@ -136,6 +137,9 @@ def check(config: ConfigDict) -> None:
     check_section(RunOptions, config, "config")
     for name, kind in SECTIONS.items():
         check_section(kind, config[name], f"config.{name}")
+    for name, default_value in options.defaults(LoraOptions).items():
+        if not config.lora.rank and config.lora[name] != default_value:
+            raise InputError(f"config.lora.{name} needs config.lora.rank above 0")
     for name, entry in config.evals.items():
         create_evaluation(entry, f"config.evals.{name}")
 
