@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from vit_jax.config import default
 from vit_jax.errors import InputError
 from vit_jax.models import flops, layers, merge, model_config, split
 from vit_jax.models.positions.bias import PositionBias
 from vit_jax.models.positions.rotary import RotaryEmbedding, rotation
+from vit_jax.tasks import create_task
 
 KEPT = [0, 2, 3]  # of the grid's six patches
 
@@ -180,3 +182,12 @@ def test_parts_that_need_a_whole_grid_are_refused(options, match):
     make = functools.partial(model_config, "ViT-Ti/16", patch_dropout=0.5)
     with pytest.raises(InputError, match=match):
         make(**options)
+
+
+def test_masked_patch_prediction_needs_all_patches():
+    config = default()
+    config.task = "masked"
+    with pytest.raises(InputError, match="no model.patch_dropout"):
+        create_task(config).build_model(
+            model_config("ViT-Ti/16", num_classes=0, patch_dropout=0.5), nnx.Rngs(0)
+        )

@@ -58,7 +58,7 @@ def sigmoid(threshold: float | None = None, mean: bool = False) -> Loss:
 
     Args:
       threshold: targets above it become 1 and others 0, after mixup and label smoothing, so that
-        all classes in a mixed image are right (2110.00476, section 3); None: targets as they are.
+        all classes in a mixed image are right (2110.00476); None: targets as they are.
       mean: mean over classes instead of the sum, as in that paper.
 
     Raises:
