@@ -182,7 +182,7 @@ def test_damaged_npz(tmp_path, damage):
     [
         ("digit", "train", "did you mean 'digits'"),
         ("digits:x", "train", "write digits"),
-        ("lmdb:x", "train", "unknown data source 'lmdb:x'; known: digits, folder"),
+        ("lmdb:x", "train", "unknown data source 'lmdb:x'; known: csv, digits, folder"),
         ("idx:", "train", "write idx:DIR"),
         ("folder", "train", "write folder:DIR"),
         ("idx:/does/not/exist", "train", "no such directory"),
