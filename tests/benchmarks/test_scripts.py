@@ -1,15 +1,19 @@
 """Smoke tests: the scripts of benchmarks/ run, at sizes that say nothing about speed."""
 
 import importlib.util
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import jax
 import pytest
+from PIL import Image
 
+from tests.finetune.conftest import photos_in_splits, pretrained  # noqa: F401
 from vit_jax import models
 from vit_jax.errors import InputError
 from vit_jax.files import write_atomic
@@ -166,3 +170,56 @@ def test_a_learning_curve_is_that_of_the_metrics(tmp_path, monkeypatch):
     assert found["curve"] == [{"step": 10, "train/loss": 2.0}, lines[1]]
     assert (found["seconds"], found["command"]) == ({"step": 5.0}, "vit_jax train")
     assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def emoji_package(path, vendor):
+    """A package as npm has it: two pictures, one of them half transparent, and one without."""
+    entries = [
+        dict(image="a.png", category="Food & Drink"),
+        dict(image="b.png", category="Flags"),
+        dict(image="missing.png", category="Flags"),
+    ]
+    files = {"package/emoji.json": json.dumps(entries).encode()}
+    for name in "ab":
+        file = io.BytesIO()
+        Image.new("RGBA", (64, 64), (255, 0, 0, 128)).save(file, "PNG")
+        files[f"package/img/{vendor}/64/{name}.png"] = file.getvalue()
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def test_emoji_become_folders_of_classes(tmp_path):
+    packages = tmp_path / "emoji-packages"
+    packages.mkdir()
+    for vendor in ("apple", "twitter"):
+        emoji_package(packages / f"emoji-datasource-{vendor}-15.1.2.tgz", vendor)
+    script = load("emoji")
+    assert script.main([str(tmp_path / "emoji"), "--train=apple", "--test=twitter"]) == 0
+    found = sorted(str(p.relative_to(tmp_path / "emoji")) for p in tmp_path.glob("emoji/*/*/*"))
+    assert found == [
+        "train/Flags/apple-b.png",
+        "train/Food-Drink/apple-a.png",
+        "val/Flags/twitter-b.png",
+        "val/Food-Drink/twitter-a.png",
+    ]
+    with Image.open(tmp_path / "emoji" / found[0]) as picture:
+        assert picture.getpixel((0, 0)) == (255, 127, 127)  # half red, half white
+    with pytest.raises(InputError, match="unknown vendor 'nokia'"):
+        script.package("nokia", packages)
+
+
+def test_rows_of_fine_tuning(pretrained, photos_in_splits, tmp_path):  # noqa: F811
+    output = tmp_path / "rows.json"
+    done = run(
+        "finetuning", pretrained, f"folder:{photos_in_splits}", "--only=head", "--seeds=2",
+        "--epochs=1", f"--workdir={tmp_path / 'runs'}", f"--output={output}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(output.read_text())
+    assert row["name"] == "head" and len(row["each"]) == 2
+    assert row["trained_params"] == 3 * 16 + 3 and "--method=head" in row["command"]
+    assert "| head | " in done.stdout
+    assert run("finetuning", pretrained, "digits", "--only=haed").returncode == 2
