@@ -5,12 +5,13 @@ import re
 import numpy as np
 import pytest
 
-from tests.weights.test_google import VIT, create, google, images_of
 from vit_jax import weights
 from vit_jax.models import model_config
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+from tests.weights.test_google import VIT, create, google, images_of  # noqa: E402  needs torch
 
 BIT = dict(embedding_size=64, hidden_sizes=[256, 512], depths=[1, 2], num_labels=5)
 HYBRID_STEM = dict(
