@@ -223,7 +223,11 @@ def fill(values: ConfigDict, kind: type, stored: Any, where: str) -> None:
     if not isinstance(stored, Mapping):
         raise InputError(f"{where} is {shown(stored)}, not a section")
     for name, value in stored.items():
-        if name in values:
+        if name not in values:
+            continue
+        if isinstance(values[name], ConfigDict):  # a duration
+            fill(values[name], type(defaults(kind)[name]), value, f"{where}.{name}")
+        else:
             try:
                 values[name] = value
             except (TypeError, ValueError) as error:

@@ -60,6 +60,8 @@ ALSO = {
     "--k": ["--method=knn"],
     "--temperature": ["--method=knn"],
 }
+# The positional arguments' places in RIGHT.
+POSITIONS = dict(images=1, weights=0, data=1, source=0, runs=0, target=-1, number=0)
 LARGE = "1" + 30 * "0"
 OUTPUTS = ("--workdir", "--output", "target", "--sheet", "--plot", "--profile")
 FILES = ("--sheet", "--plot")  # outputs that are files, in a folder that exists
@@ -181,7 +183,7 @@ def words(command, name, value, places):
     """The arguments of a command, right but for one."""
     right = [*RIGHT[command], *ALSO.get(name, [])]
     if not name.startswith("--"):
-        place = {"images": 1, "source": 0, "runs": 0, "target": -1, "number": 0}[name]
+        place = POSITIONS[name]
         right[place] = value
         right = [*right[:place], "--", *right[place:]] if value.startswith("-") else right
     elif name.startswith("--config."):
@@ -211,7 +213,7 @@ def test_a_wrong_value_is_one_line_and_nothing_is_made(command, name, kind, valu
 TEXT = {
     "--coordinator", "--source", "--split", "--train", "--test", "--protocol", "--pp", "--format",
     "--set", "--resample", "--leave-out", "--topology", "--scale", "--row", "--column", "--model",
-    "--mode", "--dtype", "--method", "pattern",
+    "--mode", "--dtype", "--method", "pattern", "--tta", "--val", "--train-pp",
 }  # fmt: skip
 
 

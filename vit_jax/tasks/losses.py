@@ -168,7 +168,8 @@ def create_loss(options: LossOptions, weights: Sequence[float] | None = None) ->
     check_section(LossOptions, options, "config.loss")
     class_weights(options, (1,))
     chosen: Loss = spec.create(LOSSES, options.name, "config.loss.name")
-    if options.class_weights and chosen not in (softmax_cross_entropy, sigmoid_cross_entropy):
+    name, _, _ = spec.parse(options.name, "config.loss.name")
+    if options.class_weights and name not in ("softmax", "sigmoid"):
         raise InputError(
             f"config.loss.class_weights needs config.loss.name 'softmax' or 'sigmoid', not "
             f"{options.name!r}"
@@ -182,7 +183,7 @@ def create_loss(options: LossOptions, weights: Sequence[float] | None = None) ->
                 return chosen(logits, smooth)
             by_class = jnp.asarray(weights, jnp.float32)
             by_class = jnp.pad(by_class, (0, logits.shape[-1] - len(weights)))
-            if chosen is softmax_cross_entropy:
+            if name == "softmax":
                 return chosen(logits, smooth * by_class)
             return chosen(logits, smooth) * (targets @ by_class)
 

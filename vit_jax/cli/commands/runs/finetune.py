@@ -29,8 +29,18 @@ log = logging.getLogger("vit_jax.finetune")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("weights", metavar="WEIGHTS", help="hub id, weight file, workdir")
-    parser.add_argument("data", metavar="DATA", help="data source, or a folder of class folders")
+    parser.add_argument(
+        "weights",
+        type=os.path.expanduser,
+        metavar="WEIGHTS",
+        help="hub id, weight file, workdir or checkpoint",
+    )
+    parser.add_argument(
+        "data",
+        type=os.path.expanduser,
+        metavar="DATA",
+        help="data source, or a folder of class folders",
+    )
     parser.add_argument(
         "--workdir",
         type=os.path.expanduser,
