@@ -1,6 +1,5 @@
 """Parquet files and Hugging Face data sets: the same examples as the folder they come from."""
 
-import itertools
 import json
 import sys
 import threading
@@ -8,27 +7,13 @@ import threading
 import numpy as np
 import pytest
 
+from tests.data.table_batches import PP, same, take
 from vit_jax.data import open_source, parse, train_batches
 from vit_jax.data.sources import cache
 from vit_jax.errors import InputError
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-
-PP = "inception_crop(12)|flip_lr"
-
-
-def take(source, steps=3, **options):
-    batches = train_batches(source, parse(PP), **{**dict(batch_size=8, seed=5), **options})
-    found = list(itertools.islice(batches, steps))
-    batches.close()
-    return {name: np.stack([batch[name] for batch in found]) for name in found[0]}
-
-
-def same(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 def columns_of(folder):

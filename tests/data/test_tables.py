@@ -1,16 +1,14 @@
 """Tables that name image files: the same examples as the folder they lie in."""
 
-import itertools
 import json
 
 import numpy as np
 import pytest
 
+from tests.data.table_batches import PP, same, take
 from vit_jax.data import open_source, parse, train_batches
 from vit_jax.data.sources import cache
 from vit_jax.errors import InputError
-
-PP = "inception_crop(12)|flip_lr"
 
 
 def rows_of(folder):
@@ -26,19 +24,6 @@ def write(folder, text, name="pets.csv"):
 
 def csv_of(folder, header="path,label"):
     return "\n".join([header, *(f"{path},{label}" for path, label in rows_of(folder))]) + "\n"
-
-
-def take(source, steps=3, **options):
-    batches = train_batches(source, parse(PP), **{**dict(batch_size=8, seed=5), **options})
-    found = list(itertools.islice(batches, steps))
-    batches.close()
-    return {name: np.stack([batch[name] for batch in found]) for name in found[0]}
-
-
-def same(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 def variants(folder):

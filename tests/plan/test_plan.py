@@ -1,16 +1,14 @@
 """The command `plan`, end to end on the devices present."""
 
-import contextlib
 import functools
-import io
 import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from tests.plan.planning import plan
 from vit_jax.cli.commands.runs.plan import lines
-from vit_jax.cli.main import main
 from vit_jax.parallel import hardware
 from vit_jax.plan import compile as compiling
 from vit_jax.plan import search
@@ -39,13 +37,6 @@ def config_file(tmp_path):
     path = tmp_path / "tiny.py"
     path.write_text(CONFIG)
     return path
-
-
-def plan(*args):
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        status = main(["plan", *map(str, args)])
-    return status, out.getvalue()
 
 
 @functools.cache

@@ -1,15 +1,13 @@
 """Plans for several slices: what the compiled step sends between them, and what is refused."""
 
-import contextlib
 import importlib.util
-import io
 import json
 from pathlib import Path
 
 import pytest
 
+from tests.plan.planning import plan
 from vit_jax.cli.commands.runs.plan import lines
-from vit_jax.cli.main import main
 from vit_jax.parallel import hardware
 from vit_jax.plan.compile import topology_devices
 
@@ -42,13 +40,6 @@ def config_file(tmp_path):
     path = tmp_path / "tiny.py"
     path.write_text(CONFIG)
     return path
-
-
-def plan(*args):
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        status = main(["plan", *map(str, args)])
-    return status, out.getvalue()
 
 
 @pytest.mark.parametrize(

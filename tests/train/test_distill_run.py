@@ -7,27 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax import config as configs
+from tests.train.distilling import run_config
 from vit_jax.checkpoint.load import load, read_weights
 from vit_jax.checkpoint.stored import read_meta
 from vit_jax.errors import InputError
 from vit_jax.evaluate.stored import evaluate_checkpoint
 from vit_jax.train import loop
-
-TINY = dict(name="ViT-Ti/4", width=32, depth=1, mlp_dim=64, num_heads=2)
-
-
-def run_config(steps, **options):
-    config = configs.default()
-    config.model.update(TINY)
-    config.data.pp = "resize(8)|value_range(-1, 1)"
-    config.data.split = "train[:80%]"
-    config.batch_size = 64
-    config.total.steps = steps
-    config.optimizer.learning_rate = 5e-3
-    config.log.update(every=5, tensorboard=False)
-    config.update_from_flattened_dict(options)
-    return config
 
 
 @pytest.fixture(scope="module")
