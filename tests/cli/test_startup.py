@@ -49,3 +49,25 @@ def test_the_user_chooses_another_directory(tmp_path):
     chosen = str(tmp_path / "chosen")
     assert start(HOME=str(tmp_path), JAX_COMPILATION_CACHE_DIR=chosen)["directory"] == chosen
     assert not (tmp_path / ".cache").exists()
+
+
+def test_train_keeps_what_it_compiles(tmp_path):
+    """The command's own imports bring JAX before it asks for the cache."""
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from vit_jax.config import default\n"
+        "def get_config():\n"
+        "    c = default()\n"
+        "    c.model.update(name='ViT-Ti/8', width=16, depth=1, mlp_dim=32, num_heads=2)\n"
+        "    c.data.pp = 'resize(8)|value_range(-1, 1)'\n"
+        "    c.batch_size, c.total.steps, c.log.tensorboard = 8, 1, False\n"
+        "    return c\n"
+    )
+    variables = dict(os.environ, HOME=str(tmp_path), JAX_ENABLE_COMPILATION_CACHE="true")
+    words = ["train", f"--config={config}", f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "vit_jax", *words], env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    kept = list((tmp_path / ".cache" / "vit_jax" / "compilations").glob("*/*-cache"))
+    assert any("step" in path.name for path in kept), kept

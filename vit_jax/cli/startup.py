@@ -40,11 +40,11 @@ def restart_with_huge_pages() -> None:
 def keep_compilations() -> None:
     """Makes JAX keep compiled programs below DIRECTORY.
 
-    Call it before JAX is imported. JAX_COMPILATION_CACHE_DIR names another directory;
+    Call it before anything is compiled. JAX_COMPILATION_CACHE_DIR names another directory;
     JAX_ENABLE_COMPILATION_CACHE=false keeps nothing. Without a directory that can be
     written to, nothing is kept.
     """
-    if "jax" in sys.modules or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     directory = expand(DIRECTORY) / _processor()
     if not directory.is_absolute():  # no home directory
@@ -55,7 +55,12 @@ def keep_compilations() -> None:
         if os.access(directory, os.W_OK):
             os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory)
             # The many small programs of a start take as long as one large program.
-            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+            least = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+            if "jax" in sys.modules:  # which has read the variables already
+                import jax
+
+                jax.config.update("jax_compilation_cache_dir", str(directory))
+                jax.config.update("jax_persistent_cache_min_compile_time_secs", float(least))
 
 
 def _processor() -> str:

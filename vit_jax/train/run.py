@@ -97,21 +97,8 @@ def prepare(
       InputError: something in the config does not exist or does not fit the rest.
     """
     engine = engine or create_engine(config.parallel)
-    check_batch_size(
-        config.batch_size,
-        engine.batch_shards,
-        accumulate=config.parallel.accumulate,
-        name="config.batch_size",
-    )
-    total_steps = steps_of(config.total, "total", config, dataset)
-    if not total_steps:
-        raise InputError("config.total: set one of steps, epochs, examples to the run's length")
     task = create_task(config)
-    if task.whole_batch and config.parallel.accumulate > 1:
-        raise InputError(
-            f"config.task {config.task!r} compares all examples of a batch: set "
-            "config.parallel.accumulate to 1"
-        )
+    total_steps = _checked_length(config, dataset, engine, task)
     model_config = configure_model(config, dataset, task, start)
     teacher = None
     if isinstance(task, Distillation):
@@ -164,6 +151,29 @@ def prepare(
         train_step=WithFrozen(train_step, teacher.abstract) if teacher else train_step,
         teacher=teacher,
     )
+
+
+def _checked_length(config: ConfigDict, dataset: Dataset, engine: Engine, task: Task) -> int:
+    """The run's length in steps.
+
+    Raises:
+      InputError: there is none, or the batch cannot be divided as the config says.
+    """
+    check_batch_size(
+        config.batch_size,
+        engine.batch_shards,
+        accumulate=config.parallel.accumulate,
+        name="config.batch_size",
+    )
+    if task.whole_batch and config.parallel.accumulate > 1:
+        raise InputError(
+            f"config.task {config.task!r} compares all examples of a batch: set "
+            "config.parallel.accumulate to 1"
+        )
+    total_steps = steps_of(config.total, "total", config, dataset)
+    if not total_steps:
+        raise InputError("config.total: set one of steps, epochs, examples to the run's length")
+    return total_steps
 
 
 def steps_of(entry: ConfigDict, name: str, config: ConfigDict, dataset: Dataset) -> int | None:
