@@ -20,7 +20,7 @@ print(json.dumps(dict(directory=jax.config.jax_compilation_cache_dir, hits=hits,
 
 
 def start(**variables):
-    environment = dict(os.environ, JAX_ENABLE_COMPILATION_CACHE="true", **variables)
+    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "true", **variables}
     result = subprocess.run(
         [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True
     )
@@ -43,6 +43,12 @@ def test_a_second_start_finds_what_the_first_compiled_and_old_entries_go(tmp_pat
 def test_a_file_in_the_way_is_done_without(tmp_path):
     (tmp_path / ".cache").write_text("")
     assert start(HOME=str(tmp_path))["directory"] is None
+
+
+def test_nothing_is_kept_where_the_user_wants_nothing_kept(tmp_path):
+    told = start(HOME=str(tmp_path), JAX_ENABLE_COMPILATION_CACHE="false")
+    assert told["directory"] is None and told["hits"] == 0
+    assert not (tmp_path / ".cache").exists()
 
 
 def test_the_user_chooses_another_directory(tmp_path):

@@ -46,6 +46,8 @@ def keep_compilations() -> None:
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
+    if os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "true").lower() in ("false", "0"):
+        return
     directory = expand(DIRECTORY) / _processor()
     if not directory.is_absolute():  # no home directory
         return
