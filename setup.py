@@ -27,6 +27,7 @@ EXTRAS = {
     "hub": ["huggingface_hub", "fsspec", "gcsfs"],  # checkpoints at hf:// and gs://
     "datasets": ["pyarrow>=17", "datasets>=4.0"],  # parquet:FILES; hf:NAME wants both
     "figures": ["matplotlib>=3.9"],
+    "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6"],  # the documentation as a site
     "test": [
         "pytest>=8.3",
         "pytest-xdist>=3.6",
@@ -36,6 +37,8 @@ EXTRAS = {
         "pillow-heif>=1.0",
         "pillow-jxl-plugin>=1.3",
         "matplotlib>=3.9",
+        "mkdocs>=1.6",
+        "mkdocs-material>=9.6",
         "scikit-image>=0.25",  # photographs
         "scipy>=1.14",
         "setuptools>=77",  # builds the packages under test
@@ -79,7 +82,7 @@ setup(
     # Python's path. Its import hook would come after the path, and Python started beside the clone
     # would take the clone's folder for the package.
     package_dir={"": "."},
-    package_data={"vit_jax": ["py.typed", "weights/published.tsv"]},
+    package_data={"vit_jax": ["py.typed", "weights/published.tsv", "weights/shipped/*"]},
     cmdclass={"build_py": BuildWithConfigs},
     python_requires=">=3.11",
     install_requires=[

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, unknown
 from vit_jax.schema import parse
 from vit_jax.text import first_line
 from vit_jax.weights.description import Description, find_description
@@ -32,6 +32,9 @@ _IN_DIRECTORY = (
 )
 # JSON files beside them.
 _CONFIGS = ("config", "preprocessor_config", "processor_config")
+# Small trained models that come with the package: vit_jax/fashion-mnist.
+SHIPPED = Path(__file__).parents[1] / "shipped"
+_SHIPPED = re.compile(r"vit_jax/([\w-]+)")
 # A repository of the hub, or one file of it: google/vit-base-patch16-224, owner/name:file.npz.
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::(\w[^:]*))?")
 
@@ -60,8 +63,9 @@ def read_files(path: str | Path, *, use_ema: bool = False) -> Files:
 
     Args:
       path: a local file or directory; a URL that fsspec understands (gs://, https://);
-        or a Hugging Face hub id such as "google/vit-base-patch16-224", of which
-        "owner/name:folder/file.safetensors" names one file. A training checkpoint may hold
+        a Hugging Face hub id such as "google/vit-base-patch16-224", of which
+        "owner/name:folder/file.safetensors" names one file; or "vit_jax/fashion-mnist", a small
+        model that comes with the package. A training checkpoint may hold
         several sets of tensors: x.pth#teacher names one.
       use_ema: whether to take averaged parameters of a training checkpoint.
 
@@ -98,10 +102,21 @@ def _local(path: str) -> Iterator[Path]:
     elif "://" in path:
         with tempfile.TemporaryDirectory() as folder:
             yield _download(path, folder)
+    elif shipped := _SHIPPED.fullmatch(path):
+        yield _from_package(shipped[1])
     elif (hub := _HUB_ID.fullmatch(path)) and not Path(path).parent.exists():
         yield _from_hub(hub[1], hub[2])
     else:
         raise InputError(f"{path} does not exist; give a workdir, a checkpoint or a weight file")
+
+
+def _from_package(name: str) -> Path:
+    files = {file.stem: file for file in SHIPPED.glob("*.safetensors")}
+    if name not in files:
+        raise unknown(
+            "model of the package", f"vit_jax/{name}", [f"vit_jax/{one}" for one in files]
+        )
+    return files[name]
 
 
 def _download(url: str, folder: str) -> Path:
