@@ -1,4 +1,5 @@
 import ast
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from vit_jax.tasks.mixup import create_mix
 from vit_jax.train.optim import create_optimizer
 
 ROOT = Path(__file__).parent.parent / "configs"
-# images.py has no default: it reads weights and images (tests/finetune).
-FILES = sorted(file.stem for file in ROOT.glob("*.py") if file.stem != "images")
+# images.py (tests/finetune) and scratch.py have no default: they read what the argument names.
+FILES = sorted({file.stem for file in ROOT.glob("*.py")} - {"images", "scratch"})
 IMAGENET, IMAGENET_21K = 1_281_167, 14_197_122
 FINETUNE = ("imagenet", "cifar10", "cifar100", "pets", "flowers")
 VARIANTS = [
@@ -196,8 +197,27 @@ def test_table_2_averages_parameters_at_a_high_resolution(model, size):
         ("finetune:ViT-B/16", "MODEL,DATASET"),
         ("finetune:ViT-B/16,cifar", "did you mean 'cifar10'"),
         ("finetune:ViT-B/16,cifar10,test", "MODEL,DATASET,dev"),
+        ("scratch:ViT-B/16", "MODEL,DATA"),
+        ("scratch:ViT-X/16,digits", "unknown model 'ViT-X/16'"),
+        ("scratch:ViT-B/16,digits,image_size=big", "image_size=big: give a whole number"),
+        ("scratch:ViT-B/16,digits,epochs=0", "epochs=0: give a whole number"),
     ],
 )
 def test_wrong_arguments_are_refused(spec, message):
     with pytest.raises(InputError, match=message):
         load(spec)
+
+
+def test_a_model_from_scratch_on_own_images():
+    config = load("scratch:vit_b16,digits,epochs=20,image_size=48")
+    assert (config.model.name, config.model.image_size) == ("ViT-B/16", 48)
+    assert (config.data.split, config.evals.test.split) == ("train[:90%]", "train[90%:]")
+    for pp in (config.data.pp, config.evals.test.pp):
+        assert parse(pp).image_size == (48, 48)
+    # 1,617 images, batch 64, 20 epochs; the peak, after a tenth, is 1e-3 * sqrt(64 / 1024).
+    total, schedule = schedule_of(config, train_size=1617)
+    assert total == math.ceil(20 * 1617 / 64)
+    rates = [float(schedule(step)) for step in range(total)]
+    assert max(rates) == pytest.approx(2.5e-4, rel=0.01)
+    assert abs(rates.index(max(rates)) - total / 10) <= 1
+    assert load("scratch:BiT-R50x1,digits").model.head == default().model.head

@@ -79,6 +79,11 @@ def choose(
     ]
 
 
+def hold_out(images: Images) -> list[Choice]:
+    """The splits to train and to evaluate on: the data's own, or slices of one split."""
+    return list(_split(images, 0.0 if images.test else held_out_share(images)))
+
+
 def held_out_share(images: Images) -> float:
     """The share of the images that is held out for evaluation."""
     percent = HELD_OUT if (images.smallest or FEW) >= 10 else 2 * HELD_OUT
