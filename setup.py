@@ -82,17 +82,21 @@ setup(
     # Python's path. Its import hook would come after the path, and Python started beside the clone
     # would take the clone's folder for the package.
     package_dir={"": "."},
-    package_data={"vit_jax": ["py.typed", "weights/published.tsv", "weights/shipped/*"]},
+    package_data={
+        "vit_jax": ["py.typed", "weights/published.tsv", "weights/shipped/*", "report/page.*"]
+    },
     cmdclass={"build_py": BuildWithConfigs},
     python_requires=">=3.11",
     install_requires=[
         "flax>=0.12.6",
         "jax>=0.10",
+        "jinja2>=3.1",  # the page of `vit_jax report`
         "ml-collections>=1.1",
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=11.0",
+        "pyyaml>=6.0",  # model cards
         "safetensors>=0.5",
         "scikit-learn>=1.6",
         "tensorboardX>=2.6.4",

@@ -19,13 +19,13 @@ RUNGS = (
     ("data", "parallel"),
     ("weights",),
     ("tasks", "checkpoint"),
-    ("evaluate",),
+    ("evaluate", "report.card"),
     ("train",),
     ("config",),
     ("config_files",),
     ("finetune",),
     ("plan", "figures"),
-    ("speed", "paper"),
+    ("speed", "paper", "report"),
     ("cli",),
 )
 HEIGHT = {room: height for height, rooms in enumerate(RUNGS) for room in rooms}

@@ -16,10 +16,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vit_jax.config import check, default
+from vit_jax import schema
+from vit_jax.config import check, default, evaluation
 from vit_jax.durations import is_duration, replace_unit
 from vit_jax.errors import InputError, nearest
 from vit_jax.files import expand
+from vit_jax.options import flatten
 from vit_jax.text import some
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,8 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
     Args:
       spec: "configs/x.py" or "configs/x.py:arg"; the text after the colon is passed
-        to the file's `get_config`. A path that begins with configs/ and does not exist here is
+        to the file's `get_config`. "workdirs/run/config.json" is the config of an earlier run. A
+        path that begins with configs/ and does not exist here is
         looked up in the project's own configs.
       overrides: "--config.a.b=VALUE"; values are Python literals or plain strings. A unit of a
         duration (steps, epochs, examples) replaces the unit that the file set.
@@ -48,8 +51,11 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         the wrong type or is out of range.
     """
     path, _, arg = spec.partition(":")
-    get_config = _get_config(expand(path))
-    config = get_config(arg) if arg else get_config()
+    if path.endswith(".json") and not arg:
+        config = stored_config(expand(path))
+    else:
+        get_config = _get_config(expand(path))
+        config = get_config(arg) if arg else get_config()
     names: list[str] = []
     for override in overrides:
         name, equals, text = override.removeprefix(PREFIX).partition("=")
@@ -60,6 +66,36 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         names.append(name)
     _check_complete(config, path)
     check(config)
+    return config
+
+
+def stored_config(path: Path) -> ConfigDict:
+    """The config of an earlier run, from the config.json of its workdir.
+
+    Options that did not exist then have their defaults.
+
+    Raises:
+      InputError: the file is missing or damaged, or has an option that does not exist any more.
+    """
+    stored = schema.read(path, dict)
+    config = default()
+    evals = stored.pop("evals", {})
+    if not isinstance(evals, dict) or not all(isinstance(each, dict) for each in evals.values()):
+        raise InputError(f"{path} is damaged (evals is no section of sections); restore it")
+    with config.unlocked():
+        for name, entry in evals.items():
+            config.evals[name] = evaluation(**entry)
+    for name, value in flatten(stored):
+        *parents, last = name.split(".")
+        section = config
+        for part in parents:
+            section = section[part] if isinstance(section, ConfigDict) and part in section else None
+        if not isinstance(section, ConfigDict) or last not in section:
+            raise InputError(f"{path}: unknown option {name!r}; remove it there")
+        try:
+            section[last] = value
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}: {name} is {value!r}, which has a wrong type") from error
     return config
 
 

@@ -73,7 +73,7 @@ def draw(
     made, skipped = _draw_weights(model)
     distances, why = [], "no --image and no --source"
     if pixels is not None:
-        looked, why = _look(model, pixels, preprocess), "attention is not among all patches"
+        looked, why = look_at(model, pixels, preprocess), "attention is not among all patches"
         if looked is not None:
             why = ""
             distances = looked[0].tolist()
@@ -128,7 +128,9 @@ def _position_table(model: Any) -> np.ndarray | None:
     return np.asarray(model.posemb.table())[-rows * columns :]
 
 
-def _look(model: Any, pixels: np.ndarray, preprocess: Any) -> tuple[np.ndarray, np.ndarray] | None:
+def look_at(
+    model: Any, pixels: np.ndarray, preprocess: Any
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Attention distances (layers, heads), means over images, and rollouts (n, rows, columns).
 
     None if the model's tokens do not attend to all tokens.

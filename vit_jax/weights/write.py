@@ -54,7 +54,13 @@ def weight_format(name: str, *endings: str) -> Callable[[Writer], Writer]:
     return register
 
 
-def write(weights: Weights, path: str | Path, *, format: str = "") -> list[str]:
+def write(
+    weights: Weights,
+    path: str | Path,
+    *,
+    format: str = "",
+    beside: Mapping[str, str] | None = None,
+) -> list[str]:
     """Writes weights in the format of another program, or as an executable program.
 
     Args:
@@ -63,6 +69,7 @@ def write(weights: Weights, path: str | Path, *, format: str = "") -> list[str]:
         with the rest of the description; or a directory (huggingface, timm, open_clip,
         savedmodel).
       format: one of FORMATS; "": by the path, where a directory is for Hugging Face.
+      beside: name -> text of further files of a directory, such as a model card.
 
     Returns:
       Lines that say what was written and what the other program does differently.
@@ -79,6 +86,9 @@ def write(weights: Weights, path: str | Path, *, format: str = "") -> list[str]:
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         folder.mkdir()
         lines = found.write(weights, partial)
+        for name, text in (beside or {}).items():
+            (partial / name).write_text(text)
+            lines.append(f"wrote {partial / name}")
         for file in sorted(folder.iterdir(), key=lambda file: file == partial):
             file.rename(path.with_name(file.name))
     except (OSError, SafetensorError) as error:

@@ -3,16 +3,19 @@
 import dataclasses
 import json
 import logging
+import platform
 import resource
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from vit_jax import data, jsonl
+from vit_jax import __version__, data, jsonl
 from vit_jax.errors import NotSavedError
 from vit_jax.files import write_atomic
+from vit_jax.report.card import write_card
 from vit_jax.text import reason
 from vit_jax.train.log.clock import Clock
 from vit_jax.train.log.goodput import Goodput
@@ -70,6 +73,8 @@ def write_summary(
 ) -> dict[str, Any]:
     """Writes summary.json, with the run's last step and metrics and its time, and returns it.
 
+    The model card, README.md, is written beside it; see `report.card`.
+
     `trained_params` of its `params` parameters are trained; a LoRA adapter counts among both.
 
     Raises:
@@ -87,6 +92,7 @@ def write_summary(
         goodput=goodput.summary(),
         devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         jax=jax.__version__,
+        versions=versions(),
     )
     if write:
         path = workdir / "summary.json"
@@ -97,11 +103,19 @@ def write_summary(
                 f"cannot write {path}: {reason(error)}; the run is done and its state saved: "
                 "the same command writes it"
             ) from error
+        write_card(workdir, num_params(run))
     log.info(
         f"{step:,} steps done, {summary['trained_params']:,} of {summary['params']:,} parameters "
         f"trained, {peak_memory() / 2**30:.2f} GiB of memory at most"
     )
     return summary
+
+
+def versions() -> dict[str, str]:
+    """Name -> version of this package, Python, the system and the libraries that compute."""
+    found = dict(vit_jax=__version__, python=platform.python_version())
+    found |= {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    return found | dict(system=f"{platform.system()} {platform.machine()}")
 
 
 def peak_memory() -> int:

@@ -51,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--leave-out", action="append", default=[], help="pattern of tensor names to leave out"
     )
+    parser.add_argument(
+        "--license",
+        default="",
+        help="licence for the model card of a directory, in the hub's words; default: unknown",
+    )
     add_use_ema_argument(parser)
     add_json_argument(parser)
 
@@ -58,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Converts; returns the exit status."""
     from vit_jax.checkpoint import read_weights
-    from vit_jax.weights import check_target, write
+    from vit_jax.report.publish import write_directory
+    from vit_jax.weights import check_target
 
     check_target(args.target, format=args.format)
     weights = read_weights(
@@ -68,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
         leave_out=args.leave_out,
         **_options(args.set),
     )
-    lines = [*weights.report, *write(weights, args.target, format=args.format)]
+    written = write_directory(weights, args.target, format=args.format, license=args.license)
+    lines = [*weights.report, *written]
     if args.json:
         print(json.dumps(dict(name=weights.name, options=weights.options, report=lines), indent=2))
     else:
