@@ -63,8 +63,10 @@ ALSO = {
 # The positional arguments' places in RIGHT.
 POSITIONS = dict(images=1, weights=0, data=1, source=0, runs=0, target=-1, number=0)
 LARGE = "1" + 30 * "0"
-OUTPUTS = ("--workdir", "--output", "target", "--sheet", "--plot", "--profile")
-FILES = ("--sheet", "--plot")  # outputs that are files, in a folder that exists
+OUTPUTS = ("--workdir", "--output", "target", "--sheet", "--plot", "--profile", "--attention-map",
+           "--embeddings", "--confusion", "--worst")  # fmt: skip
+# Outputs that are files, in a folder that exists.
+FILES = ("--sheet", "--plot", "--embeddings", "--confusion")
 # Options of the config that name a place, and the commands that read them.
 PLACES = ["--config.init_from=", "--config.data.source=folder:", "--config.data.source=npz:",
           "--config.data.data_dir="]  # fmt: skip
@@ -75,6 +77,7 @@ MAY_BE = [
     ("fewshot", "--l2", LARGE),
     ("probe", "--c", LARGE),
     ("probe", "--temperature", LARGE),
+    ("predict", "--threshold", "0"),
     ("benchmark", "--cpu-devices", "0"),
     ("benchmark", "--unroll", "-1"),
 ]

@@ -28,6 +28,17 @@ def whole(least: float = -math.inf, most: float = 2**31 - 1) -> Callable[[str], 
     return parse
 
 
+def share(text: str) -> float:
+    """Parses a number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return number
+
+
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --config; `main` collects the overrides, --config.OPTION=VALUE."""
     parser.add_argument(

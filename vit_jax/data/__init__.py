@@ -4,6 +4,7 @@ The only package that imports TensorFlow, and only for sources and operations th
 """
 
 from vit_jax.data.listing import read_labels
+from vit_jax.data.named import find_images
 from vit_jax.data.ops.image_files import MAX_PIXELS
 from vit_jax.data.ops.preprocess import Preprocess, parse
 from vit_jax.data.pipeline import (
@@ -22,6 +23,7 @@ __all__ = [
     "Source",
     "check_unchanged",
     "eval_batches",
+    "find_images",
     "image_batches",
     "load_images",
     "open_configured",

@@ -17,15 +17,17 @@ from vit_jax.data import order
 from vit_jax.data.batches import memory
 from vit_jax.data.batches.examples import EvaluationPlan, Plan, TrainingPlan
 from vit_jax.data.batches.unreadable import Refusal, Replacements, Unreadable
+from vit_jax.data.named import NamedSource, open_images
 from vit_jax.data.ops.image_files import MAX_PIXELS
 from vit_jax.data.ops.op import coin
 from vit_jax.data.ops.preprocess import Preprocess, Size
-from vit_jax.data.sources.source import ArraySource, FileSource, Source
+from vit_jax.data.sources.source import ArraySource, Source
 from vit_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 
 _FOREVER = 2**62  # steps
+_AT_ONCE = 16  # addresses that are read at a time
 
 
 class Batches(Iterator[Batch]):
@@ -209,21 +211,26 @@ def image_batches(
     Threads read the next batch while the caller uses one.
 
     Args:
-      paths: image files.
+      paths: image files, and addresses such as https://host/cat.jpg.
       preprocess: their preprocessing.
       batch_size: of all batches but the last, which may be smaller.
       max_pixels: limit on an image's pixels.
-      on_unreadable: called with the path of an image that cannot be read and the error; the
-        image is left out, so that a batch may be smaller or empty. None: the error is raised.
+      on_unreadable: called with the path of an image that cannot be read, or has another size
+        than the first, and the error; the image is left out, so that a batch may be smaller or
+        empty. None: the error is raised.
 
     Raises:
       InputError: an image cannot be read, or has another size than the first.
     """
     from vit_jax.data.batches import graph
 
-    read = graph.reader(FileSource.of_paths(paths, max_pixels), preprocess.deterministic())
+    source = open_images(paths, max_pixels)
+    read = graph.reader(source, preprocess.deterministic())
     first: tuple[str, np.ndarray] | None = None
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    threads = os.cpu_count() or 1
+    if isinstance(source, NamedSource):
+        threads = max(threads, _AT_ONCE)  # they wait for servers, not for processors
+    with ThreadPoolExecutor(threads) as pool:
 
         def submit(start: int) -> list[Future]:
             indices = range(start, min(start + batch_size, len(paths)))
@@ -234,16 +241,16 @@ def image_batches(
             ready, coming = coming, submit(start + batch_size)
             readable: list[str] = []
             images: list[np.ndarray] = []
-            for path, future in zip(paths[start:], ready):
+            for path, future in zip(paths[start : start + batch_size], ready):
                 try:
                     image = future.result()["image"]
+                    first = first or (path, image)
+                    _check_same_size(path, image, *first)
                 except InputError as error:
                     if on_unreadable is None:
                         raise
                     on_unreadable(path, error)
                     continue
-                first = first or (path, image)
-                _check_same_size(path, image, *first)
                 readable.append(path)
                 images.append(image)
             yield readable, np.stack(images) if images else np.zeros((0, 1, 1, 3), np.uint8)

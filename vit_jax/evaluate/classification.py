@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -33,6 +33,35 @@ from vit_jax.tasks.tta import MEANING, TTA, Views
 log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A data set as a model reads it.
+
+    Attributes:
+      source: the data set.
+      pp: preprocessing of its images.
+      views: views over which predictions are averaged; None: the image alone.
+      match: the model's class of each of its classes; None: the task has no classes.
+      batch_size: size of the global batch.
+    """
+
+    source: Source
+    pp: Preprocess
+    views: Views | None
+    match: Match | None
+    batch_size: int
+
+    def batches(self, context: Context) -> Iterator[dict[str, np.ndarray]]:
+        """This process's part of each batch, with labels in the data set's numbers."""
+        return data.eval_batches(
+            self.source,
+            self.pp,
+            batch_size=self.batch_size,
+            rows=context.engine.rows(self.batch_size),
+            threads=context.data.threads,
+        )
+
+
 @EVALUATIONS.register("classification")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassificationEvaluation(Evaluation):
@@ -47,7 +76,6 @@ class ClassificationEvaluation(Evaluation):
     def open(self, context: Context) -> Opened:
         """See `Evaluation.open`."""
         task, engine = context.task, context.engine
-        batch_size = context.whole_batch_size(self.batch_size)
         source = context.open_source(self.source, self.split, multi_label=context.data.multi_label)
         classes = task.num_classes
         if classes is not None and source.num_classes > classes:
@@ -55,6 +83,29 @@ class ClassificationEvaluation(Evaluation):
                 f"{context.where}: {source.name} has labels of {source.num_classes} classes, "
                 f"the model has {classes}"
             )
+        prepared = self.prepare(context, source)
+        views, match, batch_size = prepared.views, prepared.match, prepared.batch_size
+        eval_step = context.eval_step
+        if views:
+            eval_step = engine.compile_eval(functools.partial(make_eval_step, task, views=views))
+
+        if source.multi_label and match:
+            return self._open_sets(context, source, prepared.pp, match, batch_size, views)
+
+        def run(params: Any, after_batch: Callable[[], None]) -> dict[str, float]:
+            batches = prepared.batches(context)
+            matched = match(batches, source.multi_label) if match else batches
+            fields = task.batch_fields
+            return mean_metrics(eval_step, engine, params, matched, batch_size, fields, after_batch)
+
+        return Opened(task.metrics, run)
+
+    def prepare(self, context: Context, source: Source) -> Prepared:
+        """What is needed to read the images of a source for a model.
+
+        Raises:
+          InputError: preprocessing that does not fit the model.
+        """
         pp = data.parse(self.pp) if self.pp else context.pp
         check_normalization(context, pp)
         size, wanted = pp.output_size(source.image_size), context.model_config.input_size
@@ -62,30 +113,12 @@ class ClassificationEvaluation(Evaluation):
             raise InputError(
                 f"{context.where}.pp yields images of {size}, the model takes {wanted}"
             )
-        eval_step = context.eval_step
         views, pp = create_views(context, self.tta, pp)
-        if views:
-            eval_step = engine.compile_eval(functools.partial(make_eval_step, task, views=views))
+        classes = context.task.num_classes
         match = None if classes is None else match_classes(source, context.labels, classes)
         if match and match.line:
             log.info("%s", match.line)
-
-        if source.multi_label and match:
-            return self._open_sets(context, source, pp, match, batch_size, views)
-
-        def run(params: Any, after_batch: Callable[[], None]) -> dict[str, float]:
-            batches = data.eval_batches(
-                source,
-                pp,
-                batch_size=batch_size,
-                rows=engine.rows(batch_size),
-                threads=context.data.threads,
-            )
-            matched = match(batches, source.multi_label) if match else batches
-            fields = task.batch_fields
-            return mean_metrics(eval_step, engine, params, matched, batch_size, fields, after_batch)
-
-        return Opened(task.metrics, run)
+        return Prepared(source, pp, views, match, context.whole_batch_size(self.batch_size))
 
     def _open_sets(
         self,

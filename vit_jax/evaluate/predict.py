@@ -1,24 +1,49 @@
 """Classes and probabilities of image files."""
 
 import collections
-import glob
-import os
-from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from vit_jax import data, models
 from vit_jax.checkpoint.load import load
-from vit_jax.data.sources.folder import EXTENSIONS
+from vit_jax.data import find_images
 from vit_jax.errors import InputError, unknown
 from vit_jax.models.naflex import model_inputs
 from vit_jax.tasks.tta import TTA, views_of
 from vit_jax.weights import Weights
 
 MAX_BATCH = 64
+TOPK = 5
+
+# A traced function from a model's intermediates (B, ...) by name to a value (B, ...) to keep.
+Reduce = Callable[[Mapping[str, jax.Array]], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a model says about one image, or why the image cannot be read.
+
+    Attributes:
+      path: the image, as it was named.
+      probabilities: float32 (K,); (0,) for a model without classes or an image with an error.
+      image: the image as the model takes it, without normalisation, uint8 (h, w, 3).
+      features: the input of the head, float32 (D,), if they were asked for.
+      reduced: the value of `reduce`, if there is one.
+      error: why the image cannot be read.
+    """
+
+    path: str
+    probabilities: np.ndarray
+    image: np.ndarray | None = None
+    features: np.ndarray | None = None
+    reduced: np.ndarray | None = None
+    error: InputError | None = None
 
 
 class Predictor:
@@ -38,6 +63,8 @@ class Predictor:
         *,
         batch_size: int = MAX_BATCH,
         tta: str = "none",
+        features: bool = False,
+        reduce: Reduce | None = None,
     ):
         """Takes the results of `vit_jax.load`.
 
@@ -45,15 +72,20 @@ class Predictor:
           model, info: the model and its record.
           batch_size: number of images computed at once.
           tta: views over which probabilities are averaged; see `tasks.tta`.
+          features: whether predictions have the input of the head, too.
+          reduce: function whose value predictions have, too, such as an attention map.
 
         Raises:
-          InputError: an unknown tta, or one that does not suit the model or its preprocessing.
+          InputError: an unknown tta, or one that does not suit the model, its preprocessing, or
+            `features` and `reduce`, which are of one view.
         """
         self._pp = data.parse(info.pp)
         views = None
         if tta not in TTA:
             raise unknown("tta", tta, TTA)
         if tta != "none":
+            if features or reduce:
+                raise InputError(f"tta {tta!r} averages predictions, not features or attention")
             views, self._pp = views_of(tta, info.config, info.multi_label, self._pp, f"tta {tta!r}")
         self._batch_size = batch_size
         run_data = info.run_config.get("data", {}) if info.run_config else {}
@@ -63,12 +95,24 @@ class Predictor:
         to_probabilities = jax.nn.sigmoid if info.multi_label else jax.nn.softmax
 
         @jax.jit
-        def probabilities(params: Any, images: jax.Array) -> jax.Array:
+        def compute(params: Any, images: jax.Array) -> dict[str, jax.Array]:
             inputs = model_inputs(images, info.config, mean, std)
             model: Any = models.merge(graphdef, params)
-            return to_probabilities((views.averaged(model) if views else model)(inputs))
+            found: dict[str, jax.Array] = {}
+            if reduce:
+                logits, out = model(inputs, return_intermediates=True)
+                found["reduced"], seen = reduce(out), out["pre_logits"]
+            elif features and info.config.num_classes:
+                logits, other, seen = model.outputs(inputs)
+                logits = logits if other is None else (logits + other) / 2
+            else:
+                logits = seen = (views.averaged(model) if views else model)(inputs)
+            if features:
+                found["features"] = seen.astype(jnp.float32)
+            known = logits if info.config.num_classes else logits[:, :0]
+            return dict(found, probabilities=to_probabilities(known) if known.size else known)
 
-        self._probabilities = probabilities
+        self._compute = compute
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Probabilities, float32 (n, K), of images, uint8 (n, h, w, 3).
@@ -77,7 +121,7 @@ class Predictor:
         """
         size = self._batch_size
         parts = (images[start : start + size] for start in range(0, len(images), size))
-        return np.concatenate(list(self._rows(parts)))
+        return np.concatenate([found["probabilities"] for _, found in self._rows(parts)])
 
     def files(self, paths: Sequence[str]) -> np.ndarray:
         """Probabilities, float32 (n, K), of image files, preprocessed as in evaluation.
@@ -86,16 +130,30 @@ class Predictor:
           InputError: an image is missing or cannot be read.
         """
         batches = data.image_batches(paths, self._pp, self._batch_size, self._max_pixels)
-        return np.concatenate(list(self._rows(images for _, images in batches)))
+        rows = self._rows(images for _, images in batches)
+        return np.concatenate([found["probabilities"] for _, found in rows])
 
     def stream(self, paths: Sequence[str]) -> Iterator[tuple[str, np.ndarray | InputError]]:
         """Yields (path, probabilities) of image files in order, in bounded memory.
 
         An image that cannot be read gives its error instead, and the others go on.
         """
+        for one in self.predictions(paths):
+            yield one.path, one.probabilities if one.error is None else one.error
+
+    def predictions(self, paths: Sequence[str]) -> Iterator[Prediction]:
+        """Yields the prediction of each image in order.
+
+        At most three batches of images are in memory: one that is read, one that waits for the
+        device, and one whose results are used.
+
+        Args:
+          paths: files, and addresses such as https://host/cat.jpg.
+        """
         unread: dict[str, InputError] = {}
         waiting = collections.deque(paths)
         readable: collections.deque[list[str]] = collections.deque()
+        none = np.zeros(0, np.float32)
 
         def images() -> Iterator[np.ndarray]:
             for names, batch in data.image_batches(
@@ -105,50 +163,63 @@ class Predictor:
                     readable.append(names)
                     yield batch
 
-        def broken() -> Iterator[tuple[str, InputError]]:
+        def broken() -> Iterator[Prediction]:
             while waiting and waiting[0] in unread:
                 path = waiting.popleft()
-                yield path, unread[path]
+                yield Prediction(path, none, error=unread[path])
 
-        for rows in self._rows(images()):
-            for path, row in zip(readable.popleft(), rows, strict=True):
+        for batch, found in self._rows(images()):
+            for place, path in enumerate(readable.popleft()):
                 yield from broken()
                 waiting.popleft()
-                yield path, row
+                row = {name: value[place] for name, value in found.items()}
+                yield Prediction(path, image=batch[place], **row)
         yield from broken()
 
-    def _rows(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def _rows(
+        self, batches: Iterable[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Batches and their results; the device works on one while the next is read."""
         started = None
         for images in batches:
-            before, started = started, (self._start(images), len(images))
+            before, started = started, (images, self._start(images))
             if before:
-                yield np.asarray(before[0])[: before[1]]
+                yield before[0], _fetched(*before)
         if started:
-            yield np.asarray(started[0])[: started[1]]
+            yield started[0], _fetched(*started)
 
-    def _start(self, images: np.ndarray) -> jax.Array:
+    def _start(self, images: np.ndarray) -> dict[str, jax.Array]:
         """Starts computing a batch on the device, padded with zeros."""
         rows = min(_padded_size(len(images)), self._batch_size)
         padded = np.pad(images, ((0, rows - len(images)), (0, 0), (0, 0), (0, 0)))
-        return self._probabilities(self._params, padded)
+        return self._compute(self._params, padded)
+
+
+def _fetched(images: np.ndarray, found: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value)[: len(images)] for name, value in found.items()}
 
 
 def predict(
     checkpoint: str,
     paths: Sequence[str],
     *,
-    topk: int = 5,
+    topk: int | None = None,
+    threshold: float | None = None,
     use_ema: bool = False,
     tta: str = "none",
+    batch_size: int = MAX_BATCH,
 ) -> list[dict[str, Any]]:
     """The most probable classes of each image.
 
     Args:
       checkpoint: workdir, checkpoint or weight file.
-      paths: image files, folders and patterns such as "photos/*.jpg"; see `find_images`.
-      topk: number of classes per image.
+      paths: image files, folders, patterns such as "photos/*.jpg", and addresses such as
+        https://host/cat.jpg; see `find_images`.
+      topk: largest number of classes per image; None: 5, or all with a threshold.
+      threshold: smallest probability of a class that is listed, from 0 to 1; None: none.
       use_ema: whether to use averaged parameters.
       tta: views over which probabilities are averaged: none, flip, five_crop or ten_crop.
+      batch_size: number of images computed at once.
 
     Returns:
       A list of {"path", "top": [{"label", "index", "probability"}]}, best first. An image that
@@ -159,66 +230,53 @@ def predict(
     Raises:
       InputError: no such checkpoint or image, or a model without classes.
     """
-    if topk < 1:
-        raise InputError(f"--topk is {topk}; it must be at least 1")
+    check_choice(topk, threshold)
     files = find_images(paths)
     model, info = load(checkpoint, use_ema=use_ema)
     if not info.config.num_classes:
         raise InputError(f"{checkpoint} has no classes; fine-tune with it as config.init_from")
-    results: list[dict[str, Any]] = []
-    for path, found in Predictor(model, info, tta=tta).stream(files):
-        if isinstance(found, InputError):
-            results.append(dict(path=path, top=[], error=str(found)))
-        else:
-            results.append(dict(path=path, top=_top(found, topk, info.labels)))
-    return results
+    predictor = Predictor(model, info, tta=tta, batch_size=batch_size)
+    return [described(one, info.labels, topk, threshold) for one in predictor.predictions(files)]
 
 
-def find_images(paths: Sequence[str]) -> list[str]:
-    """The image files that arguments name, each file once.
+def check_choice(topk: int | None, threshold: float | None) -> None:
+    """Refuses a number of classes below 1, and a threshold that is no probability."""
+    if topk is not None and topk < 1:
+        raise InputError(f"--topk is {topk}; it must be at least 1")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"--threshold is {threshold}; it must be from 0 to 1")
+
+
+def described(
+    prediction: Prediction,
+    labels: Sequence[str],
+    topk: int | None = None,
+    threshold: float | None = None,
+) -> dict[str, Any]:
+    """A prediction as `predict` returns it.
 
     Args:
-      paths: files; folders, whose images at any depth are taken in order of their names; and
-        patterns with *, ? or [...].
-
-    Raises:
-      InputError: nothing is there, or a folder or pattern has no image.
+      prediction: prediction of an image.
+      labels: class names by number; a class without one is called by its number.
+      topk, threshold: as in `predict`.
     """
-    found: dict[str, None] = {}
-    for path in paths:
-        path = os.path.expanduser(path)
-        if os.path.isdir(path):
-            inside = sorted(
-                os.path.join(folder, name)
-                for folder, _, names in os.walk(path)
-                for name in names
-                if name.lower().endswith(EXTENSIONS)
-            )
-            if not inside:
-                raise InputError(f"no image in {path}; its names end in {', '.join(EXTENSIONS)}")
-        elif os.path.exists(path):
-            inside = [path]
-        else:
-            inside = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
-            if not inside:
-                is_pattern = path != glob.escape(path)
-                problem = "matches no file" if is_pattern else "does not exist"
-                raise InputError(f"image {path} {problem}")
-        found |= dict.fromkeys(inside)
-    return list(found)
-
-
-def _padded_size(count: int) -> int:
-    return 1 << (count - 1).bit_length()
-
-
-def _top(row: np.ndarray, topk: int, labels: Sequence[str]) -> list[dict[str, Any]]:
+    if prediction.error is not None:
+        return dict(path=prediction.path, top=[], error=str(prediction.error))
+    row = prediction.probabilities
+    if topk is None:
+        topk = TOPK if threshold is None else len(row)
     order = np.argsort(-row, kind="stable")[:topk]
-    return [
+    top = [
         dict(
             label=labels[i] if i < len(labels) else str(i),
             index=int(i),
             probability=float(row[i]),
         )
         for i in order
+        if threshold is None or row[i] >= threshold
     ]
+    return dict(path=prediction.path, top=top)
+
+
+def _padded_size(count: int) -> int:
+    return 1 << (count - 1).bit_length()

@@ -14,6 +14,7 @@ from vit_jax.data.options import DataOptions
 from vit_jax.errors import InputError, unknown
 from vit_jax.evaluate import imagenet  # noqa: F401  registers its types
 from vit_jax.evaluate.classification import ClassificationEvaluation
+from vit_jax.evaluate.confusion import WORST, ConfusionEvaluation, Details
 from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Evaluation
 from vit_jax.files import expand
 from vit_jax.options import check_section, fill, section
@@ -21,6 +22,7 @@ from vit_jax.parallel import same
 from vit_jax.parallel.engines import Engine, create_engine
 from vit_jax.parallel.mesh import ParallelOptions
 from vit_jax.tasks import bind, create_task
+from vit_jax.tasks.classification import Classification
 from vit_jax.tasks.evaluation import make_eval_step
 from vit_jax.tasks.options import task_options
 from vit_jax.weights import Weights
@@ -142,6 +144,67 @@ def evaluate_checkpoint(
     Raises:
       InputError: nothing to evaluate there, or data that do not fit the model.
     """
+    stored, options, tta = _open_own(path, source, split, pp, data_dir, batch_size, use_ema, tta)
+    evaluation = ClassificationEvaluation(**options, tta=tta)
+    check_section(ClassificationEvaluation, evaluation, stored.context.where)
+    return dict(stored.run(evaluation), **options)
+
+
+def evaluate_details(
+    path: str,
+    *,
+    source: str | None = None,
+    split: str | None = None,
+    pp: str | None = None,
+    data_dir: str = "",
+    batch_size: int = 128,
+    use_ema: bool | None = None,
+    tta: str | None = None,
+    worst: int = WORST,
+    needed: str = "",
+) -> tuple[dict[str, Any], Details | None]:
+    """The metrics of a checkpoint's task and, for one class an image, what lies behind them.
+
+    All of it comes from one pass over the data.
+
+    Args:
+      path, source, split, pp, data_dir, batch_size, use_ema, tta: as `evaluate_checkpoint`.
+      worst: number of errors that the results name.
+      needed: what needs details, for a message; "": nothing does.
+
+    Returns:
+      The results of `evaluate_checkpoint`, with those of `ConfusionEvaluation` where an image has
+      one class; and `Details`, or None for sets of classes and for tasks without classes.
+
+    Raises:
+      InputError: as `evaluate_checkpoint`, or details are needed where there are none.
+    """
+    stored, options, tta = _open_own(path, source, split, pp, data_dir, batch_size, use_ema, tta)
+    context = stored.context
+    if isinstance(context.task, Classification) and not context.data.multi_label:
+        evaluation = ConfusionEvaluation(**options, tta=tta)
+        check_section(ConfusionEvaluation, evaluation, context.where)
+        details = evaluation.classify(context)(stored.params, lambda: None)
+        return dict(details.results(worst), **options), details
+    if needed:
+        why = "images have sets of classes" if context.data.multi_label else "it has no classes"
+        raise InputError(f"{needed} needs one class an image; of {stored.info.source} {why}")
+    plain = ClassificationEvaluation(**options, tta=tta)
+    check_section(ClassificationEvaluation, plain, context.where)
+    return dict(stored.run(plain), **options), None
+
+
+def _open_own(
+    path: str,
+    source: str | None,
+    split: str | None,
+    pp: str | None,
+    data_dir: str,
+    batch_size: int,
+    use_ema: bool | None,
+    tta: str | None,
+) -> tuple[Stored, dict[str, Any], str]:
+    """A stored model, the source and split of its evaluation, and the views at test time."""
     asked = dict(source=source, split=split, use_ema=use_ema, tta=tta)
     entry = own_entry(run_config(path), asked)
     stored = open_stored(
@@ -151,10 +214,7 @@ def evaluate_checkpoint(
         raise InputError(
             f"{stored.info.source} names no evaluation data; give --source and --split"
         )
-    named = dict(source=entry["source"], split=entry["split"])
-    evaluation = ClassificationEvaluation(**named, tta=entry["tta"])
-    check_section(ClassificationEvaluation, evaluation, stored.context.where)
-    return dict(stored.run(evaluation), **named)
+    return stored, dict(source=entry["source"], split=entry["split"]), entry["tta"]
 
 
 def evaluate_protocol(

@@ -74,6 +74,15 @@ def unpack(images: jax.Array) -> Patches:
     return Patches(images[:, 1:].reshape(batch, -1, patch, patch, channels), grid)
 
 
+def unpacked_image(packed: np.ndarray) -> np.ndarray:
+    """The image in a packed one, uint8 (L p + 1, p, 3) -> (rows p, columns p, 3); see `pack`."""
+    patch, channels = packed.shape[1:]
+    rows, columns = packed[0].reshape(-1)[:HEADER_BYTES].copy().view("<u2").astype(int)
+    patches = packed[1:].reshape(-1, patch, patch, channels)[: rows * columns]
+    grid = patches.reshape(rows, columns, patch, patch, channels)
+    return grid.swapaxes(1, 2).reshape(rows * patch, columns * patch, channels)
+
+
 def model_inputs(
     images: jax.Array, config: Any, mean: Sequence[float], std: Sequence[float]
 ) -> jax.Array | Patches:
