@@ -145,7 +145,9 @@ def _fill_missing(found: Look, reason: str) -> None:
 
 
 def _look(run: Run, checkpoint: Any, images: int, found: Look) -> None:
-    entry = own_entry(dict(run.meta.get("config", {})), dict.fromkeys(("source", "split", "use_ema")))
+    entry = own_entry(
+        dict(run.meta.get("config", {})), dict.fromkeys(("source", "split", "use_ema"))
+    )
     if entry["source"] is None:
         raise InputError("the run's config names no evaluation of type classification")
     stored = open_stored(str(checkpoint), batch_size=BATCH, use_ema=entry["use_ema"])
