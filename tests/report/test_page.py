@@ -233,3 +233,14 @@ def test_the_picture_of_many_classes_is_dark_where_images_are():
     pixels = np.asarray(Image.open(BytesIO(b64decode(found.partition(",")[2]))).convert("L"))
     assert pixels.shape == (30, 30) and pixels.diagonal().max() < 100
     assert pixels[~np.eye(30, dtype=bool)].min() > 200
+
+
+def test_attention_is_brightest_where_it_is_highest():
+    seen = np.zeros((4, 4))
+    seen[1, 2] = 0.7
+    image = np.full((32, 32, 3), 100, np.uint8)
+    tinted = look.tinted(image, seen).sum(axis=-1)
+    row, column = np.unravel_index(tinted.argmax(), tinted.shape)
+    assert (row // 8, column // 8) == (1, 2)
+    assert tinted[0, 0] == tinted.min()
+    assert look.tinted(image, np.full((4, 4), 0.25)).std(axis=(0, 1)).max() == 0  # no division by 0
