@@ -43,6 +43,8 @@ RIGHT = {
     "predict": ["--checkpoint={weights}", "{image}"],
     "figures": ["--checkpoint={weights}", "--image={image}", "--output={new}/figures"],
     "convert": ["{weights}", "{new}/x.npz"],
+    "push": ["{weights}", "owner/name", "--dry-run"],
+    "report": ["{old}/run", "--no-evaluate", "--output={new}/report.html"],
     "config": ["--config={config}"],
     "data": ["--config={config}", "--seconds=0.01"],
     "plan": ["--config={config}"],
@@ -61,7 +63,7 @@ ALSO = {
     "--temperature": ["--method=knn"],
 }
 # The positional arguments' places in RIGHT.
-POSITIONS = dict(images=1, weights=0, data=1, source=0, runs=0, target=-1, number=0)
+POSITIONS = dict(workdirs=0, images=1, weights=0, data=1, source=0, runs=0, target=-1, number=0)
 LARGE = "1" + 30 * "0"
 OUTPUTS = ("--workdir", "--output", "target", "--sheet", "--plot", "--profile", "--attention-map",
            "--embeddings", "--confusion", "--worst")  # fmt: skip
@@ -153,6 +155,8 @@ def make_places(tmp):
     # Even the superuser cannot read this one: its first address holds nothing.
     (old / "unreadable").symlink_to("/proc/self/mem")
     (old / "config.py").write_text(CONFIG)
+    (old / "run").mkdir()
+    (old / "run/metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0}\n')
     Image.new("L", (16, 16)).save(old / "image.png")
     config = model_config(
         "ViT-Ti/8", width=32, num_heads=2, depth=1, mlp_dim=32, image_size=16, num_classes=10
@@ -216,7 +220,8 @@ def test_a_wrong_value_is_one_line_and_nothing_is_made(command, name, kind, valu
 TEXT = {
     "--coordinator", "--source", "--split", "--train", "--test", "--protocol", "--pp", "--format",
     "--set", "--resample", "--leave-out", "--topology", "--scale", "--row", "--column", "--model",
-    "--mode", "--dtype", "--method", "pattern", "--tta", "--val", "--train-pp",
+    "--mode", "--dtype", "--method", "pattern", "--tta", "--val", "--train-pp", "repository",
+    "--license",
 }  # fmt: skip
 
 

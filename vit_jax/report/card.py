@@ -134,8 +134,7 @@ def dataset(source: str | None) -> tuple[str, str, bool] | None:
     if kind == "hf":
         return place, place, True
     name = place.rpartition("/")[2] or kind
-    types = dict(folder="imagefolder", files="imagefolder")
-    return types.get(kind, name if kind in ("tfds", name) else kind), name, False
+    return "imagefolder" if kind == "folder" else name, name, False
 
 
 def _evaluated_on(config: Mapping[str, Any]) -> tuple[str | None, str]:
@@ -261,6 +260,8 @@ def _training(config: Mapping[str, Any], step: int | None) -> list[str]:
         for name, value in sorted(options.flatten(config))
         if TOLD.fullmatch(name) and value not in (None, "", 0, 0.0, [], ())
     }
+    if told.get("task") != "distill":
+        told = {name: value for name, value in told.items() if not name.startswith("distill.")}
     if "init_from" in told and not HUB_ID.fullmatch(str(told["init_from"])):
         told["init_from"] = Path(str(told["init_from"])).name
     if not told:

@@ -29,6 +29,8 @@ WORST = 12  # errors that are shown
 ATTENTION = 6  # images whose attention is drawn
 SIDE = 160  # pixels of the longer side of a picture
 BATCH = 128
+# Colours of attention, from low to high: they also grow lighter, for readers without colours.
+HEAT = ((8, 10, 50), (90, 20, 120), (200, 60, 80), (250, 150, 40), (255, 240, 120))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Seen:
     Attributes:
       name: where the image comes from.
       picture: the image as the model sees it, a data URI.
-      attention: the same, dark where attention rollout is low.
+      attention: the same in grey, under colours from dark blue to yellow for attention rollout.
     """
 
     name: str
@@ -145,7 +147,9 @@ def _fill_missing(found: Look, reason: str) -> None:
 
 
 def _look(run: Run, checkpoint: Any, images: int, found: Look) -> None:
-    entry = own_entry(dict(run.meta.get("config", {})), dict.fromkeys(("source", "split", "use_ema")))
+    entry = own_entry(
+        dict(run.meta.get("config", {})), dict.fromkeys(("source", "split", "use_ema"))
+    )
     if entry["source"] is None:
         raise InputError("the run's config names no evaluation of type classification")
     stored = open_stored(str(checkpoint), batch_size=BATCH, use_ema=entry["use_ema"])
@@ -243,7 +247,7 @@ def _attention(stored: Stored, source: Source, chosen: np.ndarray, found: Look) 
         found.missing["attention"] = "the model's tokens do not attend to all others"
         return
     found.attention = [
-        Seen(_name(source, int(index)), _uri(image), _uri(_shaded(image, seen)))
+        Seen(_name(source, int(index)), _uri(image), _uri(tinted(image, seen)))
         for index, image, seen in zip(few, pixels, looked[1])
     ]
 
@@ -265,14 +269,22 @@ def _pictures(
     return images[: len(examples)], ""
 
 
-def _shaded(image: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """An image that is dark where `seen`, (rows, columns), is low."""
+def tinted(image: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """An image under colours from dark blue, where `seen` is lowest, to yellow.
+
+    Args:
+      image: uint8 (h, w, 3).
+      seen: attention of each patch, (rows, columns).
+    """
     from PIL import Image
 
-    scaled = Image.fromarray((seen / seen.max()).astype(np.float32))
-    mask = np.asarray(scaled.resize(image.shape[1::-1], Image.Resampling.BILINEAR))
-    mask = (mask - mask.min()) / max(float(mask.max() - mask.min()), 1e-9)
-    return (image * (0.15 + 0.85 * mask[..., None])).astype(np.uint8)
+    span = float(seen.max() - seen.min())
+    scaled = Image.fromarray(((seen - seen.min()) / max(span, 1e-12)).astype(np.float32))
+    share = np.asarray(scaled.resize(image.shape[1::-1], Image.Resampling.BILINEAR))
+    stops = np.linspace(0, 1, len(HEAT))
+    heat = np.stack([np.interp(share, stops, channel) for channel in zip(*HEAT)], axis=-1)
+    grey = image.mean(axis=-1, keepdims=True)
+    return (0.4 * grey + 0.6 * heat).astype(np.uint8)
 
 
 def _uri(image: np.ndarray) -> str:
