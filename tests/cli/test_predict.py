@@ -10,8 +10,10 @@ import sys
 import threading
 import tracemalloc
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from vit_jax import create_model, data
@@ -32,14 +34,10 @@ rng = np.random.default_rng(0)
 def save(folder, name, **options):
     """A weight file of a model with random parameters."""
     model = create_model(name, **options)
-    from flax import nnx
-
-    params = {}
-    for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        node = params
-        for part in path[:-1]:
-            node = node.setdefault(part, {})
-        node[path[-1]] = np.asarray(rng.normal(0, 0.5, leaf[...].shape), np.float32)
+    params = jax.tree.map(
+        lambda leaf: np.asarray(rng.normal(0, 0.5, leaf.shape), np.float32),
+        nnx.to_pure_dict(nnx.state(model, nnx.Param)),
+    )
     labels = LABELS if options["num_classes"] else []
     info = Weights(name=name, options=options, params=params, pp=PP, labels=labels)
     file = folder / "weights.npz"

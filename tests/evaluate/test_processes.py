@@ -72,13 +72,18 @@ def test_every_process_gets_all_features(workdir, tmp_path, features_of):
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_every_example_once_and_one_says_so(workdir):
+def test_two_processes_evaluate_every_example_once_and_one_says_so(workdir, tmp_path):
     common = ("-m", "vit_jax", "evaluate", f"--checkpoint={workdir}", "--json", "--num-processes=2")
+    files = (f"--worst={tmp_path}/worst", "--worst-count=3", f"--confusion={tmp_path}/c.json")
     first, second = two_processes(
-        *common, "--batch-size=100", numbered=("--coordinator={0}", "--process-id={1}")
+        *common, *files, "--batch-size=100", numbered=("--coordinator={0}", "--process-id={1}")
     )
     assert second == ""
     alone, found = evaluate_checkpoint(str(workdir)), json.loads(first)
     assert found["examples"] == alone["examples"] == open_source("digits", "train[70%:]").size
     assert found["top1"] == alone["top1"]
     assert found["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    matrix = np.array(json.loads((tmp_path / "c.json").read_text())["confusion"])
+    assert matrix.sum() == alone["examples"]
+    assert matrix.trace() == round(alone["top1"] * alone["examples"])
+    assert len(list((tmp_path / "worst").iterdir())) == 4  # three pictures and their index
