@@ -96,3 +96,16 @@ def add_dry_run_argument(parser: argparse.ArgumentParser) -> None:
         help="check everything up to the first step, print model, layout, memory, steps, data "
         "and the first batch, and stop; no workdir is touched",
     )
+
+
+def add_import_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --import, which every command has."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        type=os.path.expanduser,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="run a Python file first, which may register models, sources and so on",
+    )
