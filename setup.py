@@ -28,11 +28,16 @@ EXTRAS = {
     "datasets": ["pyarrow>=17", "datasets>=4.0"],  # parquet:FILES; hf:NAME wants both
     "figures": ["matplotlib>=3.9"],
     "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6"],  # the documentation as a site
+    # `vit_jax convert SRC x.onnx`; newer jax2onnx wants an older Orbax than we do.
+    "onnx": ["jax2onnx>=0.13", "onnx>=1.20", "onnxruntime>=1.24"],
     "test": [
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         "datasets>=4.0",  # sources parquet: and hf:
         "fsspec",
+        "jax2onnx>=0.13",
+        "onnx>=1.20",
+        "onnxruntime>=1.24",
         "huggingface_hub>=1.0",
         "pillow-heif>=1.0",
         "pillow-jxl-plugin>=1.3",
@@ -99,6 +104,7 @@ setup(
         "pyyaml>=6.0",  # model cards
         "safetensors>=0.5",
         "scikit-learn>=1.6",
+        "shtab>=1.7",
         "tensorboardX>=2.6.4",
         "tensorflow-datasets>=4.9.8",
         *TENSORFLOW,

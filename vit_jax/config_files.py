@@ -23,6 +23,7 @@ from vit_jax.errors import InputError, nearest
 from vit_jax.files import expand
 from vit_jax.options import flatten
 from vit_jax.text import some
+from vit_jax.train.config import USUAL_NAMES, every_option
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,11 @@ def import_file(path: str | Path) -> ModuleType:
     except Exception as error:
         raise InputError(f"config file {path} fails: {type(error).__name__}: {error}") from error
     return module
+
+
+def find_config(path: str | Path) -> Path:
+    """The file that a path stands for: its own, or the project's own file of that name."""
+    return _existing(expand(path))
 
 
 def _existing(path: Path) -> Path:
@@ -262,21 +268,27 @@ def meant_option(config: ConfigDict, name: str) -> str | None:
     """The full name of the option that a wrong name probably means; None where none is near.
 
     It recognises the last part of a name ("learning_rate"), its initials ("lr") or beginning
-    ("ema"), the name of a section, and misspelled names.
+    ("ema"), the name of a section, misspelled names, names that other programs use
+    (`train.config.USUAL_NAMES`), and words of an option's meaning.
     """
     options = _option_names(config)
-    *parents, last = name.lower().split(".")
+    *parents, last = name.lower().replace("-", "_").split(".")
     ends = {option: option.rpartition(".")[2] for option in options}
     close = difflib.get_close_matches(last, set(ends.values()), n=1, cutoff=0.8)
     spelled = difflib.get_close_matches(name, options, n=1, cutoff=0.88)
+    usual = USUAL_NAMES.get(last, "")
     rules: tuple[Callable[[str], bool], ...] = (
         lambda option: option in spelled,
+        lambda option: ends[option] == last and option.split(".")[:-1] == parents,
+        lambda option: option in (".".join([*parents, usual.rpartition(".")[2]]), usual),
+        lambda option: option.endswith("." + last.replace("_", ".")),
         lambda option: ends[option] == last,
         lambda option: _initials(ends[option]) == last,
         lambda option: last in option.split(".")[:-1],
         lambda option: ends[option] in close,
         lambda option: ends[option] == f"{last}_size",
         lambda option: ends[option].startswith(f"{last}_"),
+        lambda option: option in _described_by(last),
     )
     for rule in rules:
         found = [option for option in options if rule(option)]
@@ -292,6 +304,19 @@ def meant_option(config: ConfigDict, name: str) -> str | None:
                 ),
             )
     return None
+
+
+def _described_by(name: str) -> set[str]:
+    """The options whose meaning holds all words of a name, such as gradient_noise."""
+    words = [word for word in name.split("_") if len(word) > 2]
+    if not words:
+        return set()
+    patterns = [re.compile(rf"\b{re.escape(word)}", re.IGNORECASE) for word in words]
+    return {
+        one.name
+        for one in every_option()
+        if all(pattern.search(one.meaning) for pattern in patterns)
+    }
 
 
 def _initials(name: str) -> str:

@@ -71,14 +71,20 @@ class Declaration:
             return self._must_be("")
         return ""
 
-    def _must_be(self, kind: str) -> str:
+    @property
+    def range(self) -> str:
+        """The allowed values in words, such as "at least 0 and below 1"; "" if all are."""
+        if self.choices is not None:
+            return " | ".join(sorted(map(str, self.choices())))
         limits = [
             (math.isfinite(self.at_least), f"at least {self.at_least:g}"),
             (math.isfinite(self.above), f"above {self.above:g}"),
             (math.isfinite(self.below), f"below {self.below:g}"),
         ]
-        span = " and ".join(text for stated, text in limits if stated)
-        return "it must be " + ", ".join(part for part in (kind, span) if part)
+        return " and ".join(text for stated, text in limits if stated)
+
+    def _must_be(self, kind: str) -> str:
+        return "it must be " + ", ".join(part for part in (kind, self.range) if part)
 
 
 def option(
@@ -139,6 +145,7 @@ class Described:
       default: default value; None also if a value must be given.
       meaning: meaning in a few words, with the unit.
       effect: one of `EFFECTS`.
+      range: allowed values in words; "" if the type alone limits them.
     """
 
     name: str
@@ -146,6 +153,7 @@ class Described:
     default: Any
     meaning: str
     effect: str
+    range: str = ""
 
 
 def described(kind: type, prefix: str) -> Iterator[Described]:
@@ -160,7 +168,9 @@ def described(kind: type, prefix: str) -> Iterator[Described]:
                 yield dataclasses.replace(inner, default=own, meaning=meaning)
         else:
             text = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-            yield Described(f"{prefix}{name}", text, default, found.meaning, found.effect)
+            yield Described(
+                f"{prefix}{name}", text, default, found.meaning, found.effect, found.range
+            )
 
 
 def names_with(kind: type, *effects: str) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ def test_a_section_a_name_a_pattern(capfd):
     assert options(capfd, "seed").keys() == {"seed"}
     assert "optimizer.learning_rate" in options(capfd, "*rate*")
     assert main(["config", "seed"]) == 0
-    assert capfd.readouterr().out.startswith("seed = 0  (int; computation)\n    of initial")
+    assert capfd.readouterr().out.startswith("seed = 0  (int; at least 0; computation)\n    of in")
 
 
 @pytest.mark.parametrize("word, hint", [("optimiser", "optimizer"), ("sed", "seed")])

@@ -97,3 +97,26 @@ def add_tta_argument(parser: argparse.ArgumentParser, default: str) -> None:
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --json."""
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_dry_run_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --dry-run."""
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything up to the first step, print model, layout, memory, steps, data "
+        "and the first batch, and stop; no workdir is touched",
+    )
+
+
+def add_import_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --import, which every command has."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        type=os.path.expanduser,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="run a Python file first, which may register models, sources and so on",
+    )

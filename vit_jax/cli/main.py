@@ -10,12 +10,14 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax import __version__
+from vit_jax.cli.arguments import add_import_argument
 from vit_jax.cli.startup import restart_with_huge_pages
 from vit_jax.errors import InputError, NonFiniteError, NotSavedError, Preempted, nearest, unknown
 from vit_jax.parallel.chips import device_problem, ignore_absent_tpus
 from vit_jax.text import PrintableFormatter, printable
 
 _RUNS, _WEIGHTS = "vit_jax.cli.commands.runs", "vit_jax.cli.commands.weights"
+_MACHINE = "vit_jax.cli.commands.machine"
 # Command -> the package of its file, and what the command does.
 COMMANDS = {
     "train": (_RUNS, "pre-train or fine-tune a model"),
@@ -29,12 +31,14 @@ COMMANDS = {
     "soup": (_WEIGHTS, "average the weights of several runs of one model"),
     "convert": (_WEIGHTS, "convert weights to the format of another program"),
     "push": (_WEIGHTS, "upload a model to the Hugging Face hub, with a model card"),
-    "config": (_RUNS, "list the options of a run with type, default and meaning"),
+    "config": (_RUNS, "list the options of a run, print a resolved config, or compare two"),
     "data": (_RUNS, "show the data that a config reads, and the speed of reading"),
     "plan": (_RUNS, "estimate the memory, network traffic and time of a run"),
     "tables": (_RUNS, "the paper's tables with our numbers beside them"),
     "benchmark": (_RUNS, "measure the speed of a model, in total and by part"),
     "models": (_WEIGHTS, "list the models, their parameters and cost"),
+    "doctor": (_MACHINE, "tell what this machine has for vit_jax, and what is missing"),
+    "completion": (_MACHINE, "print the script by which a shell completes vit_jax"),
 }
 DONE, FAILED, WRONG_INPUT, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -136,15 +140,7 @@ def _run(argv: list[str]) -> int:
                 allow_abbrev=False,
             )
             module.add_arguments(sub)
-            sub.add_argument(
-                "--import",
-                dest="imports",
-                type=os.path.expanduser,
-                action="append",
-                default=[],
-                metavar="FILE",
-                help="run a Python file first, which may register models, sources and so on",
-            )
+            add_import_argument(sub)
         else:
             commands.add_parser(command, help=summary, add_help=False)
     args, rest = parser.parse_known_args(argv)

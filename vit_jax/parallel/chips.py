@@ -31,6 +31,15 @@ def has_accelerators() -> bool:
     return any(_has_device(kind) and _has_plugin(kind) for kind in _KINDS)
 
 
+def without_plugin() -> list[tuple[str, str]]:
+    """This machine's accelerators that JAX has no plugin for: name, command that installs it."""
+    return [
+        (title, _install(kind))
+        for kind, (title, *_) in _KINDS.items()
+        if _has_device(kind) and not _has_plugin(kind)
+    ]
+
+
 def ignore_absent_tpus() -> None:
     """Keeps JAX from searching for TPUs if only their compiler is installed.
 
@@ -76,12 +85,17 @@ def _explain(platforms: str, why: str) -> str:
 
 def _lacking(kind: str) -> str:
     """What this machine lacks of a platform."""
-    title, _, plugins, extra = _KINDS[kind]
+    title = _KINDS[kind][0]
     parts = [] if _has_device(kind) else [f"there is no {title}"]
     if not _has_plugin(kind):
-        install = f"pip install 'vit_jax[{extra}]'" if extra else f"pip install {plugins[0]}"
-        parts.append(f"{title}s need {install}")
+        parts.append(f"{title}s need {_install(kind)}")
     return ", and ".join(parts)
+
+
+def _install(kind: str) -> str:
+    """The command that installs JAX's plugin for a platform."""
+    _, _, plugins, extra = _KINDS[kind]
+    return f"pip install 'vit_jax[{extra}]'" if extra else f"pip install {plugins[0]}"
 
 
 def _has_device(name: str) -> bool:

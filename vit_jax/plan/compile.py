@@ -133,7 +133,11 @@ def compile_step(
         )
     # A plan needs no weights; if init_from does not exist, the model has its default options.
     known = expand(config.init_from).exists() and starting_weights(config, "")
-    run = prepare(config, dataset, engine, known.model if known else None)
+    return compile_run(prepare(config, dataset, engine, known.model if known else None))
+
+
+def compile_run(run: Run) -> Step:
+    """Compiles the training step of a run that is prepared."""
     state = run.abstract
     params, ema = local_bytes(state.params), local_bytes(state.ema)
     optimizer = local_bytes(state) - params - ema

@@ -98,7 +98,7 @@ def with_preprocessing(config: ConfigDict, workdir: str | Path, start: Start | N
         kept = schema.read(own, _Kept)
         training, pp = kept["data"]["pp"], {n: e["pp"] for n, e in kept["evals"].items()}
     else:
-        training, usual = _preprocessing(config, start)
+        training, usual = preprocessing_of_weights(config, start)
         pp = dict.fromkeys(config.evals, usual)
     config.data.pp = training
     for name, entry in config.evals.items():
@@ -118,8 +118,12 @@ class _Kept(TypedDict):
     evals: dict[str, _Data]
 
 
-def _preprocessing(config: ConfigDict, start: Start | None) -> tuple[str, str]:
-    """The preprocessing for training and for evaluation that `init_from` asks for."""
+def preprocessing_of_weights(config: ConfigDict, start: Start | None) -> tuple[str, str]:
+    """The preprocessing for training and for evaluation that `init_from` asks for.
+
+    Raises:
+      InputError: the weights do not give the size of images or how pixels are normalised.
+    """
     weights = start and start.weights
     spec = weights.pp if weights else read_meta(latest_checkpoint(config.init_from), ["pp"])["pp"]
     pp = evaluation_preprocessing(spec, config.model.image_size)

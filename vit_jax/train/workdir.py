@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,19 +50,45 @@ def open_workdir(workdir: str, config: ConfigDict) -> Path:
     Raises:
       InputError: it cannot be created, or holds a run of another config.
     """
+    path = _place(workdir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _compare_stored(path, config)
+    except OSError as error:
+        raise InputError(f"cannot use {path} as workdir: {error.strerror}") from error
+    return path
+
+
+def check_workdir(workdir: str, config: ConfigDict) -> Path:
+    """Checks what `open_workdir` checks, and creates nothing.
+
+    Raises:
+      InputError: it cannot be created, or holds a run of another config.
+    """
+    path = _place(workdir)
+    try:
+        there = next(place for place in (path, *path.parents) if place.exists())
+        with tempfile.TemporaryFile(dir=there):  # it has no name
+            pass
+        _compare_stored(path, config)
+    except OSError as error:
+        raise InputError(f"cannot use {path} as workdir: {error.strerror}") from error
+    return path
+
+
+def _place(workdir: str) -> Path:
     if "://" in workdir:
         raise InputError(
             f"--workdir={workdir} is no directory; mount the bucket and give the path of the mount"
         )
-    path = expand(workdir).absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        stored = path / "config.json"
-        if stored.exists():
-            _compare(path, schema.read(stored, dict), json.loads(_json(config)))
-    except OSError as error:
-        raise InputError(f"cannot use {path} as workdir: {error.strerror}") from error
-    return path
+    return expand(workdir).absolute()
+
+
+def _compare_stored(path: Path, config: ConfigDict) -> None:
+    """Refuses a workdir that holds a run of another config."""
+    stored = path / "config.json"
+    if stored.exists():
+        _compare(path, schema.read(stored, dict), json.loads(_json(config)))
 
 
 def compare_starts(config: ConfigDict, workdir: str) -> None:

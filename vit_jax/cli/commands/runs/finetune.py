@@ -3,6 +3,7 @@
   vit_jax finetune google/vit-base-patch16-224-in21k photos
   vit_jax finetune B_16.npz csv:labels.csv --image-size=384 --epochs=20
   vit_jax finetune workdirs/pretrained photos --sweep
+  vit_jax finetune B_16.npz photos --dry-run
 
 WEIGHTS is a hub id, a weight file, a workdir or a checkpoint. DATA is a data source, such as
 folder:photos, or a folder of class folders. Each choice is printed as the argument that would
@@ -19,10 +20,11 @@ import shlex
 import time
 from pathlib import Path
 
-from vit_jax.cli.arguments import whole
+from vit_jax.cli.arguments import add_dry_run_argument, whole
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.cli.startup import import_quickly, keep_compilations
 from vit_jax.config_files import PREFIX, load_config
+from vit_jax.errors import InputError
 
 log = logging.getLogger("vit_jax.finetune")
 
@@ -66,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="--sweep: runs at a time, each on its share of the GPUs or cores (%(default)s)",
     )
+    add_dry_run_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(config="")  # so that --config.OPTION=VALUE is taken
     add_process_arguments(parser)
@@ -73,6 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fine-tunes; returns the exit status."""
+    if args.sweep and args.dry_run:
+        raise InputError("--dry-run trains nothing, --sweep does; give one of them")
     started = time.monotonic()
     keep_compilations()
     join_processes(args)
@@ -97,6 +102,9 @@ def run(args: argparse.Namespace) -> int:
     command = ["vit_jax", "train", f"--config={spec}", f"--workdir={workdir}", *overrides]
     log.info("this is %s", shlex.join(command))
     config = load_config(spec, overrides)
+    if args.dry_run:
+        import_quickly("vit_jax.cli.dry_run").show(config, workdir, as_json=args.json)
+        return 0
     loop = import_quickly("vit_jax.train.loop")
     summary = loop.train(config, workdir, started=started)
     best = outcome(workdir)

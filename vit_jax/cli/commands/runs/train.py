@@ -2,6 +2,8 @@
 
   vit_jax train --config=configs/fashion_mnist.py --workdir=workdirs/fashion_mnist
 
+  vit_jax train --config=configs/fashion_mnist.py --dry-run
+
 Started again with the same workdir, a run continues from its last checkpoint.
 On several machines every process runs the same command (see docs/launch.md).
 Exit status: 0 done, 2 wrong input, 75 stopped by SIGTERM or Ctrl-C with its state saved, 70
@@ -13,10 +15,11 @@ import json
 import os
 import time
 
-from vit_jax.cli.arguments import add_config_argument
+from vit_jax.cli.arguments import add_config_argument, add_dry_run_argument
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.cli.startup import import_quickly, keep_compilations
 from vit_jax.config_files import load_config
+from vit_jax.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,19 +28,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir",
         type=os.path.expanduser,
-        required=True,
         help="folder for checkpoints and metrics",
     )
+    add_dry_run_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     add_process_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
+    if not args.workdir and not args.dry_run:
+        raise InputError("train needs --workdir=DIR, where its checkpoints and metrics go")
     started = time.monotonic()
     keep_compilations()
     join_processes(args)
     config = load_config(args.config, args.overrides)
+    if args.dry_run:
+        import_quickly("vit_jax.cli.dry_run").show(config, args.workdir, as_json=args.json)
+        return 0
     loop = import_quickly("vit_jax.train.loop")
     summary = loop.train(config, args.workdir, started=started)
     if args.json:
