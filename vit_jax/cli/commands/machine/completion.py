@@ -1,6 +1,6 @@
 """Print the script by which a shell completes commands, arguments, config files and options.
 
-  source <(vit_jax completion bash)                    # bash: this shell; the line in ~/.bashrc: all
+  source <(vit_jax completion bash)                    # bash; in ~/.bashrc for every shell
   vit_jax completion zsh > ~/.zfunc/_vit_jax           # zsh: with fpath+=(~/.zfunc) before compinit
   vit_jax completion fish > ~/.config/fish/completions/vit_jax.fish
 
