@@ -256,4 +256,4 @@ class BiT(nnx.Module):
 
 def _max_pool(x: jax.Array, padding: str) -> jax.Array:
     """3x3 windows at every second pixel."""
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
+    return nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)

@@ -66,8 +66,8 @@ def write(
     Args:
       weights: weights to write.
       path: x.npz (google), x.safetensors (timm) or x.stablehlo, each with a .json beside it
-        with the rest of the description; or a directory (huggingface, timm, open_clip,
-        savedmodel).
+        with the rest of the description; x.onnx, which holds it; or a directory (huggingface,
+        timm, open_clip, savedmodel).
       format: one of FORMATS; "": by the path, where a directory is for Hugging Face.
       beside: name -> text of further files of a directory, such as a model card.
 

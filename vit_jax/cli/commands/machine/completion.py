@@ -1,7 +1,7 @@
 """Print the script by which a shell completes commands, arguments, config files and options.
 
-  source <(vit_jax completion bash)                    # bash; in ~/.bashrc for every shell
-  vit_jax completion zsh > ~/.zfunc/_vit_jax           # zsh: with fpath+=(~/.zfunc) before compinit
+  source <(vit_jax completion bash)             # bash: this shell; in ~/.bashrc: all shells
+  vit_jax completion zsh > ~/.zfunc/_vit_jax    # zsh: with fpath+=(~/.zfunc) before compinit
   vit_jax completion fish > ~/.config/fish/completions/vit_jax.fish
 
 The script holds all names, so that completing starts no Python. Print it again after an update.

@@ -2,6 +2,7 @@
 
 vit_jax convert google/vit-base-patch16-224 B_16.npz
 vit_jax convert B_16.npz vit_base_384 --format=timm --set image_size=384
+vit_jax convert workdirs/pets pets.onnx
 vit_jax convert workdirs/pets pets.stablehlo
 vit_jax convert workdirs/pets_lora adapter --format=peft
 """
@@ -29,13 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "target",
         type=os.path.expanduser,
         metavar="DST",
-        help="x.npz, x.safetensors, x.stablehlo, directory",
+        help="x.npz, x.safetensors, x.onnx, x.stablehlo, directory",
     )
     parser.add_argument(
         "--format",
         default="",
-        help="google, timm, huggingface, open_clip, stablehlo, savedmodel; for the adapter of "
-        "a LoRA run peft or peft_transformers4; default: by DST",
+        help="google, timm, huggingface, open_clip, onnx, stablehlo, savedmodel; for the adapter "
+        "of a LoRA run peft or peft_transformers4; default: by DST",
     )
     parser.add_argument(
         "--set",
