@@ -1,12 +1,16 @@
 """`vit_jax finetune WEIGHTS DATA`, with nothing else."""
 
 import json
+import shutil
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from tests.finetune.conftest import photos, photos_in_splits, pretrained  # noqa: F401
+from vit_jax.checkpoint.stored import latest_checkpoint, read_params
 from vit_jax.cli.commands.runs.finetune import as_source, default_workdir
 from vit_jax.cli.main import main
 
@@ -29,6 +33,27 @@ def test_a_folder_and_nothing_else(pretrained, photos, tmp_path, capfd, caplog, 
     assert "is done already" in caplog.text
     assert main(["predict", "--checkpoint=workdirs/run-photos", f"{photos}/red/0.png"]) == 0
     assert "red" in capfd.readouterr().out
+
+
+def test_a_run_goes_on_without_its_weights(pretrained, photos, tmp_path, caplog, capfd):  # noqa: F811
+    weights, workdir = tmp_path / "weights", tmp_path / "run"
+    shutil.copytree(pretrained, weights)
+    words = ["finetune", str(weights), str(photos), f"--workdir={workdir}", "--epochs=2"]
+    words += ["--config.checkpoint.every.epochs=1", "--config.checkpoint.keep=9"]
+    assert main(words) == 0
+    config = json.loads((workdir / "config.json").read_text())
+    expected = read_params(latest_checkpoint(workdir))
+    shutil.rmtree(latest_checkpoint(workdir))
+    (workdir / "summary.json").unlink()
+    shutil.rmtree(weights)
+    assert main(words) == 0
+    assert json.loads((workdir / "config.json").read_text()) == config
+    jax.tree.map(np.testing.assert_array_equal, read_params(latest_checkpoint(workdir)), expected)
+    # Other weights are still refused, whether they are there or not.
+    for other in (pretrained, tmp_path / "gone"):
+        assert main(["finetune", str(other), *words[2:]]) == 2
+        last = capfd.readouterr().err.strip().splitlines()[-1]
+        assert "belongs to a run with another config: init_from" in last
 
 
 def test_json(pretrained, photos_in_splits, tmp_path, capfd):  # noqa: F811

@@ -67,6 +67,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
+    stop_step: int | None = None,
     rows: np.ndarray | None = None,
     shuffle: bool = True,
     threads: int = 0,
@@ -74,7 +75,7 @@ def train_batches(
     max_unreadable: float = 0.01,
     leave_flip: bool = False,
 ) -> Batches:
-    """Endless training batches from `start_step` on.
+    """Training batches from `start_step` on; endless without a `stop_step`.
 
     An unreadable example is replaced by another one, a pure function of (seed, epoch,
     example), counted and named once.
@@ -85,6 +86,7 @@ def train_batches(
       batch_size: examples per step over all processes.
       seed: seed of order and augmentation, in [0, 2**64).
       start_step: number of the first batch.
+      stop_step: number of the first batch that is not made.
       rows: int64 (b,) ascending, the rows of each global batch that this process reads;
         None: all.
       shuffle: whether to use a new order every epoch; else the order of the source.
@@ -112,7 +114,7 @@ def train_batches(
     plan = TrainingPlan(source, batch_size, rows, preprocess.num_random, seed, shuffle)
     replacements = Replacements(source, preprocess, plan, max_unreadable)
     batches = _batches(
-        source, preprocess, plan, range(start_step, _FOREVER), size, threads,
+        source, preprocess, plan, range(start_step, stop_step or _FOREVER), size, threads,
         prefetch, replacements,
     )  # fmt: skip
     return Batches(batches, replacements, flips)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from vit_jax.finetune.begun import Begun
 from vit_jax.finetune.facts import Base, Devices, Facts, Images
 from vit_jax.models.config import BiTConfig
 from vit_jax.models.vit_config import ViTConfig
@@ -63,15 +64,17 @@ def choose(
       hold_out: whether to hold images out where the data have no split for evaluation.
       method: way of fine-tuning, see `methods.apply_method`.
     """
-    base, images, devices = facts.base, facts.images, facts.devices
+    base, images, devices, begun = facts.base, facts.images, facts.devices, facts.begun
     batch, remat = batch_size(base, images, devices)
+    if begun is not None:
+        batch, remat = begun.batch_size, begun.remat or "none"
     evaluated = bool(images.test) or hold_out
     held_out = 0.0 if images.test or not hold_out else held_out_share(images)
     return [
         *_split(images, held_out),
         *_preprocessing(base, images),
-        *_computation(devices),
-        *_batch(batch, remat, images, devices),
+        *_computation(devices, begun),
+        *_batch(batch, remat, images, devices, begun),
         *_length(round(images.count * (1 - held_out)), batch, epochs, share),
         *_best(images, evaluated),
         *_optimizer(base, batch, rate, method),
@@ -122,8 +125,11 @@ def _few(images: Images) -> bool:
     return images.smallest is not None and images.smallest < FEW
 
 
-def _computation(devices: Devices) -> Iterator[Choice]:
-    if devices.accelerators:
+def _computation(devices: Devices, begun: Begun | None) -> Iterator[Choice]:
+    if begun is not None:
+        if begun.dtype:
+            yield Choice("model.dtype", begun.dtype, "as the run began")
+    elif devices.accelerators:
         yield Choice("model.dtype", "bfloat16", "matrix products; parameters stay float32")
 
 
@@ -169,7 +175,14 @@ def training_bytes(base: Base, images: float, remat: str) -> float:
     return state + images * model.depth * block
 
 
-def _batch(batch: int, remat: str, images: Images, devices: Devices) -> Iterator[Choice]:
+def _batch(
+    batch: int, remat: str, images: Images, devices: Devices, begun: Begun | None
+) -> Iterator[Choice]:
+    if begun is not None:
+        yield Choice("batch_size", batch, "as the run began")
+        if remat != "none":
+            yield Choice("model.remat", remat, "as the run began")
+        return
     if devices.memory:
         where = f"fits {devices.count} x {devices.memory / 2**30:.0f} GiB by an estimate"
     else:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from vit_jax.config import default, evaluation
 from vit_jax.config_files import set_option
 from vit_jax.errors import InputError, unknown
+from vit_jax.finetune.begun import begun_in
 from vit_jax.finetune.choices import Choice, choose
 from vit_jax.finetune.facts import gather
 from vit_jax.finetune.methods import METHODS, apply_method
@@ -35,6 +36,7 @@ class Wanted:
       image_size: side of images in pixels; None: that of the weights.
       share, rate, hold_out: see `choices.choose`.
       method: name in `methods.METHODS`.
+      resume: workdir of the run that goes on; weights are not read again. "": a new run.
       told: further options that decide what is read: of `data` and of `evals.test`.
     """
 
@@ -46,6 +48,7 @@ class Wanted:
     rate: float | None = None
     hold_out: bool = True
     method: str = "full"
+    resume: str = ""
     told: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -69,6 +72,7 @@ class Wanted:
             for name, kind in dict(epochs=float, image_size=int, share=float, rate=float).items()
         }
         numbers["hold_out"] = _switch(named, "hold_out")
+        numbers["resume"] = named.get("resume", "")
         numbers["method"] = named.get("method", "full")
         if numbers["method"] not in METHODS:
             raise unknown("method of fine-tuning", numbers["method"], METHODS)
@@ -83,6 +87,7 @@ class Wanted:
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[2:-1]}
         own["hold_out"] = None if self.hold_out else False
         own["method"] = None if self.method == "full" else self.method
+        own["resume"] = self.resume or None
         named = own | self.told
         ends = [f",{name}={_short(value)}" for name, value in named.items() if value is not None]
         return f"{self.weights},{self.source}{''.join(ends)}"
@@ -129,7 +134,8 @@ def config_for(wanted: Wanted) -> ConfigDict:
     with config.unlocked():
         config.evals.test = evaluation()
     tell(config, wanted)
-    facts = gather(config, wanted.told)
+    begun = begun_in(wanted.resume) if wanted.resume else None
+    facts = gather(config, wanted.told, begun)
     chosen = choose(
         facts,
         epochs=wanted.epochs,

@@ -14,6 +14,7 @@ from vit_jax.checkpoint.stored import latest_checkpoint, read_meta
 from vit_jax.data import Preprocess, Source
 from vit_jax.data.sources.splits import UnknownSplit
 from vit_jax.errors import InputError
+from vit_jax.finetune.begun import Begun
 from vit_jax.models.config import ModelConfig
 from vit_jax.parallel import hardware
 from vit_jax.parallel.chips import has_accelerators
@@ -91,20 +92,38 @@ class Facts:
     base: Base
     images: Images
     devices: Devices
+    begun: Begun | None = None
 
 
-def gather(config: ConfigDict, told: Collection[str] = ()) -> Facts:
+def gather(config: ConfigDict, told: Collection[str] = (), begun: Begun | None = None) -> Facts:
     """Reads the facts.
 
     Args:
       config: config with `init_from`, `model.image_size` and the section `data`.
       told: names of the options that the user gave.
+      begun: run that goes on, whose facts about weights and devices stay.
 
     Raises:
       InputError: weights or images cannot be read.
     """
     images = look_at_images(config, told)
+    if begun is not None:
+        return Facts(weights_of(begun, config), images, look_at_devices(), begun)
     return Facts(look_at_weights(config), images, look_at_devices())
+
+
+def weights_of(begun: Begun, config: ConfigDict) -> Base:
+    """The model and preprocessing of a run that goes on, without its weights.
+
+    Raises:
+      InputError: the run's preprocessing does not fix the size of images.
+    """
+    preprocess = evaluation_preprocessing(begun.pp, config.model.image_size)
+    if preprocess is None:
+        raise InputError(
+            f"config.data.pp of the run, {begun.pp!r}, does not fix the size of images"
+        )
+    return Base(config.init_from, begun.model, preprocess, resized=False)
 
 
 def look_at_images(config: ConfigDict, told: Collection[str] = ()) -> Images:

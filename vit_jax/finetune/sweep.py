@@ -25,9 +25,10 @@ from vit_jax import schema
 from vit_jax.config import default, evaluation
 from vit_jax.errors import InputError, Preempted
 from vit_jax.files import expand, write_atomic
+from vit_jax.finetune.begun import begun_in
 from vit_jax.finetune.choices import best_metric, held_out_share
 from vit_jax.finetune.config import Wanted, tell
-from vit_jax.finetune.facts import Images, look_at_images, look_at_weights
+from vit_jax.finetune.facts import Images, look_at_images, look_at_weights, weights_of
 from vit_jax.models.config import BiTConfig
 from vit_jax.text import printable
 
@@ -89,7 +90,7 @@ def sweep(wanted: Wanted, workdir: str, overrides: Sequence[str], *, jobs: int =
       InputError: a run was refused, all diverged, or no images can be held out.
       Preempted: stopped by a signal, after the runs have saved their states.
     """
-    images, layers = _look(wanted)
+    images, layers = _look(wanted, workdir)
     share = held_out_share(images)
     trained, held = f"{100 * (1 - share):.6g}%", f"{images.split}[{100 * (1 - share):.6g}%:]"
     told = wanted.told | {"data.split": f"{images.split}[:{trained}]", "evals.test.split": held}
@@ -123,7 +124,7 @@ def sweep(wanted: Wanted, workdir: str, overrides: Sequence[str], *, jobs: int =
     return Chosen(final, best.overrides)
 
 
-def _look(wanted: Wanted) -> tuple[Images, bool]:
+def _look(wanted: Wanted, workdir: str) -> tuple[Images, bool]:
     """The images, and whether the learning rate can decay over the model's layers."""
     config = default()
     config.init_from = wanted.weights
@@ -136,7 +137,9 @@ def _look(wanted: Wanted) -> tuple[Images, bool]:
         raise InputError(
             f"--sweep holds images of data.split={images.split} out; name a whole split"
         )
-    return images, not isinstance(look_at_weights(config).model, BiTConfig)
+    begun = begun_in(workdir)
+    base = weights_of(begun, config) if begun else look_at_weights(config)
+    return images, not isinstance(base.model, BiTConfig)
 
 
 @dataclasses.dataclass(frozen=True)

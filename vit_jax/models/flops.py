@@ -9,7 +9,8 @@ used because it counts the body of a scan once, whatever its length.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -133,6 +134,83 @@ def training_macs(config: Any) -> int:
         return macs(config)
     shorter = in_training(config)
     return _embedding_macs(config) + encoder_macs(shorter) + head_macs(shorter)
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """Matrix products of one image's forward pass, all with weights of one kind.
+
+    Attributes:
+      macs: multiply-accumulates of the forward pass.
+      weights: pattern of the paths of their weights; "": both factors are activations.
+      before: pattern of all parameters on which the other factor may depend.
+    """
+
+    macs: int
+    weights: str
+    before: str
+
+    def spared(self, trained: Collection[str]) -> int:
+        """Multiply-accumulates that the backward pass leaves out, of twice `macs`."""
+
+        def any_of(pattern: str) -> bool:
+            return any(re.fullmatch(pattern, path) for path in trained)
+
+        if not self.weights:
+            return 0 if any_of(self.before) else 2 * self.macs
+        return self.macs * ((not any_of(self.weights)) + (not any_of(self.before)))
+
+
+_EMBEDDING = "(stem|embedding)/.*"
+_BEFORE = f"{_EMBEDDING}|cls|dist|registers|(patch_norm|norm_pre|posemb|rotary|position_bias)/.*"
+_ENCODER = f"{_BEFORE}|blocks/.*"
+_POOLED = f"{_ENCODER}|(norm|map_head)/.*"
+
+
+def training_products(config: Any) -> list[Product]:
+    """The products that `training_macs` counts, in groups; [] for families of other modules.
+
+    As is usual, the gradient of the images is counted where the embedding is trained. A stem
+    counts as one group.
+    """
+    if isinstance(config, BiTConfig):
+        stem = bit_macs(config) - config.feature_width * config.num_classes
+        return [
+            Product(stem, "(?!head/).*kernel", "(?!head/).*"),
+            Product(config.feature_width * config.num_classes, "head/kernel", "(?!head/).*"),
+        ]
+    if not isinstance(config, ViTConfig):
+        return []
+    short = in_training(config)
+    tokens, width = short.num_tokens, config.width
+    branches = config.depth * config.kind.branches * config.block_kind.branches
+    square, wide = branches * tokens * width**2, branches * tokens * width * config.mlp_dim
+    positions = encoder_macs(short) - attention_macs(short) - 4 * square
+    positions -= (3 if config.mlp == "swiglu" else 2) * wide
+    stem = 0
+    if config.resnet_stages is not None:
+        stem = resnet_macs(config, preact=False)
+    pooled = config.pooled_width
+    heads = head_macs(short) - pooled * (config.pre_logits + config.projection)
+    classes = config.feature_width * config.num_classes
+    token = width * (config.distillation == "head") * config.num_classes
+    return [
+        Product(stem, "stem/.*kernel", "stem/.*"),
+        Product(_embedding_macs(config) - stem, "embedding/kernel", _EMBEDDING),
+        Product(3 * square, "blocks/(.*/)?qkv/kernel", _ENCODER),
+        Product(square, "blocks/(.*/)?out/kernel", _ENCODER),
+        Product(attention_macs(short), "", _ENCODER),
+        Product(
+            wide * (2 if config.mlp == "swiglu" else 1), "blocks/(.*/)?(fc1|gated)/kernel", _ENCODER
+        ),
+        Product(wide, "blocks/(.*/)?fc2/kernel", _ENCODER),
+        Product(positions, "(.*/)?(posemb|position_bias)/.*", _ENCODER),
+        Product(heads - classes - token, "map_head/.*kernel", _POOLED),
+        Product(pooled * config.projection, "projection/kernel", _POOLED),
+        Product(pooled * config.pre_logits, "pre_logits/kernel", f"{_POOLED}|projection/.*"),
+        Product(classes, "head/kernel", f"{_POOLED}|(projection|pre_logits)/.*"),
+        Product(token, "head_dist/kernel", _POOLED),
+    ]
 
 
 def encoder_macs(config: ViTConfig) -> int:

@@ -36,6 +36,11 @@ class WithFrozen:
     def lower(self, *args: Any) -> jax.stages.Lowered:
         return self._step.lower(*args, self._frozen)
 
+    def compiled(self, *args: Any) -> Callable[..., Any]:
+        """The same step, compiled for arguments of these shapes."""
+        program = self.lower(*args).compile()
+        return lambda *own: program(*own, self._frozen)
+
     def given(self, frozen: Any) -> "WithFrozen":
         """The same step with other arrays."""
         return WithFrozen(self._step, frozen)

@@ -43,7 +43,7 @@ def describe(step: Step, *, mfu: float, slice_bandwidth: float | None = None) ->
     if chip and slice_bandwidth is not None:
         chip = dataclasses.replace(chip, slice_bandwidth=slice_bandwidth)
     images = run.total_steps * config.batch_size
-    per_image = run.task.train_flops(run.model_config)
+    per_image = run.train_flops()
     bound = _roofline(step, chip)
     fastest = bound["step"] if bound else 0.0
     return dict(
@@ -126,14 +126,13 @@ def _roofline(step: Step, chip: hardware.Chip | None) -> dict[str, Any] | None:
     placed = list(run.engine.mesh.devices.flat)
     images = run.config.batch_size / len(placed)
     found = roofline.predict(
-        step_flops=images
-        * (run.task.train_flops(run.model_config) + 2 * roofline.recomputed_macs(run.model_config)),
+        step_flops=images * (run.train_flops() + 2 * roofline.recomputed_macs(run.model_config)),
         traffic=step.traffic_bytes,
         found=step.found,
         chip=chip,
         coords=[device.coords for device in placed] if hasattr(placed[0], "coords") else (),
     )
-    useful = images * run.task.train_flops(run.model_config) / (chip.bf16_flops / chip.devices)
+    useful = images * run.train_flops() / (chip.bf16_flops / chip.devices)
     return dict(**found, traffic_bytes=step.traffic_bytes, mfu=useful / found["step"])
 
 

@@ -228,8 +228,9 @@ def describe(case: Case, seconds: Sequence[float]) -> dict[str, Any]:
     batch_size, device = run.config.batch_size, devices.flat[0]
     median = statistics.median(seconds)
     speed = batch_size / median
-    cost = run.task.train_flops if case.mode == "train" else flops.forward_flops
-    per_image, peak = cost(run.model_config), hardware.peak_flops(device)
+    forward = flops.forward_flops(run.model_config)
+    per_image = run.train_flops() if case.mode == "train" else forward
+    peak = hardware.peak_flops(device)
     return dict(
         model=run.model_name,
         mode=case.mode,

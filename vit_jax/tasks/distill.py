@@ -6,7 +6,7 @@ beside the state.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -194,10 +194,10 @@ class Distillation(Classification):
             params = {name: part for name, part in params.items() if name != "distill"}
         return super().model(params)
 
-    def train_flops(self, config: ModelConfig) -> int:
+    def train_flops(self, config: ModelConfig, trained: Collection[str] | None = None) -> int:
         """Those of the model and of the teacher's forward pass."""
-        teacher = self.teacher
-        return super().train_flops(config) + (flops.forward_flops(teacher.config) if teacher else 0)
+        own = super().train_flops(config, trained)
+        return own + (flops.forward_flops(self.teacher.config) if self.teacher else 0)
 
     def losses(self, model: Any, inputs: Inputs, axis_name: str | None) -> jax.Array:
         """Losses (B,): (1 - alpha) of the labels + alpha of the teacher."""

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Self
 
 import jax
@@ -34,6 +34,8 @@ class Setting:
       mix_steps: number of steps with mixup; None: all.
       class_weights: weight of each class in the training loss; None: all are equal.
       step: number of the training step that is traced, from 0; None outside of one.
+      fit: makes the parameters of this setting's model from those that are trained, where images
+        have another size for a part of the run; None: they are the same.
     """
 
     config: ConfigDict
@@ -44,6 +46,7 @@ class Setting:
     mix_steps: int | None = None
     class_weights: tuple[float, ...] | None = None
     step: jax.Array | None = None
+    fit: Callable[[Any], Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +99,18 @@ class Task(abc.ABC):
         """Multiply-accumulates of one example's forward pass in training."""
         return flops.training_macs(config)
 
-    def train_flops(self, config: ModelConfig) -> int:
-        """FLOPs of one example's forward and backward pass; see `models.flops.train_flops`."""
-        return 6 * self.macs(config)
+    def train_flops(self, config: ModelConfig, trained: Collection[str] | None = None) -> int:
+        """FLOPs of one example's forward and backward pass; see `models.flops.train_flops`.
+
+        Args:
+          config: configuration of the model.
+          trained: paths of the parameters that get a gradient; None: all. Gradients that none of
+            them needs are not counted.
+        """
+        spared = 0
+        if trained is not None:
+            spared = sum(product.spared(trained) for product in flops.training_products(config))
+        return 6 * self.macs(config) - 2 * spared
 
     @property
     def num_classes(self) -> int | None:
@@ -131,6 +143,8 @@ class Task(abc.ABC):
 
     def model(self, params: Any) -> Any:
         """The module with these parameters."""
+        if self.setting.fit is not None:
+            params = self.setting.fit(params)
         return nnx.merge(self.setting.graphdef, params)
 
     def at(self, step: jax.Array) -> Self:

@@ -1,6 +1,7 @@
 """The training data of a run: the opened source, and batches on the devices."""
 
-from collections.abc import Generator, Iterator
+import functools
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -8,9 +9,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vit_jax import data
+from vit_jax.data.pipeline import Batches
+from vit_jax.data.stages import StagedBatches
+from vit_jax.errors import InputError
 from vit_jax.parallel.agree import total
 from vit_jax.parallel.same import compare_data
 from vit_jax.train.prefetch import prefetch
+from vit_jax.train.progressive.options import parse_sizes
+from vit_jax.train.progressive.stages import Stage
 from vit_jax.train.resident import resident_batches
 from vit_jax.train.run import Dataset, Run
 
@@ -26,6 +32,14 @@ def open_training_data(config: ConfigDict) -> tuple[Any, Any, Dataset]:
     pp = data.parse(options.pp)
     compare_data("config.data.source", source.fingerprint())
     size = pp.output_size(source.image_size)
+    sizes = parse_sizes(config.progressive)
+    if sizes and source.sequential:
+        raise InputError(
+            "config.progressive.sizes opens the data for each size: set config.data.sequential to "
+            "False"
+        )
+    for other, _ in sizes:
+        pp.at_size(other, "config.progressive.sizes")
     counts = tuple(source.class_counts().tolist()) if config.loss.class_weights else None
     return (
         source,
@@ -61,21 +75,17 @@ class TrainingBatches(Iterator[dict[str, jax.Array]]):
           unreadable: number of examples that earlier starts of the run could not read.
         """
         config, engine = run.config, run.engine
-        order = dict(
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start_step=start_step,
-            shuffle=config.data.shuffle,
-        )
+        order = dict(batch_size=config.batch_size, seed=config.seed, shuffle=config.data.shuffle)
         self._unreadable_before, self._unreadable = unreadable, 0
+        self._host: StagedBatches | None = None
         self._batches: Generator[tuple[dict[str, jax.Array], int], None, None]
         if config.data.resident:
-            batches = resident_batches(source, pp, engine, **order)
+            batches = resident_batches(source, pp, engine, start_step=start_step, **order)
             self._batches = ((batch, 0) for batch in batches)
             return
-        host = data.train_batches(
+        read = functools.partial(
+            data.train_batches,
             source,
-            pp,
             **order,
             rows=engine.rows(config.batch_size),
             threads=config.data.threads,
@@ -83,6 +93,11 @@ class TrainingBatches(Iterator[dict[str, jax.Array]]):
             max_unreadable=config.data.max_unreadable,
             leave_flip=jax.default_backend() != "cpu",
         )
+        host = StagedBatches(
+            [(stage.first, functools.partial(_opened, read, pp, stage)) for stage in run.stages],
+            start_step,
+        )
+        self._host = host
 
         def place(batch: dict[str, np.ndarray]) -> tuple[dict[str, jax.Array], int]:
             fields = (*run.task.batch_fields, "flip")
@@ -107,3 +122,14 @@ class TrainingBatches(Iterator[dict[str, jax.Array]]):
     def close(self) -> None:
         """Stops reading ahead."""
         self._batches.close()
+        if self._host is not None:
+            self._host.close()
+
+
+def _opened(
+    read: Callable[..., Batches], pp: data.Preprocess, stage: Stage, first: int, end: int | None
+) -> Batches:
+    """The batches of a stage from one step to another."""
+    if stage.size is not None and pp.image_size not in (None, stage.size):
+        pp = pp.at_size(stage.size, "config.progressive.sizes")
+    return read(pp, start_step=first, stop_step=end)

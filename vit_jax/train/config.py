@@ -31,6 +31,7 @@ from vit_jax.tasks.mixup import MixupOptions
 from vit_jax.train.health.watchdog import WatchdogOptions
 from vit_jax.train.log.metrics import LogOptions
 from vit_jax.train.optim import OptimizerOptions
+from vit_jax.train.progressive.options import ProgressiveOptions, parse_sizes
 from vit_jax.weights.adapters.lora import LoraOptions
 
 __all__ = ["check", "default", "duration", "evaluation", "in_steps", "is_free"]
@@ -105,6 +106,7 @@ SECTIONS: dict[str, type] = {
     "data": DataOptions,
     "loss": LossOptions,
     "mixup": MixupOptions,
+    "progressive": ProgressiveOptions,
     "distill": DistillOptions,
     "optimizer": OptimizerOptions,
     "lora": LoraOptions,
@@ -230,6 +232,7 @@ def check(config: ConfigDict) -> None:
     check_section(RunOptions, config, "config")
     for name, kind in SECTIONS.items():
         check_section(kind, config[name], f"config.{name}")
+    parse_sizes(config.progressive)
     for name, default_value in options.defaults(LoraOptions).items():
         if not config.lora.rank and config.lora[name] != default_value:
             raise InputError(f"config.lora.{name} needs config.lora.rank above 0")

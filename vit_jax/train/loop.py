@@ -30,6 +30,8 @@ from vit_jax.train.log.metrics import MetricsLog
 from vit_jax.train.log.progress import Progress, shown_log
 from vit_jax.train.log.summary import announce, describe, write_summary
 from vit_jax.train.optim import gradient_point
+from vit_jax.train.progressive.stages import stage_at
+from vit_jax.train.progressive.steps import StagedSteps
 from vit_jax.train.resume import announce_schedule, check_length, finished_summary
 from vit_jax.train.run import Run, prepare, steps_of
 from vit_jax.train.start import (
@@ -197,13 +199,11 @@ class Loop:
 
     def __post_init__(self):
         self._in_flight: collections.deque = collections.deque()
-        self._compiled = False
+        self._steps = StagedSteps(self.run.stages, self.run.abstract)
         self._evaluated = -1  # the last step with an evaluation
-        self._images_since = 0
+        self._images_since, self._flops_since = 0, 0.0
         self._busy_since = self._busy()
         self._data_since = 0.0
-        passes = 2 if self.run.config.optimizer.sam_rho else 1
-        self._flops = passes * self.run.task.train_flops(self.run.model_config)
         self._peak = hardware.peak_flops(jax.devices()[0])
 
     @property
@@ -215,15 +215,15 @@ class Loop:
         """Runs one step; its results are checked some steps later."""
         with self.clock.phase("data"):
             batch = next(self.batches)
-        # The first call compiles.
-        if not self._compiled:
+        ready, training = self._steps.ready(self.step), self._training(self.step + 1)
+        if not ready:
+            self.watchdog.pause()
             self.progress.stage("compiling the training step")
-        training = self._training(self.step + 1)
-        with self.clock.phase(training if self._compiled else "compile"):
-            self.state, metrics = self.run.train_step(self.state, batch)
-        if not self._compiled:
-            self._compiled = True
+        with self.clock.phase(training if ready else "compile"):
+            self.state, metrics = self._steps(self.step, self.state, batch)
+        if not ready:
             self.progress.stage("")
+        stage = stage_at(self.run.stages, self.step)
         self.step += 1
         self.progress.step(self.step, self.run.total_steps)
         with self.clock.phase(training):
@@ -233,6 +233,7 @@ class Loop:
         if self.run.config.debug:
             self._debug(batch)
         self._images_since += self.run.config.batch_size
+        self._flops_since += self.run.config.batch_size * self.run.step_flops(stage)
         if self._logs(self.step):
             self._log(metrics)
         self.metrics.flush(before=self.step - STEPS_IN_FLIGHT)
@@ -295,6 +296,7 @@ class Loop:
         Raises:
           NonFiniteError: the last step was not finite.
         """
+        self._steps.close()
         self.checkpoints.close()
         self.metrics.close()
         self.goodput.close()
@@ -347,7 +349,8 @@ class Loop:
             options = self.run.config.optimizer
             point = gradient_point(options, self.state.params, self.state.opt_state)
             inputs = on_one_device(point, batch)
-            task, teacher = self.run.task, self.run.teacher
+            task = stage_at(self.run.stages, self.step - 1).task
+            teacher = self.run.teacher
             if teacher:
                 task = task.with_frozen(on_one_device(teacher.params, batch)[0])
             found = find_first(make_gradient(task), *inputs, self.step - 1)
@@ -368,9 +371,14 @@ class Loop:
         values["checkpoint/failed"] = self.checkpoints.failures
         values["train/data_wait"] = (waited - self._data_since) / seconds
         if self._peak:
-            values["train/mfu"] = speed * self._flops / (self._peak * jax.device_count())
+            values["train/mfu"] = self._flops_since / seconds / self._peak / jax.device_count()
+        if len(self.run.stages) > 1:
+            stage = stage_at(self.run.stages, self.step - 1)
+            values["train/image_size"] = max(stage.model_config.image_size)
+            values["train/flops_per_image"] = self.run.step_flops(stage)
         self.metrics.add(self.step, values)
-        self._busy_since, self._data_since, self._images_since = busy, waited, 0
+        self._busy_since, self._data_since = busy, waited
+        self._images_since, self._flops_since = 0, 0.0
         steps_left = self.run.total_steps - self.step
         left = steps_left * self.run.config.batch_size / speed
         self.progress.show(self.metrics.last, left)

@@ -23,7 +23,8 @@ from vit_jax.tasks.distill import Distillation
 from vit_jax.tasks.losses import class_weights
 from vit_jax.train.config import DEFAULT_MODEL
 from vit_jax.train.distill.teacher import OpenTeacher, open_teacher
-from vit_jax.train.optim import create_optimizer
+from vit_jax.train.optim import create_optimizer, differentiated
+from vit_jax.train.progressive.stages import Stage, create_stages
 from vit_jax.train.state import TrainState, create_state, init_params
 from vit_jax.train.step import make_train_step
 from vit_jax.weights.adapters.lora import add_lora, merge
@@ -61,6 +62,8 @@ class Run:
     create: Callable[[], TrainState]  # traceable
     abstract: TrainState  # shapes and shardings of what `create` returns
     train_step: CompiledStep  # (state, batch) -> (state, metrics)
+    stages: tuple[Stage, ...] = ()  # the last has `task` and `train_step`
+    trained: frozenset[str] | None = None  # paths of parameters that get a gradient; None: all
     teacher: OpenTeacher | None = None  # of task distill
 
     def with_teacher(self, stored: Mapping[str, str] | None) -> "Run":
@@ -69,7 +72,26 @@ class Run:
             return self
         teacher = self.teacher.placed(self.engine, stored)
         step = self.train_step.given(teacher.params)
-        return dataclasses.replace(self, teacher=teacher, train_step=step)
+        stages = tuple(
+            dataclasses.replace(stage, train_step=stage.train_step.given(teacher.params))
+            for stage in self.stages
+            if isinstance(stage.train_step, WithFrozen)
+        )
+        return dataclasses.replace(self, teacher=teacher, train_step=step, stages=stages)
+
+    def train_flops(self, stage: Stage | None = None) -> int:
+        """FLOPs of one image's forward and backward pass, at a stage's size or the final one.
+
+        Gradients that no trained parameter needs, and recomputation by remat, are not counted.
+        """
+        task, config = (self.task, self.model_config)
+        if stage is not None:
+            task, config = stage.task, stage.model_config
+        return task.train_flops(config, self.trained)
+
+    def step_flops(self, stage: Stage) -> int:
+        """FLOPs of one image in a training step; sharpness-aware minimisation takes two passes."""
+        return (2 if self.config.optimizer.sam_rho else 1) * self.train_flops(stage)
 
     def usable(self, params: Any) -> Any:
         """The parameters that the task's model takes, with a LoRA adapter merged."""
@@ -133,11 +155,13 @@ def prepare(
         class_weights=class_weights(config.loss, counts),
     )
     abstract = engine.abstract(create)
-    train_step = engine.compile_train(
-        functools.partial(make_train_step, task, optimizer, schedule),
-        abstract,
-        frozen=teacher is not None,
-    )
+
+    def compiled(task: Task) -> CompiledStep:
+        make_step = functools.partial(make_train_step, task, optimizer, schedule)
+        step = engine.compile_train(make_step, abstract, frozen=teacher is not None)
+        return WithFrozen(step, teacher.abstract) if teacher else step
+
+    train_step = compiled(task)
     return Run(
         config=config,
         total_steps=total_steps,
@@ -148,7 +172,9 @@ def prepare(
         schedule=schedule,
         create=create,
         abstract=abstract,
-        train_step=WithFrozen(train_step, teacher.abstract) if teacher else train_step,
+        train_step=train_step,
+        trained=differentiated(config.optimizer, params),
+        stages=create_stages(config, task, train_step, total_steps, compiled),
         teacher=teacher,
     )
 

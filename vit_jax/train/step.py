@@ -29,7 +29,7 @@ from vit_jax.weights.adapters.lora import merge
 
 def make_train_step(
     task: Task,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     schedule: Callable[[jax.Array], jax.Array],
     axis_name: str | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
@@ -58,7 +58,7 @@ def make_train_step(
             squares = jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)])
             grad_norm = jnp.sqrt(squares.sum())
             finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-            new = _update(state, grads, finite, optimizer, config.optimizer)
+            new = _update(state, loss, grads, finite, optimizer, config.optimizer)
         metrics = dict(
             loss=loss,
             grad_norm=grad_norm,
@@ -136,9 +136,10 @@ def _accumulate(grad_fn: Callable, params: Any, inputs: Any, parts: int) -> tupl
 
 def _update(
     state: TrainState,
+    loss: jax.Array,
     grads: Any,
     finite: jax.Array,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     options: OptimizerOptions,
 ) -> TrainState:
     """Applies the gradient, or leaves everything as it is where that is not finite.
@@ -147,7 +148,7 @@ def _update(
     is decided element by element: a decision about all parameters would have the optimizer
     write them and read them once more.
     """
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
 
     def unless_overflowing(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(finite & jnp.isfinite(new), new, old)

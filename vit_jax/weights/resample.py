@@ -5,7 +5,7 @@ old positions in each new one.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,17 +81,48 @@ def resample_positions(
     Returns:
       Path -> array of the parameters that change; {} if the grids are equal.
     """
-    found = {}
-    for path, array in params.items():
-        *_, module, name = ("", *path.split("/"))
-        sized = module == "posemb" or (module, name) == ("position_bias", "table")
-        if sized and name in _RESIZE and old.grid != new.grid:
-            found[path] = np.asarray(array), functools.partial(_RESIZE[name], old, new, method)
+    found = {
+        path: (np.asarray(params[path]), functools.partial(_RESIZE[name], old, new, method))
+        for path, name in _sized(params, old, new)
+    }
     # Blocks have a leading axis of layers.
     return {
         path: np.stack([*map(fit, array)]) if path.startswith("blocks/") else fit(array)
         for path, (array, fit) in found.items()
     }
+
+
+def _sized(paths: Iterable[str], old: Any, new: Any) -> Iterator[tuple[str, str]]:
+    """The paths of parameters that another grid changes, each with its name in `_RESIZE`."""
+    for path in paths:
+        *_, module, name = ("", *path.split("/"))
+        sized = module == "posemb" or (module, name) == ("position_bias", "table")
+        if sized and name in _RESIZE and old.grid != new.grid:
+            yield path, name
+
+
+def position_matrices(
+    shapes: Mapping[str, Sequence[int]], old: Any, new: Any, method: str
+) -> dict[str, tuple[int, np.ndarray]]:
+    """`resample_positions` as matrices, for use inside a compiled step.
+
+    Args:
+      shapes: path -> shape of the parameters of a model.
+      old: ViTConfig of that model.
+      new: ViTConfig of the other model.
+      method: one of METHODS.
+
+    Returns:
+      Path -> axis of the positions, and float32 (new positions, old positions), for the
+      parameters that change.
+    """
+    found = {}
+    for path, name in _sized(shapes, old, new):
+        axis = (1 if path.startswith("blocks/") else 0) + (name == "embedding")
+        unit = np.eye(shapes[path][axis])
+        matrix = _RESIZE[name](old, new, method, unit[None] if name == "embedding" else unit)
+        found[path] = axis, np.asarray(matrix, np.float32).reshape(-1, len(unit))
+    return found
 
 
 # Resizes each kind of parameter to another grid: (old config, new config, method, array).

@@ -3,6 +3,7 @@
 Sizes are pixels, an int for squares or (height, width).
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -46,6 +47,11 @@ class Sized(Op):
     def shape(self) -> Size:
         """`size` as (height, width)."""
         return (self.size, self.size) if is_int(self.size) else self.size
+
+    def scaled(self, old: Size, new: Size) -> Op:
+        """The operation with its size in the same proportion to `new` as it has to `old`."""
+        size = tuple(max(1, round(x * b / a)) for x, a, b in zip(self.shape, old, new))
+        return dataclasses.replace(self, **dict(size=size))
 
 
 class Resizing(Sized):
@@ -208,6 +214,9 @@ class Pad(Op):
     def output_size(self, size):
         return size and (size[0] + 2 * self.padding, size[1] + 2 * self.padding)
 
+    def scaled(self, old, new):
+        return dataclasses.replace(self, padding=round(self.padding * new[0] / old[0]))
+
     def tensorflow(self, image, words):
         return _pad(image, self.padding)
 
@@ -250,6 +259,10 @@ class RandomCrop(Sized):
     def __post_init__(self):
         super().__post_init__()
         self.require(is_int(self.padding) and self.padding >= 0, "padding", "pixels, 0 or more")
+
+    def scaled(self, old, new):
+        padding = round(self.padding * new[0] / old[0])
+        return dataclasses.replace(super().scaled(old, new), padding=padding)
 
     def evaluation(self):
         crop = CentralCrop(self.size)

@@ -76,6 +76,14 @@ class Op:
         """The size of its output for images of `size`; None if unknown."""
         return size
 
+    def scaled(self, old: Size, new: Size) -> "Op":
+        """The operation for a pipeline whose images come out as `new` pixels instead of `old`.
+
+        Operations that have no lengths in pixels stay as they are.
+        """
+        del old, new
+        return self
+
     def __str__(self) -> str:
         """The operation as text that parses to it, without default arguments."""
         arguments = [

@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.ops import color  # noqa: F401  registers its operations
-from vit_jax.data.ops.geometry import CentralCrop, FlipLeftRight, Resize, ResizeSmall
+from vit_jax.data.ops.geometry import (
+    CentralCrop,
+    FlipLeftRight,
+    Resize,
+    ResizeSmall,
+    Resizing,
+)
 from vit_jax.data.ops.image_files import MAX_PIXELS
 from vit_jax.data.ops.naflex import Naflex
 from vit_jax.data.ops.op import OPERATIONS, Array, Op, Size, Tensor
@@ -130,6 +136,34 @@ class Preprocess:
         """The pipeline for evaluation, with random operations replaced."""
         ops = tuple(new for op in self.ops for new in op.evaluation())
         return dataclasses.replace(self, ops=ops)
+
+    def at_size(self, size: Size, where: str) -> "Preprocess":
+        """The pipeline with another size of its images; each example keeps its random words.
+
+        All sizes and paddings after the first operation that resizes scale in proportion.
+
+        Args:
+          size: (height, width) of the images.
+          where: option that asks for it, for messages.
+
+        Raises:
+          InputError: the pipeline does not fix the size by resizing.
+        """
+        old = self.image_size
+        if old is None or self.naflex:
+            raise InputError(f"{where}: {str(self)!r} does not fix the size of images")
+        if size == old:
+            return self
+        resizing = (isinstance(op, Resizing) for op in self.ops)
+        first = next((i for i, resizes in enumerate(resizing) if resizes), len(self.ops))
+        ops = (*self.ops[:first], *(op.scaled(old, size) for op in self.ops[first:]))
+        found = dataclasses.replace(self, ops=ops)
+        if found.image_size != size:
+            raise InputError(
+                f"{where}: {str(self)!r} cannot give images of {size[0]}x{size[1]} pixels; begin "
+                "it with an operation that resizes, such as resize or inception_crop"
+            )
+        return found
 
     def for_crops(self, where: str) -> "Preprocess":
         """The pipeline without its last crop: images from which several crops are cut.

@@ -2,7 +2,7 @@
 
 from vit_jax.train.optim.averages import update_ema
 from vit_jax.train.optim.directions.free import copied_parameters, gradient_point
-from vit_jax.train.optim.frozen import count_trained, trained_tree
+from vit_jax.train.optim.frozen import count_trained, differentiated, trained_tree
 from vit_jax.train.optim.optimizers import create_optimizer
 from vit_jax.train.optim.options import (
     OPTIMIZERS,
@@ -30,6 +30,7 @@ __all__ = [
     "count_trained",
     "create_optimizer",
     "create_schedule",
+    "differentiated",
     "gradient_point",
     "trained_tree",
     "update_ema",

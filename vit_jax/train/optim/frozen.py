@@ -11,6 +11,7 @@ from vit_jax.errors import InputError, nearest
 from vit_jax.train.optim.matrices import is_stacked, map_paths
 from vit_jax.train.optim.options import OptimizerOptions
 from vit_jax.trees import name_patterns, named_leaves, path_name
+from vit_jax.weights.adapters.lora import kernel_of
 
 # What starts afresh when a model is fine-tuned.
 HEAD = "(head|head_dist|pre_logits)/.*"
@@ -59,6 +60,17 @@ def count_trained(config: OptimizerOptions, params: Any) -> int:
         params,
     )
     return sum(jax.tree.leaves(counts))
+
+
+def differentiated(config: OptimizerOptions, params: Any) -> frozenset[str]:
+    """The paths of a model's parameters that get a gradient; arguments as in `trained_tree`.
+
+    Blocks frozen by `freeze_blocks` get one, as do kernels that an adapter is merged into.
+    """
+    masks = named_leaves(trained_tree(config, params))
+    paths = {path for path, mask in masks.items() if mask is not False}
+    modules = {path.removeprefix("lora/")[: -len("/a/kernel")] for path in paths if "lora/" in path}
+    return frozenset(paths | {kernel_of(module)[0] for module in modules})
 
 
 def keep_trained(trained: Trained, update: jax.Array) -> jax.Array:

@@ -23,7 +23,7 @@ from vit_jax import spec
 from vit_jax.errors import InputError
 from vit_jax.options import check_section
 from vit_jax.train.optim.clipping import clippings
-from vit_jax.train.optim.directions import elementwise, free, muon  # noqa: F401  they register
+from vit_jax.train.optim.directions import contrib, elementwise, free, muon  # noqa: F401  they register
 from vit_jax.train.optim.frozen import keep_trained, trained_tree
 from vit_jax.train.optim.matrices import map_paths
 from vit_jax.train.optim.options import (
@@ -47,7 +47,7 @@ def create_optimizer(
     batch_size: int,
     train_size: int,
     pooled_norm: bool = False,
-) -> tuple[optax.GradientTransformation, Schedule]:
+) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
     """The optimizer of `config.optimizer` and its learning rate per step.
 
     Args:
@@ -100,7 +100,7 @@ def create_optimizer(
         transformation = optax.chain(
             optax.masked(transformation, whole), optax.masked(optax.set_to_zero(), frozen)
         )
-    return transformation, schedule
+    return optax.with_extra_args_support(transformation), schedule
 
 
 def _create(config: OptimizerOptions, kernels: Any) -> Direction:
@@ -127,7 +127,10 @@ def _keep(trained: Any) -> optax.GradientTransformation:
 
 
 # Optimizers that store their moments as the options say, beside those of users.
-_FLOAT32_ALONE = ("radam", "prodigy", "schedule_free")
+_FLOAT32_ALONE = (
+    *("radam", "prodigy", "schedule_free", "acprop", "simplified_ademamix", "madgrad"),
+    *("cocob", "dog", "dowg", "dadapt_adamw", "momo", "momo_adam"),
+)
 _IN_8_BITS = ("sgd", "lion", "adam", "adamw", "nadamw", "lamb")
 _TWO_MOMENTS = ("adam", "adamw", "nadamw", "lamb")
 

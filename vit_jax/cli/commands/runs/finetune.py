@@ -12,6 +12,7 @@ same command again continues. docs/finetuning.md has the rules.
 """
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     keep_compilations()
     join_processes(args)
+    from vit_jax.finetune.begun import begun_in
     from vit_jax.finetune.config import TOLD, Wanted
     from vit_jax.finetune.outcome import lines, outcome
 
@@ -98,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
 
         found = sweep(wanted, workdir, overrides, jobs=args.jobs)
         wanted, overrides = found.wanted, [*found.overrides, *overrides]
+    if begun_in(workdir) and "," not in workdir:
+        wanted = dataclasses.replace(wanted, resume=workdir)
     spec = f"configs/images.py:{wanted.argument()}"
     command = ["vit_jax", "train", f"--config={spec}", f"--workdir={workdir}", *overrides]
     log.info("this is %s", shlex.join(command))

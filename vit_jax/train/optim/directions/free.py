@@ -23,7 +23,7 @@ from vit_jax.train.optim.options import (
 from vit_jax.trees import named_leaves
 
 # State that begins as a copy of the parameters, by the name of its field.
-COPIES = ("z", "params0")
+COPIES = ("z", "params0", "x0", "init_params", "init_particles")
 
 
 class ScheduleFreeState(NamedTuple):
@@ -145,27 +145,37 @@ class Prodigy(OptimizerKind):
                 self.estim_lr_coef,
                 safeguard_warmup=self.safeguard_warmup,
             )
-
-            def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-                updates, new = whole.update(gradients, state, params)
-                # Decoupled weight decay of kernels alone, at the rate of this step.
-                count = state.count + 1
-                correction = jnp.sqrt(1 - config.b2**count) / (1 - config.b1**count)
-                rate = state.estim_lr * parts.schedule(state.count) * correction
-                for part in parts.decay:
-                    zeros = jax.tree.map(jnp.zeros_like, updates)
-                    decay, _ = part.update(zeros, part.init(params), params)
-                    updates = jax.tree.map(lambda u, d: u - rate * d, updates, decay)
-                return updates, new
-
-            return [optax.GradientTransformation(_copied(whole.init), update), parts.factors]
+            return [decayed(copied(whole), config, parts), parts.factors]
 
         return Whole(build)
 
 
-def _copied(init: Any) -> Any:
-    """`init` with the parameters copied, since a step reuses the memory of both."""
-    return lambda params: init(jax.tree.map(jnp.copy, params))
+def decayed(
+    whole: optax.GradientTransformation, config: OptimizerOptions, parts: Parts
+) -> optax.GradientTransformation:
+    """An estimator of AdamW's learning rate, with decoupled weight decay of kernels alone."""
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, new = whole.update(gradients, state, params)
+        count = state.count + 1
+        correction = jnp.sqrt(1 - config.b2**count) / (1 - config.b1**count)
+        rate = state.estim_lr * parts.schedule(state.count) * correction
+        for part in parts.decay:
+            zeros = jax.tree.map(jnp.zeros_like, updates)
+            decay, _ = part.update(zeros, part.init(params), params)
+            updates = jax.tree.map(lambda u, d: u - rate * d, updates, decay)
+        return updates, new
+
+    return optax.GradientTransformation(whole.init, update)
+
+
+def copied(whole: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`whole` whose `init` copies the parameters, since a step reuses the memory of both."""
+
+    def init(params: Any) -> Any:
+        return whole.init(jax.tree.map(jnp.copy, params))
+
+    return optax.GradientTransformation(init, whole.update)
 
 
 def gradient_point(config: OptimizerOptions, params: Any, opt_state: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Progressive resizing: smaller images for the first parts of a run."""
