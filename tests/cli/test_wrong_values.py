@@ -213,7 +213,7 @@ def test_a_wrong_value_is_one_line_and_nothing_is_made(command, name, kind, valu
 TEXT = {
     "--coordinator", "--source", "--split", "--train", "--test", "--protocol", "--pp", "--format",
     "--set", "--resample", "--leave-out", "--topology", "--scale", "--row", "--column", "--model",
-    "--mode", "--dtype", "--method", "pattern", "--tta", "--val", "--train-pp",
+    "--mode", "--dtype", "--method", "pattern", "--tta", "--val", "--train-pp", "--layers",
 }  # fmt: skip
 
 
