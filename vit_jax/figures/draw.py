@@ -171,7 +171,9 @@ def _look(model: Any, pixels: np.ndarray, preprocess: Any) -> tuple[np.ndarray, 
 def _draw_weights(model: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """Figures of the parameters by name, and reasons why others are missing."""
     made, skipped = {}, {}
-    if model.config.resnet_stages is None:
+    if model.config.palette:
+        skipped["filters"] = "the tokens are pixels, which have no filters"
+    elif model.config.resnet_stages is None:
         kernel = np.asarray(model.embedding.kernel[...])
         made["filters"] = _draw_filters(*attention.filter_components(kernel))
     else:

@@ -248,7 +248,9 @@ def _structure(path: str, seen: Survey, known: Mapping[str, Any]) -> dict[str, A
         fields["resnet_width"] = max(1, sizes.get("y", 64) // 64)
     if pixels:
         fields |= dict(palette=sizes["C"], color_head="color_head/kernel" in rows)
-        fields["attention_kind"] = known.get("attention_kind", "full")
+        fields["attention_kind"] = known.get("attention_kind") or (
+            "causal" if "embedding/start" in rows else "full"
+        )
     if "dist" in rows:
         fields["distillation"] = "head" if "head_dist/kernel" in rows else "token"
     fields["head"] = known.get("head") or _head(seen, fields["class_token"])

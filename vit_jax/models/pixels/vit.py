@@ -69,6 +69,11 @@ class PixelViT(ViT):
             colors = self.color_head(encoded).astype(jnp.float32)
             return self._classify(features, encoded), colors
 
+    def colors_at(self, pixels: Pixels, place: jax.Array) -> jax.Array:
+        """Logits (B, K) in float32 of the colour at one place, for all images the same."""
+        _, encoded, _ = self._features(pixels, None, False)
+        return self.color_head(encoded[:, place]).astype(jnp.float32)
+
 
 def _published_init(blocks: nnx.State, depth: int, rngs: nnx.Rngs) -> nnx.State:
     """The blocks' parameters with the published initialisation where it differs from a ViT's.
