@@ -41,6 +41,7 @@ RIGHT = {
     "fewshot": ["--checkpoint={weights}", "--source=digits", "--train=train", "--test=train"],
     "probe": ["--checkpoint={weights}", "--source=digits", "--train=train", "--test=train"],
     "predict": ["--checkpoint={weights}", "{image}"],
+    "generate": ["--checkpoint={pixels}", "{image}", "--samples=1", "--output={new}/drawn"],
     "figures": ["--checkpoint={weights}", "--image={image}", "--output={new}/figures"],
     "convert": ["{weights}", "{new}/x.npz"],
     "push": ["{weights}", "owner/name", "--dry-run"],
@@ -80,6 +81,11 @@ MAY_BE = [
     ("probe", "--c", LARGE),
     ("probe", "--temperature", LARGE),
     ("predict", "--threshold", "0"),
+    ("generate", "--keep", "0"),
+    ("generate", "--temperature", "0"),
+    ("generate", "--temperature", LARGE),
+    ("generate", "--top-k", "0"),
+    ("generate", "--seed", "0"),
     ("benchmark", "--cpu-devices", "0"),
     ("benchmark", "--unroll", "-1"),
 ]
@@ -167,12 +173,19 @@ def make_places(tmp):
     tree = traverse_util.unflatten_dict(params, sep="/")
     weights = Weights(name=name, options=options, params=tree, pp="resize(16)")
     write(weights, old / "weights.npz")
+    small = dict(width=16, depth=1, mlp_dim=16, num_heads=2, palette=4, image_size=4, num_classes=0)
+    pixels = parameter_shapes(model_config("iGPT-S", **small))
+    params = {path: np.full(shape, 0.1, np.float32) for path, shape in pixels.items()}
+    tree = traverse_util.unflatten_dict(params, sep="/")
+    pp = "resize(4)|value_range(-1, 1)"
+    write(Weights(name="iGPT-S", options=small, params=tree, pp=pp), old / "pixels.npz")
     return dict(
         old=old,
         new=new,
         config=old / "config.py",
         image=old / "image.png",
         weights=old / "weights.npz",
+        pixels=old / "pixels.npz",
     )
 
 
@@ -188,7 +201,8 @@ def tree(folder):
 
 def words(command, name, value, places):
     """The arguments of a command, right but for one."""
-    right = [*RIGHT[command], *ALSO.get(name, [])]
+    also = [] if command == "generate" else ALSO.get(name, [])
+    right = [*RIGHT[command], *also]
     if not name.startswith("--"):
         place = POSITIONS[name]
         right[place] = value
@@ -220,8 +234,8 @@ def test_a_wrong_value_is_one_line_and_nothing_is_made(command, name, kind, valu
 TEXT = {
     "--coordinator", "--source", "--split", "--train", "--test", "--protocol", "--pp", "--format",
     "--set", "--resample", "--leave-out", "--topology", "--scale", "--row", "--column", "--model",
-    "--mode", "--dtype", "--method", "pattern", "--tta", "--val", "--train-pp", "repository",
-    "--license",
+    "--mode", "--dtype", "--method", "pattern", "--tta", "--val", "--train-pp", "--layers",
+    "repository", "--license",
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "fewshot": (_WEIGHTS, "accuracy of frozen features with a few images of each class"),
     "probe": (_WEIGHTS, "accuracy of frozen features with all training images"),
     "predict": (_WEIGHTS, "classify image files"),
+    "generate": (_WEIGHTS, "complete images by a model of pixels (iGPT), or draw new ones"),
     "figures": (_WEIGHTS, "draw filters, position embeddings, attention distance and rollout"),
     "report": (_RUNS, "write a page about a run, or several side by side"),
     "soup": (_WEIGHTS, "average the weights of several runs of one model"),

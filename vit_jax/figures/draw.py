@@ -173,7 +173,9 @@ def look_at(
 def _draw_weights(model: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """Figures of the parameters by name, and reasons why others are missing."""
     made, skipped = {}, {}
-    if model.config.resnet_stages is None:
+    if model.config.palette:
+        skipped["filters"] = "the tokens are pixels, which have no filters"
+    elif model.config.resnet_stages is None:
         kernel = np.asarray(model.embedding.kernel[...])
         made["filters"] = _draw_filters(*attention.filter_components(kernel))
     else:

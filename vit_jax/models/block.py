@@ -94,6 +94,10 @@ class Block(nnx.Module):
         x = x + y
         return x + self.mlp_branch(x, drop_rate, keys), dict(attention=weights)
 
+    def normed(self, x: jax.Array) -> jax.Array:
+        """The tokens that attention sees, from the block's input: features for probes."""
+        return self.norm1(x)
+
     def attention_branch(
         self, x: jax.Array, drop_rate: jax.Array, keys: jax.Array | None, **options: Any
     ) -> tuple[jax.Array, Any]:
@@ -141,6 +145,9 @@ def _mlp(config: "ViTConfig", rngs: nnx.Rngs) -> Mlp:
 class PostNormBlock(Block):
     """Norms at the end of the branches instead of at their beginning (Swin V2, 2111.09883)."""
 
+    def normed(self, x: jax.Array) -> jax.Array:
+        return x
+
     def attention_branch(
         self, x: jax.Array, drop_rate: jax.Array, keys: jax.Array | None, **options: Any
     ) -> tuple[jax.Array, Any]:
@@ -180,6 +187,9 @@ class BranchedBlock(Block):
         for i in range(count):
             setattr(self, f"branch{i}", Block(config, attention, rngs=rngs))
         self.count = count
+
+    def normed(self, x: jax.Array) -> jax.Array:
+        return x  # each branch has a norm of its own
 
     def _encode(
         self, x: jax.Array, drop_rate: jax.Array, keys: jax.Array | None, options: dict[str, Any]
@@ -283,6 +293,38 @@ class FullAttention(AttentionKind):
     def macs(self, config: "ViTConfig") -> int:
         """Queries with keys and weights with values: 2 N^2 D."""
         return 2 * config.num_tokens**2 * config.width
+
+
+@ATTENTION_KINDS.register("causal")
+@dataclasses.dataclass(frozen=True)
+class CausalAttention(AttentionKind):
+    """Every token attends to those before it and to itself, as in iGPT."""
+
+    causal = True
+
+    def check(self, config: "ViTConfig") -> None:
+        """Refuses tokens before the patches, which would not see the image."""
+        if config.prefix_tokens:
+            raise InputError(
+                "model.attention_kind 'causal': a class token or register comes before the patches "
+                "and would see none of them; set model.head to 'gap' or 'map', model.registers to 0"
+            )
+
+    def create_block(self, config: "ViTConfig", rngs: nnx.Rngs) -> nnx.Module:
+        """A block of the encoder."""
+
+        def attention(rngs: nnx.Rngs) -> SelfAttention:
+            options = dict(attention_options(config), causal=True)
+            return SelfAttention(config.width, config.num_heads, rngs=rngs, **options)
+
+        return create_block(config, attention, rngs=rngs)
+
+    def macs(self, config: "ViTConfig") -> int:
+        """Two products of the query at place i with i keys: N (N + 1) D.
+
+        The XLA implementation computes all N^2 pairs and hides those that do not count.
+        """
+        return config.num_tokens * (config.num_tokens + 1) * config.width
 
 
 def create_blocks(config: "ViTConfig", rngs: nnx.Rngs) -> nnx.Module:

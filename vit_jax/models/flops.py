@@ -18,7 +18,7 @@ from flax import nnx
 
 from vit_jax.models.block import create_blocks
 from vit_jax.models.config import BiTConfig, ModelConfig, feature_channels
-from vit_jax.models.vit import ViT
+from vit_jax.models.variants import build_model
 from vit_jax.models.vit_config import ViTConfig
 
 
@@ -42,7 +42,7 @@ def parameters(config: ModelConfig) -> int:
         size = (config.grid[0] * rows, config.grid[1] * columns)
         config = dataclasses.replace(config, resnet_stages=None, image_size=size)
     one = dataclasses.replace(config, depth=1)
-    total += _made_by(lambda rngs: ViT(one, rngs=rngs))
+    total += _made_by(lambda rngs: build_model(one, rngs))
     return total + (config.depth - 1) * _made_by(lambda rngs: create_blocks(one, rngs))
 
 
@@ -93,7 +93,9 @@ def vit_macs(config: ViTConfig, *, padding: bool = True) -> int:
 
 
 def _embedding_macs(config: ViTConfig, padding: bool = True) -> int:
-    """MACs up to the embedded patches."""
+    """MACs up to the embedded patches; with a palette, those of the distances to its colours."""
+    if config.palette:
+        return config.num_patches * 3 * config.palette
     channels, stem = 3, 0
     if config.resnet_stages is not None:
         channels = feature_channels(config.stages, config.resnet_width)
@@ -243,6 +245,11 @@ def head_macs(config: ViTConfig) -> int:
     dense = config.pooled_width * (config.pre_logits + config.projection)
     classifiers = config.feature_width + config.width * (config.distillation == "head")
     return pooling + dense + classifiers * config.num_classes
+
+
+def color_macs(config: ViTConfig) -> int:
+    """MACs of the head that predicts the colour of every pixel; only some tasks use it."""
+    return config.num_patches * config.width * config.palette if config.color_head else 0
 
 
 def _attention_pool_macs(config: ViTConfig) -> int:

@@ -1,12 +1,18 @@
 """Pooling of encoded tokens into one vector per image (section 3.1, appendix D.3)."""
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vit_jax.models import layers
 from vit_jax.models.attention.self_attention import attend
 from vit_jax.models.layers import NORMS, Dense, unstack
 from vit_jax.models.mlp import Mlp
+
+if TYPE_CHECKING:
+    from vit_jax.models.vit_config import ViTConfig
 
 # The class token; the mean of the patches; attention pooling of the patches; class token and
 # mean, concatenated (DINOv2). Registers are discarded (2309.16588).
@@ -51,3 +57,15 @@ class AttentionPool(nnx.Module):
         pooled = self.out(attend(self.query(probe), key, value, bias=bias)[0])
         pooled = pooled + self.mlp(self.norm(pooled))
         return pooled[:, 0]
+
+
+def create_classifier(config: "ViTConfig", inputs: int, rngs: nnx.Rngs) -> Dense:
+    """The zero-initialised linear layer that gives logits."""
+    return Dense(
+        (inputs,),
+        (config.num_classes,),
+        rngs=rngs,
+        kernel_init=layers.zeros,
+        bias=config.classifier_bias,
+        bias_init=nnx.initializers.constant(config.head_bias),
+    )

@@ -7,7 +7,7 @@ image's grid.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,10 @@ import numpy as np
 
 from vit_jax.errors import InputError
 from vit_jax.models.layers import normalize_pixels
+from vit_jax.models.positions.embedding import AddedPositionEmbedding, PositionEmbedding
+
+if TYPE_CHECKING:
+    from vit_jax.models.vit_config import ViTConfig
 
 METHODS = ("bilinear", "bicubic")  # of resizing position embeddings, with antialiasing
 HEADER_BYTES = 4
@@ -133,6 +137,27 @@ def resize_positions(
     )
     weights = (rows[..., :, None] * columns[..., None, :]).reshape(*rows.shape[:2], -1)
     return jnp.einsum("blo,od->bld", weights, table.astype(jnp.float32))
+
+
+def own_positions(posemb: PositionEmbedding, config: "ViTConfig", grid: jax.Array) -> jax.Array:
+    """Position embeddings (B, N, D) of all tokens, for each image's grid (B, 2).
+
+    Args:
+      posemb: position embedding of the model's own grid, learnt or none.
+      config: configuration of the model.
+      grid: int32 (B, 2), rows and columns of each image.
+    """
+    shape = (len(grid), config.num_tokens, config.width)
+    if config.posemb == "none":
+        return jnp.zeros(shape)
+    assert isinstance(posemb, AddedPositionEmbedding)
+    table, slots = posemb.table(), posemb.slots
+    positions = resize_positions(
+        table[slots:], config.grid, grid, config.naflex, config.naflex_resize
+    )
+    own = jnp.broadcast_to(table[:slots], (len(grid), slots, config.width))
+    none = jnp.zeros((len(grid), config.prefix_tokens - slots, config.width))
+    return jnp.concatenate([own, none, positions], axis=1)
 
 
 def _axis_weights(where: jax.Array, old: int, new: jax.Array, method: str) -> jax.Array:

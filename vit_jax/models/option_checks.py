@@ -21,6 +21,7 @@ def check(config: "ViTConfig") -> None:
             f"image size {config.image_size} is smaller than the patch {config.patch_size}"
         )
     _check_head(config)
+    _check_pixels(config)
     for part in (config.posemb_kind, config.rotary_kind, config.position_bias_kind, config.kind):
         part.check(config)
     if config.block_kind.branches > 1 and config.kind.branches > 1:
@@ -34,6 +35,28 @@ def check(config: "ViTConfig") -> None:
             "model.attention 'cudnn' needs model.dtype 'bfloat16' and no attention_dropout; "
             "'xla' does without"
         )
+
+
+def _check_pixels(config: "ViTConfig") -> None:
+    """Refuses parts that do not go with pixels as tokens."""
+    if config.color_head and not config.palette:
+        raise InputError("model.color_head needs model.palette: a number of colours")
+    if not config.classifier_bias and config.head_bias:
+        raise InputError("model.head_bias needs model.classifier_bias")
+    if not config.palette:
+        return
+    if config.palette < 2:
+        raise InputError(f"model.palette is {config.palette}; give 2 or more colours")
+    for name, usual in (
+        *(("patch_size", (1, 1)), ("patch_bias", False), ("resnet_stages", None), ("naflex", 0)),
+        *(("patch_dropout", 0.0), ("registers", 0), ("distillation", "none")),
+    ):
+        if getattr(config, name) != usual:
+            raise InputError(f"model.palette needs model.{name} {usual!r}: a token is a pixel")
+    if config.has_class_token:
+        raise InputError("model.palette needs model.head 'gap' or 'map': there is no class token")
+    if config.color_head and (config.pool_then_norm or not config.final_norm):
+        raise InputError("model.color_head needs model.final_norm, and no model.pool_then_norm")
 
 
 def _check_naflex(config: "ViTConfig") -> None:

@@ -1,4 +1,4 @@
-"""Models by name: the paper's ViTs, hybrids and BiT ResNets (tables 1 and 6)."""
+"""Models by name: the paper's ViTs, hybrids and BiT ResNets (tables 1 and 6), and iGPT."""
 
 import dataclasses
 import fnmatch
@@ -10,6 +10,7 @@ from flax import nnx
 from vit_jax.errors import InputError, unknown
 from vit_jax.models.attention import axial  # noqa: F401  registers its attention kind
 from vit_jax.models.config import BiTConfig, ModelConfig
+from vit_jax.models.pixels.vit import PixelViT
 from vit_jax.models.resnet import BiT
 from vit_jax.models.vit import ViT
 from vit_jax.models.vit_config import ViTConfig
@@ -82,6 +83,30 @@ HYBRIDS = (
     "R50+ViT-L/32",
 )
 AXIAL = ("Axial-ViT-B/16", "Axial-ViT-B/32")  # figure 13
+# Sizes of iGPT (Chen et al. 2020, section 3.3): pixels of 32 x 32 images, 512 colours.
+IGPTS: dict[str, dict[str, int]] = {
+    "S": dict(width=512, depth=24, mlp_dim=2048, num_heads=8),
+    "M": dict(width=1024, depth=36, mlp_dim=4096, num_heads=8),
+    "L": dict(width=1536, depth=48, mlp_dim=6144, num_heads=16),
+}
+# What all of them have in common; without biases, as in the original code.
+IGPT: dict[str, Any] = dict(
+    patch_size=(1, 1),
+    image_size=(32, 32),
+    palette=512,
+    color_head=True,
+    attention_kind="causal",
+    head="gap",
+    norm="rms",
+    norm_eps=1e-5,
+    gelu="quick",
+    qkv_bias="none",
+    out_bias=False,
+    mlp_bias=False,
+    patch_bias=False,
+    classifier_bias=False,
+    posemb_std=0.01,
+)
 BITS = tuple(
     f"BiT-R{size}"
     for size in ("50x1", "50x2", "50x3", "101x1", "101x3", "152x1", "152x2", "152x4", "200x3")
@@ -91,6 +116,7 @@ _VIT = re.compile(
     r"(?P<size>" + "|".join(map(re.escape, VARIANTS)) + r")[-_/]?(?P<patch>\d+)",
     re.IGNORECASE,
 )
+_IGPT = re.compile(r"igpt[-_]?(?P<size>[sml])", re.IGNORECASE)
 _BIT = re.compile(r"bit[-_]?r(?P<depth>\d+)x(?P<width>\d+)", re.IGNORECASE)
 
 
@@ -98,7 +124,8 @@ def list_models(pattern: str = "*") -> list[str]:
     """Names of models that match a shell pattern such as "ViT-*/16" or "r50*"."""
     names = [f"ViT-{size}/{patch}" for size, patches in PATCHES.items() for patch in patches]
     pattern = pattern.lower()
-    return [n for n in [*names, *HYBRIDS, *AXIAL, *BITS] if fnmatch.fnmatchcase(n.lower(), pattern)]
+    names += [*HYBRIDS, *AXIAL, *(f"iGPT-{size}" for size in IGPTS), *BITS]
+    return [name for name in names if fnmatch.fnmatchcase(name.lower(), pattern)]
 
 
 def canonical_name(name: str) -> str:
@@ -114,6 +141,9 @@ def canonical_name(name: str) -> str:
 
 def _parse(name: str) -> tuple[str, dict[str, Any]]:
     """A model's canonical name and the fields of its configuration."""
+    if pixels := _IGPT.fullmatch(name):
+        size = pixels["size"].upper()
+        return f"iGPT-{size}", IGPT | IGPTS[size]
     vit, bit = _VIT.fullmatch(name), _BIT.fullmatch(name)
     match = vit or bit
     if not match:
@@ -241,10 +271,13 @@ def identify(config: ModelConfig) -> tuple[str, dict[str, Any]]:
 
     `model_config(name, **options)` gives the configuration back.
     """
-    if isinstance(config, ViTConfig):
+    if isinstance(config, ViTConfig) and config.palette:
+        name = f"iGPT-{_variant(config, IGPTS)}"
+    elif isinstance(config, ViTConfig):
         axial = config.attention_kind == "axial" and config.resnet_stages is None
         prefix = "Axial-" if axial else ""
-        name = f"{prefix}{_resnet_name(config)}ViT-{_variant(config)}/{_nominal_patch(config)}"
+        size = _variant(config, VARIANTS)
+        name = f"{prefix}{_resnet_name(config)}ViT-{size}/{_nominal_patch(config)}"
     else:
         name = f"BiT-R{_resnet_depth(config.stages)}x{config.resnet_width}"
     nearest = dataclasses.asdict(model_config(name))
@@ -264,14 +297,14 @@ def _resnet_name(config: ViTConfig) -> str:
     return f"R{depth}" + (f"x{config.resnet_width}+" if config.resnet_width > 1 else "+")
 
 
-def _variant(config: ViTConfig) -> str:
+def _variant(config: ViTConfig, sizes: dict[str, dict[str, Any]]) -> str:
     """The size with most equal width, depth, MLP width and heads; ties: the nearest width."""
 
     def likeness(size):
-        shared = sum(getattr(config, key) == value for key, value in VARIANTS[size].items())
-        return shared, -abs(VARIANTS[size]["width"] - config.width)
+        shared = sum(getattr(config, key) == value for key, value in sizes[size].items())
+        return shared, -abs(sizes[size]["width"] - config.width)
 
-    return max(VARIANTS, key=likeness)
+    return max(sizes, key=likeness)
 
 
 def _nominal_patch(config: ViTConfig) -> int:
@@ -318,7 +351,7 @@ def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> 
 def build_model(config: ModelConfig, rngs: nnx.Rngs) -> nnx.Module:
     """The module that a configuration describes."""
     if isinstance(config, ViTConfig):
-        return ViT(config, rngs=rngs)
+        return PixelViT(config, rngs=rngs) if config.palette else ViT(config, rngs=rngs)
     if isinstance(config, BiTConfig):
         return BiT(config, rngs=rngs)
     raise TypeError(f"no model is built from a {type(config).__name__}")

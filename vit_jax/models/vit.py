@@ -6,10 +6,9 @@ from flax import nnx
 
 from vit_jax.errors import InputError
 from vit_jax.models import layers
-from vit_jax.models.attention.self_attention import Bias
 from vit_jax.models.block import Intermediates, create_blocks, create_norm
 from vit_jax.models.config import feature_channels
-from vit_jax.models.heads import AttentionPool
+from vit_jax.models.heads import AttentionPool, create_classifier
 from vit_jax.models.layers import (
     NORMS,
     REMAT_POLICIES,
@@ -19,12 +18,14 @@ from vit_jax.models.layers import (
     shard_batch,
     take_tokens,
 )
-from vit_jax.models.naflex import Patches, check_patches, padding_bias, resize_positions
-from vit_jax.models.positions.bias import bias_of
-from vit_jax.models.positions.embedding import AddedPositionEmbedding
+from vit_jax.models.naflex import Patches, check_patches, own_positions, padding_bias
+from vit_jax.models.pixels.embedding import Pixels
+from vit_jax.models.positions.bias import bias_of, sum_of
 from vit_jax.models.positions.rotary import rotation_of
 from vit_jax.models.resnet import ResNet
 from vit_jax.models.vit_config import ViTConfig
+
+Images = jax.Array | Patches | Pixels
 
 
 class PatchEmbedding(Dense):
@@ -75,9 +76,7 @@ class ViT(nnx.Module):
         if config.resnet_stages is not None:
             self.stem = ResNet(config, preact=False, rngs=rngs)
             channels = feature_channels(config.resnet_stages, config.resnet_width)
-        self.embedding = PatchEmbedding(
-            config.patch_size, channels, width, rngs=rngs, dtype=dtype, bias=config.patch_bias
-        )
+        self.embedding = self._create_embedding(channels, rngs)
         if config.patch_norm:
             self.patch_norm = create_norm(config)
         if config.has_class_token:
@@ -125,9 +124,17 @@ class ViT(nnx.Module):
                 (config.pooled_width,), (config.pre_logits,), rngs=rngs, kernel_init=init
             )
         if config.num_classes:
-            self.head = _create_classifier(config, config.feature_width, rngs)
+            self.head = create_classifier(config, config.feature_width, rngs)
             if config.distillation == "head":
-                self.head_dist = _create_classifier(config, width, rngs)
+                self.head_dist = create_classifier(config, width, rngs)
+
+    def _create_embedding(self, channels: int, rngs: nnx.Rngs) -> nnx.Module:
+        """What makes tokens of images, or of the stem's output, with so many channels."""
+        config = self.config
+        dtype, bias = jnp.dtype(config.dtype), config.patch_bias
+        return PatchEmbedding(
+            config.patch_size, channels, config.width, rngs=rngs, dtype=dtype, bias=bias
+        )
 
     def __call__(
         self,
@@ -177,8 +184,25 @@ class ViT(nnx.Module):
         has_token = self.config.distillation == "head"
         return self.head(features), self._token_logits(encoded) if has_token else None, features
 
+    def layer_features(self, images: Images) -> jax.Array:
+        """Features (B, L + 1, D) of every layer, for probes: of each block's input and the last.
+
+        Tokens are normed by the first norm of the block that takes them, the last ones by the
+        final norm; then pooled as for the model's head, with the mean in place of a map head
+        (iGPT, Chen et al. 2020, section 2.4: the mean). For head "token_gap" D is twice the width.
+        """
+        _, _, out = self._features(images, None, False, probed=True)
+        return jnp.stack(
+            [*(out[f"block{i:02}/pooled"] for i in range(self.config.depth)), out["pooled"]], axis=1
+        )
+
     def _features(
-        self, images: jax.Array | Patches, keys: jax.Array | None, return_intermediates: bool
+        self,
+        images: Images,
+        keys: jax.Array | None,
+        return_intermediates: bool,
+        *,
+        probed: bool = False,
     ) -> tuple[jax.Array, jax.Array, Intermediates]:
         """Pooled features (B, width), encoded tokens (B, N, D), and what lies before them."""
         config = self.config
@@ -188,7 +212,7 @@ class ViT(nnx.Module):
             padding_bias(images, config.prefix_tokens) if isinstance(images, Patches) else None
         )
         stem: Intermediates = {}
-        if config.resnet_stages is not None and not isinstance(images, Patches):
+        if config.resnet_stages is not None and not isinstance(images, Patches | Pixels):
             with jax.named_scope("stem"):
                 images, stem = self.stem(images)
         with jax.named_scope("embedding"):
@@ -199,9 +223,12 @@ class ViT(nnx.Module):
             kept = self._kept(fold_in(keys, 2))
             if kept is not None:
                 embedded = shard_batch(take_tokens(embedded, kept))
-        x, blocks = self._encode(embedded, fold_in(keys, 1), return_intermediates, padding, kept)
+        keys = fold_in(keys, 1)
+        x, blocks = self._encode(embedded, keys, return_intermediates, padding, kept, probed=probed)
         norm_first = config.final_norm and not config.pool_then_norm
         encoded = self.norm(x) if norm_first else x
+        if probed:
+            blocks["pooled"] = self._pool_tokens(encoded, padding)
         with jax.named_scope("head"):
             features = self._pool(encoded, padding)
             if config.pool_then_norm:
@@ -213,14 +240,14 @@ class ViT(nnx.Module):
                 features = jnp.tanh(self.pre_logits(features))
         return features, encoded, dict(**stem, embedding=embedded, **blocks)
 
-    def _check_images(self, images: jax.Array | Patches) -> None:
+    def _check_images(self, images: Images) -> None:
         config = self.config
         if bool(config.naflex) != isinstance(images, Patches):
             takes = "Patches (vit_jax.models.naflex)" if config.naflex else "an array of images"
             raise InputError(f"the model takes {takes}, got {type(images).__name__}")
         if isinstance(images, Patches):
             check_patches(images, config.naflex, config.patch_size)
-        elif images.shape[1:] != (*config.image_size, 3):
+        elif not isinstance(images, Pixels) and images.shape[1:] != (*config.image_size, 3):
             raise InputError(
                 f"the model takes images of shape (batch, {config.image_size[0]}, "
                 f"{config.image_size[1]}, 3), got {images.shape}"
@@ -237,7 +264,7 @@ class ViT(nnx.Module):
         ]
         x = jnp.concatenate([*prefix, patches], axis=1)
         if grid is not None:
-            x = x + self._resized_positions(grid).astype(x.dtype)
+            x = x + own_positions(self.posemb, self.config, grid).astype(x.dtype)
         elif self.config.posemb_where == "stem":
             x = self.posemb(x)
         x = layers.dropout(x, self.config.dropout, keys)
@@ -249,21 +276,6 @@ class ViT(nnx.Module):
         if keys is None or config.kept_patches == config.num_patches:
             return None
         return kept_tokens(keys, config.prefix_tokens, config.num_patches, config.kept_patches)
-
-    def _resized_positions(self, grid: jax.Array) -> jax.Array:
-        """Position embeddings (B, N, D) for each image's grid (B, 2), for NaFlex."""
-        config = self.config
-        shape = (len(grid), config.num_tokens, config.width)
-        if config.posemb == "none":
-            return jnp.zeros(shape)
-        assert isinstance(self.posemb, AddedPositionEmbedding)
-        table, slots = self.posemb.table(), self.posemb.slots
-        positions = resize_positions(
-            table[slots:], config.grid, grid, config.naflex, config.naflex_resize
-        )
-        own = jnp.broadcast_to(table[:slots], (len(grid), slots, config.width))
-        none = jnp.zeros((len(grid), config.prefix_tokens - slots, config.width))
-        return jnp.concatenate([own, none, positions], axis=1)
 
     def _prefix(self) -> list[nnx.Param]:
         """The learnt tokens before the patches, in their order."""
@@ -284,9 +296,12 @@ class ViT(nnx.Module):
         return_intermediates: bool,
         padding: jax.Array | None = None,
         kept: jax.Array | None = None,
+        *,
+        probed: bool = False,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Scans the blocks; (B, N, D) -> (B, N, D) and the blocks' intermediates by name.
 
+        With `probed`, there is `pooled` among them; see `layer_features`.
         `kept` (B, N) are the places of x among all tokens; None: x has all of them.
         """
         config = self.config
@@ -309,14 +324,18 @@ class ViT(nnx.Module):
                 x = posemb(x)
             fixed = bias_of(block.position_bias, kept) if own_bias else shared_bias
             own = fold_in(keys, index)
-            return block(
+            pooled = {}
+            if probed:
+                pooled["pooled"] = self._pool_tokens(block.normed(x), padding)
+            x, outputs = block(
                 x,
                 drop_rate=drop_rate,
-                bias=posemb.bias if fixed is None else _sum_of(posemb.bias, fixed),
+                bias=posemb.bias if fixed is None else sum_of(posemb.bias, fixed),
                 rotation=rotation_of(block.rotary, own, kept) if own_rotary else shared_rotation,
                 keys=own,
                 return_weights=return_intermediates,
             )
+            return x, outputs | pooled
 
         unroll = config.depth if config.unroll == -1 else config.unroll
         if config.remat != "none":
@@ -341,14 +360,20 @@ class ViT(nnx.Module):
 
     def _pool(self, encoded: jax.Array, padding: jax.Array | None) -> jax.Array:
         """(B, N, D) -> (B, D), or (B, 2D) for token_gap; padding (B, 1, 1, N) is left out."""
+        if self.config.head != "map":
+            return self._pool_tokens(encoded, padding)
+        first = 0 if self.config.pool_prefix else self.config.prefix_tokens
+        padding = None if padding is None else padding[..., first:]
+        return self.map_head(encoded[:, first:], bias=padding)
+
+    def _pool_tokens(self, encoded: jax.Array, padding: jax.Array | None) -> jax.Array:
+        """`_pool` without parameters: the mean for a map head."""
         head = self.config.head
+        if head == "token":
+            return encoded[:, 0]
         first = 0 if self.config.pool_prefix else self.config.prefix_tokens
         patches = encoded[:, first:]
         padding = None if padding is None else padding[..., first:]
-        if head == "token":
-            return encoded[:, 0]
-        if head == "map":
-            return self.map_head(patches, bias=padding)
         if padding is None:
             mean = patches.mean(axis=1, dtype=jnp.float32)
         else:
@@ -370,24 +395,3 @@ class ViT(nnx.Module):
     def _token_logits(self, encoded: jax.Array) -> jax.Array:
         """The logits (B, K) of the distillation token's head."""
         return self.head_dist(encoded[:, 1].astype(jnp.float32))
-
-
-def _sum_of(bias: Bias, fixed: jax.Array) -> Bias:
-    """A bias that depends on the queries plus one that does not."""
-
-    def total(query: jax.Array) -> jax.Array:
-        other = bias(query)
-        return fixed if other is None else fixed + other
-
-    return total
-
-
-def _create_classifier(config: ViTConfig, inputs: int, rngs: nnx.Rngs) -> Dense:
-    """The zero-initialised linear layer that gives logits."""
-    return Dense(
-        (inputs,),
-        (config.num_classes,),
-        rngs=rngs,
-        kernel_init=layers.zeros,
-        bias_init=nnx.initializers.constant(config.head_bias),
-    )

@@ -150,8 +150,8 @@ class ViTConfig(ModelConfig):
     )
     attention_kind: str = option(
         "full",
-        "which tokens a token attends to: full (all) or axial (first those in its row, then those "
-        "in its column; appendix D.5)",
+        "which tokens a token attends to: full (all), causal (those before it and itself) or axial "
+        "(first those in its row, then those in its column; appendix D.5)",
         effect="structure",
         choices=ATTENTION_KINDS,
     )
@@ -224,6 +224,20 @@ class ViTConfig(ModelConfig):
     )
     mlp_bias: bool = option(True, "the dense layers of the MLPs have biases", effect="structure")
     patch_bias: bool = option(True, "the patch embedding has a bias", effect="structure")
+    classifier_bias: bool = option(True, "the classification head has a bias", effect="structure")
+    # Pixels as tokens.
+    palette: int = option(
+        0,
+        "number of colours to which pixels are reduced: every pixel is a token, its colour's "
+        "learnt vector, as in iGPT (docs/igpt.md); 0: tokens are patches",
+        effect="structure",
+        at_least=0,
+    )
+    color_head: bool = option(
+        False,
+        "a head on every token that predicts the colour of its pixel; needs palette",
+        effect="structure",
+    )
     # Images of any size.
     naflex_resize: str = option(
         "bilinear",
@@ -343,6 +357,11 @@ class ViTConfig(ModelConfig):
     def prefix_tokens(self) -> int:
         """Tokens before the patches: class, distillation, registers."""
         return self.has_class_token + (self.distillation != "none") + self.registers
+
+    @property
+    def autoregressive(self) -> bool:
+        """Whether tokens are pixels, each of which sees those before it, after a start token."""
+        return bool(self.palette) and self.kind.causal
 
     @property
     def posemb_slots(self) -> int:

@@ -9,7 +9,12 @@ from ml_collections import ConfigDict
 from vit_jax import spec
 from vit_jax.errors import InputError
 from vit_jax.options import defaults
-from vit_jax.tasks import classification, distill, masked_patches  # noqa: F401  register themselves
+from vit_jax.tasks import (  # noqa: F401  register themselves
+    classification,
+    distill,
+    masked_patches,
+    pixels,
+)
 from vit_jax.tasks.task import TASKS, Batch, Metrics, Setting, Task, gather, positions
 
 __all__ = [

@@ -46,8 +46,10 @@ class RunOptions:
     seed: int = option(0, "of initialisation, data order, augmentation and dropout", at_least=0)
     task: str = option(
         "classify",
-        "training task: classify (labels of images), distill (labels and a teacher, see distill.*) "
-        "or masked (masked patch prediction, without labels; section 4.6, appendix B.1.2)",
+        "training task: classify (labels of images), distill (labels and a teacher, see "
+        "distill.*), masked (masked patch prediction, without labels; section 4.6, appendix "
+        "B.1.2), and for iGPT pixels (the next pixel), masked_pixels (hidden pixels) or joint "
+        "(pixels and labels; docs/igpt.md)",
         choices=TASKS,
     )
     total: Duration = option(Duration(), "length of the run", effect="course")
@@ -65,6 +67,11 @@ class RunOptions:
         ("head/.*", "head_dist/.*", "pre_logits/.*", "masked/.*"),
         "regular expressions for whole parameter paths: these parameters are initialised, not "
         "taken from init_from",
+    )
+    init_palette: str = option(
+        "",
+        "file of the colours of a new model with model.palette: .npy (colours, 3) from -1 to 1, or "
+        'preprocessor_config.json of openai/imagegpt-*; "": k-means on training images',
     )
     init_ema: bool = option(False, "start from the averaged (EMA) parameters of init_from")
     init_resample: str = option(

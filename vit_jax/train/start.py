@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import jax
+import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
@@ -17,14 +18,17 @@ from vit_jax.data.sources.source import Source
 from vit_jax.errors import InputError
 from vit_jax.files import expand
 from vit_jax.models.config import ModelConfig
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.text import reason
 from vit_jax.train.optim import copied_parameters
 from vit_jax.train.optim.frozen import LORA
+from vit_jax.train.optim.frozen import NEVER as PALETTE
 from vit_jax.train.run import Run
 from vit_jax.train.state import TrainState
 from vit_jax.weights import Weights, fit
 from vit_jax.weights.adapters.peft import with_adapter
 from vit_jax.weights.fit import check_finite, other_normalization, replace
+from vit_jax.weights.palette import normalized, palette_of, read_palette
 from vit_jax.weights.preprocessing import Recipe, shown_size
 
 log = logging.getLogger(__name__)
@@ -175,9 +179,15 @@ def first_state(
     Raises:
       InputError: a checkpoint does not fit the config or the data, or none is good.
     """
+    palette = _colors(run)
+    if run.config.init_palette and not palette:
+        raise InputError(
+            "config.init_palette needs a model of pixels: config.model.name 'iGPT-S', or "
+            "model.palette"
+        )
     found = checkpoints.restore_newest(run.abstract.items(), USE)
     if found is None:
-        return 0, _new_state(run, checkpoints.directory.parent, start), {}
+        return 0, _new_state(run, checkpoints.directory.parent, start, source), {}
     step, items = found
     meta = read_meta(checkpoints.directory / str(step))
     since = f"step {step} of the run in {checkpoints.directory.parent}"
@@ -185,18 +195,42 @@ def first_state(
     return step, TrainState.from_items(items), meta
 
 
-def _new_state(run: Run, workdir: Path, start: Start | None) -> TrainState:
+def _colors(run: Run) -> int:
+    """The number of colours of the model's palette; 0: its tokens are patches."""
+    return run.model_config.palette if isinstance(run.model_config, ViTConfig) else 0
+
+
+def _new_palette(run: Run, source: Source) -> np.ndarray:
+    """The palette of a new model, in the units of its images."""
+    config, colors = run.config, _colors(run)
+    if config.init_palette:
+        palette = read_palette(config.init_palette, colors)
+    else:
+        log.info("finding %d colours by k-means on training images", colors)
+        palette = palette_of(source, data.parse(config.data.pp), colors, config.seed)
+    return normalized(palette, run.task.setting.mean, run.task.setting.std)
+
+
+def _new_state(run: Run, workdir: Path, start: Start | None, source: Source) -> TrainState:
     """A fresh state, with the weights of `init_from` if given; init_from.txt reports on them."""
+    loaded: dict[str, Any] = {}
+    if run.config.init_from and run.config.init_palette:
+        raise InputError(
+            "config.init_palette is for new models; the weights of init_from have their palette"
+        )
+    if not run.config.init_from and _colors(run):
+        loaded[PALETTE] = _new_palette(run, source)
     state = run.engine.init(run.create)
-    if not run.config.init_from:
+    if run.config.init_from:
+        loaded, report = pretrained(run, start.weights if start else None)
+        if jax.process_index() == 0:
+            path = workdir / "init_from.txt"
+            try:
+                path.write_text("\n".join(report) + "\n")
+            except OSError as error:
+                raise InputError(f"cannot write {path}: {reason(error)}") from error
+    if not loaded:
         return state
-    loaded, report = pretrained(run, start.weights if start else None)
-    if jax.process_index() == 0:
-        path = workdir / "init_from.txt"
-        try:
-            path.write_text("\n".join(report) + "\n")
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {reason(error)}") from error
     params = replace(state.params, loaded)
     ema = None if state.ema is None else replace(state.ema, loaded)
     copied = {
@@ -248,6 +282,10 @@ def pretrained(run: Run, weights: Weights | None = None) -> tuple[dict[str, Any]
             "leaves parameters out"
         ) from None
     check_finite(fitted.params, config.init_from)
+    if PALETTE in fitted.fresh:
+        raise InputError(
+            f"config.init_skip leaves out {PALETTE}, the colours that the weights were trained on"
+        )
     report = [
         *weights.report,
         *fitted.report,

@@ -24,6 +24,10 @@ def _as_it_is(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
     return [(name, array)]
 
 
+def _whole(found: "Recognised") -> None:
+    del found
+
+
 def _nothing(tensors: dict[str, np.ndarray], original: dict[str, str]) -> None:
     del tensors, original
 
@@ -49,6 +53,8 @@ class Family:
       unpack: (name, array) -> (name, array) of each layer whose values the tensor holds.
       regroup: (tensors, names in the file), both by name in the table, to change in place: joins
         tensors that are one in the table, and splits those that are several.
+      complete: called at last with the file, to change in place: adds tensors that the JSON files
+        hold, and takes constants out.
       words: words for the indices of letters that are counted in names.
       resample: method by which the family's program resizes position embeddings.
     """
@@ -64,6 +70,7 @@ class Family:
     other: str = "(?!)"
     unpack: Callable[[str, np.ndarray], list[tuple[str, np.ndarray]]] = _as_it_is
     regroup: Callable[[dict[str, np.ndarray], dict[str, str]], None] = _nothing
+    complete: Callable[["Recognised"], None] = _whole
     words: Words = dataclasses.field(default_factory=lambda: QKV)
     resample: str = "bicubic_antialias"
 
@@ -97,6 +104,7 @@ class Recognised:
       other: names, as in the file, of tensors of other networks.
       left_out: names, as in the file, of tensors that the caller asked to leave out.
       unused: names, as in the file, of tensors that only self-supervised training uses.
+      constants: names, as in the file, of tensors that hold no weights, such as a causal mask.
     """
 
     path: str
@@ -109,6 +117,7 @@ class Recognised:
     other: list[str] = dataclasses.field(default_factory=list)
     left_out: Sequence[str] = ()
     unused: list[str] = dataclasses.field(default_factory=list)
+    constants: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def config_json(self) -> Mapping[str, Any]:
@@ -220,3 +229,4 @@ def _collect(
             found.tensors[part] = array
             found.original[part] = name
     found.family.regroup(found.tensors, found.original)
+    found.family.complete(found)

@@ -211,7 +211,11 @@ def _infer_bit(seen: Survey, hints: Mapping, options: Mapping) -> BiTConfig:
 def _structure(path: str, seen: Survey, known: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that decide which parameters a ViT has and their shapes."""
     sizes, rows = seen.sizes, seen.rows
-    absent = [part for letter, part in _PARTS.items() if not sizes.get(letter)]
+    pixels = "embedding/palette" in rows  # instead of patches
+    parts = {**_PARTS, "p": "palette", "q": "palette"} if pixels else _PARTS
+    if pixels:
+        sizes = sizes | dict(p=1, q=1)
+    absent = [part for letter, part in parts.items() if not sizes.get(letter)]
     if absent or not seen.depth:
         part = absent[0] if absent else "blocks"
         raise InputError(f"{path} is not a whole model: its tensors hold no {part}")
@@ -237,10 +241,16 @@ def _structure(path: str, seen: Survey, known: Mapping[str, Any]) -> dict[str, A
         registers=sizes.get("r", 0),
         layer_scale=known.get("layer_scale", 1.0) if seen.has("scale1") else None,
         pool_then_norm=bool(known.get("pool_then_norm", False)),
+        classifier_bias=not pixels or "head/bias" in rows,
         **_parts(seen, known, heads),
     )
     if hybrid:
         fields["resnet_width"] = max(1, sizes.get("y", 64) // 64)
+    if pixels:
+        fields |= dict(palette=sizes["C"], color_head="color_head/kernel" in rows)
+        fields["attention_kind"] = known.get("attention_kind") or (
+            "causal" if "embedding/start" in rows else "full"
+        )
     if "dist" in rows:
         fields["distillation"] = "head" if "head_dist/kernel" in rows else "token"
     fields["head"] = known.get("head") or _head(seen, fields["class_token"])

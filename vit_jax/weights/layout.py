@@ -24,12 +24,15 @@ Shape = tuple[int, ...]
 # d width, l layer, n positions, r registers, p q patch, i channels of what is cut into
 # patches; h heads, k head width, t query/key/value, u key/value, j query/value; m MLP width,
 # g gate/value; w offsets of a position bias, v its hidden width, c coordinates, s frequencies;
-# f pooled features, e pre_logits, z what the classifier sees, o classes; a b x y a
-# convolution's height, width, inputs and outputs. The attention pooling has its own heads H K
-# and MLP width M.
+# C colours of a palette; f pooled features, e pre_logits, z what the classifier sees, o classes;
+# a b x y a convolution's height, width, inputs and outputs. The attention pooling has its own
+# heads H K and MLP width M.
 OURS = {
     "embedding/kernel": "pqid",
     "embedding/bias": "d",
+    "embedding/palette": "Ci",
+    "embedding/table": "Cd",
+    "embedding/start": "d",
     "cls": "11d",
     "dist": "11d",
     "registers": "1rd",
@@ -92,6 +95,7 @@ OURS = {
     "projection/kernel": "fe",
     "pre_logits/kernel": "fe",
     "pre_logits/bias": "e",
+    "color_head/kernel": "dC",
     "head/kernel": "zo",
     "head/bias": "o",
     "head_dist/kernel": "do",

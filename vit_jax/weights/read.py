@@ -108,6 +108,7 @@ def read_stored(
             *(f"note: {note}" for note in (*remarks, *notes)),
             *(f"left out on request: {name}" for name in found.left_out),
             *(f"left out, only self-supervised training uses it: {name}" for name in found.unused),
+            *(f"left out, no weights but constants: {line}" for line in _summary(found.constants)),
             *(f"kept aside, no part of a classifier: {name}" for name in found.aside),
             *(f"set aside, another network: {line}" for line in _summary(found.other)),
         ],

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,10 +15,13 @@ from jax import lax
 from vit_jax.data import Source
 from vit_jax.errors import InputError
 from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Opened
-from vit_jax.evaluate.features import FeatureEvaluation
+from vit_jax.evaluate.features import FeatureEvaluation, headless_params
+from vit_jax.models.config import ModelConfig
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.options import option
 
 _CHUNK = 256  # queries at a time
+_FEATURE_BYTES = 2**31  # of the features of several layers that are kept at a time
 _HELD_OUT = 0.1  # share of the training examples that chooses between penalties
 
 
@@ -163,6 +167,38 @@ class AllLabelsEvaluation(FeatureEvaluation, abc.ABC):
         return Opened(("top1",), run)
 
 
+def chosen_layers(spec: str, config: ModelConfig, where: str) -> list[int]:
+    """The layers that a probe is to be trained on.
+
+    Args:
+      spec: "all", or numbers with commas between them.
+      config: configuration of the model.
+      where: place of the option in messages.
+
+    Raises:
+      InputError: no such layers, or a model without Transformer blocks.
+    """
+    if not isinstance(config, ViTConfig):
+        raise InputError(f"{where} are those of a ViT; a BiT has none")
+    if spec == "all":
+        return list(range(config.depth + 1))
+    try:
+        layers = [int(number) for number in spec.split(",")]
+    except ValueError:
+        layers = [-1]
+    if not all(0 <= layer <= config.depth for layer in layers) or len(set(layers)) < len(layers):
+        raise InputError(
+            f"{where} is {spec!r}; give 'all', or different numbers from 0 to {config.depth} such "
+            f"as '0,{config.depth}'"
+        )
+    return layers
+
+
+def _layer_features(model: Any, images: Any, *, layers: Sequence[int]) -> jax.Array:
+    """Features (B, layers, D) in float32; see `ViT.layer_features`."""
+    return model.layer_features(images)[:, np.array(layers)].astype(jnp.float32)
+
+
 def check_single_label(source: Source) -> None:
     """Refuses data whose images have sets of classes."""
     if source.multi_label:
@@ -206,6 +242,44 @@ class LinearProbe(AllLabelsEvaluation):
         "examples is used",
         effect="course",
     )
+    layers: str = option(
+        "",
+        'layers to probe, "all" or numbers such as "0,6,12": 0 is the input of the first block, '
+        "the last number the encoded tokens; top1 is then that of the best layer on the test "
+        'split. "": only the input of the head',
+        effect="course",
+    )
+
+    def open(self, context: Context) -> Opened:
+        """See `Evaluation.open`; with `layers`, a probe of each."""
+        if not self.layers:
+            return super().open(context)
+        layers = chosen_layers(self.layers, context.model_config, f"{context.where}: layers")
+        train, test = self.open_pair(context)
+        check_single_label(train)
+        width = context.model_config.pooled_width
+        together = max(1, _FEATURE_BYTES // (4 * width * (train.size + test.size)))
+        groups = [layers[i : i + together] for i in range(0, len(layers), together)]
+        compiled = [
+            self.outputs(context, functools.partial(_layer_features, layers=group))
+            for group in groups
+        ]
+
+        def run(params: Any, after_batch: Callable[[], None]) -> dict[str, Any]:
+            rows: list[dict[str, Any]] = []
+            for group, (outputs, config) in zip(groups, compiled):
+                frozen = headless_params(params, config)
+                (x, y), (queries, labels) = (
+                    outputs(frozen, source, None, after_batch) for source in (train, test)
+                )
+                for i, layer in enumerate(group):
+                    found = linear_probe(x[:, i], y, queries[:, i], labels, c=self.c)
+                    rows.append(dict(layer=layer, **found))
+            best = max(rows, key=lambda row: row["top1"])
+            where = dict(source=train.name, train=train.split, test=test.split)
+            return dict(best, layers=rows, examples=test.size, **where)
+
+        return Opened(("top1",), run)
 
     def score(
         self,

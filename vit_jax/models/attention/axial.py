@@ -93,6 +93,11 @@ class AxialBlock(nnx.Module):
         self.row = create_block(config, attention("row"), rngs=rngs)
         self.column = create_block(config, attention("column"), rngs=rngs)
 
+    def normed(self, x: jax.Array) -> jax.Array:
+        """See `Block.normed`."""
+        row: Any = self.row
+        return row.normed(x)
+
     def __call__(
         self,
         x: jax.Array,

@@ -1,12 +1,14 @@
 """Multi-head attention (section 3.1, appendix A)."""
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from vit_jax.models.layers import NORMS, Dense, dropout, unstack
 from vit_jax.models.positions.rotary import Rotation
@@ -23,31 +25,43 @@ QKV_BIASES = ("all", "no_key", "none")
 Bias = Callable[[jax.Array], jax.Array | None]
 
 
-def attention_weights(query: jax.Array, key: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """softmax(q k^T / sqrt(d) + bias) in float32; (B, H, Q, d), (B, H, K, d) -> (B, H, Q, K)."""
+def attention_weights(
+    query: jax.Array, key: jax.Array, bias: jax.Array | None = None, causal: bool = False
+) -> jax.Array:
+    """softmax(q k^T / sqrt(d) + bias) in float32; (B, H, Q, d), (B, H, K, d) -> (B, H, Q, K).
+
+    With `causal`, a query at place i sees the keys at places up to i; the others have weight 0.
+    """
     query = query * query.shape[-1] ** -0.5
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
+    scores = scores if bias is None else scores + bias
+    if causal:
+        rows, columns = (lax.broadcasted_iota(jnp.int32, scores.shape[2:], i) for i in (0, 1))
+        scores = jnp.where(columns <= rows, scores, -jnp.inf)
+    return jax.nn.softmax(scores, axis=-1)
 
 
-@jax.custom_vjp
-def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, causal: bool = False
+) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v; (B, H, Q, d), (B, H, K, d), (B, H, K, d) -> (B, H, Q, d).
 
     The derivative is written out. The forward pass then keeps one array of Q x K, in the dtype
     of the values; automatic differentiation would also keep the softmax in float32. The
     products of the backward pass are in the same dtype instead of float32.
     """
-    return _attention_forward(query, key, value)[0]
+    return _attention_forward(query, key, value, causal)[0]
 
 
-def _attention_forward(query, key, value):
-    weights = attention_weights(query, key).astype(value.dtype)
+def _attention_forward(query, key, value, causal):
+    weights = attention_weights(query, key, causal=causal).astype(value.dtype)
     y = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
     return y, (query, key, value, weights, y)
 
 
-def _attention_backward(saved, grad):
+def _attention_backward(causal, saved, grad):
+    del causal  # where it hides a key, the weight is 0
     query, key, value, weights, y = saved
     # For each query, the sum over keys of weight times its gradient, computed as a sum over d
     # (2205.14135).
@@ -71,6 +85,7 @@ def attend(
     value: jax.Array,
     *,
     bias: jax.Array | None = None,
+    causal: bool = False,
     implementation: str = "auto",
     rate: float = 0.0,
     keys: jax.Array | None = None,
@@ -81,6 +96,7 @@ def attend(
     Args:
       query, key, value: (B, N, H, d).
       bias: added to the logits, broadcastable to (B, H, N, N).
+      causal: whether a query only sees the keys up to its own place.
       implementation: xla, cudnn (bfloat16, no bias, no weights returned), or auto, which is xla.
       rate: dropout rate of attention weights.
       keys: (B,) dropout keys, None in evaluation.
@@ -91,11 +107,14 @@ def attend(
     """
     plain = bias is None and not return_weights and (rate == 0.0 or keys is None)
     if implementation == "cudnn" and plain:
-        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn"), None
+        found = jax.nn.dot_product_attention(
+            query, key, value, is_causal=causal, implementation="cudnn"
+        )
+        return found, None
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
     if plain:
-        return attention(query, key, value).transpose(0, 2, 1, 3), None
-    weights = attention_weights(query, key, bias)
+        return attention(query, key, value, causal).transpose(0, 2, 1, 3), None
+    weights = attention_weights(query, key, bias, causal)
     dropped = dropout(weights, rate, keys).astype(value.dtype)
     y = jnp.einsum("bhqk,bhkd->bhqd", dropped, value).transpose(0, 2, 1, 3)
     return y, weights if return_weights else None
@@ -129,6 +148,7 @@ class SelfAttention(nnx.Module):
       norm_eps: epsilon of these norms.
       dropout: rate of dropout of attention weights.
       implementation: see `attend`.
+      causal: whether a token only sees those before it, and itself.
     """
 
     def __init__(
@@ -146,6 +166,7 @@ class SelfAttention(nnx.Module):
         norm_eps: float = 1e-6,
         dropout: float = 0.0,
         implementation: str = "auto",
+        causal: bool = False,
     ):
         head_width = width // num_heads
         self.qkv = Dense(
@@ -169,6 +190,7 @@ class SelfAttention(nnx.Module):
         self.inner_norm = inner_norm
         self.dropout = dropout
         self.implementation = implementation
+        self.causal = causal
 
     def __call__(
         self,
@@ -194,6 +216,7 @@ class SelfAttention(nnx.Module):
                 key,
                 value,
                 bias=bias and bias(query),
+                causal=self.causal,
                 implementation=self.implementation,
                 rate=self.dropout,
                 keys=keys,
@@ -213,6 +236,8 @@ class AttentionKind(abc.ABC):
 
     # Number of attention layers in one block, each with its MLP.
     branches = 1
+    # Whether no token sees a later one.
+    causal = False
 
     def check(self, config: "ViTConfig") -> None:  # noqa: B027  most kinds suit all options
         """Raises InputError where other options of the model do not suit this kind."""

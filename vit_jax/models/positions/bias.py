@@ -35,6 +35,18 @@ def bias_of(position_bias: PositionBias, kept: jax.Array | None) -> jax.Array | 
     return jax.vmap(lambda places: bias[0][:, places][:, :, places])(kept)
 
 
+def sum_of(
+    bias: Callable[[jax.Array], jax.Array | None], fixed: jax.Array
+) -> Callable[[jax.Array], jax.Array]:
+    """A bias that depends on the queries plus one that does not."""
+
+    def total(query: jax.Array) -> jax.Array:
+        other = bias(query)
+        return fixed if other is None else fixed + other
+
+    return total
+
+
 class TablePositionBias(PositionBias):
     """A learnt bias per head for every offset in rows and columns (BEiT, 2106.08254).
 

@@ -20,6 +20,8 @@ BEFORE_BLOCKS = (
     "cls|dist|registers|(embedding|patch_norm|posemb|norm_pre|stem|rotary|position_bias)/.*"
 )
 LORA = "lora/.*"
+# Constants that are stored as parameters: the colours of a palette.
+NEVER = "embedding/palette"
 # Of one parameter: whether it is trained; bool (layers, 1, ...) if that differs by layer.
 Trained = bool | np.ndarray
 
@@ -39,7 +41,8 @@ def trained_tree(config: OptimizerOptions, params: Any) -> Any:
     if patterns := _trained_patterns(config, params):
         chosen = _matching(patterns, "optimizer.train", params)
         frozen = jax.tree.map(lambda is_frozen, own: is_frozen or not own, frozen, chosen)
-    trained = jax.tree.map(lambda is_frozen: not is_frozen, frozen)
+    constant = map_paths(lambda path: bool(re.fullmatch(NEVER, path)), params)
+    trained = jax.tree.map(lambda *reasons: not any(reasons), frozen, constant)
     if config.freeze_blocks:
         trained = _without_blocks(trained, config.freeze_blocks, params)
     if not any(np.any(leaf) for leaf in jax.tree.leaves(trained)):

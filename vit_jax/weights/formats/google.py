@@ -66,6 +66,10 @@ _BLOCKS: Table = {
 _BIAS = "PositionBias_0"
 GOOGLE: Table = {
     **_dense("embedding", "embedding", "pqid", "d"),
+    "embedding/palette": ("embedding/palette", "Ci"),
+    "embedding/table": ("embedding/table", "Cd"),
+    "embedding/start": ("embedding/start", "d"),
+    "color_head/kernel": ("color_head/kernel", "dC"),
     "cls": ("cls", "11d"),
     "dist": ("dist", "11d"),
     "registers": ("registers", "1rd"),
@@ -183,6 +187,10 @@ FAMILIES.add(
     ),
 )
 FAMILIES.add(
+    "vit_jax pixels",  # in the same style; Google has no such model
+    Family("embedding/palette", GOOGLE, _hints, _recipe),
+)
+FAMILIES.add(
     "Google BiT",
     Family(
         f"resnet/root_block/{_TF}/kernel",
@@ -228,8 +236,9 @@ def write(weights: Weights, path: Path) -> list[str]:
         tensors = named(weights, "Google BiT" if config.preact else "Google ResNet")
     else:
         # vision_transformer has no MAP head and no class token without a position.
+        family = "vit_jax pixels" if config.palette else "Google ViT"
         big_vision = config.head == "map" or (config.has_class_token and not config.posemb_slots)
-        tensors = named(weights, "Google ViT", _TO_BIG_VISION if big_vision else ())
+        tensors = named(weights, family, _TO_BIG_VISION if big_vision else ())
     files = {sidecar(path): own_description(weights)}
     for name, array in weights.aside.items():
         tensors[name if name == "mask_token" else f"aside/{name}"] = array
@@ -242,7 +251,15 @@ _NETWORK = {
     for name in (
         *("block", "norm", "patch_norm", "norm_pre", "attention_norm", "mlp_norm", "final_norm"),
         *("qkv_bias", "out_bias", "mlp_bias", "patch_bias", "rotary", "position_bias"),
-        *("pool_prefix", "map_heads", "map_mlp_dim", "projection"),
+        *(
+            "classifier_bias",
+            "palette",
+            "color_head",
+            "pool_prefix",
+            "map_heads",
+            "map_mlp_dim",
+            "projection",
+        ),
     )
 }
 

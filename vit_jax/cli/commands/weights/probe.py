@@ -4,10 +4,12 @@
   vit_jax probe --checkpoint=workdirs/b16 --source=tfds:cifar10 --method=linear --c=0.01,0.1,1
   vit_jax probe --checkpoint=facebook/dinov2-base --source=tfds:imagenet2012 --method=sweep \\
       --train=train --test=validation --batch-size=1024
+  vit_jax probe --checkpoint=openai/imagegpt-small --source=tfds:cifar10 --layers=all
 
 linear: logistic regression; knn: the nearest training images vote, weighted by cosine
 similarity; sweep: the linear evaluation of DINOv2, which trains heads of many learning rates at
-once, on class tokens of the last blocks and the mean of the patches.
+once, on class tokens of the last blocks and the mean of the patches. --layers=all: accuracy by
+layer, of the tokens that each block's attention sees, pooled as for the head (iGPT: their mean).
 """
 
 import argparse
@@ -35,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=(1.0,),
         metavar="C,C",
         help="linear: inverse penalty; with several, the best on a tenth of the images (1)",
+    )
+    parser.add_argument(
+        "--layers",
+        metavar="all|N,N",
+        help="linear: probe these layers; 0: input of the first block, the last: encoded tokens",
     )
     parser.add_argument(
         "--k", type=whole(), default=20, help="knn: number of neighbours (%(default)s)"
@@ -74,8 +81,12 @@ def run(args: argparse.Namespace) -> int:
     if given and args.method != "sweep":
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(f"{flags} needs --method=sweep; --method={args.method} does not use it")
+    if args.layers is not None and args.method != "linear":
+        raise InputError(f"--layers needs --method=linear; --method={args.method} does not use it")
+    if args.layers == "":
+        raise InputError("--layers is empty; give all, or numbers such as 0,6,12")
     if args.method == "linear":
-        result = evaluate_features(args, "probe", c=args.c)
+        result = evaluate_features(args, "probe", c=args.c, layers=args.layers or "")
     elif args.method == "knn":
         result = evaluate_features(args, "knn", k=args.k, temperature=args.temperature)
     else:
@@ -86,6 +97,11 @@ def run(args: argparse.Namespace) -> int:
         where = printable(f"{result['source']} ({result['test']})")
         of = f"{result['examples']:,} images of {where}"
         text = f"{args.method}: top-1 {result['top1']:.2%} on {of}"
+        if args.layers:
+            rows = [f"{row['layer']:>5}{row['top1']:>10.2%}" for row in result["layers"]]
+            text = "\n".join(
+                [f"layer{'top-1':>10}", *rows, f"{text}, the best layer: {result['layer']}"]
+            )
         if args.method == "sweep":
             text = f"{_table(result)}\n{text}, {_shown(result['best'])}"
     print_once(text)

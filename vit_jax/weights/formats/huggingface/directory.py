@@ -37,12 +37,14 @@ class Directory:
       document: config.json, without what all models have in common.
       tensors: tensors by name.
       lines: what transformers computes differently.
+      prepared: preprocessor_config.json; None: that of the preprocessing of the weights.
     """
 
     architecture: str
     document: Mapping[str, Any]
     tensors: Tensors
     lines: tuple[str, ...] = ()
+    prepared: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,8 @@ def write(weights: Weights, path: Path) -> list[str]:
     naflex = config.naflex and naflex_recipe(described, config.patch[0])
     theirs = naflex or recipe(described)
     steps = other_preprocessing("transformers", weights.pp, theirs.spec(config.image_size))
+    if directory.prepared:
+        prepared = {"preprocessor_config.json": dict(directory.prepared)}
     documents = {"config.json": document, **prepared, "vit_jax.json": dict(report=weights.report)}
     files = {path / name: content for name, content in documents.items()}
     lines = save(path / "model.safetensors", directory.tensors, files)

@@ -1,0 +1,1 @@
+"""Pixels as tokens: iGPT (Chen et al. 2020)."""
