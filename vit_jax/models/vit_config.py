@@ -150,8 +150,9 @@ class ViTConfig(ModelConfig):
     )
     attention_kind: str = option(
         "full",
-        "which tokens a token attends to: full (all) or axial (first those in its row, then those "
-        "in its column; appendix D.5)",
+        "which tokens a token attends to: full (all), axial (first those in its row, then those "
+        "in its column; appendix D.5), block(size=N), halo(size=N, halo=H) or window(size=K) "
+        "(patches near it; docs/related_work.md)",
         effect="structure",
         choices=ATTENTION_KINDS,
     )

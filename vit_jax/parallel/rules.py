@@ -14,6 +14,7 @@ from vit_jax.trees import named_leaves, path_name
 TENSOR_AXES = (
     (r"(qkv|query|query_value|key_value)/(kernel|bias)$", -2),
     (r"posemb/offsets$", -2),
+    (r"attention/relative/(rows|columns)$", -2),
     (r"rotary/frequencies$", -2),
     (r"position_bias/table$", -1),
     (r"attention/out/kernel$", -3),

@@ -189,26 +189,51 @@ class SelfAttention(nnx.Module):
                 query, key = self.query_norm(query), self.key_norm(key)
             if rotation is not None:
                 query, key = rotation(query), rotation(key)
-            y, weights = attend(
-                query,
-                key,
-                value,
-                bias=bias and bias(query),
-                implementation=self.implementation,
-                rate=self.dropout,
-                keys=keys,
-                return_weights=return_weights,
+            y, weights = self.mix(
+                query, key, value, bias=bias, keys=keys, return_weights=return_weights
             )
             if self.inner_norm:
                 y = self.norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape)
             return self.out(y), weights
+
+    def mix(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        *,
+        bias: Bias | None,
+        keys: jax.Array | None,
+        return_weights: bool,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """What each head takes from the values, which a subclass may restrict to some of them.
+
+        Args:
+          query, key, value: (B, N, H, d).
+          bias: bias on the attention logits.
+          keys: (B,) dropout keys, None in evaluation.
+          return_weights: also return the weights.
+
+        Returns:
+          (B, N, H, d), and the weights (B, H, N, N) or None.
+        """
+        return attend(
+            query,
+            key,
+            value,
+            bias=bias and bias(query),
+            implementation=self.implementation,
+            rate=self.dropout,
+            keys=keys,
+            return_weights=return_weights,
+        )
 
 
 class AttentionKind(abc.ABC):
     """A kind of attention (which tokens attend to which): the value of `model.attention_kind`.
 
     A kind is a frozen dataclass, registered under its name in `ATTENTION_KINDS`; its fields
-    are the arguments in parentheses, as in "window(radius=3)".
+    are the arguments in parentheses, as in "window(7)".
     """
 
     # Number of attention layers in one block, each with its MLP.
