@@ -152,6 +152,26 @@ class PostNormBlock(Block):
         return self._scaled(self.norm2(y), "scale2", drop_rate, keys, 4)
 
 
+class SumNormBlock(Block):
+    """A norm of each sum of tokens and branch (1706.03762, BERT 1810.04805).
+
+    Dropout acts on the branches alone, not within the MLP.
+    """
+
+    def _create_mlp(self, config: "ViTConfig", rngs: nnx.Rngs) -> None:
+        super()._create_mlp(config, rngs)
+        self.mlp.dropout = 0.0
+
+    def _encode(
+        self, x: jax.Array, drop_rate: jax.Array, keys: jax.Array | None, options: dict[str, Any]
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        y, weights = self.attention(x, keys=fold_in(keys, 0), **options)
+        x = self.norm1(x + self._scaled(y, "scale1", drop_rate, keys, 1))
+        y = self.mlp(x, keys=fold_in(keys, 3))
+        x = self.norm2(x + self._scaled(y, "scale2", drop_rate, keys, 4))
+        return x, dict(attention=weights)
+
+
 class ParallelBlock(Block):
     """Attention and MLP of the same normed tokens, in one residual branch (2302.05442)."""
 
@@ -227,6 +247,15 @@ class PostNorm(BlockKind):
 
     def create(self, config: "ViTConfig", attention: CreateAttention, rngs: nnx.Rngs) -> nnx.Module:
         return PostNormBlock(config, attention, rngs=rngs)
+
+
+@BLOCKS.register("sum_norm")
+@dataclasses.dataclass(frozen=True)
+class SumNorm(BlockKind):
+    """Attention, then the MLP, with norms of the sums, as in BERT."""
+
+    def create(self, config: "ViTConfig", attention: CreateAttention, rngs: nnx.Rngs) -> nnx.Module:
+        return SumNormBlock(config, attention, rngs=rngs)
 
 
 @BLOCKS.register("parallel")

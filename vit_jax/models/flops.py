@@ -138,7 +138,7 @@ def training_macs(config: Any) -> int:
 def encoder_macs(config: ViTConfig) -> int:
     """MACs of the Transformer blocks: projections, MLPs, attention's two products, positions."""
     tokens, width = config.num_tokens, config.width
-    projections = 4 * tokens * width**2
+    projections = config.kind.projection_macs(config)
     matrices = 3 if config.mlp == "swiglu" else 2
     mlp = matrices * tokens * width * config.mlp_dim
     branches = config.kind.branches * config.block_kind.branches * (projections + mlp)

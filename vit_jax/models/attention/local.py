@@ -151,6 +151,14 @@ def check_number(name: str, argument: str, value: object, least: int) -> None:
         )
 
 
+def check_switch(name: str, argument: str, value: object) -> None:
+    """Refuses an argument of an attention kind that is neither True nor False."""
+    if not isinstance(value, bool):
+        raise InputError(
+            f"model.attention_kind {name!r}: {argument} is {value!r}; give True or False"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class LocalKind(AttentionKind):
     """Base class of local kinds: a subclass gives the windows and the reach of offsets.
@@ -163,11 +171,7 @@ class LocalKind(AttentionKind):
     name = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.relative, bool):
-            raise InputError(
-                f"model.attention_kind {self.name!r}: relative is {self.relative!r}; give True or "
-                "False"
-            )
+        check_switch(self.name, "relative", self.relative)
 
     def cuts(self, config: ViTConfig) -> Cuts:
         """The windows on the model's grid."""

@@ -238,6 +238,8 @@ class AttentionKind(abc.ABC):
 
     # Number of attention layers in one block, each with its MLP.
     branches = 1
+    # Whether the model's width is divided among the heads.
+    splits_width = True
 
     def check(self, config: "ViTConfig") -> None:  # noqa: B027  most kinds suit all options
         """Raises InputError where other options of the model do not suit this kind."""
@@ -255,6 +257,10 @@ class AttentionKind(abc.ABC):
 
         They are counted for one image's forward pass, without projections.
         """
+
+    def projection_macs(self, config: "ViTConfig") -> int:
+        """Multiply-accumulates of one attention layer's linear layers: 4 N D^2 by default."""
+        return 4 * config.num_tokens * config.width**2
 
 
 ATTENTION_KINDS: Registry[Callable[..., AttentionKind]] = Registry("attention kind")
