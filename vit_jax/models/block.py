@@ -70,6 +70,7 @@ class Block(nnx.Module):
         rotation: Rotation | None = None,
         keys: jax.Array | None = None,
         return_weights: bool = False,
+        layer: jax.Array | None = None,
     ) -> tuple[jax.Array, Intermediates]:
         """Encodes tokens.
 
@@ -80,8 +81,11 @@ class Block(nnx.Module):
           rotation: rotation of queries and keys by a rotary embedding.
           keys: (B,) one key per example, None in evaluation.
           return_weights: whether to return `attention` and `output`; otherwise the dict is empty.
+          layer: number of the block, given if the attention kind is `by_layer`.
         """
         options: dict[str, Any] = dict(bias=bias, rotation=rotation, return_weights=return_weights)
+        if layer is not None:
+            options["layer"] = layer
         x, weights = self._encode(shard_batch(x), drop_rate, keys, options)
         x = shard_batch(x)
         return x, dict(weights, output=x) if return_weights else {}

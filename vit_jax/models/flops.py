@@ -156,7 +156,7 @@ def _shared_macs(config: ViTConfig) -> int:
 
 def attention_macs(config: ViTConfig) -> int:
     """MACs of queries with keys and of weights with values, in all blocks."""
-    return config.depth * config.block_kind.branches * config.kind.macs(config)
+    return config.block_kind.branches * config.kind.all_macs(config)
 
 
 def head_macs(config: ViTConfig) -> int:

@@ -316,6 +316,7 @@ class ViT(nnx.Module):
                 rotation=rotation_of(block.rotary, own, kept) if own_rotary else shared_rotation,
                 keys=own,
                 return_weights=return_intermediates,
+                **(dict(layer=index) if config.kind.by_layer else {}),
             )
 
         unroll = config.depth if config.unroll == -1 else config.unroll

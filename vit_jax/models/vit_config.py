@@ -152,8 +152,8 @@ class ViTConfig(ModelConfig):
         "full",
         "which tokens a token attends to: full (all), axial (first those in its row, then those "
         "in its column; appendix D.5), block(size=N), halo(size=N, halo=H) or window(size=K) "
-        "(patches near it), quadratic or offsets (all, by the offset of two patches). "
-        "docs/related_work.md describes them",
+        "(patches near it), sparse (1904.10509), quadratic or offsets (all, by the offset of two "
+        "patches; 1911.03584). docs/related_work.md describes them and their arguments",
         effect="structure",
         choices=ATTENTION_KINDS,
     )

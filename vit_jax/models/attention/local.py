@@ -102,6 +102,7 @@ class LocalAttention(SelfAttention):
         bias: Bias | None,
         keys: jax.Array | None,
         return_weights: bool,
+        layer: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         refuse_bias(bias, query)
         return windows.local_attention(

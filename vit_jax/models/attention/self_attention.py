@@ -178,8 +178,12 @@ class SelfAttention(nnx.Module):
         rotation: Rotation | None = None,
         keys: jax.Array | None = None,
         return_weights: bool = False,
+        layer: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
-        """(B, N, D) -> (B, N, D) and, if asked for, the weights (B, H, N, N)."""
+        """(B, N, D) -> (B, N, D) and, if asked for, the weights (B, H, N, N).
+
+        `layer` is the number of the block, given if the attention kind is `by_layer`.
+        """
         with jax.named_scope("attention"):
             qkv = self.qkv(x)
             if self.qkv_bias == "no_key":
@@ -190,7 +194,13 @@ class SelfAttention(nnx.Module):
             if rotation is not None:
                 query, key = rotation(query), rotation(key)
             y, weights = self.mix(
-                query, key, value, bias=bias, keys=keys, return_weights=return_weights
+                query,
+                key,
+                value,
+                bias=bias,
+                keys=keys,
+                return_weights=return_weights,
+                layer=layer,
             )
             if self.inner_norm:
                 y = self.norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape)
@@ -205,6 +215,7 @@ class SelfAttention(nnx.Module):
         bias: Bias | None,
         keys: jax.Array | None,
         return_weights: bool,
+        layer: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """What each head takes from the values, which a subclass may restrict to some of them.
 
@@ -213,6 +224,7 @@ class SelfAttention(nnx.Module):
           bias: bias on the attention logits.
           keys: (B,) dropout keys, None in evaluation.
           return_weights: also return the weights.
+          layer: number of the block, given if the attention kind is `by_layer`.
 
         Returns:
           (B, N, H, d), and the weights (B, H, N, N) or None.
@@ -241,6 +253,11 @@ class AttentionKind(abc.ABC):
     # Whether the model's width is divided among the heads.
     splits_width = True
 
+    @property
+    def by_layer(self) -> bool:
+        """Whether attention differs by layer: it is then called with the option `layer`."""
+        return False
+
     def check(self, config: "ViTConfig") -> None:  # noqa: B027  most kinds suit all options
         """Raises InputError where other options of the model do not suit this kind."""
 
@@ -257,6 +274,10 @@ class AttentionKind(abc.ABC):
 
         They are counted for one image's forward pass, without projections.
         """
+
+    def all_macs(self, config: "ViTConfig") -> int:
+        """`macs` of all blocks."""
+        return config.depth * self.macs(config)
 
     def projection_macs(self, config: "ViTConfig") -> int:
         """Multiply-accumulates of one attention layer's linear layers: 4 N D^2 by default."""
