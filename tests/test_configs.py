@@ -10,6 +10,7 @@ from vit_jax.config import default, in_steps
 from vit_jax.config_files import load_config
 from vit_jax.data.ops.color import AUGREG, RandAugment
 from vit_jax.data.ops.preprocess import parse
+from vit_jax.models.flops import parameters
 from vit_jax.tasks.losses import create_loss
 from vit_jax.tasks.mixup import create_mix
 from vit_jax.train.optim import create_optimizer
@@ -124,6 +125,24 @@ def test_augreg_follows_the_code_of_its_authors():
     assert large.model.posemb_std == pytest.approx(1 / np.sqrt(768))
     assert small.optimizer.moment_dtype == "bfloat16"
     assert "randaug(2, 10, published=True)" in load("vit_s16_i1k").data.pp
+
+
+def test_two_by_two_has_the_setting_of_its_publication():
+    """1911.03584 and its code: 300 epochs of 500 steps, a twentieth of them warm-up."""
+    for name, millions in (("quadratic", 12.1), ("learned", 12.3), ("content", 29.5)):
+        config = load(f"two_by_two:{name},cifar10")
+        total, schedule = schedule_of(config, train_size=50_000)
+        assert total == 150_000
+        assert float(schedule(7500)) == pytest.approx(0.1)
+        options = dict(config.model, num_classes=10)
+        pp = parse(config.data.pp)
+        model = models.model_config(options.pop("name"), **options | dict(image_size=pp.image_size))
+        assert parameters(model) / 1e6 == pytest.approx(millions, rel=0.005)
+        assert (model.num_tokens, pp.mean[0], pp.std[0]) == (256, 0.4914, 0.2023)
+    load("two_by_two:ViT,cifar10")
+    for arg, message in (("cubic", "unknown model with 2x2"), ("ViT,mnist", "unknown data set")):
+        with pytest.raises(InputError, match=message):
+            load(f"two_by_two:{arg}")
 
 
 def test_table_3():

@@ -1,4 +1,4 @@
-"""Names with arguments, such as "window(4, shift=True)", for entries of a registry."""
+"""Names with arguments, such as "window(7, relative=True)", for entries of a registry."""
 
 import ast
 import inspect
@@ -37,7 +37,7 @@ def create(registry: Registry[Callable[..., Any]], text: str, where: str) -> Any
 
 
 def parse(text: str, where: str) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
-    """Name, positional and keyword arguments of a text such as "window(4, shift=True)".
+    """Name, positional and keyword arguments of a text such as "window(7, relative=True)".
 
     Raises:
       InputError: the text is not a name, or an argument is not a plain value.
@@ -54,5 +54,5 @@ def parse(text: str, where: str) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
         pass
     raise InputError(
         f"{where} {text!r} is not understood; write a name, or a name with plain values in "
-        "parentheses, such as window(4, shift=True)"
+        "parentheses, such as window(7, relative=True)"
     )

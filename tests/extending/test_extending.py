@@ -79,7 +79,7 @@ def test_the_guide_has_a_file_for_every_seam():
     assert FILES.keys() == {
         "stripes.py",
         "posterize.py",
-        "window.py",
+        "near.py",
         "fourier.py",
         "parts.py",
         "yogi.py",
@@ -108,7 +108,7 @@ def test_the_thing_in_the_file_is_what_is_used(folder):
     plain, _ = train("configs/quickstart.py", "plain")
     for name, option, other in [
         ("posterize.py", "data.pp", "resize(16)|posterize(1)|random_crop(16, padding=1)"),
-        ("window.py", "model.attention_kind", "window(radius=2)"),
+        ("near.py", "model.attention_kind", "near(radius=2)"),
         ("fourier.py", "model.posemb", "fourier(scale=1.0)"),
         ("parts.py", "model.norm", "layer"),
         ("parts.py", "model.position_bias", "none"),
@@ -125,16 +125,16 @@ def test_the_thing_in_the_file_is_what_is_used(folder):
 
 def test_a_window_that_holds_all_patches_is_full_attention(folder):
     plain, _ = train("configs/quickstart.py", "plain")
-    wide, _ = train("window.py", "wide", "--config.model.attention_kind=window(radius=3)")
+    wide, _ = train("near.py", "wide", "--config.model.attention_kind=near(radius=3)")
     np.testing.assert_allclose(wide, plain, rtol=1e-5)
 
 
 def test_other_commands_read_the_file_with_import(folder, capfd):
-    train("window.py", "run")
-    assert main(["evaluate", "--checkpoint=run", "--json", "--import=window.py"]) == 0
+    train("near.py", "run")
+    assert main(["evaluate", "--checkpoint=run", "--json", "--import=near.py"]) == 0
     assert json.loads(capfd.readouterr().out)["examples"] == 359
-    assert main(["evaluate", "--checkpoint=run", "--import=windw.py"]) == 2
-    assert "config file windw.py does not exist" in capfd.readouterr().err
+    assert main(["evaluate", "--checkpoint=run", "--import=neer.py"]) == 2
+    assert "config file neer.py does not exist" in capfd.readouterr().err
 
 
 def test_a_resumed_run_keeps_its_arguments(folder, capfd):
@@ -152,9 +152,9 @@ def test_weights_in_a_format_of_ones_own(folder, capfd):
     train("flat.py", "run")
     kept = Path("run/init_from.txt").read_text()
     assert "flat.safetensors: flat, ViT-" in kept and "posemb/embedding (1, 17, 64) -> " in kept
-    train("window.py", "windowed")
-    convert[1] = "windowed"
-    assert main([*convert, "--import=window.py", "window.safetensors"]) == 2
-    message = "the flat format has no model with attention_kind='window(radius=1)'"
+    train("near.py", "masked")
+    convert[1] = "masked"
+    assert main([*convert, "--import=near.py", "near.safetensors"]) == 2
+    message = "the flat format has no model with attention_kind='near(radius=1)'"
     assert message in capfd.readouterr().err
-    assert not Path("window.safetensors").exists()
+    assert not Path("near.safetensors").exists()

@@ -223,6 +223,14 @@ SWITCHES = [
     dict(attention_norm=True, mlp_norm=True, gelu="quick", projection=8, mlp_bias=False),
     dict(block="parallel", qk_norm=True, final_norm=False, head="gap"),
     dict(block="branched(count=2)", head="map", class_token=True, pool_prefix=True, map_heads=4),
+    dict(attention_kind="halo(2, 1, relative=True)", rotary="centred"),
+    dict(attention_kind="window(3)", qkv_bias="no_key", block="post_norm"),
+    dict(attention_kind="block(2, relative=True)", head="gap", registers=0),
+    dict(attention_kind="sparse(factors='by_head')"),
+    dict(attention_kind="sparse(pattern='fixed', causal=True)", head="gap", registers=0),
+    dict(attention_kind="sparse(factors='by_layer')", qk_norm=True),
+    dict(attention_kind="quadratic", head="gap", registers=0, block="sum_norm"),
+    dict(attention_kind="offsets(positions=4, content=True)", head="gap", registers=0),
 ]
 
 

@@ -115,6 +115,9 @@ def test_every_layout_gives_the_run_of_one_device(layout, capfd):
     [
         dict(posemb="relative", posemb_where="layers"),
         dict(posemb="learned2d", attention_kind="axial", head="gap"),
+        dict(attention_kind="halo(3, 1, relative=True)"),
+        dict(attention_kind="window(3)", registers=2),
+        dict(attention_kind="sparse(factors='by_layer')"),
     ],
     ids=str,
 )

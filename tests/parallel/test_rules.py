@@ -45,6 +45,7 @@ def parallel(**sizes):
         ("posemb/embedding", (1, 197, 1024), P(None, None, "fsdp")),
         ("blocks/posemb/embedding", (24, 1, 197, 1024), P(None, None, None, "fsdp")),
         ("posemb/offsets", (391, 16, 64), P(None, "tensor", "fsdp")),
+        ("blocks/attention/relative/rows", (24, 2047, 16, 32), P(None, None, "tensor", "fsdp")),
         ("blocks/row/attention/out/kernel", (24, 16, 64, 1024), P(None, "tensor", None, "fsdp")),
         ("head/kernel", (1024, 21843), P("fsdp")),
         ("cls", (1, 1, 1024), P()),

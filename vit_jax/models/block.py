@@ -70,6 +70,7 @@ class Block(nnx.Module):
         rotation: Rotation | None = None,
         keys: jax.Array | None = None,
         return_weights: bool = False,
+        layer: jax.Array | None = None,
     ) -> tuple[jax.Array, Intermediates]:
         """Encodes tokens.
 
@@ -80,8 +81,11 @@ class Block(nnx.Module):
           rotation: rotation of queries and keys by a rotary embedding.
           keys: (B,) one key per example, None in evaluation.
           return_weights: whether to return `attention` and `output`; otherwise the dict is empty.
+          layer: number of the block, given if the attention kind is `by_layer`.
         """
         options: dict[str, Any] = dict(bias=bias, rotation=rotation, return_weights=return_weights)
+        if layer is not None:
+            options["layer"] = layer
         x, weights = self._encode(shard_batch(x), drop_rate, keys, options)
         x = shard_batch(x)
         return x, dict(weights, output=x) if return_weights else {}
@@ -157,6 +161,26 @@ class PostNormBlock(Block):
     def mlp_branch(self, x: jax.Array, drop_rate: jax.Array, keys: jax.Array | None) -> jax.Array:
         y = self.mlp(x, keys=fold_in(keys, 3))
         return self._scaled(self.norm2(y), "scale2", drop_rate, keys, 4)
+
+
+class SumNormBlock(Block):
+    """A norm of each sum of tokens and branch (1706.03762, BERT 1810.04805).
+
+    Dropout acts on the branches alone, not within the MLP.
+    """
+
+    def _create_mlp(self, config: "ViTConfig", rngs: nnx.Rngs) -> None:
+        super()._create_mlp(config, rngs)
+        self.mlp.dropout = 0.0
+
+    def _encode(
+        self, x: jax.Array, drop_rate: jax.Array, keys: jax.Array | None, options: dict[str, Any]
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        y, weights = self.attention(x, keys=fold_in(keys, 0), **options)
+        x = self.norm1(x + self._scaled(y, "scale1", drop_rate, keys, 1))
+        y = self.mlp(x, keys=fold_in(keys, 3))
+        x = self.norm2(x + self._scaled(y, "scale2", drop_rate, keys, 4))
+        return x, dict(attention=weights)
 
 
 class ParallelBlock(Block):
@@ -237,6 +261,15 @@ class PostNorm(BlockKind):
 
     def create(self, config: "ViTConfig", attention: CreateAttention, rngs: nnx.Rngs) -> nnx.Module:
         return PostNormBlock(config, attention, rngs=rngs)
+
+
+@BLOCKS.register("sum_norm")
+@dataclasses.dataclass(frozen=True)
+class SumNorm(BlockKind):
+    """Attention, then the MLP, with norms of the sums, as in BERT."""
+
+    def create(self, config: "ViTConfig", attention: CreateAttention, rngs: nnx.Rngs) -> nnx.Module:
+        return SumNormBlock(config, attention, rngs=rngs)
 
 
 @BLOCKS.register("parallel")

@@ -218,7 +218,7 @@ def training_products(config: Any) -> list[Product]:
 def encoder_macs(config: ViTConfig) -> int:
     """MACs of the Transformer blocks: projections, MLPs, attention's two products, positions."""
     tokens, width = config.num_tokens, config.width
-    projections = 4 * tokens * width**2
+    projections = config.kind.projection_macs(config)
     matrices = 3 if config.mlp == "swiglu" else 2
     mlp = matrices * tokens * width * config.mlp_dim
     branches = config.kind.branches * config.block_kind.branches * (projections + mlp)
@@ -236,7 +236,7 @@ def _shared_macs(config: ViTConfig) -> int:
 
 def attention_macs(config: ViTConfig) -> int:
     """MACs of queries with keys and of weights with values, in all blocks."""
-    return config.depth * config.block_kind.branches * config.kind.macs(config)
+    return config.block_kind.branches * config.kind.all_macs(config)
 
 
 def head_macs(config: ViTConfig) -> int:

@@ -12,7 +12,7 @@ def check(config: "ViTConfig") -> None:
     """Raises InputError where options of a ViT do not fit each other."""
     if config.unroll < 1 and config.unroll != -1:
         raise InputError(f"model.unroll is {config.unroll}; give 1 or more layers, or -1: all")
-    if config.width % config.num_heads:
+    if config.kind.splits_width and config.width % config.num_heads:
         raise InputError(
             f"model.width {config.width} is not divisible by its {config.num_heads} heads"
         )
@@ -22,7 +22,7 @@ def check(config: "ViTConfig") -> None:
         )
     _check_head(config)
     _check_pixels(config)
-    for part in (config.posemb_kind, config.rotary_kind, config.position_bias_kind, config.kind):
+    for part in (config.kind, config.posemb_kind, config.rotary_kind, config.position_bias_kind):
         part.check(config)
     if config.block_kind.branches > 1 and config.kind.branches > 1:
         raise InputError("model.block 'branched' needs model.attention_kind 'full'")
@@ -104,6 +104,11 @@ def _check_head(config: "ViTConfig") -> None:
     if config.map_heads and config.width % config.map_heads:
         raise InputError(
             f"model.width {config.width} is not divisible by model.map_heads {config.map_heads}"
+        )
+    if config.head == "map" and not config.map_heads and config.width % config.num_heads:
+        raise InputError(
+            f"model.width {config.width} is not divisible by its {config.num_heads} heads, of "
+            "which head 'map' has as many; set model.map_heads"
         )
     if config.projection and (config.pre_logits or config.distillation == "head"):
         raise InputError("model.projection needs model.pre_logits 0 and no distillation 'head'")

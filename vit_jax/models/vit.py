@@ -334,6 +334,7 @@ class ViT(nnx.Module):
                 rotation=rotation_of(block.rotary, own, kept) if own_rotary else shared_rotation,
                 keys=own,
                 return_weights=return_intermediates,
+                **(dict(layer=index) if config.kind.by_layer else {}),
             )
             return x, outputs | pooled
 

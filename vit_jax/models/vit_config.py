@@ -150,8 +150,11 @@ class ViTConfig(ModelConfig):
     )
     attention_kind: str = option(
         "full",
-        "which tokens a token attends to: full (all), causal (those before it and itself) or axial "
-        "(first those in its row, then those in its column; appendix D.5)",
+        "which tokens a token attends to: full (all), causal (those before it and itself), axial "
+        "(first those in its row, then those in its column; appendix D.5), block(size=N), "
+        "halo(size=N, halo=H) or window(size=K) (patches near it), sparse (1904.10509), quadratic "
+        "or offsets (all, by the offset of two patches; 1911.03584). docs/related_work.md "
+        "describes them and their arguments",
         effect="structure",
         choices=ATTENTION_KINDS,
     )
@@ -180,8 +183,9 @@ class ViTConfig(ModelConfig):
     block: str = option(
         "sequential",
         "how attention and MLP are put together: sequential (norm, attention, norm, MLP), "
-        "post_norm (norms after them; 2111.09883), parallel (both see the same tokens; 2302.05442) "
-        "or branched(count=N) (N attentions side by side, then N MLPs; 2203.09795)",
+        "post_norm (norms after them; 2111.09883), sum_norm (norms of the sums, as in BERT; "
+        "1810.04805), parallel (both see the same tokens; 2302.05442) or branched(count=N) (N "
+        "attentions side by side, then N MLPs; 2203.09795)",
         effect="structure",
         choices=BLOCKS,
     )

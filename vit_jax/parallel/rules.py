@@ -12,11 +12,12 @@ from vit_jax.trees import named_leaves, path_name
 # The axis that tensor parallelism splits, counted from the end: heads or MLP width.
 # The second product of a branch sums over it, so that a branch needs one reduction.
 TENSOR_AXES = (
-    (r"(qkv|query|query_value|key_value)/(kernel|bias)$", -2),
+    (r"(qkv|query|query_value|query_key|key_value)/(kernel|bias)$", -2),
     (r"posemb/offsets$", -2),
+    (r"attention/relative/(rows|columns)$", -2),
     (r"rotary/frequencies$", -2),
     (r"position_bias/table$", -1),
-    (r"attention/out/kernel$", -3),
+    (r"attention/(out|value)/kernel$", -3),
     (r"map_head/out/kernel$", -3),
     (r"mlp/(fc1|gated)/(kernel|bias)$", -1),
     (r"mlp/fc2/kernel$", -2),

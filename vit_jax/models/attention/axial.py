@@ -43,12 +43,14 @@ class AxialAttention(SelfAttention):
         rotation: Rotation | None = None,
         keys: jax.Array | None = None,
         return_weights: bool = False,
+        layer: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """(B, N, D) -> (B, N, D) and, if asked for, the weights (B, H, N, N).
 
         Weights between different rows (or columns) are 0.
         """
         assert rotation is None  # `Axial.check` refuses rotary embeddings
+        del layer
         lines = self._cut(x)
         if keys is not None:
             count = self.grid[0] if self.axis == "row" else self.grid[1]

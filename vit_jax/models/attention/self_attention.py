@@ -200,8 +200,12 @@ class SelfAttention(nnx.Module):
         rotation: Rotation | None = None,
         keys: jax.Array | None = None,
         return_weights: bool = False,
+        layer: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
-        """(B, N, D) -> (B, N, D) and, if asked for, the weights (B, H, N, N)."""
+        """(B, N, D) -> (B, N, D) and, if asked for, the weights (B, H, N, N).
+
+        `layer` is the number of the block, given if the attention kind is `by_layer`.
+        """
         with jax.named_scope("attention"):
             qkv = self.qkv(x)
             if self.qkv_bias == "no_key":
@@ -211,33 +215,73 @@ class SelfAttention(nnx.Module):
                 query, key = self.query_norm(query), self.key_norm(key)
             if rotation is not None:
                 query, key = rotation(query), rotation(key)
-            y, weights = attend(
+            y, weights = self.mix(
                 query,
                 key,
                 value,
-                bias=bias and bias(query),
-                causal=self.causal,
-                implementation=self.implementation,
-                rate=self.dropout,
+                bias=bias,
                 keys=keys,
                 return_weights=return_weights,
+                layer=layer,
             )
             if self.inner_norm:
                 y = self.norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape)
             return self.out(y), weights
+
+    def mix(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        *,
+        bias: Bias | None,
+        keys: jax.Array | None,
+        return_weights: bool,
+        layer: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """What each head takes from the values, which a subclass may restrict to some of them.
+
+        Args:
+          query, key, value: (B, N, H, d).
+          bias: bias on the attention logits.
+          keys: (B,) dropout keys, None in evaluation.
+          return_weights: also return the weights.
+          layer: number of the block, given if the attention kind is `by_layer`.
+
+        Returns:
+          (B, N, H, d), and the weights (B, H, N, N) or None.
+        """
+        return attend(
+            query,
+            key,
+            value,
+            bias=bias and bias(query),
+            causal=self.causal,
+            implementation=self.implementation,
+            rate=self.dropout,
+            keys=keys,
+            return_weights=return_weights,
+        )
 
 
 class AttentionKind(abc.ABC):
     """A kind of attention (which tokens attend to which): the value of `model.attention_kind`.
 
     A kind is a frozen dataclass, registered under its name in `ATTENTION_KINDS`; its fields
-    are the arguments in parentheses, as in "window(radius=3)".
+    are the arguments in parentheses, as in "window(7)".
     """
 
     # Number of attention layers in one block, each with its MLP.
     branches = 1
     # Whether no token sees a later one.
     causal = False
+    # Whether the model's width is divided among the heads.
+    splits_width = True
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether attention differs by layer: it is then called with the option `layer`."""
+        return False
 
     def check(self, config: "ViTConfig") -> None:  # noqa: B027  most kinds suit all options
         """Raises InputError where other options of the model do not suit this kind."""
@@ -255,6 +299,14 @@ class AttentionKind(abc.ABC):
 
         They are counted for one image's forward pass, without projections.
         """
+
+    def all_macs(self, config: "ViTConfig") -> int:
+        """`macs` of all blocks."""
+        return config.depth * self.macs(config)
+
+    def projection_macs(self, config: "ViTConfig") -> int:
+        """Multiply-accumulates of one attention layer's linear layers: 4 N D^2 by default."""
+        return 4 * config.num_tokens * config.width**2
 
 
 ATTENTION_KINDS: Registry[Callable[..., AttentionKind]] = Registry("attention kind")

@@ -1,0 +1,96 @@
+"""2x2 patches with full self-attention on small images (Cordonnier et al., 1911.03584).
+
+  vit_jax train --config=configs/two_by_two.py:quadratic,cifar10 --workdir=workdirs/quadratic
+  vit_jax train --config=configs/two_by_two.py:ViT,fashion_mnist --workdir=workdirs/vit_2x2
+
+The first argument is the model:
+
+  ViT        a ViT with 2x2 patches, the mean of the patches, and relative position embeddings
+  quadratic  the publication's: a Gaussian over offsets for every head
+  learned    the publication's: a learnt score for every offset
+  content    the same, with products of queries and keys
+
+The second is the data set. cifar10 has the publication's setting: 32x32 pixels, 256 tokens of
+width 400, 6 layers, 9 heads, 300 epochs. fashion_mnist is for two CPU cores: images resized to
+16x16 pixels, 64 tokens, 3 layers of width 64, an epoch; :MODEL,fashion_mnist,DIR reads the IDX
+files of another folder. --config.model.patch_size=4 gives the model with 4x4 patches.
+"""
+
+from ml_collections import ConfigDict
+
+from vit_jax.config import default, duration, evaluation
+from vit_jax.errors import unknown
+
+DEBIAN = "/usr/share/datasets/fashion-mnist"
+# Norms of sums, the mean of the last tokens without a norm, positions in the scores alone.
+PUBLISHED = dict(
+    block="sum_norm", final_norm=False, posemb="none", gelu="erf", norm_eps=1e-12,
+    dropout=0.1, attention_dropout=0.1,
+)  # fmt: skip
+MODELS = {
+    "ViT": dict(posemb="relative", posemb_where="layers"),
+    "quadratic": dict(PUBLISHED, attention_kind="quadratic"),
+    "learned": dict(PUBLISHED, attention_kind="offsets(positions=16)"),
+    "content": dict(PUBLISHED, attention_kind="offsets(positions=16, content=True)"),
+}
+DATASETS = ("cifar10", "fashion_mnist")
+CIFAR = "normalize(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))"
+
+
+def get_config(arg: str = "quadratic,fashion_mnist") -> ConfigDict:
+    """The config of "MODEL,DATASET" or "MODEL,fashion_mnist,DIR"."""
+    model, _, rest = arg.partition(",")
+    dataset, _, folder = (rest or "fashion_mnist").partition(",")
+    if model not in MODELS:
+        raise unknown("model with 2x2 patches", model, MODELS)
+    if dataset not in DATASETS:
+        raise unknown("data set", dataset, DATASETS)
+    config = default()
+    config.model.name = "ViT-Ti/2"
+    config.model.head = "gap"
+    config.model.update(MODELS[model])
+    if dataset == "cifar10":
+        _publish(config, model)
+    else:
+        _shrink(config, folder or DEBIAN)
+    return config
+
+
+def _publish(config: ConfigDict, model: str) -> None:
+    """CIFAR-10 as in the publication's code."""
+    heads = 9 if model != "ViT" else 8  # a ViT divides its width among the heads
+    config.model.update(width=400, depth=6, mlp_dim=512, num_heads=heads)
+    config.data.source = "tfds:cifar10"
+    config.data.split = "train"
+    config.data.pp = f"decode|random_crop(32, padding=4)|flip_lr|{CIFAR}"
+    with config.unlocked():
+        config.evals.test = evaluation(split="test", batch_size=500)
+    config.batch_size = 100
+    config.total = duration(epochs=300)
+    config.eval_every = duration(epochs=5)
+    config.checkpoint.every = duration(epochs=5)
+    config.optimizer.name = "sgd"
+    config.optimizer.momentum = 0.9
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup = duration(epochs=15)
+
+
+def _shrink(config: ConfigDict, folder: str) -> None:
+    """Fashion-MNIST, as in configs/small.py."""
+    config.model.update(width=64, depth=3, mlp_dim=128, num_heads=4)
+    config.data.source = f"idx:{folder}"
+    config.data.pp = (
+        "resize(16, antialias=True)|random_crop(16, padding=1)|flip_lr|value_range(-1, 1)"
+    )
+    config.data.resident = True
+    with config.unlocked():
+        config.evals.test = evaluation(split="test", batch_size=500)
+    config.batch_size = 128
+    config.total = duration(examples=60_000)
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.warmup = duration(examples=6_000)
+    config.optimizer.clip_norm = 1.0
+    config.log.tensorboard = False
