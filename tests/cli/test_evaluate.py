@@ -147,6 +147,7 @@ def test_wrong_input(run_of_folder, tmp_path, capsys, monkeypatch):
         ((f"--confusion={tmp_path}/no/c.png",), "cannot be written"),
         ((f"--worst={tmp_path}/sets.npz/x",), "cannot be written"),
         (("--worst-count=0",), "too small"),
+        (("--worst-count=5",), "--worst-count goes with --worst=DIR or --json"),
         (("--split=tests",), "unknown split"),
         (("--protocol=v2", "--source=x", f"--worst={tmp_path}/w"), "--worst goes without"),
     ):

@@ -52,7 +52,7 @@ class Table(Lines):
         columns = shutil.get_terminal_size().columns
         self._labels = min(max((len(printable(one)) for one in labels), default=5), LABEL_WIDTH)
         most = max(20, columns - self._labels - _PERCENT - 2 * len(_GAP))
-        self._paths = min(max(5, *(len(printable(path)) for path in paths)), most)
+        self._paths = min(max([5, *(len(printable(path)) for path in paths)]), most)
         self._begun = False
 
     def show(self, result: Result) -> None:

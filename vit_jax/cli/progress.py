@@ -16,11 +16,14 @@ class Progress:
     def __init__(self, total: int, unit: str = "images"):
         """`total`: their number; `unit`: their name."""
         self._total, self._unit = total, unit
-        self._done, self._begun, self._drawn = 0, time.monotonic(), 0.0
+        self._done, self._begun, self._drawn = 0, 0.0, 0.0
+        self._first = 0
         self._terminal, self._shown = sys.stderr.isatty(), False
 
     def advance(self, count: int = 1) -> None:
-        """Counts some more."""
+        """Counts some more; speed is measured from the first call, after what is compiled."""
+        self._begun = self._begun or time.monotonic()
+        self._first = self._first or count
         self._done += count
         if time.monotonic() - self._drawn >= EVERY:
             self._draw()
@@ -45,12 +48,11 @@ class Progress:
         if not self._terminal:
             return
         self._drawn, self._shown = time.monotonic(), True
-        seconds = max(self._drawn - self._begun, 1e-9)
-        left = (self._total - self._done) * seconds / max(self._done, 1)
-        text = (
-            f"{self._done:,} of {self._total:,} {self._unit}, {self._done / seconds:.3g}/s, "
-            f"{_clock(left)} left"
-        )
+        text = f"{self._done:,} of {self._total:,} {self._unit}"
+        speed = (self._done - self._first) / max(self._drawn - self._begun, 1e-9)
+        if speed:
+            shown = f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
+            text += f", {shown}/s, {_clock((self._total - self._done) / speed)} left"
         # The cursor returns to the beginning, so that nothing is glued behind the line.
         print(f"{_ERASE}{text}\r", end="", file=sys.stderr, flush=True)
 

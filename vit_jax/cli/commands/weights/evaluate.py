@@ -99,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
     ]
     if args.protocol and needed:
         raise InputError(f"--{needed[0]} goes without --protocol, whose images have several labels")
+    if args.worst_count is not None and not (args.worst or args.json):
+        raise InputError("--worst-count goes with --worst=DIR or --json")
     if args.labels and not args.protocol:
         raise InputError("--labels goes with --protocol=real or --protocol=objectnet")
     writes = jax.process_index() == 0
