@@ -12,7 +12,7 @@ import pytest
 from vit_jax.cli.main import main
 from vit_jax.config_files import load_config
 from vit_jax.report import curves, look
-from vit_jax.report.run import FAILED, FINISHED, RUNNING, STOPPED, read_run
+from vit_jax.report.run import FAILED, FINISHED, RUNNING, STOPPED, distinct, read_run
 from vit_jax.train import config as options
 
 
@@ -168,6 +168,14 @@ def test_several_runs_are_compared(finished, copied, tmp_path, capsys):
     differs = text[text.index("what differs") : text.index("Values that are not the default")]
     assert "optimizer.learning_rate" in differs and "0.5" in differs and "seed" in differs
     assert "batch_size" not in differs
+
+
+def test_runs_of_one_name_are_told_apart(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "b/one")
+    both = [read_run(str(each)) for each in (finished, tmp_path / "b/one")]
+    assert [run.name for run in both] == ["one", "one"]
+    assert [run.name for run in distinct(both)] == [f"{finished.parent.name}/one", "b/one"]
+    assert [run.name for run in distinct(both[:1] * 2)] == ["one", "one"]
 
 
 def test_a_file_alone_gives_a_page(tmp_path):

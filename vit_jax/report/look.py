@@ -167,7 +167,7 @@ def _look(run: Run, checkpoint: Any, images: int, found: Look) -> None:
         context = dataclasses.replace(context, pp=pp)
         stored = dataclasses.replace(stored, context=context)
     _attention(stored, source, chosen, found)
-    if source.multi_label or stored.info.multi_label:
+    if source.multi_label:
         raise InputError("images may have several classes: there is no confusion of two")
     _errors(stored, source, chosen, found)
 
@@ -181,9 +181,10 @@ def _errors(stored: Stored, source: Source, chosen: np.ndarray, found: Look) -> 
         raise InputError(f"the data have {source.num_classes} classes, the model {width}")
     names = [*context.labels] or [str(number) for number in range(width)]
     top = min(TOP, width)
+    probabilities = jax.nn.sigmoid if stored.info.multi_label else jax.nn.softmax
 
     def reduce(logits: jax.Array) -> jax.Array:
-        values, places = jax.lax.top_k(jax.nn.softmax(logits.astype(jnp.float32)), top)
+        values, places = jax.lax.top_k(probabilities(logits.astype(jnp.float32)), top)
         return jnp.stack([places.astype(jnp.float32), values], axis=1)  # exact below 2**24 classes
 
     outputs = compile_outputs(

@@ -4,6 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from flax import traverse_util
+
 from vit_jax.errors import InputError, unknown
 from vit_jax.report import card
 from vit_jax.text import first_line
@@ -16,6 +18,23 @@ LIBRARIES = {"huggingface": card.TRANSFORMERS, "timm": card.TIMM}
 def library_of(path: str, format: str) -> str:
     """The library that reads what `weights.write` puts at a path; "" if it has no model card."""
     return "" if Path(path).suffix else LIBRARIES.get(format or "huggingface", "")
+
+
+def check_license(path: str, format: str, license: str) -> None:
+    """Refuses a licence where there is no model card to hold it.
+
+    Args:
+      path, format: as in `weights.write`.
+      license: licence; "": none was given.
+
+    Raises:
+      InputError: the format at that path has no model card.
+    """
+    if license and not library_of(path, format):
+        raise InputError(
+            f"--license={license} is for the model card of a directory for "
+            f"{' or '.join(LIBRARIES)}; leave it out for {path}"
+        )
 
 
 def write_directory(
@@ -32,13 +51,9 @@ def write_directory(
     Raises:
       InputError: as `weights.write`.
     """
+    check_license(path, format, license)
     library = library_of(path, format)
     if not library:
-        if license:
-            raise InputError(
-                f"--license={license} is for the model card of a directory for "
-                f"{' or '.join(LIBRARIES)}; leave it out for {path}"
-            )
         return write(weights, path, format=format)
     check_target(path, format=format)
     metrics, step = card.run_facts(weights)
@@ -47,6 +62,7 @@ def write_directory(
         weights=weights,
         metrics=metrics,
         step=step,
+        params=sum(leaf.size for leaf in traverse_util.flatten_dict(weights.params).values()),
         library=library,
         where=where or path,
         license=license or card.UNKNOWN,

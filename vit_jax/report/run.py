@@ -3,7 +3,7 @@
 import dataclasses
 import fcntl
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -82,6 +82,7 @@ class Run:
 
     Attributes:
       workdir: path as the user gave it.
+      name: last part of the path; `distinct` makes it tell runs apart.
       status: one of FINISHED, RUNNING, STOPPED, FAILED, EMPTY.
       reason: why the run is in that state, in a line; "" where there is no more to say.
       step: the last step that is known.
@@ -98,6 +99,7 @@ class Run:
     """
 
     workdir: str
+    name: str
     status: str
     reason: str
     step: int
@@ -111,11 +113,6 @@ class Run:
     choice: str
     meta: Metadata
     notes: list[str]
-
-    @property
-    def name(self) -> str:
-        """The last parts of the workdir's path that tell runs apart for a reader."""
-        return Path(self.workdir).name or self.workdir
 
     @property
     def labels(self) -> list[str]:
@@ -216,6 +213,7 @@ def read_run(workdir: str) -> Run:
     status, reason = _status(path, summary, step, total)
     return Run(
         workdir=workdir,
+        name=path.absolute().name or workdir,
         status=status,
         reason=reason,
         step=step,
@@ -230,6 +228,19 @@ def read_run(workdir: str) -> Run:
         meta=meta,
         notes=notes,
     )
+
+
+def distinct(runs: Sequence[Run]) -> list[Run]:
+    """The runs with names of as many parts of their paths as tell them apart.
+
+    A workdir that was given twice keeps the same name.
+    """
+    parts = [expand(run.workdir).absolute().parts for run in runs]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-count:]) for each in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return [dataclasses.replace(run, name=name) for run, name in zip(runs, names)]
 
 
 def _document(path: Path, kind: Any, notes: list[str]) -> Any:

@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         check_file(output, "--output")
     keep_compilations()
-    from vit_jax.report.run import read_run
+    from vit_jax.report.run import distinct, read_run
 
-    runs = [read_run(workdir) for workdir in args.workdirs]
+    runs = distinct([read_run(workdir) for workdir in args.workdirs])
     check_file(output, "--output")
     from vit_jax.report.look import look, without
     from vit_jax.report.page import page

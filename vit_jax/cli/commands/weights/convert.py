@@ -64,9 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Converts; returns the exit status."""
     from vit_jax.checkpoint import read_weights
-    from vit_jax.report.publish import write_directory
+    from vit_jax.report.publish import check_license, write_directory
     from vit_jax.weights import check_target
 
+    check_license(args.target, args.format, args.license)
     check_target(args.target, format=args.format)
     weights = read_weights(
         args.source,
