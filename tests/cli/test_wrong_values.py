@@ -43,12 +43,14 @@ RIGHT = {
     "predict": ["--checkpoint={weights}", "{image}"],
     "figures": ["--checkpoint={weights}", "--image={image}", "--output={new}/figures"],
     "convert": ["{weights}", "{new}/x.npz"],
-    "config": ["--config={config}"],
+    "config": ["{config}"],
     "data": ["--config={config}", "--seconds=0.01"],
     "plan": ["--config={config}"],
     "tables": ["5"],
     "benchmark": ["--model=ViT-Ti/16", "--batch=8"],
     "models": [],
+    "doctor": [],
+    "completion": ["bash"],
 }
 # What else a command needs for an argument to be read.
 ALSO = {
@@ -61,7 +63,7 @@ ALSO = {
     "--temperature": ["--method=knn"],
 }
 # The positional arguments' places in RIGHT.
-POSITIONS = dict(images=1, weights=0, data=1, source=0, runs=0, target=-1, number=0)
+POSITIONS = dict(images=1, weights=0, data=1, source=0, runs=0, target=-1, number=0, what=0)
 LARGE = "1" + 30 * "0"
 OUTPUTS = ("--workdir", "--output", "target", "--sheet", "--plot", "--profile")
 FILES = ("--sheet", "--plot")  # outputs that are files, in a folder that exists
@@ -213,7 +215,7 @@ def test_a_wrong_value_is_one_line_and_nothing_is_made(command, name, kind, valu
 TEXT = {
     "--coordinator", "--source", "--split", "--train", "--test", "--protocol", "--pp", "--format",
     "--set", "--resample", "--leave-out", "--topology", "--scale", "--row", "--column", "--model",
-    "--mode", "--dtype", "--method", "pattern", "--tta", "--val", "--train-pp",
+    "--mode", "--dtype", "--method", "pattern", "--tta", "--val", "--train-pp", "shell",
 }  # fmt: skip
 
 

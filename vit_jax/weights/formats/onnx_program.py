@@ -141,7 +141,7 @@ class _Graph:
         how: dict[str, Any] = METHODS[method]
         smooth = antialias or method == "area"
         if method != "nearest":
-            how = how | dict(antialias=int(smooth), exclude_outside=1)
+            how = how | dict(antialias=int(smooth), exclude_outside=int(smooth))
         whole = self.add("Shape", images)
         count = self.add("Slice", whole, self.constant([0]), self.constant([1]))
         size = self.add("Concat", count, self.constant([3]), sides, axis=0)
@@ -207,6 +207,11 @@ def preprocessing(weights: Weights, program: Any, onnx: Any) -> tuple[Any, list[
     graph, lines = _Graph(onnx), []
     height, width = weights.config.input_size
     known = all(isinstance(op, (Resize, ResizeSmall, CentralCrop, Pad)) for op in ops)
+    # ONNX Runtime shrinks by bicubic interpolation only with antialias.
+    known &= not any(
+        isinstance(op, (Resize, ResizeSmall)) and op.method == "bicubic" and not op.antialias
+        for op in ops
+    )
     x = "images"
     for op in ops if known else ():
         if isinstance(op, Resize):
@@ -224,8 +229,8 @@ def preprocessing(weights: Weights, program: Any, onnx: Any) -> tuple[Any, list[
             )
     if not known:
         lines.append(
-            f"resizing is not inside, as ONNX cannot express {weights.pp}: images must come "
-            f"prepared, {height} x {width} pixels"
+            f"resizing is not inside, as ONNX Runtime lacks a part of {weights.pp}: images must "
+            f"come prepared, {height} x {width} pixels"
         )
     sides = ["height", "width"] if known and ops else [height, width]
     types = onnx.TensorProto
