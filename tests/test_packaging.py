@@ -104,14 +104,24 @@ def test_from_the_wheel_everything_runs_in_another_folder(installed, tmp_path):
         installed.parent
     )
     program = installed / "vit_jax"
-    assert run(program, "--version", cwd=tmp_path).startswith("vit_jax ")
+    version = run(program, "--version", cwd=tmp_path)
+    assert version.startswith("vit_jax ") and "(Python 3." in version and ", jax " in version
     assert "86,567,656" in run(program, "models", "ViT-B/16", cwd=tmp_path)
     cells = json.loads(run(program, "tables", "3", "--json", cwd=tmp_path))["cells"]
     assert cells and all(cell["ours"] is not None for cell in cells)
 
+    assert run(program, "tables", "3", cwd=tmp_path).count("|") > 20
+    doctor = json.loads(run(program, "doctor", "--json", cwd=tmp_path))
+    assert doctor["ok"] and doctor["versions"]["vit_jax"] in version
+    seed = run(program, "config", "configs/quickstart.py:finetune", "init_from", cwd=tmp_path)
+    assert seed.startswith('init_from = "workdirs/quickstart/pretrain"  [argument configs/quick')
+    assert "configs/quickstart.py" in run(program, "completion", "bash", cwd=tmp_path)
+
     quickstart = "--config=configs/quickstart.py:pretrain"
     plan = json.loads(run(program, "plan", quickstart, *TINY, "--json", cwd=tmp_path))
     assert plan["fits"] and plan["params"] > 0
+    rehearsed = run(program, "train", quickstart, *TINY, "--dry-run", "--json", cwd=tmp_path)
+    assert json.loads(rehearsed)["steps"] == 3 and not (tmp_path / "run").exists()
     summary = run(program, "train", quickstart, *TINY, "--workdir=run", "--json", cwd=tmp_path)
     assert json.loads(summary)["steps"] == 3
 

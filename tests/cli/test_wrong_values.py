@@ -46,12 +46,14 @@ RIGHT = {
     "convert": ["{weights}", "{new}/x.npz"],
     "push": ["{weights}", "owner/name", "--dry-run"],
     "report": ["{old}/run", "--no-evaluate", "--output={new}/report.html"],
-    "config": ["--config={config}"],
+    "config": ["{config}"],
     "data": ["--config={config}", "--seconds=0.01"],
     "plan": ["--config={config}"],
     "tables": ["5"],
     "benchmark": ["--model=ViT-Ti/16", "--batch=8"],
     "models": [],
+    "doctor": [],
+    "completion": ["bash"],
 }
 # What else a command needs for an argument to be read.
 ALSO = {
@@ -64,7 +66,9 @@ ALSO = {
     "--temperature": ["--method=knn"],
 }
 # The positional arguments' places in RIGHT.
-POSITIONS = dict(workdirs=0, images=1, weights=0, data=1, source=0, runs=0, target=-1, number=0)
+POSITIONS = dict(
+    workdirs=0, images=1, weights=0, data=1, source=0, runs=0, target=-1, number=0, what=0
+)
 LARGE = "1" + 30 * "0"
 OUTPUTS = ("--workdir", "--output", "target", "--sheet", "--plot", "--profile", "--attention-map",
            "--embeddings", "--confusion", "--worst")  # fmt: skip
@@ -235,7 +239,7 @@ TEXT = {
     "--coordinator", "--source", "--split", "--train", "--test", "--protocol", "--pp", "--format",
     "--set", "--resample", "--leave-out", "--topology", "--scale", "--row", "--column", "--model",
     "--mode", "--dtype", "--method", "pattern", "--tta", "--val", "--train-pp", "--layers",
-    "repository", "--license",
+    "repository", "--license", "shell",
 }  # fmt: skip
 
 

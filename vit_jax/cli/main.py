@@ -1,13 +1,16 @@
 """`vit_jax COMMAND`: runs the command and turns errors into exit statuses."""
 
 import argparse
+import contextlib
 import errno
 import importlib
 import io
 import logging
 import os
+import platform
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from vit_jax import __version__
 from vit_jax.cli.arguments import add_import_argument
@@ -49,6 +52,18 @@ PIPE_CLOSED = 141  # as a shell reports programs that SIGPIPE ends
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+class _Version(argparse.Action):
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        from importlib import metadata
+
+        others = [f"Python {platform.python_version()}"]
+        for name in ("jax", "flax"):
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                others.append(f"{name} {metadata.version(name)}")
+        print(f"vit_jax {__version__} ({', '.join(others)})")
+        raise SystemExit(DONE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,7 +133,7 @@ def _tell_others(problem: str) -> None:
 
 def _run(argv: list[str]) -> int:
     parser = _Parser(prog="vit_jax", description="Vision Transformers in JAX.")
-    parser.add_argument("--version", action="version", version=f"vit_jax {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     name = next((word for word in argv if not word.startswith("-")), None)
     if name is not None and name not in COMMANDS:

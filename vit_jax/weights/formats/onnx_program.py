@@ -26,7 +26,7 @@ from vit_jax.weights.write import weight_format
 
 INSTALL = "pip install 'vit_jax[onnx]'"
 TOLERANCE = 1e-4  # of logits, as a share of the largest one above 1
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "bilinear": dict(mode="linear"),
     "bicubic": dict(mode="cubic", cubic_coeff_a=-0.5),
     "nearest": dict(mode="nearest", nearest_mode="round_prefer_ceil"),
@@ -138,10 +138,10 @@ class _Graph:
     def resized(self, images: str, sides: str, method: str, antialias: bool) -> str:
         """Images resized to `sides`, as bytes."""
         types = self.onnx.TensorProto
-        how: dict[str, Any] = METHODS[method]
+        how = METHODS[method]
         smooth = antialias or method == "area"
         if method != "nearest":
-            how = how | dict(antialias=int(smooth), exclude_outside=1)
+            how = how | dict(antialias=int(smooth), exclude_outside=int(smooth))
         whole = self.add("Shape", images)
         count = self.add("Slice", whole, self.constant([0]), self.constant([1]))
         size = self.add("Concat", count, self.constant([3]), sides, axis=0)
@@ -207,6 +207,11 @@ def preprocessing(weights: Weights, program: Any, onnx: Any) -> tuple[Any, list[
     graph, lines = _Graph(onnx), []
     height, width = weights.config.input_size
     known = all(isinstance(op, (Resize, ResizeSmall, CentralCrop, Pad)) for op in ops)
+    # ONNX Runtime shrinks by bicubic interpolation only with antialias.
+    known &= not any(
+        isinstance(op, (Resize, ResizeSmall)) and op.method == "bicubic" and not op.antialias
+        for op in ops
+    )
     x = "images"
     for op in ops if known else ():
         if isinstance(op, Resize):
@@ -224,17 +229,17 @@ def preprocessing(weights: Weights, program: Any, onnx: Any) -> tuple[Any, list[
             )
     if not known:
         lines.append(
-            f"resizing is not inside, as ONNX cannot express {weights.pp}: images must come "
-            f"prepared, {height} x {width} pixels"
+            f"resizing is not inside, as ONNX Runtime lacks a part of {weights.pp}: images must "
+            f"come prepared, {height} x {width} pixels"
         )
-    sides = ["height", "width"] if known and ops else [height, width]
+    shape: list[str | int] = ["height", "width"] if known and ops else [height, width]
     types = onnx.TensorProto
     graph.nodes.append(onnx.helper.make_node("Identity", [x], ["uint8_prepared"]))
     make = onnx.helper.make_tensor_value_info
     built = onnx.helper.make_graph(
         graph.nodes,
         "preprocessing",
-        [make("images", types.UINT8, ["batch", *sides, 3])],
+        [make("images", types.UINT8, ["batch", *shape, 3])],
         [make("uint8_prepared", types.UINT8, ["batch", height, width, 3])],
         graph.constants,
     )
