@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.evaluate.test_processes import two_processes
 from tests.finetune.conftest import photos, photos_in_splits, pretrained  # noqa: F401
 from vit_jax.checkpoint.stored import latest_checkpoint, read_params
 from vit_jax.cli.commands.runs.finetune import as_source, default_workdir
@@ -54,6 +55,25 @@ def test_a_run_goes_on_without_its_weights(pretrained, photos, tmp_path, caplog,
         assert main(["finetune", str(other), *words[2:]]) == 2
         last = capfd.readouterr().err.strip().splitlines()[-1]
         assert "belongs to a run with another config: init_from" in last
+
+
+def test_two_processes_fine_tune_as_one(pretrained, photos_in_splits, tmp_path, capfd):  # noqa: F811
+    words = ["finetune", str(pretrained), str(photos_in_splits), "--epochs=1", "--json"]
+    words += ["--config.log.every=1", "--config.batch_size=16"]
+    workdirs = tmp_path / "one", tmp_path / "two"
+    assert main([*words, f"--workdir={workdirs[0]}"]) == 0
+    more = ["--process-timeout=200", "--num-processes=2"]
+    first, second = two_processes(
+        *("-m", "vit_jax", *words, f"--workdir={workdirs[1]}", *more),
+        numbered=("--coordinator={0}", "--process-id={1}"),
+    )
+    assert json.loads(first)["outcome"]["examples"] == 12 and not second
+    losses = []
+    for place in workdirs:
+        lines = map(json.loads, (place / "metrics.jsonl").read_text().splitlines())
+        losses.append([line["train/loss"] for line in lines if "train/loss" in line])
+    assert len(losses[0]) > 2
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_json(pretrained, photos_in_splits, tmp_path, capfd):  # noqa: F811

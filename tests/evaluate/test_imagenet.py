@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import vit_jax
+from vit_jax.cli.main import main
 from vit_jax.data import load_images, parse
 from vit_jax.errors import InputError
 from vit_jax.evaluate.imagenet import objectnet_classes, score
@@ -116,6 +117,57 @@ def test_objectnet_without_its_frame_and_other_objects(workdir, top, objectnet):
     assert right[0]
     assert result["top1"] == pytest.approx(np.mean(right))
     assert (result["examples"], result["left_out"]) == (8, 4)
+
+
+@pytest.fixture(scope="module")
+def flipped(workdir, pictures, tmp_path_factory):
+    """The ten classes that are most probable on average over a picture and its mirror image."""
+    folder = tmp_path_factory.mktemp("flipped")
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"{i}.png")
+    model, info = vit_jax.load(workdir)
+    images = load_images([str(folder / f"{i}.png") for i in range(COUNT)], parse(info.pp))
+    views = [
+        np.asarray(model(jnp.asarray(x / 127.5 - 1, jnp.float32)))
+        for x in (images, images[:, :, ::-1])
+    ]
+    logits = np.asarray(views, np.float64)
+    exponents = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.argsort(-(exponents / exponents.sum(-1, keepdims=True)).mean(0), axis=1)[:, :10]
+
+
+def evaluate(capfd, workdir, *words):
+    capfd.readouterr()
+    assert main(["evaluate", f"--checkpoint={workdir}", "--json", *words]) == 0
+    return json.loads(capfd.readouterr().out)
+
+
+@pytest.mark.parametrize("protocol", ["real", "v2", "objectnet"])
+def test_views_at_test_time_by_the_command(
+    protocol, workdir, pictures, top, flipped, objectnet, tmp_path, capfd
+):
+    """Labels are the fifth class by both views, which one view alone does not always find."""
+    words, fifth = [f"--protocol={protocol}"], flipped[:, 4]
+    if protocol == "objectnet":
+        folder, classes = objectnet
+        words += [f"--source=folder:{folder}/images", f"--labels={folder}/mappings"]
+        right = [classes["mug" if i < 4 else "pen"] for i in range(8)]
+    else:
+        right = [[int(label)] for label in fifth]
+        for i, picture in enumerate(pictures):
+            name = "n01440764" if protocol == "real" else str(fifth[i])
+            write(tmp_path / "all" / name, f"ILSVRC2012_val_{i + 1:08d}.JPEG", picture)
+        words += [f"--source=folder:{tmp_path}/all"]
+        if protocol == "real":
+            (tmp_path / "real.json").write_text(json.dumps(right))
+            words += [f"--labels={tmp_path}/real.json", "--split=all"]
+        assert any(label not in own for label, own in zip(fifth, top))
+    found = evaluate(capfd, workdir, *words, "--tta=flip")
+    for name, count in (("top1", 1), ("top5", 5)):
+        hits = [bool(set(own[:count]) & set(classes)) for own, classes in zip(flipped, right)]
+        assert found[name] == pytest.approx(np.mean(hits)), name
+    if protocol != "objectnet":
+        assert found["top5"] == 1 > evaluate(capfd, workdir, *words)["top5"]
 
 
 def test_objectnet_mappings_that_do_not_fit(workdir, objectnet):

@@ -154,6 +154,26 @@ def test_evaluations_average_probabilities_and_count_each_example_once(trained):
     assert abs(plain["loss"] - found["loss"]) > 1e-5
 
 
+def test_pmap_averages_the_same_views(trained, tmp_path):
+    config = configs.default()
+    config.model.update(name="ViT-Ti/4", width=16, depth=1, mlp_dim=16, num_heads=2)
+    config.data.source = f"npz:{trained[0].parent}/d.npz"
+    config.data.multi_label = trained[2].ndim > 1
+    config.loss.name = "sigmoid" if config.data.multi_label else "softmax"
+    config.data.pp = "resize(12)|value_range(-1, 1)"
+    config.batch_size, config.parallel.engine = 16, "pmap"
+    config.total.steps = 2
+    config.optimizer.learning_rate = 0.02
+    config.log.update(tensorboard=False)
+    with config.unlocked():
+        config.evals.test = configs.evaluation(split="train", tta="ten_crop", batch_size=40)
+    metrics = loop.train(config, str(tmp_path / "run"))["metrics"]
+    found = evaluate_checkpoint(str(tmp_path / "run"))  # under pjit
+    assert metrics["eval/test/loss"] == pytest.approx(found["loss"], rel=1e-5)
+    plain = evaluate_checkpoint(str(tmp_path / "run"), tta="none")
+    assert abs(plain["loss"] - found["loss"]) > 1e-5
+
+
 def test_unknown_views_are_refused(trained):
     with pytest.raises(InputError, match="tta .*'five_crop'"):
         evaluate_checkpoint(str(trained[0]), tta="five_crops")

@@ -19,9 +19,11 @@ def descend(tx, params, gradients, see=lambda params, state: None):
 
     @jax.jit
     def step(params, state, gradient):
-        updates, state = tx.update(gradient, state, params)
+        value = optax.tree.norm(params)  # a loss, for optimizers that see it
+        updates, state = tx.update(gradient, state, params, value=value)
         return optax.apply_updates(params, updates), state
 
+    tx = optax.with_extra_args_support(tx)
     state = tx.init(params)
     for gradient in gradients:
         params, state = step(params, state, gradient)

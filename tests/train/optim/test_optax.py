@@ -73,6 +73,52 @@ OURS_AND_OPTAX = {
             nesterov=True,
         ),
     ),
+    "acprop": (
+        dict(eps=1e-4),
+        lambda mask: optax.chain(
+            optax.contrib.scale_by_acprop(eps=1e-4),
+            optax.add_decayed_weights(DECAY, mask),
+            optax.scale(-0.1),
+        ),
+    ),
+    "simplified_ademamix(alpha=2.0)": (
+        dict(b1=0.99, b2=0.95),
+        lambda mask: optax.contrib.simplified_ademamix(
+            0.1, alpha=2.0, weight_decay=DECAY, mask=mask
+        ),
+    ),
+    "madgrad": (
+        {},
+        lambda mask: optax.chain(
+            optax.add_decayed_weights(DECAY, mask), optax.contrib.madgrad(0.1)
+        ),
+    ),
+    "cocob(alpha=50.0)": (
+        dict(learning_rate=1.0),
+        lambda mask: optax.contrib.cocob(alpha=50.0, weight_decay=DECAY, mask=mask),
+    ),
+    "dog(init_step=1e-3)": (
+        dict(learning_rate=1.0),
+        lambda mask: optax.contrib.dog(
+            init_step=("heuristic", 1e-3), weight_decay=DECAY, mask=mask
+        ),
+    ),
+    "dowg(init_estim_sq_dist=0.01)": (
+        dict(learning_rate=1.0),
+        lambda mask: optax.contrib.dowg(init_estim_sq_dist=0.01, weight_decay=DECAY, mask=mask),
+    ),
+    "dadapt_adamw(estim_lr0=1e-2)": (
+        dict(learning_rate=1.0, weight_decay=0.0),
+        lambda mask: optax.contrib.dadapt_adamw(estim_lr0=1e-2),
+    ),
+    "momo(lower_bound=0.1)": (
+        dict(learning_rate=1.0, weight_decay=0.0),
+        lambda mask: optax.contrib.momo(lower_bound=0.1),
+    ),
+    "momo_adam": (
+        dict(learning_rate=0.01, weight_decay=0.0),
+        lambda mask: optax.contrib.momo_adam(0.01),
+    ),
     "prodigy(estim_lr0=1e-2)": (
         dict(learning_rate=1.0, weight_decay=0.0),
         lambda mask: optax.contrib.prodigy(1.0, estim_lr0=1e-2),
@@ -92,13 +138,15 @@ def test_steps_equal_optax_on_unstacked_parameters(name):
         assert np.abs(p - apart(start)[path]).max() > 1e-3
 
 
-def test_prodigy_decays_kernels_alone_as_optax_decays_everything():
+@pytest.mark.parametrize("name", ["prodigy", "dadapt_adamw"])
+def test_estimated_rates_decay_kernels_alone_as_optax_decays_everything(name):
     only = {path: shape for path, shape in SHAPES.items() if "kernel" in path}
     start, gradients = draw(0, only), [draw(step, only) for step in range(1, STEPS)]
-    tx = optax.contrib.prodigy(0.5, estim_lr0=1e-2, weight_decay=0.3)
+    theirs = dict(prodigy=optax.contrib.prodigy, dadapt_adamw=optax.contrib.dadapt_adamw)
+    tx = theirs[name](0.5, estim_lr0=1e-2, weight_decay=0.3)
     expected = descend(tx, jax.tree.map(jnp.asarray, start), gradients)
     after = run(
-        start, gradients, name="prodigy(estim_lr0=1e-2)", learning_rate=0.5, weight_decay=0.3
+        start, gradients, name=f"{name}(estim_lr0=1e-2)", learning_rate=0.5, weight_decay=0.3
     )
     for path in only:
         np.testing.assert_allclose(after[path], expected[path], rtol=1e-5, err_msg=path)
@@ -163,6 +211,8 @@ def test_adafactor_with_options_equals_big_visions():
         ("lars(trust_coefficient='a')", "trust_coefficient is 'a'; it must be float"),
         ("prodigy(estim_lr0=None)", "estim_lr0 is None"),
         ("sophia", "unknown config.optimizer.name 'sophia'"),
+        ("dog(init_step=0.0)", "init_step is 0.0; it must be above 0"),
+        ("cocob(beta=1)", "unknown option of config.optimizer.name=cocob"),
     ],
 )
 def test_wrong_options_are_refused(name, message):

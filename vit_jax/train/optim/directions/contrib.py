@@ -93,13 +93,14 @@ class DoG(OptimizerKind):
     eps: float = option(1e-8, "added to the sum of squared norms of gradients", above=0)
 
     def create(self, config: OptimizerOptions, kernels: Any) -> Direction:
-        whole = optax.contrib.scale_by_dog(("heuristic", self.init_step), self.eps)
+        whole = optax.contrib.dog(-1.0, ("heuristic", self.init_step), self.eps)
 
         def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+            before, own, after = state
             # The parameters of `init` may not be those of init_from.
             first = self.init_step * (1 + optax.tree.norm(params))
-            distance = jnp.where(state.is_init_step, first, state.max_dist)
-            return whole.update(gradients, state._replace(max_dist=distance), params)
+            own = own._replace(max_dist=jnp.where(own.is_init_step, first, own.max_dist))
+            return whole.update(gradients, (before, own, after), params)
 
         return coupled(copied(optax.GradientTransformation(whole.init, update)))
 
@@ -115,7 +116,7 @@ class DoWG(OptimizerKind):
     eps: float = option(1e-4, "added to the denominator", above=0)
 
     def create(self, config: OptimizerOptions, kernels: Any) -> Direction:
-        return coupled(copied(optax.contrib.scale_by_dowg(self.init_estim_sq_dist, self.eps)))
+        return coupled(copied(optax.contrib.dowg(-1.0, self.init_estim_sq_dist, self.eps)))
 
 
 @OPTIMIZERS.register("dadapt_adamw")
