@@ -28,6 +28,7 @@ VARIANTS = [
     *(f"augreg:{model},i21k,light1" for model in ("ViT-Ti/16", "R26+ViT-S/32", "R50+ViT-L/32")),
     *(f"vit_jft:{model}" for model in ("ViT-B/32", "ViT-H/14", "R50+ViT-L/16", "BiT-R152x2")),
     *(f"masked_patch:{dataset}" for dataset in ("jft", "imagenet")),
+    *(f"igpt:{model}" for model in ("iGPT-S", "iGPT-M", "iGPT-L,48")),
     *(f"finetune:ViT-B/16,{dataset}" for dataset in FINETUNE),
     *(f"finetune:{model},imagenet512" for model in ("ViT-L/16", "ViT-H/14", "BiT-R152x2")),
     *(f"vtab:ViT-L/16,{task}" for task in ("pets", "clevr_count", "dsprites_orientation,select")),

@@ -13,7 +13,10 @@ from sklearn.datasets import load_digits
 import vit_jax
 from vit_jax import config as configs
 from vit_jax.cli.main import main
+from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
+from vit_jax.models import model_config
+from vit_jax.train.run import Dataset, configure_model
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +140,33 @@ def test_a_palette_of_a_file_is_taken(digits, tmp_path):
     vit_jax.train(config, str(tmp_path / "run"))
     model, _ = vit_jax.load(str(tmp_path / "run"))
     np.testing.assert_allclose(model.embedding.palette[...], own, atol=1e-6)
+
+
+def test_the_small_config_trains_on_images_of_that_kind(tmp_path):
+    """configs/igpt.py on a few images in the files of Fashion-MNIST."""
+    import gzip
+
+    rng = np.random.default_rng(0)
+    for prefix, count in (("train", 60), ("t10k", 10)):
+        images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        shape = np.array([0x803, count, 28, 28], ">i4").tobytes()
+        labels = np.array([0x801, count], ">i4").tobytes() + bytes(i % 10 for i in range(count))
+        for kind, content in (("images-idx3", shape + images.tobytes()), ("labels-idx1", labels)):
+            path = tmp_path / f"{prefix}-{kind}-ubyte.gz"
+            path.write_bytes(gzip.compress(content))
+    config = load_config(f"configs/igpt.py:fashion_mnist,{tmp_path}")
+    config.data.split = config.evals.held_out.split = "train"
+    config.total.steps, config.optimizer.warmup.steps, config.batch_size = 2, 1, 8
+    config.eval_every.steps, config.evals.held_out.batch_size = 2, 60
+    summary = vit_jax.train(config, str(tmp_path / "run"))
+    # Noise cannot be predicted: hardly less than the entropy of 16 colours.
+    assert summary["metrics"]["eval/held_out/bits_per_dim"] == pytest.approx(4 / 3, abs=0.15)
+
+
+def test_fine_tuning_on_cifar10_starts_from_any_size_of_igpt():
+    config = load_config("configs/igpt.py:cifar10")
+    start = model_config("iGPT-M", num_classes=0, image_size=48)
+    dataset = Dataset(50_000, 10, (32, 32), (0.5,) * 3, (0.5,) * 3)
+    model = configure_model(config, dataset, start=start)
+    assert (model.width, model.num_classes, model.image_size) == (1024, 10, (32, 32))
+    assert model.color_head and model.autoregressive

@@ -188,6 +188,35 @@ def test_the_causal_mask_of_earlier_versions_is_left_out(tmp_path):
     assert "left out, no weights but constants: transformer.* (6 tensors)" in report
 
 
+def test_a_pickle_of_the_hub_is_read(tmp_path):
+    """openai/imagegpt-* hold pytorch_model.bin."""
+    theirs = reference()
+    folder = saved(theirs, tmp_path / "hf")
+    before = read(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(theirs.state_dict(), folder / "pytorch_model.bin")
+    after = read(folder)
+    assert after.config == before.config
+    for x, y in zip(*(jax.tree.leaves(weights.params) for weights in (before, after))):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_weights_are_written_as_npz_and_read_again(tmp_path):
+    weights = read(saved(reference(), tmp_path / "hf"))
+    write(weights, tmp_path / "own.npz")
+    again = read(tmp_path / "own.npz")
+    assert again.config == weights.config and again.pp == weights.pp
+    for x, y in zip(*(jax.tree.leaves(each.params) for each in (weights, again))):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_other_formats_refuse_it(tmp_path):
+    weights = read(saved(reference(), tmp_path / "hf"))
+    for name in ("timm.safetensors", "open_clip"):
+        with pytest.raises(InputError, match="write .npz"):
+            write(weights, tmp_path / name, format=name.partition(".")[0])
+
+
 @pytest.mark.parametrize(
     ("document", "changes", "message"),
     [
