@@ -85,6 +85,25 @@ def test_smoke_of_side_by_side(tmp_path):
 
 
 @pytest.mark.slow
+def test_smoke_of_local_attention(tmp_path):
+    """Every kind, or the reason why there is none; above the limit nothing runs."""
+    file = tmp_path / "found.json"
+    sizes = ["--grids", 4, 8, "--width", 16, "--heads", 2, "--rounds", 1, "--json", file]
+    result = run("local_attention", *sizes, "--kinds", "full", "window(7)", "block(8)")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["tokens"] for row in rows] == [17] * 3 + [65] * 3
+    assert rows[3]["keys_per_query"] == rows[5]["keys_per_query"] == 65
+    assert 1 < rows[4]["keys_per_query"] < 65 and rows[4]["both_ms"] > 0
+    problem = rows[2]["problem"]
+    assert "larger than the grid of 4x4" in problem and problem in result.stdout
+    assert "| `window(7)` | " in result.stdout
+    script = load("local_attention")
+    row = script.measure("full", 4, width=8, heads=1, batch=1, rounds=1, limit=0.0)
+    assert "above --limit-gib" in row["both_problem"] and "both_ms" not in row
+
+
+@pytest.mark.slow
 def test_smoke_of_attention():
     result = run("attention", "--batch", 1, "--heads", 1, "--lengths", 5, "--rounds", 1, "--json")
     assert result.returncode == 0, result.stderr

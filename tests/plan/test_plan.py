@@ -90,6 +90,25 @@ def test_devices_without_a_known_peak_have_no_days(tiny):
 def test_the_table_for_readers_says_the_same(tiny):
     text = "\n".join(lines(tiny))
     assert f"{PARAMS:,}" in text and "8 cpu: engine=pjit data=8" in text and ": fits" in text
+    assert tiny["attention_saved"] is None and "attention " not in text
+    text = "\n".join(lines(dict(tiny, attention_saved=0.125)))
+    assert "attention      12% fewer FLOPs in the blocks than with full attention" in text
+    text = "\n".join(lines(dict(tiny, attention_saved=-0.1)))
+    assert "attention      model.attention_kind saves no FLOPs against full attention" in text
+
+
+@pytest.mark.slow
+def test_a_plan_of_local_attention_counts_the_keys_that_are_seen(tmp_path):
+    """A grid of 4x4: 3x3 windows have 10 pairs of rows, so 100 of patches, and the class token."""
+    path = tmp_path / "window.py"
+    kind = CONFIG.replace("num_heads=2", 'num_heads=2, attention_kind="window(3)"')
+    path.write_text(kind)
+    found = document(path)
+    fewer = 2 * 2 * (17**2 - (100 + 33)) * 32
+    assert found["flops_per_image"] == 6 * (MACS - fewer)
+    blocks = MACS - 16 * 48 * 32 - 320
+    assert found["attention_saved"] == pytest.approx(fewer / blocks)
+    assert found["params"] == PARAMS and found["bytes_per_device"]["temporaries"] > 0
 
 
 def test_wrong_input_is_one_line(config_file, capsys, monkeypatch):

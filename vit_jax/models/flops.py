@@ -239,6 +239,18 @@ def attention_macs(config: ViTConfig) -> int:
     return config.block_kind.branches * config.kind.all_macs(config)
 
 
+def saved_by_kind(config: Any) -> float | None:
+    """Share of the blocks' MACs that the attention kind saves against full attention.
+
+    None: the model has full attention, or is no ViT. Below 0: the kind has more.
+    """
+    if not isinstance(config, ViTConfig) or config.attention_kind == "full":
+        return None
+    own = attention_macs(config)
+    full = config.depth * config.block_kind.branches * 2 * config.num_tokens**2 * config.width
+    return (full - own) / (encoder_macs(config) - own + full)
+
+
 def head_macs(config: ViTConfig) -> int:
     """MACs from the encoded tokens to the logits: pooling, pre_logits, classifiers."""
     pooling = _attention_pool_macs(config) if config.head == "map" else 0

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from vit_jax.models import flops
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel import hardware
 from vit_jax.parallel.mesh import num_slices
@@ -57,6 +58,7 @@ def describe(step: Step, *, mfu: float, slice_bandwidth: float | None = None) ->
         params=sum(leaf.size for leaf in jax.tree.leaves(run.abstract.params)),
         flops_per_image=per_image,
         flops_per_run=per_image * images,
+        attention_saved=flops.saved_by_kind(run.model_config),
         steps=run.total_steps,
         images=images,
         bytes_per_device=dict(

@@ -122,6 +122,7 @@ def lines(plan: dict[str, Any]) -> list[str]:
         ("devices", f"{plan['devices']} {plan['device']}{slices}: {spread}"),
         ("parameters", f"{plan['params']:,}"),
         ("FLOPs", f"{plan['flops_per_image']:.3g} an image, {plan['flops_per_run']:.3g} the run"),
+        *_attention(plan["attention_saved"]),
         ("length", f"{plan['steps']:,} steps, {plan['images']:,} images"),
         ("memory", _memory(plan)),
         *_network(plan),
@@ -132,6 +133,15 @@ def lines(plan: dict[str, Any]) -> list[str]:
     if plan["tpu_core_days"] is not None or plan["paper_tpu_v3_core_days"]:
         rows.append(("TPU-core-days", _core_days(plan)))
     return [_row(*row) for row in rows]
+
+
+def _attention(saved: float | None) -> list[tuple[str, str]]:
+    """The row about an attention kind that is not full attention."""
+    if saved is None:
+        return []
+    if saved < 0.005:
+        return [("attention", "model.attention_kind saves no FLOPs against full attention")]
+    return [("attention", f"{saved:.0%} fewer FLOPs in the blocks than with full attention")]
 
 
 def _row(name: str, text: str) -> str:
