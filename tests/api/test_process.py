@@ -38,14 +38,14 @@ def global_state():
         filters=[list(logger.filters) for logger in loggers],
         levels=[logger.level for logger in loggers],
         environment={k: v for k, v in os.environ.items() if k not in OF_TENSORFLOW},
-        jax={name: getattr(jax.config, name) for name in sorted(jax.config.values)},
+        jax=dict(jax.config.values),
         mesh=jax.sharding.get_abstract_mesh(),
         folder=os.getcwd(),
         path=list(sys.path),
         streams=(sys.stdout, sys.stderr, sys.excepthook, threading.excepthook),
         collector=(gc.isenabled(), gc.get_threshold()),
         faults=faulthandler.is_enabled(),
-        random=np.random.get_state()[1].tolist(),
+        random=np.random.get_state()[1].tolist(),  # noqa: NPY002
     )
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import vit_jax
-import vit_jax.config
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "docs" / "build_api.py"
 
@@ -34,16 +33,14 @@ def test_the_examples_run(script, tmp_path, monkeypatch):
     """In one folder, the example of `train` first: the others take its run."""
     monkeypatch.chdir(tmp_path)
     names = dict(vit_jax=vit_jax, pathlib=pathlib)
-    finder, failures = doctest.DocTestFinder(recurse=False), []
+    finder = doctest.DocTestFinder(recurse=False)
     things = script.public()
     for name in sorted(things, key=lambda name: name != "vit_jax.train"):
         (found,) = finder.find(things[name], name, globs=dict(names), module=False)
         assert found.examples, f"{name} has no example"
         runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE, verbose=False)
         out: list[str] = []
-        if runner.run(found, out=out.append).failed:
-            failures += [name, *out]
-    assert not failures, "\n".join(failures)
+        assert not runner.run(found, out=out.append).failed, "".join([name, "\n", *out])
 
 
 def test_list_models_takes_patterns_for_both_lists():

@@ -62,7 +62,7 @@ class Loaded(Weights):
             >>> model, info = vit_jax.load("workdirs/digits")
             >>> images = info.preprocess(np.zeros((20, 30), np.uint8))  # or "cat.jpg"
             >>> images.shape, float(images.min())
-            ((1, 8, 8, 3), -1.0)
+            ((1, 16, 16, 3), -1.0)
             >>> model(images).shape
             (1, 10)
         """
@@ -112,7 +112,7 @@ class Loaded(Weights):
             >>> info.features(list(images)).shape
             (3, 32)
             >>> info.features(list(images), layers=-2, pool="grid").shape
-            (3, 2, 2, 32)
+            (3, 4, 4, 32)
             >>> [layer.shape for layer in info.features(images[0], layers="all", pool="cls")]
             [(1, 32), (1, 32)]
         """
@@ -151,7 +151,7 @@ class Loaded(Weights):
             >>> model, info = vit_jax.load("workdirs/digits")
             >>> maps = info.pyramid(np.zeros((20, 30, 3), np.uint8))
             >>> {name: value.shape for name, value in maps.items()}
-            {'block00': (1, 2, 2, 32), 'block01': (1, 2, 2, 32)}
+            {'block00': (1, 4, 4, 32), 'block01': (1, 4, 4, 32)}
         """
         names = (
             outputs.default_levels(self.config)
@@ -182,7 +182,7 @@ class Loaded(Weights):
             >>> model, info = vit_jax.load("workdirs/digits")
             >>> seen = info.attention(np.zeros((8, 8), np.uint8))
             >>> seen.shape, bool(0 < seen.sum() <= 1)
-            ((2, 2), True)
+            ((4, 4), True)
         """
         inputs = self.preprocess(image)
         if len(inputs) != 1:

@@ -31,10 +31,12 @@ class _Train(types.ModuleType):
           NonFiniteError: too many consecutive steps were not finite.
 
         Example:
-            >>> config = vit_jax.load_config("configs/quickstart.py:pretrain")
-            >>> config.model.update(width=32, depth=2, mlp_dim=64, image_size=8)
-            >>> config.data.pp = "value_range(-1, 1)"
-            >>> config.total = vit_jax.config.duration(steps=3)
+            >>> config = vit_jax.load_config(
+            ...     "configs/quickstart.py:pretrain",
+            ...     ["--config.total.steps=3", "--config.optimizer.warmup.steps=1"],
+            ... )
+            >>> config.model.update(width=32, depth=2, mlp_dim=64)
+            >>> config.data.pp = "resize(16)|value_range(-1, 1)"
             >>> config.log.tensorboard = False
             >>> summary = vit_jax.train(config, "workdirs/digits")
             >>> summary["steps"]
