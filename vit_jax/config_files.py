@@ -50,6 +50,11 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
       InputError: the file is missing or fails, an option does not exist, or a value has
         the wrong type or is out of range.
+
+    Example:
+        >>> config = vit_jax.load_config("configs/quickstart.py:pretrain", ["--config.seed=1"])
+        >>> config.model.name, config.seed
+        ('ViT-Ti/4', 1)
     """
     path, _, arg = spec.partition(":")
     if path.endswith(".json") and not arg:

@@ -8,6 +8,13 @@ class InputError(ValueError):
     """Wrong input: one line that names the thing, where it stands, and the remedy.
 
     The command line prints the message and exits with status 2.
+
+    Example:
+        >>> try:
+        ...     vit_jax.create_model("ViT-B/16", heads=3)
+        ... except vit_jax.InputError as error:
+        ...     print(error)
+        unknown model option 'heads' (did you mean 'head'?)
     """
 
 

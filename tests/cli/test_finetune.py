@@ -12,8 +12,8 @@ import pytest
 from tests.evaluate.test_processes import two_processes
 from tests.finetune.conftest import photos, photos_in_splits, pretrained  # noqa: F401
 from vit_jax.checkpoint.stored import latest_checkpoint, read_params
-from vit_jax.cli.commands.runs.finetune import as_source, default_workdir
 from vit_jax.cli.main import main
+from vit_jax.finetune.run import as_source, default_workdir
 
 
 def test_a_folder_and_nothing_else(pretrained, photos, tmp_path, capfd, caplog, monkeypatch):  # noqa: F811

@@ -10,15 +10,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx, traverse_util
+from flax import traverse_util
 
 from vit_jax.checkpoint.choose import chosen_checkpoint
 from vit_jax.checkpoint.damage import DamagedCheckpoint
+from vit_jax.checkpoint.loaded import Loaded
 from vit_jax.checkpoint.stored import USE, Layout, damaged, read_meta, read_params
 from vit_jax.errors import InputError
 from vit_jax.files import expand
 from vit_jax.models import abstract, build_model, merge, model_config
 from vit_jax.models.config import ModelConfig
+from vit_jax.models.resnet import BiT
+from vit_jax.models.vit import ViT
 from vit_jax.weights import Weights, refit
 from vit_jax.weights.adapters import lora
 from vit_jax.weights.adapters.lora import Adapter
@@ -34,7 +37,7 @@ def load(
     leave_out: Sequence[str] = (),
     adapter: str | Path = "",
     **options: Any,
-) -> tuple[nnx.Module, Weights]:
+) -> tuple[ViT | BiT, Loaded]:
     """Loads a model with the weights of a workdir, a checkpoint or a published weight file.
 
     Args:
@@ -52,11 +55,19 @@ def load(
         resizes the position embedding, another `num_classes` initialises a new head.
 
     Returns:
-      The model, and its `Weights` record without the arrays; `info.report` accounts for every
-      tensor.
+      The model, and its `Loaded` record: preprocessing, labels, and what can be asked of the
+      model; `info.report` accounts for every tensor.
 
     Raises:
       InputError: there are no weights at `path`, or they do not fit the model.
+
+    Example:
+        >>> model, info = vit_jax.load("workdirs/digits")  # the run of the example of `train`
+        >>> info.name, info.labels[:3], model.config.num_classes
+        ('ViT-Ti/4', ['0', '1', '2'], 10)
+        >>> model, info = vit_jax.load("workdirs/digits", num_classes=3)  # with a new head
+        >>> model.config.num_classes
+        3
     """
     weights = read_weights(
         path,
@@ -70,7 +81,10 @@ def load(
         logging.getLogger("vit_jax").info("%s", line)
     graphdef, _ = abstract(lambda rngs: build_model(weights.config, rngs))
     params = jax.tree.map(jnp.asarray, weights.params)
-    return merge(graphdef, params), dataclasses.replace(weights, params={})
+    model = merge(graphdef, params)
+    assert isinstance(model, ViT | BiT)
+    record = {field.name: getattr(weights, field.name) for field in dataclasses.fields(weights)}
+    return model, Loaded(**record | dict(params={}), model=model)
 
 
 def run_config(path: str | Path) -> dict[str, Any]:

@@ -247,7 +247,7 @@ def image_batches(
                 try:
                     image = future.result()["image"]
                     first = first or (path, image)
-                    _check_same_size(path, image, *first)
+                    check_same_size(path, image, *first)
                 except InputError as error:
                     if on_unreadable is None:
                         raise
@@ -258,7 +258,8 @@ def image_batches(
             yield readable, np.stack(images) if images else np.zeros((0, 1, 1, 3), np.uint8)
 
 
-def _check_same_size(path: str, image: np.ndarray, first_path: str, first: np.ndarray) -> None:
+def check_same_size(path: str, image: np.ndarray, first_path: str, first: np.ndarray) -> None:
+    """Refuses an image of another size than the first after preprocessing."""
     if image.shape != first.shape:
         raise InputError(
             f"{path} is {image.shape[0]}x{image.shape[1]} after preprocessing, "

@@ -5,10 +5,19 @@ Pure functions of arrays. Tokens are in the model's order: those before the patc
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-Grid = tuple[int, int]  # rows and columns of patches
+from vit_jax.models.attention.rollout import Grid, rollout, rollout_map
+
+__all__ = [
+    "Grid",
+    "attention_distance",
+    "filter_components",
+    "patch_distances",
+    "position_similarity",
+    "rollout",
+    "rollout_map",
+]
 
 
 def filter_components(kernel: np.ndarray, count: int = 28) -> tuple[np.ndarray, np.ndarray]:
@@ -68,40 +77,3 @@ def attention_distance(weights: jax.Array, distances: np.ndarray, prefix: int) -
     patches = weights[..., prefix:, prefix:]
     share = patches / patches.sum(-1, keepdims=True)
     return (share * distances).sum(-1).mean(-1)
-
-
-def rollout(weights: jax.Array) -> jax.Array:
-    """Attention rollout: the share of each input token in each output token (2005.00928).
-
-    Used in figures 6 and 14. It averages heads, adds the identity for the residual connection,
-    scales rows to add up to 1, and multiplies the layers.
-
-    Args:
-      weights: (layers, ..., heads, N, N), the first layer first.
-
-    Returns:
-      (..., N, N): output token, input token; rows add up to 1.
-    """
-    mixing = weights.mean(-3) + jnp.eye(weights.shape[-1])
-    mixing = mixing / mixing.sum(-1, keepdims=True)
-    result = mixing[0]
-    for layer in mixing[1:]:
-        result = layer @ result
-    return result
-
-
-def rollout_map(flow: jax.Array, grid: Grid, prefix: int, *, class_token: bool) -> jax.Array:
-    """The share of each patch in the input of the classifier, by `rollout`.
-
-    Args:
-      flow: (..., N, N), result of `rollout`.
-      grid: rows and columns.
-      prefix: number of tokens before the patches.
-      class_token: whether the classifier takes the class token, which comes first; otherwise it
-        takes the mean of the patches.
-
-    Returns:
-      (..., rows, columns).
-    """
-    seen = flow[..., 0, prefix:] if class_token else flow[..., prefix:, prefix:].mean(-2)
-    return seen.reshape(*seen.shape[:-1], *grid)

@@ -16,6 +16,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from vit_jax.finetune.config import Wanted, tell
 from vit_jax.finetune.facts import Images, look_at_images, look_at_weights, weights_of
 from vit_jax.models.config import BiTConfig
 from vit_jax.text import printable
+from vit_jax.train.health.signals import end_start_on_signals, take_over
 
 log = logging.getLogger(__name__)
 
@@ -236,13 +238,23 @@ class _Runs:
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[dict[Candidate, subprocess.Popen]]:
-    """Collects processes; on any exception, a signal's among them, they are stopped first."""
+    """Collects processes; on any exception, a signal's among them, they are stopped first.
+
+    Only the main thread can handle signals; in another one, exceptions alone stop the processes.
+    """
+    of_command = take_over()  # the command would end at once, and leave the processes
 
     def stop(number: int, frame: Any) -> None:
-        raise Preempted("the sweep was stopped; the same command continues")
+        text = "the sweep was stopped; the same command continues"
+        raise KeyboardInterrupt(text) if interrupts(number) else Preempted(text)
+
+    def interrupts(number: int) -> bool:
+        return number == signal.SIGINT and not of_command
 
     work: dict[Candidate, subprocess.Popen] = {}
-    before = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGINT)}
+    in_main = threading.current_thread() is threading.main_thread()
+    heard = (signal.SIGTERM, signal.SIGINT) if in_main else ()
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield work
     finally:
@@ -254,3 +266,5 @@ def _stopping() -> Iterator[dict[Candidate, subprocess.Popen]]:
             process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
+        if of_command:
+            end_start_on_signals()

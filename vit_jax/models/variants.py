@@ -329,7 +329,7 @@ def _stages(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> nnx.Module:
+def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> ViT | BiT:
     """A freshly initialised model by name.
 
     Args:
@@ -342,13 +342,23 @@ def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> 
 
     Raises:
       InputError: an unknown model or option, or images that do not divide into patches.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> model = vit_jax.create_model("ViT-Ti/16", num_classes=10, image_size=32)
+        >>> images = jnp.zeros((2, 32, 32, 3))  # (batch, height, width, channels)
+        >>> model(images).shape
+        (2, 10)
+        >>> logits, out = model(images, return_intermediates=True)
+        >>> out["block11/attention"].shape  # (batch, heads, tokens, tokens)
+        (2, 3, 5, 5)
     """
     config = model_config(name, **options)
     config.check_patches()
     return build_model(config, rngs or nnx.Rngs(0))
 
 
-def build_model(config: ModelConfig, rngs: nnx.Rngs) -> nnx.Module:
+def build_model(config: ModelConfig, rngs: nnx.Rngs) -> ViT | BiT:
     """The module that a configuration describes."""
     if isinstance(config, ViTConfig):
         return PixelViT(config, rngs=rngs) if config.palette else ViT(config, rngs=rngs)

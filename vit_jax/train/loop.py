@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.checkpoint.interval import SaveInterval
 from vit_jax.checkpoint.manager import Checkpoints
-from vit_jax.errors import NonFiniteError, NotSavedError, Preempted
+from vit_jax.errors import NonFiniteError, NotSavedError
 from vit_jax.parallel import hardware, same
 from vit_jax.parallel.distributed import make_cpu_devices
 from vit_jax.parallel.engines import create_engine
@@ -64,7 +64,7 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
 
     Raises:
       InputError: wrong config or data; nothing was overwritten.
-      Preempted: stopped early, state saved.
+      KeyboardInterrupt, Preempted: stopped early, state saved.
       NotSavedError: stopped early, state not saved.
       NonFiniteError: too many consecutive steps were not finite (config.max_skipped_steps), or
         the last one was not.
@@ -84,7 +84,7 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
         loop, evals = begun
         while not loop.finished:
             if preemption.reached(loop.step):
-                loop.stop(preemption.reason)
+                loop.stop(preemption)
             loop.advance()
             evaluated = loop.finished or due(loop.step, loop.eval_every)
             if evaluated:
@@ -309,13 +309,13 @@ class Loop:
             self.run, self.step, folder, last, self.clock, self.goodput, first_process
         )
 
-    def stop(self, reason: str) -> NoReturn:
+    def stop(self, asked: PreemptionWatch) -> NoReturn:
         """Saves the state and ends the run early."""
         self.save(final=True)
         self.checkpoints.close()
-        raise Preempted(
-            f"preempted after step {self.step} of {self.run.total_steps}, state saved ({reason}); "
-            "the same command goes on from there"
+        raise asked.stopped(
+            f"preempted after step {self.step} of {self.run.total_steps}, state saved "
+            f"({asked.reason}); the same command goes on from there"
         )
 
     def settle(self) -> None:

@@ -118,6 +118,12 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
       pretrained: list published weights that `vit_jax.load` takes, instead of models that
         `create_model` makes; the pattern is for their name, with or without what stands before
         the "/", their family or their model.
+
+    Example:
+        >>> vit_jax.list_models("vit-b/*")
+        ['ViT-B/8', 'ViT-B/16', 'ViT-B/32']
+        >>> "google/vit-base-patch16-224" in vit_jax.list_models("*patch16*", pretrained=True)
+        True
     """
     if pretrained:
         return [entry.name for entry in find_published(pattern)]

@@ -21,7 +21,10 @@ STUCK = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
 WATCH = """
 import time
 from vit_jax.train.health.preemption import PreemptionWatch
+from vit_jax.train.health.signals import end_start_on_signals
+{before}
 watch = PreemptionWatch()
+watch.reached(0), watch.reached(1)  # a step is done
 watch.lost = lambda: "12 steps are lost"
 print("ready", flush=True)
 {body}
@@ -111,7 +114,7 @@ def test_ctrl_c_saves_and_stops(tmp_path):
 @pytest.mark.parametrize("body", ["time.sleep(100)", STUCK])
 def test_ctrl_c_twice_ends_a_process_at_once(body):
     """Also one whose main thread does not come back to Python's interpreter."""
-    process = spawn("-c", WATCH.format(body=body))
+    process = spawn("-c", WATCH.format(before="end_start_on_signals()", body=body))
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     assert "Ctrl-C again stops at once" in process.stdout.readline()
@@ -123,7 +126,7 @@ def test_ctrl_c_twice_ends_a_process_at_once(body):
 
 def test_signals_mean_what_they_meant_afterwards():
     body = "watch.close()\nprint('closed', flush=True)\ntime.sleep(100)"
-    process = spawn("-c", WATCH.format(body=body))
+    process = spawn("-c", WATCH.format(before="", body=body))
     assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "closed\n"]
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=PATIENCE)

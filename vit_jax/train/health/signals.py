@@ -17,12 +17,18 @@ class Listener:
     the main thread handle signals: a listener that is made in another thread hears nothing.
     """
 
-    def __init__(self, numbers: Sequence[signal.Signals], act: Callable[[int], None]):
+    def __init__(
+        self,
+        numbers: Sequence[signal.Signals],
+        act: Callable[[int], None],
+        in_main: Callable[[int], None] = lambda number: None,
+    ):
         """Begins to listen.
 
         Args:
           numbers: of the signals.
           act: what is called with the number of each signal.
+          in_main: called with the number in the main thread, once it is back in Python; may raise.
         """
         self._act = act
         self._former: dict[signal.Signals, Any] = {}
@@ -31,7 +37,7 @@ class Listener:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         for number in numbers:
-            self._former[number] = signal.signal(number, lambda *_: None)
+            self._former[number] = signal.signal(number, lambda number, _: in_main(number))
         self._former_fd = signal.set_wakeup_fd(self._write)
         threading.Thread(target=self._hear, name="signals", daemon=True).start()
 

@@ -12,22 +12,14 @@ same command again continues. docs/finetuning.md has the rules.
 """
 
 import argparse
-import dataclasses
 import json
-import logging
 import os
-import re
-import shlex
 import time
-from pathlib import Path
 
 from vit_jax.cli.arguments import add_dry_run_argument, whole
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.cli.startup import import_quickly, keep_compilations
-from vit_jax.config_files import PREFIX, load_config
 from vit_jax.errors import InputError
-
-log = logging.getLogger("vit_jax.finetune")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,55 +74,28 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     keep_compilations()
     join_processes(args)
-    from vit_jax.finetune.begun import begun_in
-    from vit_jax.finetune.config import TOLD, Wanted
-    from vit_jax.finetune.outcome import lines, outcome
-
-    source = as_source(args.data)
-    words = {word: word.removeprefix(PREFIX).partition("=") for word in args.overrides}
-    told = {name: text for name, _, text in words.values() if name.startswith(TOLD)}
-    overrides = [word for word, (name, _, _) in words.items() if name not in told]
-    wanted = Wanted(
-        args.weights, source, args.epochs, args.image_size, method=args.method, told=told
+    run = import_quickly("vit_jax.finetune.run").prepare(
+        args.weights,
+        args.data,
+        workdir=args.workdir,
+        epochs=args.epochs,
+        image_size=args.image_size,
+        method=args.method,
+        sweep=args.sweep,
+        jobs=args.jobs,
+        overrides=args.overrides,
     )
-    Wanted.parse(wanted.argument())  # which checks the values
-    workdir = args.workdir or default_workdir(args.weights, source)
-    if args.sweep:
-        from vit_jax.finetune.sweep import sweep
-
-        found = sweep(wanted, workdir, overrides, jobs=args.jobs)
-        wanted, overrides = found.wanted, [*found.overrides, *overrides]
-    if begun_in(workdir) and "," not in workdir:
-        wanted = dataclasses.replace(wanted, resume=workdir)
-    spec = f"configs/images.py:{wanted.argument()}"
-    command = ["vit_jax", "train", f"--config={spec}", f"--workdir={workdir}", *overrides]
-    log.info("this is %s", shlex.join(command))
-    config = load_config(spec, overrides)
     if args.dry_run:
-        import_quickly("vit_jax.cli.dry_run").show(config, workdir, as_json=args.json)
+        import_quickly("vit_jax.cli.dry_run").show(run.config, run.workdir, as_json=args.json)
         return 0
     loop = import_quickly("vit_jax.train.loop")
-    summary = loop.train(config, workdir, started=started)
-    best = outcome(workdir)
+    summary = loop.train(run.config, run.workdir, started=started)
+    from vit_jax.finetune.outcome import lines, outcome
+
+    best = outcome(run.workdir)
     if args.json:
         print_once(json.dumps(dict(summary, outcome=best)))
     else:
         for line in lines(best):
             print_once(line)
     return 0
-
-
-def as_source(text: str) -> str:
-    """DATA as a data source: a folder is one with `folder:` before it."""
-    from vit_jax.data.sources.opening import SOURCES
-
-    kind = text.partition(":")[0]
-    if kind in SOURCES or not os.path.isdir(os.path.expanduser(text)):
-        return text
-    return f"folder:{text}"
-
-
-def default_workdir(weights: str, source: str) -> str:
-    """workdirs/WEIGHTS-DATA, from the last part of each."""
-    parts = (re.sub(r"[^\w.-]+", "-", Path(text).name).strip("-.") for text in (weights, source))
-    return os.path.join("workdirs", "-".join(parts))

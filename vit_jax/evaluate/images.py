@@ -1,0 +1,108 @@
+"""`vit_jax.predict`: classes of images that are given in Python."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from vit_jax import data
+from vit_jax.checkpoint.load import load
+from vit_jax.checkpoint.loaded import Loaded, listed
+from vit_jax.data.given import GivenImage, name_of, read_given
+from vit_jax.errors import InputError
+from vit_jax.evaluate.predict import MAX_BATCH, Predictor, find_images
+from vit_jax.models.resnet import BiT
+from vit_jax.models.vit import ViT
+
+Model: TypeAlias = tuple[ViT | BiT, Loaded]
+
+
+def predict(
+    weights: str | Path | Model,
+    images: Any,
+    *,
+    topk: int = 5,
+    use_ema: bool = False,
+    batch_size: int = MAX_BATCH,
+) -> list[dict[str, Any]]:
+    """The most probable classes of each image.
+
+    Probabilities are the softmax over classes, or each logit's sigmoid for a model trained with the
+    sigmoid loss.
+
+    Args:
+      weights: workdir, checkpoint or weight file; or (model, info) from `load`, which is not read
+        again.
+      images: one image or a list of them: paths of files, the bytes of files, Pillow images, uint8
+        arrays (height, width) or (height, width, channels). A path may also be that of a folder,
+        whose images are all taken, or a pattern such as "photos/*.jpg".
+      topk: number of classes per image.
+      use_ema: whether to use the averaged parameters of a run.
+      batch_size: number of images computed at once.
+
+    Returns:
+      A list of {"path", "top": [{"label", "index", "probability"}]}, best first, in the order of
+      the images; "path" is "image 0", "image 1", ... by its place for an image without a path.
+
+    Raises:
+      InputError: no such weights or image, an image that cannot be read, or a model without
+        classes.
+
+    Example:
+        >>> import numpy as np
+        >>> model, info = vit_jax.load("workdirs/digits")
+        >>> grey = np.full((8, 8), 128, np.uint8)
+        >>> found = vit_jax.predict((model, info), [grey, 255 - grey], topk=3)
+        >>> [len(each["top"]) for each in found], sorted(found[0]["top"][0])
+        ([3, 3], ['index', 'label', 'probability'])
+    """
+    if topk < 1:
+        raise InputError(f"topk is {topk}; it must be at least 1")
+    if batch_size < 1:
+        raise InputError(f"the batch size is {batch_size}; it must be at least 1")
+    given = list(_found(images))
+    if not given:
+        raise InputError("no images are given")
+    if isinstance(weights, tuple):
+        if use_ema:
+            raise InputError("use_ema chooses what is loaded; give it to load")
+        model, info = weights
+    else:
+        model, info = load(weights, use_ema=use_ema)
+    if not info.config.num_classes:
+        raise InputError(f"{info.source} has no classes; fine-tune with it as config.init_from")
+    predictor = Predictor(model, info, batch_size=batch_size)
+    pp = data.parse(info.pp)
+    limit = info.run_config.get("data", {}).get("max_pixels", data.MAX_PIXELS)
+    results: list[dict[str, Any]] = []
+    for start in range(0, len(given), batch_size):
+        part = given[start : start + batch_size]
+        rows = predictor(read_given(part, pp, limit, start))
+        for place, (image, row) in enumerate(zip(part, rows, strict=True), start):
+            results.append(dict(path=name_of(image, place), top=top_classes(row, topk, info)))
+    return results
+
+
+def top_classes(row: np.ndarray, topk: int, info: Loaded) -> list[dict[str, Any]]:
+    """The classes with the highest of the probabilities (K,), the highest first."""
+    order = np.argsort(-row, kind="stable")[:topk]
+    names = info.labels
+    return [
+        dict(
+            label=names[i] if i < len(names) else str(i),
+            index=int(i),
+            probability=float(row[i]),
+        )
+        for i in order
+    ]
+
+
+def _found(images: Any) -> Iterator[GivenImage]:
+    """The images; folders and patterns give theirs."""
+    for image in listed(images):
+        if isinstance(image, str | os.PathLike):
+            yield from find_images([os.fspath(image)])
+        else:
+            yield image

@@ -1,0 +1,125 @@
+"""A fine-tuning run, as `vit_jax finetune` and `vit_jax.finetune` make it."""
+
+import dataclasses
+import logging
+import os
+import re
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vit_jax.config_files import PREFIX, load_config
+from vit_jax.data.sources.opening import SOURCES
+from vit_jax.finetune.begun import begun_in
+from vit_jax.finetune.config import TOLD, Wanted
+from vit_jax.finetune.outcome import outcome
+from vit_jax.finetune.sweep import sweep as run_sweep
+
+log = logging.getLogger("vit_jax.finetune")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A fine-tuning run that is ready to begin."""
+
+    config: ConfigDict
+    workdir: str
+
+
+def finetune(
+    weights: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    workdir: str | os.PathLike[str] = "",
+    epochs: float | None = None,
+    image_size: int | None = None,
+    method: str = "full",
+    sweep: bool = False,
+    jobs: int = 1,
+    overrides: Mapping[str, object] | Sequence[str] = (),
+) -> dict[str, Any]:
+    """Fine-tunes weights; `vit_jax.finetune` is the same, with an example."""
+    from vit_jax.train.loop import train
+
+    started = time.monotonic()
+    run = prepare(
+        os.fspath(weights),
+        os.fspath(data),
+        workdir=os.fspath(workdir),
+        epochs=epochs,
+        image_size=image_size,
+        method=method,
+        sweep=sweep,
+        jobs=jobs,
+        overrides=as_overrides(overrides),
+    )
+    summary = train(run.config, run.workdir, started=started)
+    return dict(summary, outcome=outcome(run.workdir))
+
+
+def prepare(
+    weights: str,
+    data: str,
+    *,
+    workdir: str = "",
+    epochs: float | None = None,
+    image_size: int | None = None,
+    method: str = "full",
+    sweep: bool = False,
+    jobs: int = 1,
+    overrides: Sequence[str] = (),
+) -> Prepared:
+    """Chooses everything that is not given; with `sweep`, by short runs, which are done here.
+
+    The `vit_jax train` command that does the same is logged.
+
+    Args:
+      weights, data, workdir, epochs, image_size, method, sweep, jobs: see `vit_jax.finetune`.
+      overrides: "--config.OPTION=VALUE" each.
+
+    Raises:
+      InputError: wrong values, weights or images that cannot be read.
+      Preempted: the sweep was stopped.
+    """
+    source = as_source(data)
+    words = {word: word.removeprefix(PREFIX).partition("=") for word in overrides}
+    told = {name: text for name, _, text in words.values() if name.startswith(TOLD)}
+    overrides = [word for word, (name, _, _) in words.items() if name not in told]
+    wanted = Wanted(weights, source, epochs, image_size, method=method, told=told)
+    Wanted.parse(wanted.argument())  # which checks the values
+    workdir = workdir or default_workdir(weights, source)
+    if sweep:
+        found = run_sweep(wanted, workdir, overrides, jobs=jobs)
+        wanted, overrides = found.wanted, [*found.overrides, *overrides]
+    if begun_in(workdir) and "," not in workdir:
+        wanted = dataclasses.replace(wanted, resume=workdir)
+    spec = f"configs/images.py:{wanted.argument()}"
+    command = ["vit_jax", "train", f"--config={spec}", f"--workdir={workdir}", *overrides]
+    log.info("this is %s", shlex.join(command))
+    return Prepared(load_config(spec, overrides), workdir)
+
+
+def as_overrides(overrides: Mapping[str, object] | Sequence[str]) -> list[str]:
+    """Overrides as "--config.OPTION=VALUE", from a dict or from texts with or without --config."""
+    if isinstance(overrides, Mapping):
+        return [f"{PREFIX}{name}={value}" for name, value in overrides.items()]
+    return [PREFIX + text.removeprefix(PREFIX) for text in overrides]
+
+
+def as_source(text: str) -> str:
+    """DATA as a data source: a folder is one with `folder:` before it."""
+    kind = text.partition(":")[0]
+    if kind in SOURCES or not os.path.isdir(os.path.expanduser(text)):
+        return text
+    return f"folder:{text}"
+
+
+def default_workdir(weights: str, source: str) -> str:
+    """workdirs/WEIGHTS-DATA, from the last part of each; the kind of source is left out."""
+    words = (weights, source.partition(":")[2] or source)
+    parts = (re.sub(r"[^\w.-]+", "-", Path(text).name).strip("-.") for text in words)
+    return os.path.join("workdirs", "-".join(parts))
