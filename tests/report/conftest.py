@@ -1,4 +1,4 @@
-"""Two small runs on a folder of images whose class names are not nice."""
+"""A small run on a folder of images whose class names are markup."""
 
 import shutil
 

@@ -81,6 +81,9 @@ def test_where_weights_come_from(weights, tmp_path, monkeypatch):
     assert data["base_model"] == "google/vit-base-patch16-224"
     assert data["datasets"] == ["owner/photos"]
     assert data["model-index"][0]["results"][0]["dataset"]["type"] == "owner/photos"
+    for value in (None, float("nan"), float("inf")):  # what diverged has no result
+        subject = card.Subject(title="x", weights=trained, metrics={"eval/t/top1": value})
+        assert "model-index" not in card.metadata(subject)
     for local in ("workdirs/pets", "/data/B_16.npz", "B_16.npz"):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "workdirs").mkdir(exist_ok=True)

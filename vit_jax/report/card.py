@@ -7,6 +7,7 @@ trained from and on, and its results as a model-index (hub-docs: model-cards.md)
 import dataclasses
 import json
 import logging
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -156,7 +157,7 @@ def _results(metrics: Mapping[str, float | None]) -> list[dict[str, Any]]:
     return [
         dict(type=kind, name=name, value=round(value, 6))
         for key, (kind, name) in METRICS.items()
-        if isinstance(value := metrics.get(prefix + key), (int, float))
+        if (value := metrics.get(prefix + key)) is not None and math.isfinite(value)
     ]
 
 
