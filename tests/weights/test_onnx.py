@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import traverse_util
+from jax import export
 from PIL import Image
 
 import vit_jax
@@ -106,6 +107,8 @@ def session_of(program):
          "|central_crop((8, 12), nearest=True)", 1),
         ("resize((6, 10))|pad(1)", 1),
         ("resize((10, 14))|random_crop((8, 12))|flip_lr", 1),
+        ("naflex(patches=12, patch=4)", 1),
+        ("naflex(patches=300, patch=2, method='bicubic')", 1),
     ],
 )  # fmt: skip
 def test_preprocessing_inside_is_that_of_evaluation(pp, most):
@@ -122,6 +125,28 @@ def test_preprocessing_inside_is_that_of_evaluation(pp, most):
         expected = np.stack([ops.pixels(tf.constant(image), words) for image in images])
         (found,) = run.run(None, {"images": images})
         assert np.abs(found.astype(int) - expected).max() <= most, shape
+
+
+def test_naflex_takes_images_of_any_size(tmp_path, run_ours):
+    from vit_jax.data import parse
+    from vit_jax.models.naflex import unpack
+
+    options = SMALL | dict(naflex=12)
+    pp = "naflex(patches=12, patch=4)"
+    weights = make_weights("ViT-B/16", options, pp=f"{pp}|value_range(-1, 1)")
+    write(weights, tmp_path / "x.onnx")
+    run = session(tmp_path / "x.onnx")
+    for height, width in ((8, 24), (16, 12)):  # copied, not resized: the same bytes
+        images = random_images(3, height, width)
+        patches = unpack(parse(pp).batched(images, None))
+        values = np.asarray(patches.values, np.float32) / 127.5 - 1
+        expected = run_ours(weights, type(patches)(values, patches.grid))
+        (found,) = run.run(None, {"images": images})
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    write(weights, tmp_path / "x.stablehlo")
+    program = export.deserialize((tmp_path / "x.stablehlo").read_bytes())
+    packed = parse(pp).batched(images, None)
+    np.testing.assert_allclose(program.call(packed), expected, atol=1e-4)
 
 
 def test_preprocessing_that_onnx_lacks_is_said():

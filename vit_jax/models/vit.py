@@ -253,7 +253,8 @@ class ViT(nnx.Module):
     def _resized_positions(self, grid: jax.Array) -> jax.Array:
         """Position embeddings (B, N, D) for each image's grid (B, 2), for NaFlex."""
         config = self.config
-        shape = (len(grid), config.num_tokens, config.width)
+        batch = grid.shape[0]  # as above
+        shape = (batch, config.num_tokens, config.width)
         if config.posemb == "none":
             return jnp.zeros(shape)
         assert isinstance(self.posemb, AddedPositionEmbedding)
@@ -261,8 +262,8 @@ class ViT(nnx.Module):
         positions = resize_positions(
             table[slots:], config.grid, grid, config.naflex, config.naflex_resize
         )
-        own = jnp.broadcast_to(table[:slots], (len(grid), slots, config.width))
-        none = jnp.zeros((len(grid), config.prefix_tokens - slots, config.width))
+        own = jnp.broadcast_to(table[:slots], (batch, slots, config.width))
+        none = jnp.zeros((batch, config.prefix_tokens - slots, config.width))
         return jnp.concatenate([own, none, positions], axis=1)
 
     def _prefix(self) -> list[nnx.Param]:
