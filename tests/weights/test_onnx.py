@@ -61,7 +61,13 @@ def random_images(*shape):
     return np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
 
 
-@pytest.mark.parametrize("model", MODELS)
+SLOW = ("hybrid", "resnet")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in MODELS],
+)
 def test_every_network_computes_the_same(model, tmp_path, run_ours):
     name, options = MODELS[model]
     height, width = options["image_size"]
@@ -160,6 +166,7 @@ def test_preprocessing_that_onnx_lacks_is_said():
         assert run.get_inputs()[0].shape == ["batch", 8, 12, 3]
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_and_the_script_of_the_docs_predicts_with_it(tmp_path, monkeypatch):
     config = configs.default()
     config.model.update(name="ViT-Ti/4", width=32, depth=2, mlp_dim=64, num_heads=2)
