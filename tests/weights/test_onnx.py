@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import traverse_util
+from jax import export
 from PIL import Image
 
 import vit_jax
@@ -60,7 +61,13 @@ def random_images(*shape):
     return np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
 
 
-@pytest.mark.parametrize("model", MODELS)
+SLOW = ("hybrid", "resnet")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in MODELS],
+)
 def test_every_network_computes_the_same(model, tmp_path, run_ours):
     name, options = MODELS[model]
     height, width = options["image_size"]
@@ -106,6 +113,8 @@ def session_of(program):
          "|central_crop((8, 12), nearest=True)", 1),
         ("resize((6, 10))|pad(1)", 1),
         ("resize((10, 14))|random_crop((8, 12))|flip_lr", 1),
+        ("naflex(patches=12, patch=4)", 1),
+        ("naflex(patches=300, patch=2, method='bicubic')", 1),
     ],
 )  # fmt: skip
 def test_preprocessing_inside_is_that_of_evaluation(pp, most):
@@ -124,6 +133,28 @@ def test_preprocessing_inside_is_that_of_evaluation(pp, most):
         assert np.abs(found.astype(int) - expected).max() <= most, shape
 
 
+def test_naflex_takes_images_of_any_size(tmp_path, run_ours):
+    from vit_jax.data import parse
+    from vit_jax.models.naflex import unpack
+
+    options = SMALL | dict(naflex=12)
+    pp = "naflex(patches=12, patch=4)"
+    weights = make_weights("ViT-B/16", options, pp=f"{pp}|value_range(-1, 1)")
+    write(weights, tmp_path / "x.onnx")
+    run = session(tmp_path / "x.onnx")
+    for height, width in ((8, 24), (16, 12)):  # copied, not resized: the same bytes
+        images = random_images(3, height, width)
+        patches = unpack(parse(pp).batched(images, None))
+        values = np.asarray(patches.values, np.float32) / 127.5 - 1
+        expected = run_ours(weights, type(patches)(values, patches.grid))
+        (found,) = run.run(None, {"images": images})
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    write(weights, tmp_path / "x.stablehlo")
+    program = export.deserialize((tmp_path / "x.stablehlo").read_bytes())
+    packed = parse(pp).batched(images, None)
+    np.testing.assert_allclose(program.call(packed), expected, atol=1e-4)
+
+
 def test_preprocessing_that_onnx_lacks_is_said():
     weights = make_weights("ViT-B/16", SMALL | dict(depth=1))
     area = "resize_small((8, 12))|central_crop((8, 12))|value_range(-1, 1)"
@@ -135,6 +166,7 @@ def test_preprocessing_that_onnx_lacks_is_said():
         assert run.get_inputs()[0].shape == ["batch", 8, 12, 3]
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_and_the_script_of_the_docs_predicts_with_it(tmp_path, monkeypatch):
     config = configs.default()
     config.model.update(name="ViT-Ti/4", width=32, depth=2, mlp_dim=64, num_heads=2)

@@ -147,7 +147,8 @@ def own_positions(posemb: PositionEmbedding, config: "ViTConfig", grid: jax.Arra
       config: configuration of the model.
       grid: int32 (B, 2), rows and columns of each image.
     """
-    shape = (len(grid), config.num_tokens, config.width)
+    batch = grid.shape[0]  # in an exported program a symbol, for which len() fails
+    shape = (batch, config.num_tokens, config.width)
     if config.posemb == "none":
         return jnp.zeros(shape)
     assert isinstance(posemb, AddedPositionEmbedding)
@@ -155,8 +156,8 @@ def own_positions(posemb: PositionEmbedding, config: "ViTConfig", grid: jax.Arra
     positions = resize_positions(
         table[slots:], config.grid, grid, config.naflex, config.naflex_resize
     )
-    own = jnp.broadcast_to(table[:slots], (len(grid), slots, config.width))
-    none = jnp.zeros((len(grid), config.prefix_tokens - slots, config.width))
+    own = jnp.broadcast_to(table[:slots], (batch, slots, config.width))
+    none = jnp.zeros((batch, config.prefix_tokens - slots, config.width))
     return jnp.concatenate([own, none, positions], axis=1)
 
 

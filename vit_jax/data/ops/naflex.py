@@ -1,5 +1,7 @@
 """Images of any size and aspect ratio as a fixed number of patches (NaFlex, 2502.14786)."""
 
+import math
+
 import numpy as np
 
 from vit_jax.data.ops.op import Op, Size, is_int, operation
@@ -7,7 +9,12 @@ from vit_jax.data.ops.resample import resize_batch
 from vit_jax.models.naflex import pack, packed_size
 
 METHODS = ("bilinear", "bicubic")
-_SMALLEST, _LARGEST, _TOLERANCE = 1e-6, 100.0, 1e-5  # of the scale, as in transformers
+SMALLEST, LARGEST, _TOLERANCE = 1e-6, 100.0, 1e-5  # of the scale, as in transformers
+
+
+def halvings() -> int:
+    """The number of steps in which `Naflex.grid` finds the scale."""
+    return math.ceil(math.log2((LARGEST - SMALLEST) / _TOLERANCE))
 
 
 @operation("naflex")
@@ -36,7 +43,7 @@ class Naflex(Op):
 
     def grid(self, size: Size) -> Size:
         """(rows, columns) of patches of an image of (height, width) pixels."""
-        low, high = _SMALLEST, _LARGEST
+        low, high = SMALLEST, LARGEST
         while high - low >= _TOLERANCE:
             scale = (low + high) / 2
             rows, columns = (self._count(side, scale) for side in size)

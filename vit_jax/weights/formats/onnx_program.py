@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax.data.ops import naflex
 from vit_jax.errors import InputError
+from vit_jax.models.naflex import pack
 from vit_jax.text import first_line
 from vit_jax.weights.description import own_description
 from vit_jax.weights.formats.programs import MAX_BYTES, inference
@@ -186,6 +188,60 @@ class _Graph:
         end = self.add("Add", corner, size)
         return self.add("Slice", images, corner, end, self.constant([1, 2]))
 
+    def grid(self, images: str, patches: int, patch: int) -> str:
+        """Rows and columns of `data.ops.naflex.Naflex.grid`, by the same search: int64 (2,)."""
+        types = self.onnx.TensorProto
+        sides = self.add("Cast", self.sides(images), to=types.DOUBLE)
+        one, half, side = (self.constant(value, np.float64) for value in (1.0, 0.5, patch))
+        most = self.constant(patches, np.float64)
+        low, high = (
+            self.constant(value, np.float64) for value in (naflex.SMALLEST, naflex.LARGEST)
+        )
+
+        def counts(scale: str) -> str:
+            exact = self.add("Div", self.add("Mul", sides, scale), side)
+            return self.add("Max", self.add("Ceil", exact), one)
+
+        for _ in range(naflex.halvings()):
+            scale = self.add("Mul", self.add("Add", low, high), half)
+            total = self.add("ReduceProd", counts(scale), keepdims=0)
+            fits = self.add("LessOrEqual", total, most)
+            low, high = self.add("Where", fits, scale, low), self.add("Where", fits, high, scale)
+        return self.add("Cast", counts(low), to=types.INT64)
+
+    def packed(self, images: str, op: naflex.Naflex) -> str:
+        """Images as `op` packs them, each in the same grid."""
+        types = self.onnx.TensorProto
+        grid, side = self.grid(images, op.patches, op.patch), self.constant([op.patch])
+        x = self.resized(images, self.add("Mul", grid, side), op.method, True)
+        rows, columns = (
+            self.add("Slice", grid, self.constant([i]), self.constant([i + 1])) for i in range(2)
+        )
+        zero, three = self.constant([0]), self.constant([3])  # 0: as before
+        apart = self.add("Concat", zero, rows, side, columns, side, three, axis=0)
+        x = self.add("Transpose", self.add("Reshape", x, apart), perm=[0, 1, 3, 2, 4, 5])
+        height = self.add("Mul", self.add("Mul", rows, columns), side)
+        below = self.add("Concat", zero, height, side, three, axis=0)
+        x = self.add("Reshape", x, below)
+        missing = self.add("Sub", self.constant([op.patches * op.patch]), height)
+        before = self.constant([0, 1, 0, 0, 0])
+        pads = self.add("Concat", before, missing, self.constant([0, 0]), axis=0)
+        x = self.add("Pad", x, pads, self.constant(0, np.uint8))
+        # The first row holds the grid, two bytes for each number, the lower first.
+        base = self.constant([256])
+        numbers = (rows, columns)
+        halves = [self.add(how, n, base) for n in numbers for how in ("Mod", "Div")]
+        header = self.add("Concat", *halves, self.constant([0] * (3 * op.patch - 4)), axis=0)
+        header = self.add("Reshape", header, self.constant([1, 1, op.patch, 3]))
+        header = self.add("Cast", header, to=types.UINT8)
+        return self.add(
+            "Add", x, self.add("Pad", header, self._below(op), self.constant(0, np.uint8))
+        )
+
+    def _below(self, op: naflex.Naflex) -> str:
+        """The padding of a packed form's first row to the whole form."""
+        return self.constant([0, 0, 0, 0, 0, op.patches * op.patch, 0, 0])
+
     def padded(self, images: str, padding: int) -> str:
         """Images with black pixels on every side."""
         pads = self.constant([0, padding, padding, 0] * 2)
@@ -206,7 +262,9 @@ def preprocessing(weights: Weights, program: Any, onnx: Any) -> tuple[Any, list[
     ops = parse(weights.pp).deterministic().ops
     graph, lines = _Graph(onnx), []
     height, width = weights.config.input_size
-    known = all(isinstance(op, (Resize, ResizeSmall, CentralCrop, Pad)) for op in ops)
+    known = all(
+        isinstance(op, (Resize, ResizeSmall, CentralCrop, Pad, naflex.Naflex)) for op in ops
+    )
     # ONNX Runtime shrinks by bicubic interpolation only with antialias.
     known &= not any(
         isinstance(op, (Resize, ResizeSmall)) and op.method == "bicubic" and not op.antialias
@@ -223,6 +281,8 @@ def preprocessing(weights: Weights, program: Any, onnx: Any) -> tuple[Any, list[
             x = graph.cropped(x, op.shape, op.nearest)
         elif isinstance(op, Pad):
             x = graph.padded(x, op.padding)
+        elif isinstance(op, naflex.Naflex):
+            x = graph.packed(x, op)
         if isinstance(op, (Resize, ResizeSmall)) and op.method == "area":
             lines.append(
                 f"{op}: ONNX has no area interpolation, bilinear with antialias is written"
@@ -261,6 +321,9 @@ def _compared(weights: Weights, function: Any, program: Any, runtime: Any) -> fl
     session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     shape = (SAMPLES, *weights.config.input_size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    if length := weights.config.naflex:
+        empty = np.zeros((length, *weights.config.patch, 3), np.uint8)
+        images[:, 0] = pack(empty, (1, length))[0]
     expected = np.asarray(jax.jit(function)(images))
     found = session.run(["logits"], {"prepared": images})[0]
     difference = float(np.abs(found - expected).max())
