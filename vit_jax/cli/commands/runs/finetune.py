@@ -123,6 +123,7 @@ def as_source(text: str) -> str:
 
 
 def default_workdir(weights: str, source: str) -> str:
-    """workdirs/WEIGHTS-DATA, from the last part of each."""
-    parts = (re.sub(r"[^\w.-]+", "-", Path(text).name).strip("-.") for text in (weights, source))
+    """workdirs/WEIGHTS-DATA, from the last part of each; the kind of source is left out."""
+    words = (weights, source.partition(":")[2] or source)
+    parts = (re.sub(r"[^\w.-]+", "-", Path(text).name).strip("-.") for text in words)
     return os.path.join("workdirs", "-".join(parts))
