@@ -132,4 +132,5 @@ def test_data_may_be_a_folder(tmp_path, monkeypatch):
     assert as_source("photos") == "folder:photos"
     assert as_source("folder:photos") == "folder:photos" and as_source("digits") == "digits"
     assert default_workdir("org/name-b16", "folder:a/photos") == "workdirs/name-b16-photos"
+    assert default_workdir("a/hub", "folder:photos") == "workdirs/hub-photos"
     assert default_workdir("B_16.npz", "csv:x/labels.csv") == "workdirs/B_16.npz-labels.csv"

@@ -127,10 +127,8 @@ def flipped(workdir, pictures, tmp_path_factory):
         Image.fromarray(picture).save(folder / f"{i}.png")
     model, info = vit_jax.load(workdir)
     images = load_images([str(folder / f"{i}.png") for i in range(COUNT)], parse(info.pp))
-    views = [
-        np.asarray(model(jnp.asarray(x / 127.5 - 1, jnp.float32)))
-        for x in (images, images[:, :, ::-1])
-    ]
+    normalized = jnp.asarray(images / 127.5 - 1, jnp.float32)
+    views = [np.asarray(model(view)) for view in (normalized, normalized[:, :, ::-1])]
     logits = np.asarray(views, np.float64)
     exponents = np.exp(logits - logits.max(-1, keepdims=True))
     return np.argsort(-(exponents / exponents.sum(-1, keepdims=True)).mean(0), axis=1)[:, :10]
@@ -156,7 +154,10 @@ def test_views_at_test_time_by_the_command(
         right = [[int(label)] for label in fifth]
         for i, picture in enumerate(pictures):
             name = "n01440764" if protocol == "real" else str(fifth[i])
-            write(tmp_path / "all" / name, f"ILSVRC2012_val_{i + 1:08d}.JPEG", picture)
+            write(tmp_path / "all" / name, "picture.png", picture)  # as above
+            (tmp_path / "all" / name / "picture.png").rename(
+                tmp_path / "all" / name / f"ILSVRC2012_val_{i + 1:08}.JPEG"
+            )
         words += [f"--source=folder:{tmp_path}/all"]
         if protocol == "real":
             (tmp_path / "real.json").write_text(json.dumps(right))
