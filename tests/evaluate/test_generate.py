@@ -50,13 +50,14 @@ def drawn(model, tokens, keep, **options):
     return np.asarray(run(params, jnp.asarray(tokens, jnp.int32), jax.random.key(0)))
 
 
-def test_the_most_probable_pixels_are_those_of_transformers(weights):
+@pytest.mark.parametrize("cache", [True, False])
+def test_the_most_probable_pixels_are_those_of_transformers(cache, weights):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers", minversion="5.0")
     theirs = transformers.ImageGPTForCausalImageModeling.from_pretrained(weights / "hf").eval()
     model, _ = vit_jax.load(str(weights / "hf"))
     tokens = np.random.default_rng(1).integers(0, COLORS, (3, SIDE**2))
-    found = drawn(model, tokens, 6, temperature=0.0)
+    found = drawn(model, tokens, 6, temperature=0.0, cache=cache)
     np.testing.assert_array_equal(found[:, :6], tokens[:, :6])
     ids = torch.tensor(np.concatenate([np.full((3, 1), COLORS), tokens[:, :6]], 1))
     for _ in range(6, SIDE**2):
@@ -65,6 +66,16 @@ def test_the_most_probable_pixels_are_those_of_transformers(weights):
         ids = torch.cat([ids, chosen], 1)
     np.testing.assert_array_equal(found, ids[:, 1:].numpy())
     assert len(np.unique(found[:, 6:])) > 1
+
+
+def test_models_with_other_parts_are_drawn_from_without_a_cache(weights):
+    """Rotary embeddings, say: the same pixels whether a cache is asked for or not."""
+    options = dict(width=16, depth=1, mlp_dim=32, num_heads=2, image_size=SIDE, palette=COLORS)
+    model = vit_jax.create_model("iGPT-S", **options, num_classes=0, rotary="indexed")
+    model.color_head.kernel[...] = jax.random.normal(jax.random.key(1), (16, COLORS))
+    tokens = np.zeros((1, SIDE**2), np.int32)
+    found = [drawn(model, tokens, 0, cache=cache) for cache in (True, False)]
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize("top_k", [0, 2])

@@ -1,6 +1,7 @@
 """iGPT's objectives: what is predicted from what, every engine and layout, and runs with them."""
 
 import functools
+import json
 import math
 
 import jax
@@ -10,10 +11,12 @@ import optax
 import pytest
 
 from vit_jax import config as configs
+from vit_jax.cli.main import main
 from vit_jax.errors import InputError
 from vit_jax.models import flops, model_config
 from vit_jax.models.pixels.embedding import Pixels, nearest_colors
 from vit_jax.parallel.pjit import PjitEngine
+from vit_jax.speed.benchmark import run_config
 from vit_jax.tasks.pixels import color_rows, hide
 from vit_jax.train.run import Dataset, prepare
 
@@ -191,10 +194,43 @@ def test_costs_are_those_of_the_closed_form():
         assert found == pytest.approx(count, rel=0.01)
 
 
+def test_a_plan_counts_both_heads_and_fits_the_closed_form(tmp_path, capsys):
+    path = tmp_path / "tiny.py"
+    path.write_text(
+        f"""
+from vit_jax.config import default, duration
+
+def get_config():
+    config = default()
+    config.task = "pixels"
+    config.model.update({SMALL})
+    config.total = duration(steps=10)
+    config.batch_size = 8
+    config.data.update(source="tfds:cifar10", pp="resize(6)|value_range(-1, 1)")
+    config.parallel.update(data=1, fsdp=4, tensor=2)
+    return config
+"""
+    )
+    assert main(["plan", f"--config={path}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    n, d, layers = SIDE**2, 128, 2
+    blocks = layers * (4 * d**2 + 2 * d * 256) * n + layers * n * (n + 1) * d
+    assert found["flops_per_image"] == 6 * (blocks + 3 * COLORS * n + d * COLORS * n)
+    norms = (2 * layers + 1) * d
+    tables = COLORS * (3 + d) + d + n * d + d * COLORS
+    assert found["params"] == layers * (4 * d**2 + 2 * d * 256) + norms + tables
+    assert found["fits"]
+
+
+def test_a_benchmark_takes_the_images_of_the_model():
+    assert run_config("iGPT-S", batch_size=8).model.image_size == 32
+    assert run_config("ViT-B/16", batch_size=8).model.image_size == 224
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(task="pixels", **{"model.name": "ViT-Ti/4", "model.palette": None}), "model of pix"),
+        (dict(task="pixels", **{"model.name": "ViT-Ti/3", "model.palette": None}), "model of pix"),
         (dict(task="pixels", **{"model.attention_kind": "full"}), "attention_kind to 'causal'"),
         (dict(task="masked_pixels", **{"model.attention_kind": "causal"}), "to 'full'"),
         (dict(task="pixels", **{"model.color_head": False}), "needs config.model.color_head"),

@@ -20,7 +20,7 @@ from vit_jax.models.pixels.generate import complete
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.text import reason
 
-MAX_BATCH = 16
+MAX_BATCH = 8
 
 
 def generate(

@@ -130,6 +130,16 @@ class Block(nnx.Module):
             y = drop_path(y, drop_rate, fold_in(keys, site + 1))
         return y
 
+    def step(
+        self, x: jax.Array, keys: jax.Array, values: jax.Array, place: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Encodes one token (B, 1, D) after those before it; see `SelfAttention.step`."""
+        attention: Any = self.attention
+        y, keys, values = attention.step(self.norm1(x), keys, values, place)
+        none = jnp.zeros(())  # evaluation: no stochastic depth
+        x = x + self._scaled(y, "scale1", none, None, 1)
+        return x + self.mlp_branch(x, none, None), keys, values
+
 
 def _mlp(config: "ViTConfig", rngs: nnx.Rngs) -> Mlp:
     return Mlp(

@@ -22,6 +22,7 @@ from vit_jax.config import default, duration
 from vit_jax.errors import InputError, unknown
 from vit_jax.models import flops
 from vit_jax.models.layers import DTYPES, shard_batch
+from vit_jax.models.variants import model_config
 from vit_jax.parallel import hardware
 from vit_jax.plan.compile import abstract_batch, memory_of
 from vit_jax.tasks import Task
@@ -77,7 +78,7 @@ def run_config(
     Args:
       model: name, as listed by `vit_jax models`.
       batch_size: batch size over all devices.
-      image_size: size of images in pixels; None: 224.
+      image_size: size of images in pixels; None: the model's own, 224 (iGPT: 32).
       dtype: dtype of matrix products; None: bfloat16, on CPUs float32.
       unroll: value of config.model.unroll.
 
@@ -94,7 +95,7 @@ def run_config(
     config.batch_size = batch_size
     config.total = duration(steps=100_000)
     config.model.name = model
-    config.model.image_size = image_size or 224
+    config.model.image_size = image_size or model_config(model).image_size[0]
     config.model.dtype = dtype
     config.model.unroll = unroll
     config.optimizer.weight_decay = 0.1

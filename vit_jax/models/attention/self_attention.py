@@ -207,12 +207,7 @@ class SelfAttention(nnx.Module):
         `layer` is the number of the block, given if the attention kind is `by_layer`.
         """
         with jax.named_scope("attention"):
-            qkv = self.qkv(x)
-            if self.qkv_bias == "no_key":
-                qkv = self.query_value(qkv)
-            query, key, value = unstack(qkv, 2)
-            if self.qk_norm:
-                query, key = self.query_norm(query), self.key_norm(key)
+            query, key, value = self._project(x)
             if rotation is not None:
                 query, key = rotation(query), rotation(key)
             y, weights = self.mix(
@@ -224,9 +219,43 @@ class SelfAttention(nnx.Module):
                 return_weights=return_weights,
                 layer=layer,
             )
-            if self.inner_norm:
-                y = self.norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape)
-            return self.out(y), weights
+            return self._output(y), weights
+
+    def step(
+        self, x: jax.Array, keys: jax.Array, values: jax.Array, place: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Attention of one token with those before it, whose keys and values are kept.
+
+        Args:
+          x: (B, 1, D), the token at `place`.
+          keys, values: (B, N, H, d); from `place` on, they are not looked at.
+          place: number of the token, from 0.
+
+        Returns:
+          (B, 1, D), and the keys and values with those of this token.
+        """
+        query, key, value = self._project(x)
+        keys = lax.dynamic_update_slice_in_dim(keys, key.astype(keys.dtype), place, 1)
+        values = lax.dynamic_update_slice_in_dim(values, value.astype(values.dtype), place, 1)
+        seen = jnp.arange(keys.shape[1]) <= place
+        bias = jnp.where(seen, 0.0, -jnp.inf)[None, None, None]
+        return self._output(attend(query, keys, values, bias=bias)[0]), keys, values
+
+    def _project(self, x: jax.Array) -> list[jax.Array]:
+        """Queries, keys and values, (B, N, H, d) each."""
+        qkv = self.qkv(x)
+        if self.qkv_bias == "no_key":
+            qkv = self.query_value(qkv)
+        query, key, value = unstack(qkv, 2)
+        if self.qk_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        return [query, key, value]
+
+    def _output(self, y: jax.Array) -> jax.Array:
+        """(B, N, H, d) of the heads -> (B, N, D)."""
+        if self.inner_norm:
+            y = self.norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape)
+        return self.out(y)
 
     def mix(
         self,

@@ -72,6 +72,12 @@ class PixelEmbedding(nnx.Module):
         """Numbers of colours (B, H * W) of images (B, H, W, 3)."""
         return nearest_colors(images, self.palette[...])
 
+    def at(self, tokens: jax.Array, place: jax.Array) -> jax.Array:
+        """The input (B, 1, D) at one place of an autoregressive model, from tokens (B, N)."""
+        before = lax.dynamic_slice_in_dim(tokens, jnp.maximum(place - 1, 0), 1, axis=1)
+        x = jnp.where(place == 0, self.start[...], self.table[...][before])
+        return x.astype(self.dtype)
+
     def __call__(self, images: jax.Array | Pixels) -> jax.Array:
         """Images (B, H, W, 3), or pixels -> (B, H * W, D)."""
         pixels = images if isinstance(images, Pixels) else Pixels(self.tokens(images))

@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images per batch, over all devices; default: 16 on each",
     )
     parser.add_argument(
-        "--image-size", type=whole(most=MOST_PIXELS), default=224, help="pixels (%(default)s)"
+        "--image-size",
+        type=whole(most=MOST_PIXELS),
+        help="pixels; default: 224, for iGPT 32",
     )
     parser.add_argument("--dtype", help="default: bfloat16, on CPUs float32")
     parser.add_argument("--steps", type=whole(), default=20, help="steps to time (%(default)s)")
