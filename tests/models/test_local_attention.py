@@ -10,7 +10,7 @@ from flax import nnx
 from jax.extend import core
 
 from vit_jax.errors import InputError
-from vit_jax.models import merge, model_config, split
+from vit_jax.models import abstract, build_model, merge, model_config, split
 from vit_jax.models.attention.local import LocalAttention, RelativeOffsets
 from vit_jax.models.attention.self_attention import SelfAttention
 from vit_jax.models.flops import attention_macs, macs, parameters
@@ -204,6 +204,33 @@ def test_parameters_are_counted():
     full = config_of("full", (7, 4), 2)
     offsets = 2 * (2 * 4 + 1) * WIDTH // 2
     assert parameters(config) == parameters(full) + config.depth * offsets
+
+
+def test_keys_of_offsets_suit_every_resolution():
+    """Also where a block is cut off at a smaller grid."""
+    for kind in (
+        "block(4, relative=True)",
+        "halo(3, 2, relative=True)",
+        "window(5, relative=True)",
+    ):
+        shapes = []
+        for grid in ((4, 3), (9, 12)):
+            config = config_of(kind, grid, posemb="none")
+            _, params = abstract(lambda rngs: build_model(config, rngs))  # noqa: B023
+            shapes.append(jax.tree.map(lambda leaf: leaf.shape, params))
+        assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("kind", ["halo(2, 1, relative=True)", "sparse(pattern='fixed')"])
+def test_products_in_bfloat16_are_near_those_in_float32(vit, kind):
+    options = dict(width=12, num_heads=3, image_size=(10, 8), patch_size=2, attention_kind=kind)
+    exact, coarse = (vit.model(**options, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    images = vit.images(exact)
+    (_, expected), (_, found) = (vit.apply(model, images) for model in (exact, coarse))
+    weights = found["block00/attention"]
+    assert weights.dtype == jnp.float32
+    np.testing.assert_allclose(weights, expected["block00/attention"], atol=0.05)
+    assert found["block00/output"].dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize(
