@@ -27,6 +27,7 @@ EXTRAS = {
     "hub": ["huggingface_hub", "fsspec", "gcsfs"],  # checkpoints at hf:// and gs://
     "datasets": ["pyarrow>=17", "datasets>=4.0"],  # parquet:FILES; hf:NAME wants both
     "figures": ["matplotlib>=3.9"],
+    "trackers": ["mlflow-skinny>=3.0", "wandb>=0.25"],  # config.log.trackers
     "test": [
         "pytest>=8.3",
         "pytest-xdist>=3.6",
@@ -90,6 +91,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=11.0",
+        "rich>=13.9",
         "safetensors>=0.5",
         "scikit-learn>=1.6",
         "tensorboardX>=2.6.4",

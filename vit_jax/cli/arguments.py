@@ -1,6 +1,7 @@
 """Arguments that several commands share."""
 
 import argparse
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -86,3 +87,15 @@ def add_tta_argument(parser: argparse.ArgumentParser, default: str) -> None:
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --json."""
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_quiet_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --quiet; see `be_quiet`."""
+    parser.add_argument("--quiet", action="store_true", help="print errors and the summary only")
+
+
+def be_quiet() -> None:
+    """Makes vit_jax report errors only: no stages, no display, no warnings."""
+    logging.getLogger("vit_jax").setLevel(logging.ERROR)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)

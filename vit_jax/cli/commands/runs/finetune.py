@@ -19,7 +19,7 @@ import shlex
 import time
 from pathlib import Path
 
-from vit_jax.cli.arguments import whole
+from vit_jax.cli.arguments import add_quiet_argument, be_quiet, whole
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.cli.startup import import_quickly, keep_compilations
 from vit_jax.config_files import PREFIX, load_config
@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="--sweep: runs at a time, each on its share of the GPUs or cores (%(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_quiet_argument(parser)
     parser.set_defaults(config="")  # so that --config.OPTION=VALUE is taken
     add_process_arguments(parser)
 
@@ -74,6 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fine-tunes; returns the exit status."""
     started = time.monotonic()
+    if args.quiet:
+        be_quiet()
     keep_compilations()
     join_processes(args)
     from vit_jax.finetune.config import TOLD, Wanted
