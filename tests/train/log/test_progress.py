@@ -11,6 +11,7 @@ import pytest
 from vit_jax.train.log import progress as module
 from vit_jax.train.log.progress import Progress
 
+
 def test_another_process_is_silent(caplog, monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: True)
