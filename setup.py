@@ -30,6 +30,7 @@ EXTRAS = {
     "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6"],  # the documentation as a site
     # `vit_jax convert SRC x.onnx`; newer jax2onnx wants an older Orbax than we do.
     "onnx": ["jax2onnx>=0.13", "onnx>=1.20", "onnxruntime>=1.24"],
+    "trackers": ["mlflow-skinny>=3.0", "wandb>=0.25"],  # config.log.trackers
     "test": [
         "pytest>=8.3",
         "pytest-xdist>=3.6",
@@ -102,6 +103,7 @@ setup(
         "orbax-checkpoint>=0.12",
         "pillow>=11.0",
         "pyyaml>=6.0",  # model cards
+        "rich>=13.9",
         "safetensors>=0.5",
         "scikit-learn>=1.6",
         "shtab>=1.7",

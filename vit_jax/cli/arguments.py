@@ -1,6 +1,7 @@
 """Arguments that several commands share."""
 
 import argparse
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -120,3 +121,15 @@ def add_import_argument(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="run a Python file first, which may register models, sources and so on",
     )
+
+
+def add_quiet_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --quiet; see `be_quiet`."""
+    parser.add_argument("--quiet", action="store_true", help="print errors and the summary only")
+
+
+def be_quiet() -> None:
+    """Makes vit_jax report errors only: no stages, no display, no warnings."""
+    logging.getLogger("vit_jax").setLevel(logging.ERROR)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)

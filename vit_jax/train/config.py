@@ -29,7 +29,7 @@ from vit_jax.tasks.distill import DistillOptions
 from vit_jax.tasks.losses import LossOptions
 from vit_jax.tasks.mixup import MixupOptions
 from vit_jax.train.health.watchdog import WatchdogOptions
-from vit_jax.train.log.metrics import LogOptions
+from vit_jax.train.log.metrics import LogOptions, check_log
 from vit_jax.train.optim import OptimizerOptions
 from vit_jax.train.progressive.options import ProgressiveOptions, parse_sizes
 from vit_jax.weights.adapters.lora import LoraOptions
@@ -243,6 +243,7 @@ def check(config: ConfigDict) -> None:
     for name, default_value in options.defaults(LoraOptions).items():
         if not config.lora.rank and config.lora[name] != default_value:
             raise InputError(f"config.lora.{name} needs config.lora.rank above 0")
+    check_log(config.log)
     for name, entry in config.evals.items():
         create_evaluation(entry, f"config.evals.{name}")
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from vit_jax.checkpoint.interval import SaveInterval
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.errors import NonFiniteError, NotSavedError
+from vit_jax.options import flatten
 from vit_jax.parallel import hardware, same
 from vit_jax.parallel.distributed import make_cpu_devices
 from vit_jax.parallel.engines import create_engine
@@ -19,17 +20,17 @@ from vit_jax.train.batches import TrainingBatches, open_training_data
 from vit_jax.train.config import check
 from vit_jax.train.evaluations import RunEvaluation, open_evaluations
 from vit_jax.train.health.bad_steps import BadSteps
-from vit_jax.train.health.debug import find_first, on_one_device
+from vit_jax.train.health.debug import find_cause
 from vit_jax.train.health.early_stop import EarlyStop
 from vit_jax.train.health.preemption import PreemptionWatch, lost_since
 from vit_jax.train.health.spikes import SpikeWatch
 from vit_jax.train.health.watchdog import Watchdog
 from vit_jax.train.log.clock import Clock
 from vit_jax.train.log.goodput import Goodput
+from vit_jax.train.log.images import show_batch
 from vit_jax.train.log.metrics import MetricsLog
 from vit_jax.train.log.progress import Progress, shown_log
 from vit_jax.train.log.summary import announce, describe, write_summary
-from vit_jax.train.optim import gradient_point
 from vit_jax.train.progressive.stages import stage_at
 from vit_jax.train.progressive.steps import StagedSteps
 from vit_jax.train.resume import announce_schedule, check_length, finished_summary
@@ -41,7 +42,6 @@ from vit_jax.train.start import (
     with_preprocessing,
 )
 from vit_jax.train.state import TrainState
-from vit_jax.train.step import make_gradient
 from vit_jax.train.workdir import claim_workdir, compare_starts, only_run_in, open_workdir
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,9 @@ def _begin(
         return stack.enter_context(contextlib.closing(thing))
 
     first_process = jax.process_index() == 0
-    progress = opened(Progress(config.log.progress, active=first_process))
+    progress = opened(
+        Progress(config.log.progress, active=first_process, best_by=config.checkpoint.best or "")
+    )
     engine = create_engine(config.parallel)
     start = None
     if lacks_preprocessing(config):
@@ -147,6 +149,12 @@ def _begin(
         claim_workdir(folder, config)
     preemption.lost = lambda: lost_since(step, checkpoints.directory)
     unreadable = meta.get("unreadable", 0)
+    options = dict(flatten(config.to_dict()))
+    metrics = opened(
+        MetricsLog(folder, config.log, step=step, write=first_process, options=options)
+    )
+    for line in metrics.earlier:
+        progress.evaluated(line["step"], line)
     loop = Loop(
         run,
         step,
@@ -154,7 +162,7 @@ def _begin(
         clock,
         goodput=opened(Goodput(folder, clock, write=first_process)),
         batches=opened(TrainingBatches(run, source, pp, start_step=step, unreadable=unreadable)),
-        metrics=opened(MetricsLog(folder, config.log, step=step, write=first_process)),
+        metrics=metrics,
         progress=progress,
         checkpoints=checkpoints,
         meta=describe(run, source, pp),
@@ -219,6 +227,7 @@ class Loop:
         if not ready:
             self.watchdog.pause()
             self.progress.stage("compiling the training step")
+            show_batch(self.metrics, self.run, batch, self.step + 1)
         with self.clock.phase(training if ready else "compile"):
             self.state, metrics = self._steps(self.step, self.state, batch)
         if not ready:
@@ -236,6 +245,8 @@ class Loop:
         self._flops_since += self.run.config.batch_size * self.run.step_flops(stage)
         if self._logs(self.step):
             self._log(metrics)
+        if due(self.step, self.run.config.log.histograms):
+            self.metrics.histograms(self.step, metrics["histograms"])
         self.metrics.flush(before=self.step - STEPS_IN_FLIGHT)
 
     def evaluate(self, evals: list[RunEvaluation]) -> None:
@@ -248,6 +259,7 @@ class Loop:
                 result = evaluation.run(self.state, self.watchdog.beat)
                 named = {f"eval/{evaluation.name}/{key}": v for key, v in result.items()}
                 self.metrics.add(self.step, named)
+                self.progress.evaluated(self.step, named)
                 shown = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
                 log.info("step %d: %s %s", self.step, evaluation.name, shown)
             self.metrics.flush()
@@ -298,7 +310,7 @@ class Loop:
         """
         self._steps.close()
         self.checkpoints.close()
-        self.metrics.close()
+        self.metrics.close(finished=not self.bad_steps)
         self.goodput.close()
         if self.bad_steps:
             raise NonFiniteError(self.bad_steps.report(self.checkpoints.sound()))
@@ -346,14 +358,7 @@ class Loop:
         if self.bad_steps:
             # The update was skipped: these are still the parameters that the step began with.
             self.watchdog.pause()  # this takes long
-            options = self.run.config.optimizer
-            point = gradient_point(options, self.state.params, self.state.opt_state)
-            inputs = on_one_device(point, batch)
-            task = stage_at(self.run.stages, self.step - 1).task
-            teacher = self.run.teacher
-            if teacher:
-                task = task.with_frozen(on_one_device(teacher.params, batch)[0])
-            found = find_first(make_gradient(task), *inputs, self.step - 1)
+            found = find_cause(self.run, self.state, batch, self.step - 1)
             self.checkpoints.wait()
             report = self.bad_steps.report(self.checkpoints.sound())
             raise NonFiniteError(f"{report}\n{found}")
@@ -364,7 +369,9 @@ class Loop:
         speed = self._images_since / seconds
         waited = self.clock.seconds.get("data", 0.0)
         values: dict[str, Any] = {
-            f"train/{name}": value for name, value in metrics.items() if not value.ndim
+            f"train/{name}": value
+            for name, value in metrics.items()
+            if name != "histograms" and not value.ndim
         }
         values["train/images_per_second"] = speed
         values["train/unreadable"] = self.batches.unreadable

@@ -15,6 +15,7 @@ from jax import lax
 
 from vit_jax.models.layers import shard_batch
 from vit_jax.tasks import Batch, Metrics, Task
+from vit_jax.train.log import histograms
 from vit_jax.train.optim import (
     OptimizerOptions,
     ascend,
@@ -40,7 +41,8 @@ def make_train_step(
     The batch holds `image` uint8 (B, H, W, 3), `label` (B,) or (B, K), and, if flipping is left
     to the device, `flip` bool (B,), True for images to flip.
     Metrics are scalars of the global batch: loss, grad_norm, learning_rate, and counts of
-    skipped steps; and `finite_gradients`, bool (leaves of params,).
+    skipped steps; and `finite_gradients`, bool (leaves of params,). With `config.log.histograms`
+    there is also `histograms`, see `log.histograms.count`; they are zero at steps without.
     A step whose loss or gradient is not finite changes nothing but the counters. A parameter
     that an update would make overflow keeps its value.
     """
@@ -59,7 +61,7 @@ def make_train_step(
             grad_norm = jnp.sqrt(squares.sum())
             finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
             new = _update(state, loss, grads, finite, optimizer, config.optimizer)
-        metrics = dict(
+        metrics: dict[str, Any] = dict(
             loss=loss,
             grad_norm=grad_norm,
             learning_rate=schedule(state.step - state.skipped),
@@ -67,9 +69,22 @@ def make_train_step(
             skipped_in_a_row=new.skipped_in_a_row,
             finite_gradients=jnp.isfinite(squares),
         )
+        if every := config.log.histograms:
+            with jax.named_scope("histograms"):
+                metrics["histograms"] = _histograms(new, grads, every)
         return new, metrics
 
     return step
+
+
+def _histograms(state: TrainState, grads: Any, every: int) -> dict[str, jax.Array]:
+    """Histograms of parameters after the step and of its gradient, counted at every `every`th."""
+
+    def counted() -> dict[str, jax.Array]:
+        return histograms.count("parameters", state.params) | histograms.count("gradients", grads)
+
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(counted))
+    return lax.cond(state.step % every == 0, counted, lambda: empty)
 
 
 def make_gradient(task: Task, axis_name: str | None = None) -> Callable[..., tuple[jax.Array, Any]]:

@@ -1,12 +1,16 @@
 """metrics.jsonl after kills: every step once."""
 
 import errno
+import io
 import json
 import struct
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from vit_jax import config as configs
+from vit_jax.train.log import histograms
 from vit_jax.train.log.metrics import LogOptions, MetricsLog
 
 LOG = configs.default().log
@@ -142,3 +146,40 @@ def test_event_files_that_fail_stop_with_a_word_and_nothing_waits(
     assert [record.message for record in caplog.records] == [
         f"{tmp_path}: no more TensorBoard events: No space left on device"
     ]
+
+
+def test_event_files_have_hyperparameters_images_and_histograms(tmp_path):
+    from PIL import Image
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+    options = {"batch_size": 32, "optimizer.learning_rate": 1e-3, "data.pp": "a|b"}
+    metrics = MetricsLog(tmp_path, LogOptions(), step=0, options=options)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), np.uint8)
+    metrics.images(1, "train/images", pixels)
+    values = jnp.asarray([-3.0, -0.75, 0.0, 0.25, 0.3, 700.0])
+    metrics.histograms(2, histograms.count("parameters", {"head": {"bias": values}}))
+    metrics.add(2, {"train/loss": 0.5})
+    metrics.close()
+    found = {}
+    for path in tmp_path.glob("events.out.tfevents.*"):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            for value in Event.FromString(data[12 : 12 + length]).summary.value:
+                found[value.tag] = value
+            data = data[16 + length :]
+    plugin = found["_hparams_/session_start_info"].metadata.plugin_data
+    hparams = HParamsPluginData.FromString(plugin.content).session_start_info.hparams
+    assert hparams["optimizer.learning_rate"].number_value == 1e-3
+    assert b"| data.pp | a\\|b |" in found["config/text_summary"].tensor.string_val[0]
+    for number in (0, 1):
+        content = found[f"train/images/{number}"].image.encoded_image_string
+        shown = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        np.testing.assert_array_equal(shown, pixels[number])
+    histogram = found["parameters/head/bias"].histo
+    assert histogram.num == 6 and sum(histogram.bucket) == 6
+    # As NumPy counts with the same limits.
+    limits = np.concatenate([[-np.inf], histogram.bucket_limit])
+    counts, _ = np.histogram(np.asarray(values), limits)
+    np.testing.assert_array_equal(counts, histogram.bucket)

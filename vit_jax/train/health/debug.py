@@ -15,6 +15,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.extend import core
 
+from vit_jax.train.optim import gradient_point
+from vit_jax.train.progressive.stages import stage_at
+from vit_jax.train.run import Run
+from vit_jax.train.state import TrainState
+from vit_jax.train.step import make_gradient
 from vit_jax.trees import path_name
 
 # Primitives that only wrap a list of operations.
@@ -114,3 +119,20 @@ def _bad(x: Any) -> str:
 
 def _finite(x: Any) -> bool:
     return not jnp.issubdtype(jnp.result_type(x), jnp.floating) or bool(jnp.isfinite(x).all())
+
+
+def find_cause(run: Run, state: TrainState, batch: dict[str, jax.Array], step: int) -> str:
+    """Describes the first operation of a step whose result is not finite; see `find_first`.
+
+    Args:
+      run: the run.
+      state: state with which the step begins.
+      batch: batch of the step.
+      step: number of the step, from 0.
+    """
+    point = gradient_point(run.config.optimizer, state.params, state.opt_state)
+    inputs = on_one_device(point, batch)
+    task = stage_at(run.stages, step).task
+    if run.teacher:
+        task = task.with_frozen(on_one_device(run.teacher.params, batch)[0])
+    return find_first(make_gradient(task), *inputs, step)

@@ -1,20 +1,18 @@
-"""Reports of a run: metrics.jsonl and TensorBoard events."""
+"""Reports of a run: metrics.jsonl, TensorBoard events and other trackers."""
 
 import dataclasses
-import logging
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 
 from vit_jax import jsonl
+from vit_jax.errors import InputError
 from vit_jax.options import option
-from vit_jax.text import reason
-
-log = logging.getLogger(__name__)
+from vit_jax.train.log.histograms import from_counts
+from vit_jax.train.log.trackers import Start, Tracker, Trackers, create_trackers
+from vit_jax.train.log.trackers.tensorboard import TensorBoard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +24,27 @@ class LogOptions:
     )
     tensorboard: bool = option(
         True, "write TensorBoard event files into the workdir", effect="course"
+    )
+    images: int = option(
+        8,
+        "images of the first batch, after augmentation, for TensorBoard and other trackers; at "
+        "most 16; 0: none",
+        effect="course",
+        at_least=0,
+        below=17,
+    )
+    histograms: int = option(
+        0,
+        "number of steps between histograms of parameters and gradients in TensorBoard and wandb; "
+        "0: none",
+        effect="course",
+        at_least=0,
+    )
+    trackers: tuple[str, ...] = option(
+        (),
+        "other places for the metrics: csv, mlflow, wandb, or a tracker of your own, with "
+        "arguments in parentheses",
+        effect="course",
     )
     progress: float = option(
         30.0,
@@ -42,6 +61,19 @@ class LogOptions:
     )
 
 
+def check_log(options: LogOptions) -> None:
+    """Refuses trackers that cannot work, and options that would be ignored.
+
+    Raises:
+      InputError: names the tracker or the option.
+    """
+    create_trackers(options.trackers)
+    if options.histograms and not (options.tensorboard or options.trackers):
+        raise InputError(
+            "config.log.histograms needs config.log.tensorboard or a tracker in config.log.trackers"
+        )
+
+
 class Line(TypedDict):
     """A line of metrics.jsonl; its other keys are metrics."""
 
@@ -55,29 +87,60 @@ class MetricsLog:
     calls when the device has its next step to work on.
     """
 
-    def __init__(self, workdir: Path, config: LogOptions, *, step: int, write: bool = True):
+    def __init__(
+        self,
+        workdir: Path,
+        config: LogOptions,
+        *,
+        step: int,
+        write: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ):
         """Opens the log.
 
         Args:
           workdir: workdir of the run.
-          config: `config.log`, which says whether to write event files too.
+          config: `config.log`, which says which trackers to write to.
           step: step of the state that the run starts from; lines of later steps are dropped,
             as those steps happen again.
           write: whether this process writes files.
+          options: full name -> value of the run's options, for trackers.
         """
         self._pending: dict[int, dict[str, Any]] = {}
-        self._file = self._events = None
+        self._histograms: dict[int, dict[str, Any]] = {}
+        self._file: jsonl.Appender | None = None
+        trackers: list[Tracker] = []
         self.last: dict[str, float] = {}  # newest value of every metric
         path = workdir / "metrics.jsonl"
         lines = jsonl.read(path, Line, dict[str, float | None], aside=write)
-        kept = [line for line in lines if line["step"] <= step]
-        for line in kept:
+        self.earlier = [line for line in lines if line["step"] <= step]  # lines of earlier starts
+        for line in self.earlier:
             self.last.update({name: np.nan if v is None else v for name, v in line.items()})
         if write:
-            jsonl.replace(path, kept)
+            jsonl.replace(path, self.earlier)
             self._file = jsonl.Appender(path)
-            if config.tensorboard:
-                self._events = Events(workdir, purge_step=step + 1 if step else None)
+            trackers = [TensorBoard()] if config.tensorboard else []
+            trackers += create_trackers(config.trackers)
+        self._trackers = Trackers(trackers, Start(workdir, step, options or {}))
+
+    @property
+    def tracked(self) -> bool:
+        """Whether there is a tracker, which takes images and histograms."""
+        return bool(self._trackers)
+
+    def images(self, step: int, name: str, images: np.ndarray) -> None:
+        """Gives images, uint8 (N, H, W, 3), to the trackers."""
+        self._trackers.images(step, name, images)
+
+    def histograms(self, step: int, counts: dict[str, Any]) -> None:
+        """Gives histograms to the trackers when the line of `step` is written.
+
+        Args:
+          step: step of the histograms.
+          counts: name -> numbers of values, as `histograms.count` returns them.
+        """
+        if self.tracked:
+            self._histograms[step] = counts
 
     def add(self, step: int, metrics: dict[str, Any]) -> None:
         """Adds to the line of `step`."""
@@ -88,6 +151,12 @@ class MetricsLog:
         for step in sorted(self._pending):
             if before is None or step < before:
                 self._write(step, self._pending.pop(step))
+        for step in sorted(self._histograms):
+            if before is None or step < before:
+                counts = self._histograms.pop(step)
+                self._trackers.histograms(
+                    step, {name: from_counts(np.asarray(found)) for name, found in counts.items()}
+                )
         if sync and self._file:
             self._file.sync()
 
@@ -96,66 +165,12 @@ class MetricsLog:
         self.last.update(values, step=step)
         if self._file:
             self._file.write(dict(step=step, **jsonl.finite(values)))
-        if self._events:
-            self._events.add(step, values)
+        self._trackers.scalars(step, values)
 
-    def close(self) -> None:
-        """Writes the pending lines and closes the files."""
+    def close(self, finished: bool = False) -> None:
+        """Writes the pending lines and closes the files; `finished`: the run is done."""
         self.flush()
-        for output in (self._file, self._events):
-            if output:
-                output.close()
-        self._file = self._events = None
-
-
-class Events:
-    """TensorBoard's event files, written in a thread.
-
-    Importing the library that writes them takes seconds. The thread does so at the first
-    write, while the device works, so that no step is delayed. The first error ends the event
-    files with a line in the log; the run goes on without them.
-    """
-
-    def __init__(self, workdir: Path, *, purge_step: int | None):
-        """Opens nothing yet; TensorBoard discards earlier events from `purge_step` on."""
-        self._workdir, self._purge_step = workdir, purge_step
-        self._writer: Any = None
-        self._failed = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
-
-    def add(self, step: int, values: dict[str, float]) -> None:
-        """Queues the values of a step."""
-        self._thread.submit(self._attempt, lambda: self._write(step, values))
-
-    def _attempt(self, act: Callable[[], None]) -> None:
-        if self._failed:
-            return
-        try:
-            act()
-        except OSError as error:
-            self._failed = True
-            log.error("%s: no more TensorBoard events: %s", self._workdir, reason(error))
-
-    def _write(self, step: int, values: dict[str, float]) -> None:
-        # SummaryWriter would write in another thread, whose failure makes its queue block.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.summary import scalar
-
-        if self._writer is None:
-            self._writer = EventsWriter(str(self._workdir / "events"))
-            if self._purge_step:
-                start = SessionLog(status=SessionLog.START)
-                self._put(Event(step=self._purge_step, session_log=start))
-        for name, value in values.items():
-            self._put(Event(step=step, summary=scalar(name, value)))
-        self._writer.flush()
-
-    def _put(self, event: Any) -> None:
-        event.wall_time = time.time()
-        self._writer.write_event(event)
-
-    def close(self) -> None:
-        """Waits until everything is written."""
-        self._thread.submit(self._attempt, lambda: self._writer and self._writer.close())
-        self._thread.shutdown()
+        if self._file:
+            self._file.close()
+        self._file = None
+        self._trackers.close(finished)

@@ -1,14 +1,20 @@
-"""How far a run is: a line overwritten in place on a terminal, plain lines elsewhere."""
+"""How far a run is: a live display on a terminal, plain lines elsewhere."""
 
 import contextlib
 import logging
-import shutil
+import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, TextIO
 
 from vit_jax.text import PrintableFormatter
+from vit_jax.train.log.memory import used_memory
+from vit_jax.train.log.status import Status
+
+if TYPE_CHECKING:
+    from vit_jax.train.log.display import Display
 
 log = logging.getLogger(__name__)
 _PACKAGE = logging.getLogger("vit_jax")
@@ -38,34 +44,33 @@ def shown_log() -> Iterator[None]:
 class Progress:
     """Tells the stages of a start, then the steps.
 
-    On a terminal all of it is one line, which makes way for every line of the log. Elsewhere
-    each stage is a line of the log, and a thread repeats the newest state at an interval, also
-    while the main thread compiles.
+    On a terminal a few lines below the log show the newest state. Elsewhere each stage is a line
+    of the log, and a thread repeats the newest state at an interval, also while the main thread
+    compiles. Where the log of vit_jax shows errors only, nothing is told.
+
+    Attributes:
+      status: newest state.
     """
 
-    def __init__(self, seconds: float, *, active: bool):
+    def __init__(self, seconds: float, *, active: bool, best_by: str = ""):
         """Starts telling.
 
         Args:
           seconds: interval of the lines without a terminal; 0: none.
           active: whether this process tells anything.
+          best_by: metric that tells the best evaluation, as eval/<name>/<metric>.
         """
-        self._active = active
-        self._terminal = active and sys.stderr.isatty()
-        self._seconds = seconds
-        self._lock = threading.RLock()
-        self._shown = False  # whether the terminal's last line is the progress
-        self._stage, self._since = "", time.monotonic()
-        self._total = self._step = 0
-        self._details = ""
+        self.status = Status(best_by=best_by)
+        active = active and log.isEnabledFor(logging.INFO)
+        self._seconds = seconds if active else 0.0
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
-        self._handlers: list[logging.Handler] = []
-        if self._terminal:
-            self._handlers = _handlers_of(sys.stderr)
-            for handler in self._handlers:
-                handler.addFilter(self._make_way)
-        elif active and seconds:
+        self._display: Display | None = None
+        if active and _is_watched(sys.stderr):
+            from vit_jax.train.log import display
+
+            self._display, self._seconds = display.Display(self.status), 0.0
+        elif self._seconds:
             self._thread = threading.Thread(target=self._repeat, name="progress", daemon=True)
             self._thread.start()
 
@@ -76,77 +81,44 @@ class Progress:
           name: what is done now.
           quiet: whether to tell it only if it lasts.
         """
-        self._stage, self._since = name, time.monotonic()
-        if self._terminal and name:
-            self._draw(name)
-        elif self._active and self._seconds and name and not quiet:
+        self.status.since, self.status.stage = time.monotonic(), name
+        if self._display and name and not quiet:
+            self._display.refresh()
+        elif self._seconds and name and not quiet:
             log.info("%s", name)
 
     def step(self, step: int, total: int) -> None:
         """Notes that `step` steps of `total` are done."""
-        self._step, self._total = step, total
+        self.status.step, self.status.total = step, total
 
     def show(self, metrics: dict[str, float], seconds_left: float) -> None:
-        """Notes loss, speed, MFU where known, and the time left; a terminal shows them."""
-        parts = []
-        if "train/loss" in metrics:
-            parts.append(f"loss {metrics['train/loss']:.4f}")
-        if "train/images_per_second" in metrics:
-            parts.append(f"{metrics['train/images_per_second']:,.0f} images/s")
-        if "train/mfu" in metrics:
-            parts.append(f"MFU {metrics['train/mfu']:.1%}")
-        parts.append(f"{_duration(seconds_left)} left")
-        self._details = "".join(f", {part}" for part in parts)
-        if self._terminal:
-            self._draw(self._newest())
+        """Notes the newest metrics, named as in metrics.jsonl, and the time left."""
+        self.status.metrics = dict(metrics)
+        self.status.left(seconds_left)
+        if self._display:
+            self.status.memory, self.status.memory_limit = used_memory()
+
+    def evaluated(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Notes results of evaluations, named eval/<name>/<metric>; other values are left out."""
+        self.status.evaluated(step, values)
 
     def close(self) -> None:
-        """Ends the line, and the thread."""
+        """Ends the display, and the thread."""
         self._closed.set()
         if self._thread:
             self._thread.join()
-        for handler in self._handlers:
-            handler.removeFilter(self._make_way)
-        with self._lock:
-            if self._shown:
-                print(file=sys.stderr, flush=True)
-            self._shown = False
-
-    def _newest(self) -> str:
-        if self._stage:
-            return f"{self._stage}: {_duration(time.monotonic() - self._since)} so far"
-        return f"step {self._step}/{self._total}{self._details}"
+        if self._display:
+            self._display.close()
 
     def _repeat(self) -> None:
         while not self._closed.wait(self._seconds):
-            log.info("%s", self._newest())
-
-    def _draw(self, text: str) -> None:
-        width = max(20, shutil.get_terminal_size().columns - 1)
-        with self._lock:
-            print(f"\r{text[:width]}", end="\033[K", file=sys.stderr, flush=True)
-            self._shown = True
-
-    def _make_way(self, record: logging.LogRecord) -> bool:
-        """Clears the line before a line of the log; as a filter it lets every record pass."""
-        with self._lock:
-            if self._shown:
-                print("\r", end="\033[K", file=sys.stderr, flush=True)
-            self._shown = False
-        return True
+            log.info("%s", self.status.line())
 
 
-def _handlers_of(stream: object) -> list[logging.Handler]:
-    """The handlers that print the log of vit_jax, or of other libraries, to a stream."""
-    found = [*_PACKAGE.handlers, *logging.getLogger().handlers, logging.lastResort]
-    return [
-        handler
-        for handler in found
-        if isinstance(handler, logging.StreamHandler) and handler.stream is stream
-    ]
+def _is_watched(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that somebody looks at, on which lines can be drawn again.
 
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
+    Services that run builds and tests set CI; what they show is a file.
+    """
+    able = os.environ.get("TERM") not in (None, "", "dumb", "unknown")
+    return able and not os.environ.get("CI") and stream.isatty()

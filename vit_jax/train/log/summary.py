@@ -4,8 +4,6 @@ import dataclasses
 import json
 import logging
 import platform
-import resource
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from vit_jax.report.card import write_card
 from vit_jax.text import reason
 from vit_jax.train.log.clock import Clock
 from vit_jax.train.log.goodput import Goodput
+from vit_jax.train.log.memory import peak_memory
 from vit_jax.train.optim import count_trained
 from vit_jax.train.run import Run
 
@@ -116,18 +115,6 @@ def versions() -> dict[str, str]:
     found = dict(vit_jax=__version__, python=platform.python_version())
     found |= {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
     return found | dict(system=f"{platform.system()} {platform.machine()}")
-
-
-def peak_memory() -> int:
-    """The most bytes in use so far: of this process's first device, or of the process.
-
-    CPUs report nothing of their own; there it is the largest resident set of the process.
-    """
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"]
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def num_params(run: Run) -> int:

@@ -16,7 +16,7 @@ import json
 import os
 import time
 
-from vit_jax.cli.arguments import add_dry_run_argument, whole
+from vit_jax.cli.arguments import add_dry_run_argument, add_quiet_argument, be_quiet, whole
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.cli.startup import import_quickly, keep_compilations
 from vit_jax.errors import InputError
@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_dry_run_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_quiet_argument(parser)
     parser.set_defaults(config="")  # so that --config.OPTION=VALUE is taken
     add_process_arguments(parser)
 
@@ -72,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     if args.sweep and args.dry_run:
         raise InputError("--dry-run trains nothing, --sweep does; give one of them")
     started = time.monotonic()
+    if args.quiet:
+        be_quiet()
     keep_compilations()
     join_processes(args)
     run = import_quickly("vit_jax.finetune.run").prepare(

@@ -14,8 +14,14 @@ import argparse
 import json
 import os
 import time
+from typing import Any
 
-from vit_jax.cli.arguments import add_config_argument, add_dry_run_argument
+from vit_jax.cli.arguments import (
+    add_config_argument,
+    add_dry_run_argument,
+    add_quiet_argument,
+    be_quiet,
+)
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.cli.startup import import_quickly, keep_compilations
 from vit_jax.config_files import load_config
@@ -32,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_dry_run_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_quiet_argument(parser)
     add_process_arguments(parser)
 
 
@@ -40,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.workdir and not args.dry_run:
         raise InputError("train needs --workdir=DIR, where its checkpoints and metrics go")
     started = time.monotonic()
+    if args.quiet:
+        be_quiet()
     keep_compilations()
     join_processes(args)
     config = load_config(args.config, args.overrides)
@@ -50,4 +59,17 @@ def run(args: argparse.Namespace) -> int:
     summary = loop.train(config, args.workdir, started=started)
     if args.json:
         print_once(json.dumps(summary))
+    elif args.quiet:
+        print_once(shown_summary(summary))
     return 0
+
+
+def shown_summary(summary: dict[str, Any]) -> str:
+    """The summary of a run in one line: its steps, time, last loss and evaluations."""
+    values = [
+        f"{name} {value:.4g}"
+        for name, value in summary["metrics"].items()
+        if value is not None and (name == "train/loss" or name.startswith("eval/"))
+    ]
+    done = f"{summary['steps']:,} steps done in {summary['goodput']['wall']:,.0f} s"
+    return ", ".join([done, *values])
