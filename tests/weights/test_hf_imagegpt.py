@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -208,6 +209,16 @@ def test_weights_are_written_as_npz_and_read_again(tmp_path):
     assert again.config == weights.config and again.pp == weights.pp
     for x, y in zip(*(jax.tree.leaves(each.params) for each in (weights, again))):
         np.testing.assert_array_equal(x, y)
+
+
+def test_an_exported_program_computes_the_same_logits(tmp_path):
+    weights = read(saved(reference("classes"), tmp_path / "hf"))
+    write(weights, tmp_path / "model.stablehlo")
+    program = jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes()))
+    images = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
+    model, _ = vit_jax.load(str(tmp_path / "hf"))
+    expected = model(jnp.asarray(images, jnp.float32) / 127.5 - 1)
+    np.testing.assert_allclose(program.call(images), expected, atol=TOLERANCE)
 
 
 def test_other_formats_refuse_it(tmp_path):

@@ -75,13 +75,14 @@ class PixelEmbedding(nnx.Module):
     def at(self, tokens: jax.Array, place: jax.Array) -> jax.Array:
         """The input (B, 1, D) at one place of an autoregressive model, from tokens (B, N)."""
         before = lax.dynamic_slice_in_dim(tokens, jnp.maximum(place - 1, 0), 1, axis=1)
-        x = jnp.where(place == 0, self.start[...], self.table[...][before])
+        x = jnp.where(place == 0, self.start[...], jnp.asarray(self.table[...])[before])
         return x.astype(self.dtype)
 
     def __call__(self, images: jax.Array | Pixels) -> jax.Array:
         """Images (B, H, W, 3), or pixels -> (B, H * W, D)."""
         pixels = images if isinstance(images, Pixels) else Pixels(self.tokens(images))
-        x = self.table[...].astype(self.dtype)[pixels.tokens]
+        # An array of JAX even if the weights are NumPy's, as those of an exported program.
+        x = jnp.asarray(self.table[...], self.dtype)[pixels.tokens]
         if pixels.hidden is not None:
             x = jnp.where(pixels.hidden[..., None], jnp.zeros((), x.dtype), x)
         if not self.shifts:
