@@ -7,7 +7,6 @@ import importlib
 import io
 import logging
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -56,6 +55,7 @@ class _Parser(argparse.ArgumentParser):
 
 class _Version(argparse.Action):
     def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        import platform
         from importlib import metadata
 
         others = [f"Python {platform.python_version()}"]

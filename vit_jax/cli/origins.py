@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
-from unittest import mock
 
 from ml_collections import ConfigDict
 
@@ -64,5 +63,8 @@ def writes_of(file: str | Path) -> Iterator[Writes]:
         frame = inspect.currentframe()
         writes.note(section, key, frame and frame.f_back)
 
-    with mock.patch.object(ConfigDict, "__setitem__", noted):
+    ConfigDict.__setitem__ = noted
+    try:
         yield writes
+    finally:
+        ConfigDict.__setitem__ = write
