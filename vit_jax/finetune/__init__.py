@@ -69,7 +69,7 @@ class _Finetune(types.ModuleType):
             ...     overrides={"batch_size": 8, "log.tensorboard": False},
             ... )
             >>> summary["outcome"]["examples"], sorted(summary["outcome"]["class_accuracy"])
-            (4, ['dark', 'light'])
+            (2, ['dark', 'light'])
         """
         from vit_jax.finetune.run import finetune
 
