@@ -56,7 +56,6 @@ def main():
         """Records the display at one step."""
         show(progress, *args)
         if progress.status.step == SHOWN:
-            console.print("$ vit_jax train --config=digits.py --workdir=workdirs/digits")
             console.print("\n".join(kept.lines), markup=False, highlight=False)
             for line in drawing(progress.status, WIDTH - 1):
                 console.print(line)
