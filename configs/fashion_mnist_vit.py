@@ -3,7 +3,8 @@
   vit_jax train --config=configs/fashion_mnist_vit.py --workdir=workdirs/fashion_mnist_vit
 
 257,418 parameters: 49 tokens of 4x4 pixels, six blocks of width 64. 89.9% top-1 on the test images
-after about an hour on one core of a busy machine. docs/results/finetuning.md fine-tunes it. Reads the four IDX files of a folder:
+after about an hour on one core of a busy machine. docs/results/finetuning.md fine-tunes
+it. Reads the four IDX files of a folder:
 configs/fashion_mnist_vit.py:DIR; by default where Debian's package puts them.
 """
 

@@ -46,6 +46,13 @@ if [[ ! -x $VENV/bin/pip ]]; then
   find_python
   make_venv
 fi
-echo "Installing vit_jax${EXTRAS:+[$EXTRAS]} into $VENV; the first time this takes minutes." >&2
-"$VENV/bin/pip" install --disable-pip-version-check --quiet --editable ".${EXTRAS:+[$EXTRAS]}"
+case ",$EXTRAS," in
+  *,cuda,* | *,test,*) size="several GB" ;;
+  *) size="about 500 MB" ;;
+esac
+echo "Installing vit_jax${EXTRAS:+[$EXTRAS]} into $VENV; the first time this downloads $size" \
+  "and takes minutes." >&2
+# With pip's own progress; packages that are there already are not listed.
+"$VENV/bin/pip" install --disable-pip-version-check --editable ".${EXTRAS:+[$EXTRAS]}" |
+  { grep --line-buffered -v '^Requirement already satisfied' || true; } >&2
 touch "$STAMP"

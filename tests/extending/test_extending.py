@@ -17,6 +17,7 @@ from vit_jax.models.attention import self_attention
 from vit_jax.models.positions import bias, embedding, rotary
 from vit_jax.tasks import losses, task
 from vit_jax.train import optim
+from vit_jax.train.log.trackers import TRACKERS
 from vit_jax.weights import FORMATS, families
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,7 @@ REGISTRIES = (
     losses.LOSSES,
     task.TASKS,
     optim.OPTIMIZERS,
+    TRACKERS,
     families.FAMILIES,
     FORMATS,
 )
@@ -86,6 +88,7 @@ def test_the_guide_has_a_file_for_every_seam():
         "focal.py",
         "contrastive.py",
         "calibration.py",
+        "lines.py",
         "flat.py",
     }
     assert max(len(text.splitlines()) for text in FILES.values()) <= 110
@@ -99,6 +102,9 @@ def test_a_file_trains_on_eight_devices_under_both_engines(name, folder):
     np.testing.assert_allclose(losses["pjit"], losses["pmap"], rtol=2e-4)
     if name == "calibration.py":
         assert 0 <= last["eval/calibration/error"] <= 1
+    if name == "lines.py":
+        lines = (folder / engine / "losses.txt").read_text().splitlines()
+        assert lines == [f"{i}: loss {loss:.6f}" for i, loss in enumerate(losses["pmap"], 1)]
     if name == "contrastive.py":
         assert {"eval/test/loss", "eval/test/nearest"} <= last.keys()
 

@@ -169,10 +169,10 @@ def test_a_run_on_a_terminal_and_ctrl_c(watched, tmp_path):
     assert terminal.process.returncode == 75
     assert termios.tcgetattr(terminal.side) == before
     assert terminal.close() == b""
-    evaluations = [line for line in lines if ": test top1" in line]
+    evaluations = [line for line in lines if ": test loss" in line]
     assert evaluations and all(line.startswith("step ") for line in evaluations)
     assert any(line.startswith("vit_jax: preempted after step ") for line in lines)
-    assert any(line.startswith("test: top1 ") and "best top1" in line for line in lines)
+    assert any(line.startswith("test: loss ") and "best top1" in line for line in lines)
 
 
 def test_quiet_prints_the_summary_only(watched, tmp_path):
