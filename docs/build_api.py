@@ -27,8 +27,8 @@ _HEAD = """# Python functions
 `import vit_jax` costs next to nothing; each function imports what it needs when it is first used.
 Wrong input raises `vit_jax.InputError`. Several runs may follow each other in one process, also in
 a thread of a notebook: signal handlers, handlers of loggers and the device mesh are afterwards as
-they were. TensorFlow, once it reads images, keeps the variables `TF_CPP_MIN_LOG_LEVEL` and
-`TF_ENABLE_ONEDNN_OPTS` that it was started with.
+they were. Libraries such as TensorFlow set environment variables of their own when they are first
+imported; those stay.
 """
 
 

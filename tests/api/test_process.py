@@ -2,6 +2,7 @@
 
 import faulthandler
 import gc
+import importlib
 import logging
 import os
 import re
@@ -75,6 +76,13 @@ def do_all(run, folder, images):
     vit_jax.predict((model, info), IMAGE)
     info.features(IMAGE, layers="all", pool="mean")
     info.attention(IMAGE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries():
+    """Imports of other libraries set variables of their own, once in a process."""
+    importlib.import_module("vit_jax.data._tf")
+    importlib.import_module("sklearn")
 
 
 def test_nothing_stays_behind(run, photos, tmp_path):  # noqa: F811
