@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from vit_jax import schema
 from vit_jax.config import check, default, evaluation
 from vit_jax.durations import is_duration, replace_unit
-from vit_jax.errors import InputError, nearest
+from vit_jax.errors import InputError, nearest, suggestion
 from vit_jax.files import expand
 from vit_jax.options import flatten
 from vit_jax.text import some
@@ -62,6 +62,14 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     else:
         get_config = _get_config(expand(path))
         config = get_config(arg) if arg else get_config()
+    apply_overrides(config, overrides)
+    _check_complete(config, path)
+    check(config)
+    return config
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Sets options on a config, one for each "--config.a.b=VALUE"; see `load_config`."""
     names: list[str] = []
     for override in overrides:
         name, equals, text = override.removeprefix(PREFIX).partition("=")
@@ -70,9 +78,6 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         set_option(config, name, text)
         _replace_unit(config, name, override, names)
         names.append(name)
-    _check_complete(config, path)
-    check(config)
-    return config
 
 
 def stored_config(path: Path) -> ConfigDict:
@@ -192,7 +197,7 @@ def _explained(path: Path, error: Exception) -> str:
     code = re.search(rf"\b\w+\.((?:\w+\.)*{name})\b", own[-1].line or "") if own else None
     name = code[1] if code else name
     meant = meant_option(default(), name)
-    hint = f" (did you mean {meant!r}?)" if meant else nearest(name, default())
+    hint = suggestion(meant) if meant else nearest(name, default())
     hint = hint or "; `vit_jax config` lists all"
     return f"{where}: unknown option {name!r}{hint}"
 
@@ -266,7 +271,7 @@ def _no_option(config: ConfigDict, name: str) -> InputError:
     meant = meant_option(config, name)
     if meant is None:
         return InputError(f"unknown option --config.{name}; `vit_jax config` lists all")
-    return InputError(f"unknown option --config.{name} (did you mean '--config.{meant}'?)")
+    return InputError(f"unknown option --config.{name}{suggestion(f'--config.{meant}')}")
 
 
 def meant_option(config: ConfigDict, name: str) -> str | None:

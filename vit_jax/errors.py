@@ -26,7 +26,12 @@ def nearest(name: str, options: Iterable[str], cutoff: float = 0.5) -> str:
     """
     by_lower = {str(option).lower(): str(option) for option in options}
     match = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=cutoff)
-    return f" (did you mean {by_lower[match[0]]!r}?)" if match else ""
+    return suggestion(by_lower[match[0]]) if match else ""
+
+
+def suggestion(name: str) -> str:
+    """The end of a message that suggests a name."""
+    return f" (did you mean {name!r}?)"
 
 
 def unknown(kind: str, name: object, options: Iterable[str]) -> InputError:

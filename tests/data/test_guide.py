@@ -1,5 +1,6 @@
 """The commands of docs/data.md work as they are printed."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -51,3 +52,25 @@ def test_the_data_of_other_types_of_evaluation_are_shown(tmp_path, capsys):
     )
     assert main(["data", f"--config={tmp_path}/c.py", "--seconds=0.01"]) == 0
     assert "evaluation few (train[80%:])" in capsys.readouterr().out
+
+
+def test_a_folder_is_shown_without_a_config(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        for i in range(10):
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(
+                tmp_path / "photos" / name / f"{i}.png"
+            )
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "photos", "--seconds=0.01", "--config.batch_size=4", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["source"], shown["split"]) == ("folder:photos", "train[:90%]")
+    assert shown["evals"]["test"]["split"] == "train[90%:]"
+    assert shown["examples"] + shown["evals"]["test"]["examples"] == 20
+    words = ["data", "photos", "--seconds=0.01", "--config.data.split=train[:50%]"]
+    assert main([*words, "--config.evals.test.split=train[50%:]", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["examples"] == 10
+    for wrong in (["data"], ["data", "photos", "--config=configs/quickstart.py"]):
+        assert main(wrong) == 2
+        assert "give one of them" in capsys.readouterr().err

@@ -31,6 +31,6 @@ def commands(page: Path) -> Iterator[list[str]]:
         for line in text.replace("\\\n", " ").splitlines() if language in ("bash", "") else ():
             for part in re.split(r"\s(?:&&|\|)\s|;\s", line):
                 if part.startswith(tuple(f"{name} " for name in PROGRAMS)):
-                    words = shlex.split(part, comments=True)
+                    words = shlex.split(re.sub(r"\s>\s\S+", "", part), comments=True)
                     if not any("..." in word or "$" in word for word in words):
                         yield words

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from vit_jax.evaluate.confusion import confusion_matrix, results
+from vit_jax.evaluate.analysis.confusion import confusion_matrix, results
 
 
 def test_matrix_and_accuracies_are_those_of_scikit_learn():

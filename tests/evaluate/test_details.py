@@ -13,8 +13,8 @@ from vit_jax.checkpoint.load import load, read_weights
 from vit_jax.data import open_source
 from vit_jax.errors import InputError
 from vit_jax.evaluate.analysis.calibration import calibration
+from vit_jax.evaluate.analysis.confusion import ConfusionEvaluation, unique_names
 from vit_jax.evaluate.analysis.records import Records
-from vit_jax.evaluate.confusion import ConfusionEvaluation, unique_names
 from vit_jax.evaluate.stored import evaluate_checkpoint, evaluate_details, open_stored, replicate
 from vit_jax.models.naflex import pack, unpacked_image
 from vit_jax.options import section

@@ -40,12 +40,13 @@ def share(text: str) -> float:
     return number
 
 
-def add_config_argument(parser: argparse.ArgumentParser) -> None:
+def add_config_argument(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Adds --config; `main` collects the overrides, --config.OPTION=VALUE."""
     parser.add_argument(
         "--config",
         type=os.path.expanduser,
-        required=True,
+        required=required,
+        default="",
         metavar="FILE[:ARG]",
         help="config file and its argument; --config.OPTION=VALUE sets one option",
     )

@@ -14,7 +14,15 @@ from typing import NoReturn
 from vit_jax import __version__
 from vit_jax.cli.arguments import add_import_argument
 from vit_jax.cli.startup import restart_with_huge_pages
-from vit_jax.errors import InputError, NonFiniteError, NotSavedError, Preempted, nearest, unknown
+from vit_jax.errors import (
+    InputError,
+    NonFiniteError,
+    NotSavedError,
+    Preempted,
+    nearest,
+    suggestion,
+    unknown,
+)
 from vit_jax.parallel.chips import device_problem, ignore_absent_tpus
 from vit_jax.text import PrintableFormatter, printable
 
@@ -196,5 +204,5 @@ def _unknown_argument(
         from vit_jax.config_files import meant_option
 
         option = meant_option(default(), name[2:].replace("-", "_"))
-        hint = f" (did you mean '--config.{option}{equals}{value}'?)" if option else ""
+        hint = suggestion(f"--config.{option}{equals}{value}") if option else ""
     return InputError(f"unknown argument {word!r}{hint}; see `vit_jax {args.command} --help`")

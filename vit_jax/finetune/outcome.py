@@ -6,7 +6,7 @@ from typing import Any
 
 from vit_jax.checkpoint.choose import chosen_checkpoint
 from vit_jax.checkpoint.load import run_config
-from vit_jax.evaluate.confusion import ConfusionEvaluation
+from vit_jax.evaluate.analysis.confusion import ConfusionEvaluation
 from vit_jax.evaluate.stored import open_stored
 from vit_jax.text import printable
 

@@ -14,8 +14,8 @@ import numpy as np
 from vit_jax import data, models
 from vit_jax.data import Source
 from vit_jax.errors import InputError
+from vit_jax.evaluate.analysis.confusion import confusion_matrix, results
 from vit_jax.evaluate.classes import match_classes
-from vit_jax.evaluate.confusion import confusion_matrix, results
 from vit_jax.evaluate.features import compile_outputs
 from vit_jax.evaluate.stored import Stored, open_stored, own_entry
 from vit_jax.figures.draw import look_at
@@ -75,7 +75,7 @@ class Seen:
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """The results of `evaluate.confusion.results`, by name.
+    """The results of `evaluate.analysis.confusion.results`, by name.
 
     Attributes:
       names: class names by number.

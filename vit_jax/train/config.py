@@ -17,7 +17,8 @@ from vit_jax.checkpoint.options import CheckpointOptions
 from vit_jax.data.options import DataOptions
 from vit_jax.durations import duration, in_steps
 from vit_jax.errors import InputError
-from vit_jax.evaluate import classification, confusion, imagenet  # noqa: F401  their types
+from vit_jax.evaluate import classification, imagenet  # noqa: F401  their types
+from vit_jax.evaluate.analysis import confusion  # noqa: F401  its type
 from vit_jax.evaluate.evaluation import EVALUATIONS, create_evaluation, evaluation
 from vit_jax.evaluate.frozen import fewshot, probe, sweep  # noqa: F401  likewise
 from vit_jax.models.config import BiTConfig

@@ -13,7 +13,7 @@ from vit_jax.checkpoint.interval import SaveInterval
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.errors import NonFiniteError, NotSavedError
 from vit_jax.options import flatten
-from vit_jax.parallel import hardware, same
+from vit_jax.parallel import same
 from vit_jax.parallel.distributed import make_cpu_devices
 from vit_jax.parallel.engines import create_engine
 from vit_jax.train.batches import TrainingBatches, open_training_data
@@ -30,6 +30,7 @@ from vit_jax.train.log.goodput import Goodput
 from vit_jax.train.log.images import show_batch
 from vit_jax.train.log.metrics import MetricsLog
 from vit_jax.train.log.progress import Progress, shown_log
+from vit_jax.train.log.speed import Speed
 from vit_jax.train.log.summary import announce, describe, write_summary
 from vit_jax.train.progressive.stages import stage_at
 from vit_jax.train.progressive.steps import StagedSteps
@@ -209,10 +210,7 @@ class Loop:
         self._in_flight: collections.deque = collections.deque()
         self._steps = StagedSteps(self.run.stages, self.run.abstract)
         self._evaluated = -1  # the last step with an evaluation
-        self._images_since, self._flops_since = 0, 0.0
-        self._busy_since = self._busy()
-        self._data_since = 0.0
-        self._peak = hardware.peak_flops(jax.devices()[0])
+        self._speed = Speed(self.clock)
 
     @property
     def finished(self) -> bool:
@@ -241,8 +239,8 @@ class Loop:
                 self._land(*self._in_flight.popleft())
         if self.run.config.debug:
             self._debug(batch)
-        self._images_since += self.run.config.batch_size
-        self._flops_since += self.run.config.batch_size * self.run.step_flops(stage)
+        batch_size = self.run.config.batch_size
+        self._speed.add(batch_size, batch_size * self.run.step_flops(stage))
         if self._logs(self.step):
             self._log(metrics)
         if due(self.step, self.run.config.log.histograms):
@@ -364,30 +362,22 @@ class Loop:
             raise NonFiniteError(f"{report}\n{found}")
 
     def _log(self, metrics: dict[str, jax.Array]) -> None:
-        busy = self._busy()
-        seconds = max(busy - self._busy_since, 1e-9)
-        speed = self._images_since / seconds
-        waited = self.clock.seconds.get("data", 0.0)
         values: dict[str, Any] = {
             f"train/{name}": value
             for name, value in metrics.items()
             if name != "histograms" and not value.ndim
         }
-        values["train/images_per_second"] = speed
         values["train/unreadable"] = self.batches.unreadable
         values["checkpoint/failed"] = self.checkpoints.failures
-        values["train/data_wait"] = (waited - self._data_since) / seconds
-        if self._peak:
-            values["train/mfu"] = self._flops_since / seconds / self._peak / jax.device_count()
+        speed = self._speed.take()
+        values |= speed
         if len(self.run.stages) > 1:
             stage = stage_at(self.run.stages, self.step - 1)
             values["train/image_size"] = max(stage.model_config.image_size)
             values["train/flops_per_image"] = self.run.step_flops(stage)
         self.metrics.add(self.step, values)
-        self._busy_since, self._data_since = busy, waited
-        self._images_since, self._flops_since = 0, 0.0
-        steps_left = self.run.total_steps - self.step
-        left = steps_left * self.run.config.batch_size / speed
+        images_left = (self.run.total_steps - self.step) * self.run.config.batch_size
+        left = images_left / speed["train/images_per_second"]
         self.progress.show(self.metrics.last, left)
 
     def _logs(self, step: int) -> bool:
@@ -396,10 +386,6 @@ class Loop:
     def _training(self, step: int) -> str:
         """The phase of a step: "redone" if an earlier start of the run has done it already."""
         return "step" if step > self.goodput.reached else "redone"
-
-    def _busy(self) -> float:
-        """Seconds spent training: compiling, evaluating and saving do not count."""
-        return sum(self.clock.seconds.get(phase, 0.0) for phase in ("data", "step", "redone"))
 
 
 def due(step: int, every: int | None) -> bool:

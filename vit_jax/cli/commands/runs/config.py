@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from vit_jax.cli.arguments import add_json_argument
-from vit_jax.errors import InputError, unknown
+from vit_jax.errors import InputError, nearest, suggestion, unknown
 from vit_jax.text import printable
 
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints options; returns the exit status."""
-    from vit_jax.cli.resolved import is_config
+    from vit_jax.cli.configs.resolved import is_config
 
     if args.diff:
         if args.what or args.overrides or args.changed:
@@ -96,16 +96,15 @@ def select(pattern: str, options: Iterable[Any]) -> list[Any]:
         from vit_jax.train.config import USUAL_NAMES
 
         known = {part for one in options for part in (one.name, one.name.partition(".")[0])}
-        error = unknown("option", pattern, known)
         meant = meant_option(default(), pattern)
-        if meant and ("did you mean" not in str(error) or pattern in USUAL_NAMES):
-            error = InputError(f"unknown option {pattern!r} (did you mean {meant!r}?)")
-        raise error
+        if meant and (pattern in USUAL_NAMES or not nearest(pattern, known)):
+            raise InputError(f"unknown option {pattern!r}{suggestion(meant)}")
+        raise unknown("option", pattern, known)
     return found
 
 
 def _show_resolved(args: argparse.Namespace) -> int:
-    from vit_jax.cli.resolved import resolve
+    from vit_jax.cli.configs.resolved import resolve
 
     options = resolve(args.what, args.overrides)
     found = select(args.pattern or "*", options)
@@ -124,7 +123,7 @@ def _show_resolved(args: argparse.Namespace) -> int:
 
 
 def _compare(first: str, second: str, *, as_json: bool) -> int:
-    from vit_jax.cli.resolved import ABSENT, differences
+    from vit_jax.cli.configs.resolved import ABSENT, differences
 
     found = differences(first, second)
     if as_json:

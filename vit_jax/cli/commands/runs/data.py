@@ -1,6 +1,11 @@
-"""Show the data that a config reads: sizes, classes, faults, augmented examples, speed.
+"""Show images before they are trained on: sizes, classes, faults, augmented examples, speed.
 
-vit_jax data --config=configs/fashion_mnist.py --sheet=examples.png
+  vit_jax data photos
+  vit_jax data csv:labels.csv --check
+  vit_jax data --config=configs/fashion_mnist.py --sheet=examples.png
+
+DATA is a data source, or a folder of class folders, whose images are resized to 224 pixels; its
+training split and its split for evaluation are shown. --config shows what a config reads.
 """
 
 import argparse
@@ -9,9 +14,11 @@ import os
 import sys
 from collections.abc import Callable
 
+from ml_collections import ConfigDict
+
 from vit_jax.cli.arguments import add_config_argument, add_json_argument
 from vit_jax.cli.outputs import check_file
-from vit_jax.config_files import load_config
+from vit_jax.config_files import PREFIX, apply_overrides, load_config, set_option
 from vit_jax.errors import InputError
 from vit_jax.text import printable
 
@@ -20,7 +27,14 @@ MOST_SECONDS = 86_400
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    add_config_argument(parser)
+    parser.add_argument(
+        "source",
+        nargs="?",
+        type=os.path.expanduser,
+        metavar="DATA",
+        help="data source, or a folder of class folders",
+    )
+    add_config_argument(parser, required=False)
     parser.add_argument(
         "--sheet", type=os.path.expanduser, help="PNG of examples before and after augmentation"
     )
@@ -35,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the summary; returns the exit status."""
-    config = load_config(args.config, args.overrides)
+    if bool(args.source) == bool(args.config):
+        raise InputError("data takes DATA, such as a folder, or --config=FILE; give one of them")
+    config = load_config(args.config, args.overrides) if args.config else _config_of(args)
     if not 0 < args.seconds <= MOST_SECONDS:
         raise InputError(
             f"--seconds={args.seconds:g}: the speed takes some time to measure, at most a day "
@@ -90,6 +106,26 @@ def run(args: argparse.Namespace) -> int:
         else:
             _print(summary)
     return 0
+
+
+def _config_of(args: argparse.Namespace) -> ConfigDict:
+    """A config that reads DATA: its splits, as a fine-tuning run finds them, at 224 pixels."""
+    from vit_jax.config import default, evaluation
+    from vit_jax.finetune.choices import hold_out
+    from vit_jax.finetune.facts import look_at_images
+    from vit_jax.finetune.run import as_source
+
+    config = default()
+    config.data.source = as_source(args.source)
+    config.data.pp = "decode|inception_crop(224)|flip_lr|value_range(-1, 1)"
+    with config.unlocked():
+        config.evals.test = evaluation()
+    apply_overrides(config, args.overrides)
+    given = {word.removeprefix(PREFIX).partition("=")[0] for word in args.overrides}
+    for choice in hold_out(look_at_images(config, given)):
+        if choice.option not in given:
+            set_option(config, choice.option, str(choice.value))
+    return config
 
 
 def _progress(what: str) -> Callable[[int, int], None]:

@@ -89,7 +89,9 @@ def run(args: argparse.Namespace) -> int:
         overrides=args.overrides,
     )
     if args.dry_run:
-        import_quickly("vit_jax.cli.dry_run").show(run.config, run.workdir, as_json=args.json)
+        import_quickly("vit_jax.cli.configs.dry_run").show(
+            run.config, run.workdir, as_json=args.json
+        )
         return 0
     loop = import_quickly("vit_jax.train.loop")
     summary = loop.train(run.config, run.workdir, started=started)

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     join_processes(args)
     config = load_config(args.config, args.overrides)
     if args.dry_run:
-        import_quickly("vit_jax.cli.dry_run").show(config, args.workdir, as_json=args.json)
+        import_quickly("vit_jax.cli.configs.dry_run").show(config, args.workdir, as_json=args.json)
         return 0
     loop = import_quickly("vit_jax.train.loop")
     summary = loop.train(config, args.workdir, started=started)

@@ -35,7 +35,7 @@ from vit_jax.errors import InputError
 from vit_jax.files import write_atomic
 
 if TYPE_CHECKING:
-    from vit_jax.evaluate.confusion import Details
+    from vit_jax.evaluate.analysis.confusion import Details
 
 WORST, MOST_WORST = 20, 10_000
 CONFUSION_ENDINGS = (".png", ".csv", ".json")

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from vit_jax import schema
 from vit_jax.checkpoint.load import read_start, stored_model
 from vit_jax.checkpoint.stored import latest_checkpoint
-from vit_jax.cli.origins import writes_of
+from vit_jax.cli.configs.origins import writes_of
 from vit_jax.config import default
 from vit_jax.config_files import PREFIX, find_config, load_config
 from vit_jax.errors import InputError
