@@ -60,6 +60,9 @@ EXTRAS = {
         'torch==2.13.0; python_version < "3.12"',
         'transformers>=5.0; python_version < "3.12"',
         'peft>=0.18; python_version < "3.12"',
+        # Trackers, offline; they bring many libraries.
+        'mlflow-skinny>=3.0; python_version < "3.12"',
+        'wandb>=0.25; python_version < "3.12"',
     ],
 }
 

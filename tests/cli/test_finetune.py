@@ -29,6 +29,7 @@ def test_a_folder_and_nothing_else(pretrained, photos, tmp_path, capfd, caplog, 
     top1 = json.loads((workdir / "summary.json").read_text())["metrics"]["eval/test/top1"]
     assert top1 > 0.8 and "top-1" in out and "train[90%:]" in out
     assert "vit_jax predict --checkpoint=workdirs/run-photos IMAGE" in out
+    assert "vit_jax report workdirs/run-photos" in out
     # The command as printed is the same run, which is done.
     assert main(command.split()[1:]) == 0
     assert "is done already" in caplog.text

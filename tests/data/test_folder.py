@@ -60,7 +60,7 @@ def test_an_empty_class_folder_is_named(folder):
 
 
 def test_no_images_at_all(tmp_path):
-    with pytest.raises(InputError, match="no class folders"):
+    with pytest.raises(InputError, match="no class folders in it; expected"):
         open_source(f"folder:{tmp_path}", "train")
     (tmp_path / "a").mkdir()
     with pytest.raises(InputError, match="no images found"):

@@ -20,8 +20,8 @@ def outcome(workdir: str) -> dict[str, Any]:
       workdir: workdir of a run that is done, with the config of `images_config`.
 
     Returns:
-      `checkpoint`: its path; `source`, `split`: the images; `predict`: a command; for data with
-      one class an image also the results of `ConfusionEvaluation`.
+      `checkpoint`: its path; `source`, `split`: the images; `predict`, `report`: commands; for
+      data with one class an image also the results of `ConfusionEvaluation`.
 
     Raises:
       InputError: there is no good checkpoint.
@@ -34,6 +34,7 @@ def outcome(workdir: str) -> dict[str, Any]:
         source=entry["source"] or config["data"]["source"],
         split=entry["split"],
         predict=shlex.join(["vit_jax", "predict", f"--checkpoint={workdir}", "IMAGE"]),
+        report=shlex.join(["vit_jax", "report", str(workdir)]),
     )
     if config["data"]["multi_label"]:
         return found
@@ -58,3 +59,4 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
             f"{pair['count']} ({pair['share']:.1%} of its images)"
         )
     yield f"classify images: {printable(found['predict'])}"
+    yield f"a page about the run: {printable(found['report'])}"

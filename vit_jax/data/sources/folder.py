@@ -213,8 +213,8 @@ def _tree(lister: Lister) -> Tree:
     lister.left_out["images beside class folders"] += len(loose)
     if not children:
         problem = "no class folders in it"
-        if lister.left_out:
-            problem += f", but {_kinds(lister.left_out)}"
+        if kinds := _kinds(lister.left_out):
+            problem += f", but {kinds}"
         raise InputError(f"folder:{root}: {problem}; {_LAYOUTS}")
     inside = {child: functools.partial(lister.entries, child, count=False) for child in children}
     has_split = any(child.lower() in SPLITS and inside[child]()[0] for child in children)
@@ -300,7 +300,8 @@ def _empty(lister: Lister, folder: str) -> str:
             f"{some(there)}); set data.nested='path' to make each of them a class, or "
             f"data.nested='top' to make {os.path.basename(folder)!r} the class of all"
         )
-    held = f" (it holds {_kinds(lister.left_out)})" if lister.left_out else ""
+    kinds = _kinds(lister.left_out)
+    held = f" (it holds {kinds})" if kinds else ""
     return (
         f"{path}: class folder without images{held}; the layout is read as "
         f"{'split/' if os.path.dirname(folder) else ''}class/image: add some or remove the folder"
