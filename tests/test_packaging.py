@@ -95,7 +95,9 @@ def test_the_wheel_holds_every_module_and_config(wheel):
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "vit_jax").rglob("*.py")}
     expected |= {f"vit_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert held == expected | {"vit_jax/py.typed", "vit_jax/weights/published.tsv"}
+    for pattern in ("weights/shipped/*", "weights/published.tsv", "report/page.*", "py.typed"):
+        expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "vit_jax").glob(pattern)}
+    assert held == expected
 
 
 def test_from_the_wheel_everything_runs_in_another_folder(installed, tmp_path):
@@ -104,6 +106,8 @@ def test_from_the_wheel_everything_runs_in_another_folder(installed, tmp_path):
         installed.parent
     )
     program = installed / "vit_jax"
+    loads = "import vit_jax; print(vit_jax.load('vit_jax/fashion-mnist')[1].name)"
+    assert "ViT" in run(installed / "python", "-c", loads, cwd=tmp_path)
     version = run(program, "--version", cwd=tmp_path)
     assert version.startswith("vit_jax ") and "(Python 3." in version and ", jax " in version
     assert "86,567,656" in run(program, "models", "ViT-B/16", cwd=tmp_path)

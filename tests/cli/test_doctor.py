@@ -38,7 +38,7 @@ def test_versions_and_devices_are_those_of_this_process(capsys):
 def test_the_extras_are_those_of_the_package():
     setup = (Path(__file__).parents[2] / "setup.py").read_text()
     declared = re.findall(r'^    "(\w+)": \[', setup, re.MULTILINE)
-    assert set(doctor.EXTRAS) == set(declared) - {"cuda", "tpu", "test"}
+    assert set(doctor.EXTRAS) == set(declared) - {"cuda", "tpu", "test", "docs"}
 
 
 def test_what_is_missing_comes_with_its_command(capsys, monkeypatch, tmp_path):

@@ -52,6 +52,7 @@ EXTRAS = {
     "jxl": (("pillow_jxl",), "JPEG XL images"),
     "figures": (("matplotlib",), "plots"),
     "onnx": (("jax2onnx", "onnx", "onnxruntime"), "export to ONNX"),
+    "trackers": (("mlflow", "wandb"), "runs in MLflow and Weights & Biases"),
     "plan": (("libtpu",), "vit_jax plan for TPUs on a machine without one"),
 }
 CUDA_PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
