@@ -29,6 +29,8 @@ Wrong input raises `vit_jax.InputError`. Several runs may follow each other in o
 a thread of a notebook: signal handlers, handlers of loggers and the device mesh are afterwards as
 they were. Libraries such as TensorFlow set environment variables of their own when they are first
 imported; those stay.
+
+The examples use `workdirs/digits`, which the example of `vit_jax.train` below makes in half a minute.
 """
 
 

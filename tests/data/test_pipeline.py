@@ -225,6 +225,13 @@ def test_too_many_damaged_images_end_training(folder):
             next(batches)
 
 
+def test_one_damaged_image_ends_no_training_however_often_it_is_met(folder):
+    source = open_source(f"folder:{folder}", "train")
+    truncate(folder / "dog" / "3.jpg")
+    found = take(source, "resize(8)", 30, batch_size=source.size)  # 30 epochs
+    assert len(found["index"]) == 30 * source.size
+
+
 def test_without_any_allowed_the_first_damaged_image_ends_training(folder):
     source = open_source(f"folder:{folder}", "train")
     truncate(folder / "dog" / "3.jpg")

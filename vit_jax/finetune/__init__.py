@@ -54,17 +54,18 @@ class _Finetune(types.ModuleType):
           NonFiniteError: the run diverged.
 
         Example:
+            >>> import pathlib
             >>> import numpy as np
             >>> from PIL import Image
             >>> for name, shade in dict(dark=40, light=200).items():
             ...     for i in range(12):
-            ...         file = pathlib.Path("photos", name, f"{i}.png")
+            ...         file = pathlib.Path("shades", name, f"{i}.png")
             ...         file.parent.mkdir(parents=True, exist_ok=True)
             ...         Image.fromarray(np.full((8, 8), shade + i, np.uint8)).save(file)
             >>> summary = vit_jax.finetune(
             ...     "workdirs/digits",
-            ...     "photos",
-            ...     workdir="workdirs/photos",
+            ...     "shades",
+            ...     workdir="workdirs/shades",
             ...     epochs=1,
             ...     overrides={"batch_size": 8, "log.tensorboard": False},
             ... )

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config_files import PREFIX, load_config
 from vit_jax.data.sources.opening import SOURCES
+from vit_jax.errors import InputError
 from vit_jax.finetune.begun import begun_in
 from vit_jax.finetune.config import TOLD, Wanted
 from vit_jax.finetune.outcome import outcome
@@ -111,11 +112,22 @@ def as_overrides(overrides: Mapping[str, object] | Sequence[str]) -> list[str]:
 
 
 def as_source(text: str) -> str:
-    """DATA as a data source: a folder is one with `folder:` before it."""
-    kind = text.partition(":")[0]
-    if kind in SOURCES or not os.path.isdir(os.path.expanduser(text)):
+    """DATA as a data source: a folder is one with `folder:` before it.
+
+    Raises:
+      InputError: it is neither a folder nor a data source.
+    """
+    kind, colon, _ = text.partition(":")
+    if kind in SOURCES:
         return text
-    return f"folder:{text}"
+    if os.path.isdir(os.path.expanduser(text)):
+        return f"folder:{text}"
+    if colon:
+        return text
+    raise InputError(
+        f"there is no folder {text} here, and no data source of that name; sources are "
+        f"{', '.join(SOURCES)}, such as folder:DIR"
+    )
 
 
 def default_workdir(weights: str, source: str) -> str:

@@ -14,7 +14,8 @@ from vit_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_FEW = 10  # unreadable examples always allowed, unless max_unreadable is 0
+# Always allowed, unless max_unreadable is 0: ten examples, in small data sets a tenth of all.
+_FEW = 10
 _ATTEMPTS = 100
 
 Example = dict[str, Any]
@@ -79,9 +80,12 @@ class Replacements:
         if index not in self._named:
             self._named.add(index)
             log.warning("%s; another example takes its place", reason)
-        few = _FEW if self.max_unreadable else 0
-        if self.skipped > max(few, self.max_unreadable * self.seen):
+        # One broken image is met in every epoch: it takes more than a few to end a run.
+        few = min(_FEW, self.source.size // 10) if self.max_unreadable else 0
+        often = self.skipped > max(few, self.max_unreadable * self.seen)
+        if often and len(self._named) > few:
             raise InputError(
-                f"{self.skipped} of {self.seen} examples of {self.source.name} are unreadable, "
-                f"more than data.max_unreadable = {self.max_unreadable:g}; the last: {reason}"
+                f"{len(self._named)} examples of {self.source.name} are unreadable "
+                f"({self.skipped} of {self.seen} reads), more than data.max_unreadable = "
+                f"{self.max_unreadable:g}; `vit_jax data --check` names all; the last: {reason}"
             )
