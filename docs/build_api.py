@@ -30,7 +30,8 @@ a thread of a notebook: signal handlers, handlers of loggers and the device mesh
 they were. Libraries such as TensorFlow set environment variables of their own when they are first
 imported; those stay.
 
-The examples use `workdirs/digits`, which the example of `vit_jax.train` below makes in half a minute.
+The examples use `workdirs/digits`, which the example of `vit_jax.train` below makes in half a
+minute.
 """
 
 

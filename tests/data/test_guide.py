@@ -15,9 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("layout", ["splits", "classes"])
-def test_the_command_for_a_config_works_on_the_folders_it_describes(
-    layout, tmp_path, monkeypatch, capsys
-):
+def test_the_command_for_a_config_works_as_described(layout, tmp_path, monkeypatch, capsys):
     guide = (ROOT / "docs/data.md").read_text()
     blocks = re.findall(r"```bash\n(.*?)```", guide, re.S)
     command = next(block for block in blocks if "data --config" in block)
