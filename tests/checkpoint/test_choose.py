@@ -30,7 +30,7 @@ TOP1, LOSS = "eval/test/top1", "eval/test/loss"
     [
         ("", [({TOP1: 0.9}, 0), ({TOP1: 0.5}, 0)], 2, ""),
         (TOP1, [({TOP1: 0.57}, 0), ({TOP1: 0.54}, 0)], 1, "the best by eval/test/top1 (0.57); "),
-        (TOP1, [({TOP1: 0.5}, 0), ({TOP1: 0.5}, 0)], 2, "the best by eval/test/top1 (0.5); "),
+        (TOP1, [({TOP1: 0.5}, 0), ({TOP1: 0.5}, 0)], 2, "the best by eval/test/top1 (0.5)"),
         (LOSS, [({LOSS: 0.2}, 0), ({LOSS: 0.3}, 0), ({}, 0)], 1, "the best by eval/test/loss"),
         (LOSS, [({LOSS: 0.2}, 0), ({LOSS: None}, 0)], 1, "the best by eval/test/loss"),
         (LOSS, [({LOSS: float("nan")}, 0), ({}, 0)], 2, ""),

@@ -34,7 +34,8 @@ def chosen_checkpoint(path: str | Path) -> tuple[Path, str]:
         if known:
             best = max(known, key=lambda step: (scores[step], step))
             value = sound[best]["metrics"][metric]
-            return newest.parent / str(best), f"the best by {metric} ({value:.4g}); {give}"
+            other = f"; {give}" if str(best) != newest.name else ""
+            return newest.parent / str(best), f"the best by {metric} ({value:.4g}){other}"
     step = int(newest.name)
     if sound and step not in sound:
         return newest.parent / str(max(sound)), f"the newest with finite steps; {give}"

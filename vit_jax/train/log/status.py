@@ -74,7 +74,7 @@ class Status:
             metric = before.metric if before else self._metric(name, last)
             value = last.get(metric, float("nan"))
             new = Evaluated(step, last, step, value, metric)
-            if before and score({metric: before.best}, metric) >= score({metric: value}, metric):
+            if before and score({metric: before.best}, metric) > score({metric: value}, metric):
                 new.best_step, new.best = before.best_step, before.best
             self.evaluations[name] = new
 
