@@ -1,6 +1,12 @@
 """Images in any form give what their file gives; predictions of them."""
 
+import functools
+import http.server
 import io
+import os
+import subprocess
+import sys
+import threading
 
 import jax.numpy as jnp
 import numpy as np
@@ -150,3 +156,56 @@ def test_evaluate_counts_what_predict_says(run, loaded):
     result = vit_jax.evaluate(run, source="digits", split=split, batch_size=64)
     assert result["examples"] == 180
     assert result["top1"] == pytest.approx(np.mean(right))
+
+
+def test_iterators_addresses_and_memory(loaded, tmp_path):
+    _, info = loaded
+    file = tmp_path / "image.png"
+    file.write_bytes(png(PIXELS))
+    expected = info.preprocess([file, file])
+    np.testing.assert_array_equal(info.preprocess(each for each in (file, file)), expected)
+    np.testing.assert_array_equal(info.preprocess(memoryview(png(PIXELS))), expected[:1])
+    folder = functools.partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), folder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"http://127.0.0.1:{server.server_port}"
+        np.testing.assert_array_equal(info.preprocess(f"{host}/image.png"), expected[:1])
+        assert vit_jax.predict(loaded, f"{host}/image.png")[0]["path"] == f"{host}/image.png"
+        with pytest.raises(InputError, match=r"none.png: cannot be read: the server answers 404"):
+            info.preprocess(f"{host}/none.png")
+        server.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_damaged_and_closed_pillow_images_are_refused(loaded):
+    closed = Image.open(io.BytesIO(png(PIXELS)))
+    closed.close()
+    damaged = Image.open(io.BytesIO(png(PIXELS)[:300]))
+    for image in (closed, damaged):
+        with pytest.raises(InputError, match="image 0 is a Pillow image that cannot be read"):
+            loaded[1].preprocess(image)
+
+
+def test_a_model_without_its_record_is_no_weights(loaded):
+    for weights in (loaded[0], list(loaded), None):
+        with pytest.raises(InputError, match=r"give a path, or the \(model, info\) of load"):
+            vit_jax.predict(weights, PIXELS)
+
+
+def test_an_image_that_cannot_be_read_is_one_error_without_logs(run, tmp_path):
+    """JAX sets TF_CPP_MIN_LOG_LEVEL=1, with which TensorFlow logs the error and its stack."""
+    (tmp_path / "page.jpg").write_text("<html>")
+    code = (
+        "import jax, vit_jax\n"
+        f"try: vit_jax.predict({str(run)!r}, {str(tmp_path / 'page.jpg')!r})\n"
+        "except vit_jax.InputError: pass\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -40,3 +40,8 @@ def test_a_section_a_name_a_pattern(capfd):
 def test_an_unknown_option_names_the_nearest(word, hint, capfd):
     assert main(["config", word]) == 2
     assert f"did you mean {hint!r}" in capfd.readouterr().err
+
+
+def test_an_option_like_no_other_is_one_short_line(capfd):
+    assert main(["config", "zzz"]) == 2
+    assert capfd.readouterr().err == "vit_jax: unknown option 'zzz'; `vit_jax config` lists all\n"

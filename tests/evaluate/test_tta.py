@@ -175,5 +175,5 @@ def test_pmap_averages_the_same_views(trained, tmp_path):
 
 
 def test_unknown_views_are_refused(trained):
-    with pytest.raises(InputError, match="tta .*'five_crop'"):
+    with pytest.raises(InputError, match="^unknown evaluation.tta .*'five_crop'"):
         evaluate_checkpoint(str(trained[0]), tta="five_crops")

@@ -68,11 +68,12 @@ SLOW = ("hybrid", "resnet")
     "model",
     [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in MODELS],
 )
-def test_every_network_computes_the_same(model, tmp_path, run_ours):
+def test_every_network_computes_the_same(model, tmp_path, run_ours, caplog):
     name, options = MODELS[model]
     height, width = options["image_size"]
     weights = make_weights(name, options, pp="value_range(-1, 1)")
     write(weights, tmp_path / "x.onnx")
+    assert not [record for record in caplog.records if record.name.startswith("onnx")]
     run = session(tmp_path / "x.onnx")
     images = random_images(5, height, width)
     expected = run_ours(weights, (images / 127.5 - 1).astype(np.float32))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeGuard
@@ -31,10 +32,10 @@ Images: TypeAlias = "GivenImage | Sequence[GivenImage] | jax.Array | Patches"
 class Loaded(Weights):
     """`Weights` of a model that is in memory, and what can be asked of the model.
 
-    Wherever images are asked for, these are taken: the path of a file, the bytes of a file, a
-    Pillow image, a uint8 array (height, width), (height, width, channels) or (batch, height, width,
-    channels), or a list of such; and what the model itself takes, a float array (batch, height,
-    width, 3) or `Patches`.
+    Wherever images are asked for, these are taken: the path of a file, an address such as
+    https://host/cat.jpg, the bytes of a file, a Pillow image, a uint8 array (height, width),
+    (height, width, channels) or (batch, height, width, channels), or a list of such; and what the
+    model itself takes, a float array (batch, height, width, 3) or `Patches`.
 
     Attributes:
       model: the model, the same object that `load` returns. `params` are {}: the model holds them.
@@ -283,14 +284,18 @@ def _is_input(images: object) -> TypeGuard[jax.Array | np.ndarray]:
     )
 
 
-def listed(images: Images) -> list[GivenImage]:
-    """One image, several, or a uint8 batch as a list of images."""
+def listed(images: Any) -> list[GivenImage]:
+    """One image, several, what an iterator gives, or a uint8 batch, as a list of images."""
     if isinstance(images, Patches):
         raise InputError("Patches are what a model takes; give the images themselves")
     if isinstance(images, jax.Array):
         images = np.asarray(images)
     if isinstance(images, np.ndarray):
         return list(images) if images.ndim == 4 else [images]
-    if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray):
+    if isinstance(images, Iterator) and not isinstance(images, io.IOBase):
+        images = list(images)
+    if isinstance(images, Sequence) and not isinstance(
+        images, str | bytes | bytearray | memoryview
+    ):
         return [np.asarray(each) if isinstance(each, jax.Array) else each for each in images]
     return [images]

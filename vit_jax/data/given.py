@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from vit_jax.data.named import is_address, read_address
 from vit_jax.data.ops.image_files import HEAD_BYTES, MAX_PIXELS
 from vit_jax.data.ops.preprocess import Preprocess
 from vit_jax.data.pipeline import check_same_size
@@ -30,8 +31,9 @@ def encoded_image(image: GivenImage, name: str = "the image") -> bytes:
     """The bytes of an image file for an image in any form.
 
     Args:
-      image: path of a file, bytes of a file, Pillow image, or uint8 array (height, width) or
-        (height, width, channels) with 1, 3 or 4 channels; a fourth channel, alpha, is dropped.
+      image: path of a file, address such as https://host/cat.jpg, bytes of a file, Pillow image,
+        or uint8 array (height, width) or (height, width, channels) with 1, 3 or 4 channels; a
+        fourth channel, alpha, is dropped.
       name: name of the image in messages.
 
     Raises:
@@ -39,6 +41,8 @@ def encoded_image(image: GivenImage, name: str = "the image") -> bytes:
     """
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
+    if isinstance(image, str) and is_address(image):
+        return read_address(image)
     if isinstance(image, str | os.PathLike):
         try:
             return expand(os.fspath(image)).read_bytes()
@@ -49,7 +53,13 @@ def encoded_image(image: GivenImage, name: str = "the image") -> bytes:
     if isinstance(image, np.ndarray):
         return _png(Image.fromarray(_pixels(image, name)))
     if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image)
+        try:
+            image = ImageOps.exif_transpose(image)
+            image.load()
+        except (OSError, ValueError, SyntaxError) as error:  # damaged, or closed
+            raise InputError(
+                f"{name} is a Pillow image that cannot be read: {reason(error)}"
+            ) from None
         if image.mode.startswith("I;16"):  # 16 bits: the upper 8, as of files
             return _png(Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)))
         if image.mode in ("I", "F"):

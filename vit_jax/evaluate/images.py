@@ -35,9 +35,10 @@ def predict(
     Args:
       weights: workdir, checkpoint or weight file; or (model, info) from `load`, which is not read
         again.
-      images: one image or a list of them: paths of files, the bytes of files, Pillow images, uint8
-        arrays (height, width) or (height, width, channels). A path may also be that of a folder,
-        whose images are all taken, or a pattern such as "photos/*.jpg".
+      images: one image or a list of them: paths of files, addresses such as https://host/cat.jpg,
+        the bytes of files, Pillow images, uint8 arrays (height, width) or (height, width,
+        channels). A path may also be that of a folder, whose images are all taken, or a pattern
+        such as "photos/*.jpg".
       topk: number of classes per image.
       use_ema: whether to use the averaged parameters of a run.
       batch_size: number of images computed at once.
@@ -65,6 +66,11 @@ def predict(
     given = list(_found(images))
     if not given:
         raise InputError("no images are given")
+    if not isinstance(weights, str | os.PathLike | tuple):
+        raise InputError(
+            f"weights are of type {type(weights).__name__}; give a path, or the (model, info) of "
+            "load"
+        )
     if isinstance(weights, tuple):
         if use_ema:
             raise InputError("use_ema chooses what is loaded; give it to load")

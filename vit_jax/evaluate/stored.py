@@ -103,7 +103,7 @@ def open_stored(
     task = bind(task, config, model_config, graphdef, preprocess.mean, preprocess.std)
     engine = create_engine(section(ParallelOptions))
     context = Context(
-        where="the evaluation",
+        where="evaluation",
         engine=engine,
         task=task,
         eval_step=engine.compile_eval(functools.partial(make_eval_step, task)),
@@ -255,7 +255,7 @@ def evaluate_protocol(
         if name not in known:
             raise unknown(f"option of protocol {protocol}; option", name, known)
     evaluation = kind(source=source, **given)
-    check_section(kind, evaluation, "the evaluation")
+    check_section(kind, evaluation, "evaluation")
     if not source:
         raise InputError(f"protocol {protocol} needs --source, where its images are")
     stored = open_stored(

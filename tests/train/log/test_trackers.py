@@ -164,6 +164,7 @@ def test_a_tracker_that_fails_ends_alone(tmp_path, caplog):
         (("csv(file='../a.csv')",), "without a folder"),
         (("csv(path='a.csv')",), "unexpected keyword argument"),
         ((3,), "3 is no name"),
+        ("csv, mlflow", "write several trackers as ('csv', 'mlflow')"),
     ],
 )
 def test_wrong_trackers_are_refused(names, message):

@@ -57,7 +57,8 @@ def write_onnx(weights: Weights, path: Path) -> list[str]:
     prepared = jax.ShapeDtypeStruct((batch, *weights.config.input_size, 3), jnp.uint8)
     names = dict(input_names=["prepared"], output_names=["logits"])
     try:
-        with _quiet("jax2onnx"):  # it reports its plugins for libraries that are not here
+        # These report plugins for libraries that are not here, and shapes that are not kept.
+        with _quiet("jax2onnx"), _quiet("onnx_ir"):
             program = to_onnx(function, [prepared], model_name="vit_jax", **names)
     except Exception as error:  # of any kind, from another library
         raise InputError(

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from vit_jax.cli.arguments import add_json_argument
-from vit_jax.errors import InputError, nearest, suggestion, unknown
+from vit_jax.errors import InputError, nearest, suggestion
 from vit_jax.text import printable
 
 
@@ -99,7 +99,8 @@ def select(pattern: str, options: Iterable[Any]) -> list[Any]:
         meant = meant_option(default(), pattern)
         if meant and (pattern in USUAL_NAMES or not nearest(pattern, known)):
             raise InputError(f"unknown option {pattern!r}{suggestion(meant)}")
-        raise unknown("option", pattern, known)
+        hint = nearest(pattern, known) or "; `vit_jax config` lists all"
+        raise InputError(f"unknown option {pattern!r}{hint}")
     return found
 
 

@@ -120,6 +120,12 @@ def create_trackers(names: Sequence[str]) -> list[Tracker]:
     """
     if isinstance(names, str):
         names = (names,)
+        alone = [name.strip() for name in names[0].split(",")]
+        if len(alone) > 1 and all(map(str.isidentifier, alone)):
+            raise InputError(
+                f"config.log.trackers {names[0]!r} is not understood; write several trackers as "
+                f"{tuple(alone)}"
+            )
     found: list[Tracker] = []
     kinds = []
     for text in names:
