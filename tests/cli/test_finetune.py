@@ -109,7 +109,7 @@ def test_a_sweep_of_real_runs(pretrained, photos_in_splits, tmp_path):  # noqa: 
     "words, message",
     [
         (["none.npz", "DATA"], "none.npz"),
-        (["WEIGHTS", "nowhere"], "there is no folder nowhere here"),
+        (["WEIGHTS", "nowhere"], "there is no folder or table nowhere here"),
         (["WEIGHTS", "folder:nowhere"], "no such directory"),
         (["WEIGHTS", "DATA", "--epochs=0"], "epochs=0"),
         (["WEIGHTS", "DATA", "--image-size=-4"], "-4 is too small"),

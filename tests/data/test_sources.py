@@ -10,6 +10,7 @@ import pytest
 from vit_jax.data import open_source
 from vit_jax.data.sources import arrays
 from vit_jax.errors import InputError
+from vit_jax.finetune.run import as_source
 
 FASHION = "/usr/share/datasets/fashion-mnist"
 
@@ -209,3 +210,21 @@ def test_a_missing_fashion_mnist_says_where_to_get_it(there, tmp_path):
         folder.mkdir()
     with pytest.raises(InputError, match="apt install dataset-fashion-mnist.*https://github.com"):
         open_source(f"idx:{folder}", "train")
+
+
+def test_a_folder_or_table_without_its_kind_is_recognised(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name in ("labels.csv", "labels.JSONL", "x.parquet", "x.tar", "x.npz", "x.jpg"):
+        (tmp_path / name).write_text("")
+    kinds = {
+        "photos": "folder", "labels.csv": "csv", "labels.JSONL": "csv", "x.parquet": "parquet",
+        "x.tar": "wds", "x.npz": "npz",
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        assert as_source(name) == f"{kind}:{name}"
+        with pytest.raises(InputError, match=f"did you mean '{kind}:{name}'"):
+            open_source(name, "train")
+    for name in ("x.jpg", "absent.csv"):
+        with pytest.raises(InputError, match=f"no folder or table {name} here"):
+            as_source(name)

@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax.config_files import PREFIX, load_config
-from vit_jax.data.sources.opening import SOURCES
+from vit_jax.data.sources.opening import SOURCES, kind_of
 from vit_jax.errors import InputError
 from vit_jax.finetune.begun import begun_in
 from vit_jax.finetune.config import TOLD, Wanted
@@ -112,20 +112,20 @@ def as_overrides(overrides: Mapping[str, object] | Sequence[str]) -> list[str]:
 
 
 def as_source(text: str) -> str:
-    """DATA as a data source: a folder is one with `folder:` before it.
+    """DATA as a data source: photos is folder:photos, labels.csv is csv:labels.csv.
 
     Raises:
-      InputError: it is neither a folder nor a data source.
+      InputError: it is neither a folder, a file of a known ending nor a data source.
     """
     kind, colon, _ = text.partition(":")
     if kind in SOURCES:
         return text
-    if os.path.isdir(os.path.expanduser(text)):
-        return f"folder:{text}"
+    if meant := kind_of(text):
+        return f"{meant}:{text}"
     if colon:
         return text
     raise InputError(
-        f"there is no folder {text} here, and no data source of that name; sources are "
+        f"there is no folder or table {text} here, and no data source of that name; sources are "
         f"{', '.join(SOURCES)}, such as folder:DIR"
     )
 

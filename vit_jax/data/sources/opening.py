@@ -16,7 +16,7 @@ from vit_jax.data.options import DataOptions
 from vit_jax.data.sources import arrays, folder, mixture, splits
 from vit_jax.data.sources.layouts import flat, imagenet
 from vit_jax.data.sources.source import ArraySource, FileSource, Source
-from vit_jax.errors import InputError, unknown
+from vit_jax.errors import InputError, suggestion, unknown
 from vit_jax.registry import Registry
 
 
@@ -85,6 +85,22 @@ def source_kind(form: str, *, in_order: bool = False):
     return register
 
 
+_BY_ENDING = {
+    **dict.fromkeys((".csv", ".tsv", ".jsonl"), "csv"),
+    ".parquet": "parquet",
+    ".tar": "wds",
+    ".npz": "npz",
+}
+
+
+def kind_of(path: str) -> str:
+    """The kind of source that reads a folder or a file, by its ending; "" if none does."""
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        return "folder"
+    return _BY_ENDING.get(os.path.splitext(path)[1].lower(), "") if os.path.exists(path) else ""
+
+
 def open_source(
     spec: str,
     split: str,
@@ -115,6 +131,8 @@ def open_source(
     """
     name, _, argument = spec.partition(":")
     if name not in SOURCES:
+        if meant := kind_of(spec):
+            raise InputError(f"unknown data source {spec!r}{suggestion(f'{meant}:{spec}')}")
         raise unknown("data source", spec, SOURCES)
     kind = SOURCES[name]
     if (":" in kind.form) != bool(argument):
