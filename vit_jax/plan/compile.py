@@ -64,6 +64,23 @@ class Step:
         state = self.params_bytes + self.optimizer_bytes + self.ema_bytes + self.teacher_bytes
         return state + self.batch_bytes + self.temporary_bytes
 
+    def memory(self) -> dict[str, Any]:
+        """The memory of one device and the time of compiling, for JSON."""
+        return dict(
+            bytes_per_device=dict(
+                params=self.params_bytes,
+                optimizer=self.optimizer_bytes,
+                ema=self.ema_bytes,
+                teacher=self.teacher_bytes,
+                batch=self.batch_bytes,
+                temporaries=self.temporary_bytes,
+                total=self.total_bytes,
+            ),
+            memory_per_device=self.limit_bytes,
+            fits=self.fits,
+            compile_seconds=round(self.compile_seconds, 1),
+        )
+
 
 def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
     """Devices of a TPU topology such as "v5e:16x16", for compilation only.

@@ -89,7 +89,7 @@ def rehearse(config: ConfigDict, workdir: str | None) -> dict[str, Any]:
         workdir=workdir,
         step=done,
         **_model(run),
-        **_memory(run),
+        **compile_run(run).memory(),
         steps=run.total_steps,
         epochs=run.total_steps * config.batch_size / dataset.size,
         **every,
@@ -139,24 +139,6 @@ def _model(run: Run) -> dict[str, Any]:
 
 def _spec(sharding: Any) -> str:
     return str(tuple(sharding.spec))
-
-
-def _memory(run: Run) -> dict[str, Any]:
-    step = compile_run(run)
-    return dict(
-        bytes_per_device=dict(
-            params=step.params_bytes,
-            optimizer=step.optimizer_bytes,
-            ema=step.ema_bytes,
-            teacher=step.teacher_bytes,
-            batch=step.batch_bytes,
-            temporaries=step.temporary_bytes,
-            total=step.total_bytes,
-        ),
-        memory_per_device=step.limit_bytes,
-        fits=step.fits,
-        compile_seconds=round(step.compile_seconds, 1),
-    )
 
 
 def _first_batch(run: Run, source: Source, pp: data.Preprocess, step: int) -> dict[str, Any]:

@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from vit_jax.models.attention.self_attention import attend
-from vit_jax.models.attention.windows import HIDDEN, Cut
+from vit_jax.models.attention.windows import HIDDEN, Cut, with_prefix
 from vit_jax.models.layers import dropout, fold_in
 
 NAMES = ("strided", "fixed")
@@ -266,19 +265,7 @@ def sparse_attention(
     whole = None
     if return_weights:
         whole = _whole(lax.split(weights, widths, axis=3), used, seen, itself, before)
-    if not before:
-        return jnp.asarray(y), whole
-    first, first_weights = attend(
-        query[:, :before],
-        key,
-        value,
-        rate=rate,
-        keys=fold_in(keys, 1),
-        return_weights=return_weights,
-    )
-    if whole is not None and first_weights is not None:
-        whole = jnp.concatenate([first_weights, whole], axis=2)
-    return jnp.concatenate([first, y], axis=1), whole
+    return with_prefix(query, key, value, before, jnp.asarray(y), whole, rate=rate, keys=keys)
 
 
 def _whole(

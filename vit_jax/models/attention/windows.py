@@ -178,19 +178,45 @@ def local_attention(
     dropped = dropout(weights, rate, fold_in(keys, 0)).astype(value.dtype)
     y = _joined(jnp.einsum("bijhqk,bijhkd->bijhqd", dropped, around[1]), cuts)
     whole = _spread(weights, cuts, before) if return_weights else None
+    return with_prefix(query, key, value, before, y, whole, rate=rate, keys=keys)
+
+
+def with_prefix(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    before: int,
+    y: jax.Array,
+    weights: jax.Array | None,
+    *,
+    rate: float,
+    keys: jax.Array | None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Puts the prefix tokens, which see everything, before the patches.
+
+    Args:
+      query, key, value: (B, N, H, d) of all tokens.
+      before: number of prefix tokens.
+      y: (B, N - before, H, d), the result of the patches.
+      weights: (B, H, N - before, N), their attention weights; None: not asked for.
+      rate, keys: dropout of attention weights, as in `attend`.
+
+    Returns:
+      (B, N, H, d), and the weights (B, H, N, N) or None.
+    """
     if not before:
-        return y, whole
+        return y, weights
     first, own = attend(
         query[:, :before],
         key,
         value,
         rate=rate,
         keys=fold_in(keys, 1),
-        return_weights=return_weights,
+        return_weights=weights is not None,
     )
-    if own is not None and whole is not None:
-        whole = jnp.concatenate([own, whole], axis=2)
-    return jnp.concatenate([first, y], axis=1), whole
+    if own is not None and weights is not None:
+        weights = jnp.concatenate([own, weights], axis=2)
+    return jnp.concatenate([first, y], axis=1), weights
 
 
 def _arranged(
