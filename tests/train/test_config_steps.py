@@ -17,12 +17,13 @@ SMALL_VIT = dict(width=32, depth=2, mlp_dim=64, num_heads=2)
 
 # images.py reads weights and images; its runs are in tests/cli/test_finetune.py.
 NAMES = sorted(file.stem for file in CONFIGS.glob("*.py") if file.stem != "images")
+ARGUMENTS = {"scratch": ":ViT-B/16,digits"}  # of configs that need one
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_of_every_config(name):
-    config = load_config(str(CONFIGS / f"{name}.py"), [])
+    config = load_config(f"{CONFIGS / name}.py{ARGUMENTS.get(name, '')}", [])
     name = config.model.name or "ViT-B/16"  # where the weights of init_from say it
     full = model_config(name, **{k: config.model[k] for k in SMALL_VIT})
     patch = full.patch_size[0]
