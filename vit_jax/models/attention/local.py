@@ -84,10 +84,18 @@ class LocalAttention(SelfAttention):
       *args, **options: those of `SelfAttention`.
       cuts: windows on the grid.
       relative: module that is called like `windows.Relative`, None: none.
+      causal: whether a patch only sees itself and those before it, in raster order.
     """
 
-    def __init__(self, *args: Any, cuts: Cuts, relative: RelativeOffsets | None, **options: Any):
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        *args: Any,
+        cuts: Cuts,
+        relative: RelativeOffsets | None = None,
+        causal: bool = False,
+        **options: Any,
+    ):
+        super().__init__(*args, causal=causal, **options)
         self.cuts = cuts
         self.has_offsets = relative is not None
         if relative is not None:
@@ -111,6 +119,7 @@ class LocalAttention(SelfAttention):
             value,
             self.cuts,
             relative=self.relative if self.has_offsets else None,
+            causal=self.causal,
             rate=self.dropout,
             keys=keys,
             return_weights=return_weights,

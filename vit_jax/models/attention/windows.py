@@ -26,7 +26,8 @@ class Cut:
     Attributes:
       size: number of patches along the axis.
       block: number of queries in a block; the last block may have fewer.
-      halo: number of keys before the block, and after it, in its window.
+      halo: number of keys before the block in its window.
+      after: number of keys after the block in its window; None: as many as before it.
       radius: largest distance of a key from its query; None: any within the window.
     """
 
@@ -34,6 +35,7 @@ class Cut:
     block: int
     halo: int = 0
     radius: int | None = None
+    after: int | None = None
 
     @property
     def count(self) -> int:
@@ -43,7 +45,7 @@ class Cut:
     @property
     def span(self) -> int:
         """Number of keys in a window."""
-        return self.block + 2 * self.halo
+        return self.block + self.halo + (self.halo if self.after is None else self.after)
 
     def offsets(self) -> np.ndarray:
         """Position of each key of a window minus that of each query: (block, span)."""
@@ -56,10 +58,15 @@ class Cut:
         radius = self.size + self.span if self.radius is None else self.radius
         return (place >= 0) & (place < self.size) & (abs(self.offsets()) <= radius)
 
-    def pairs(self) -> int:
-        """Number of pairs of a query and a key that it sees, padding left out."""
-        seen = self.seen().reshape(self.count * self.block, self.span)
-        return int(seen[: self.size].sum())
+    def pairs(self, highest: int | None = None, lowest: int | None = None) -> int:
+        """Number of pairs of a query and a key that it sees, padding left out.
+
+        `highest` and `lowest` limit the position of the key minus that of the query.
+        """
+        offsets = self.offsets()
+        seen = self.seen() & (offsets <= self.size if highest is None else offsets <= highest)
+        seen &= True if lowest is None else offsets >= lowest
+        return int(seen.reshape(self.count * self.block, self.span)[: self.size].sum())
 
     def queries(self, x: jax.Array, axis: int) -> jax.Array:
         """The axis, of length `size`, as blocks: (..., count, block, ...)."""
@@ -128,10 +135,13 @@ def centred_cuts(grid: tuple[int, int], radius: int, head_width: int) -> Cuts:
     return cuts(min(range(1, max(grid) + 1), key=memory))
 
 
-def pairs(cuts: Cuts, prefix: int) -> int:
+def pairs(cuts: Cuts, prefix: int, causal: bool = False) -> int:
     """Number of pairs of a query and a key that it sees, for `prefix` global tokens."""
     rows, columns = cuts
     patches = rows.size * columns.size
+    if causal:  # keys of rows above, then those of the same row up to the query
+        above = rows.pairs(highest=-1) * columns.pairs()
+        return above + rows.pairs(highest=0, lowest=0) * columns.pairs(highest=0)
     return rows.pairs() * columns.pairs() + prefix * (2 * patches + prefix)
 
 
@@ -142,6 +152,7 @@ def local_attention(
     cuts: Cuts,
     *,
     relative: Relative | None = None,
+    causal: bool = False,
     rate: float = 0.0,
     keys: jax.Array | None = None,
     return_weights: bool = False,
@@ -154,6 +165,7 @@ def local_attention(
       query, key, value: (B, N, H, d).
       cuts: windows on the grid of the last N - P tokens.
       relative: see `Relative`.
+      causal: whether a patch only sees itself and those before it, in raster order.
       rate: dropout rate of attention weights.
       keys: (B,) dropout keys, None in evaluation.
       return_weights: also return the weights.
@@ -165,7 +177,7 @@ def local_attention(
     before = query.shape[1] - rows.size * columns.size
     scaled = query[:, before:] * query.shape[-1] ** -0.5
     queries = _arranged(scaled, cuts, Cut.queries)
-    bias = _bias(queries, cuts, relative)
+    bias = _bias(queries, cuts, relative, causal)
     queries = queries.reshape(*queries.shape[:4], -1, queries.shape[-1])
     around = [_with_prefix(_arranged(x[:, before:], cuts, Cut.windows), x[:, :before])
               for x in (key, value)]  # fmt: skip
@@ -248,7 +260,9 @@ def _with_prefix(windows: jax.Array, prefix: jax.Array) -> jax.Array:
     return jnp.concatenate([tokens, windows], axis=4)
 
 
-def _bias(queries: jax.Array, cuts: Cuts, relative: Relative | None) -> jax.Array | None:
+def _bias(
+    queries: jax.Array, cuts: Cuts, relative: Relative | None, causal: bool
+) -> jax.Array | None:
     """What is added to the logits: (B or 1, I, J, H or 1, a * c, w * x); None: nothing.
 
     The masks of rows and columns are added up where they are used: one for all pairs would be
@@ -256,7 +270,7 @@ def _bias(queries: jax.Array, cuts: Cuts, relative: Relative | None) -> jax.Arra
     """
     rows, columns = cuts
     seen = rows.seen(), columns.seen()
-    if relative is None and seen[0].all() and seen[1].all():
+    if relative is None and not causal and seen[0].all() and seen[1].all():
         return None
     by_row = jnp.where(seen[0], 0.0, HIDDEN)[None, :, None, None, :, None]
     by_column = jnp.where(seen[1], 0.0, HIDDEN)[None, None, :, None, None]
@@ -264,6 +278,9 @@ def _bias(queries: jax.Array, cuts: Cuts, relative: Relative | None) -> jax.Arra
         row_logits, column_logits = relative(queries, cuts)
         by_row, by_column = by_row + row_logits, by_column + column_logits
     bias = by_row[..., :, None] + by_column[..., None, :]
+    if causal:
+        down, right = rows.offsets()[:, None, :, None], columns.offsets()[None, :, None, :]
+        bias = jnp.where((down < 0) | ((down == 0) & (right <= 0)), bias, HIDDEN)
     return bias.reshape(*bias.shape[:4], rows.block * columns.block, rows.span * columns.span)
 
 
