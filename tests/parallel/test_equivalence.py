@@ -118,6 +118,7 @@ def test_every_layout_gives_the_run_of_one_device(layout, capfd):
         dict(attention_kind="halo(3, 1, relative=True)"),
         dict(attention_kind="window(3)", registers=2),
         dict(attention_kind="sparse(factors='by_layer')"),
+        dict(attention_kind="local_2d(2, 2, above=2, beside=1)", head="gap"),
     ],
     ids=str,
 )

@@ -6,7 +6,9 @@ from typing import Protocol
 import numpy as np
 
 from vit_jax.data.ops.image_files import HEAD_BYTES
+from vit_jax.data.sources.opening import Request
 from vit_jax.data.sources.source import Source
+from vit_jax.data.sources.tables.classes import Chosen
 
 
 class ImageRows(Protocol):
@@ -36,6 +38,22 @@ class ColumnSource(Source):
     picked: np.ndarray
     targets: np.ndarray
     content: bytes
+
+    @classmethod
+    def of(
+        cls, chosen: Chosen, images: ImageRows, content: bytes, request: Request
+    ) -> "ColumnSource":
+        """The source of the examples that were chosen."""
+        return cls(
+            size=len(chosen.rows),
+            label_names=chosen.label_names,
+            rows=chosen.rows,
+            images=images,
+            picked=chosen.rows,
+            targets=chosen.targets,
+            content=content,
+            **request.common,
+        )
 
     def fetch(self, index: np.ndarray) -> np.ndarray:
         payloads = np.empty(len(index), object)

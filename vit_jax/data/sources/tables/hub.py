@@ -175,13 +175,4 @@ def _open_parts(
         describe=lambda row: f"{where}: {images.describe(row)}",
     )
     content = hashlib.blake2b(images.sizes()[chosen.rows].data, digest_size=16).digest()
-    return ColumnSource(
-        size=len(chosen.rows),
-        label_names=chosen.label_names,
-        rows=chosen.rows,
-        images=images,
-        picked=chosen.rows,
-        targets=chosen.targets,
-        content=content,
-        **request.common,
-    )
+    return ColumnSource.of(chosen, images, content, request)

@@ -194,16 +194,7 @@ def open_files(paths: Sequence[str], options: Mapping[str, str], request: Reques
         request=request,
         describe=images.describe,
     )
-    return ColumnSource(
-        size=len(chosen.rows),
-        label_names=chosen.label_names,
-        rows=chosen.rows,
-        images=images,
-        picked=chosen.rows,
-        targets=chosen.targets,
-        content=content,
-        **request.common,
-    )
+    return ColumnSource.of(chosen, images, content, request)
 
 
 def _inspected(paths: Sequence[str], options: Mapping[str, str]) -> tuple["schema.Fields", bytes]:
