@@ -12,8 +12,13 @@ from vit_jax.text import reason
 IMAGES = {"ImageNet": 1.28e6, "ImageNet-21k": 14.2e6, "JFT": 303e6}
 
 
-def markdown(document: dict[str, Any]) -> str:
-    """The table with cells "paper : ours", and below it the commands that fill empty ones."""
+def markdown(document: dict[str, Any], most: int | None = 2) -> str:
+    """The table with cells "paper : ours", and below it the commands that fill empty ones.
+
+    Args:
+      document: see `results.document`; costs are printed where `cost.add` has added them.
+      most: the largest number of commands; None: all.
+    """
     printed = table(document["table"]).cells
     shown = {}
     for cell in document["cells"]:
@@ -30,17 +35,47 @@ def markdown(document: dict[str, Any]) -> str:
     for row in _unique(row for row, _ in shown):
         cells = " | ".join(shown.get((row, column), "") for column in columns)
         lines.append(f"| {row} | {cells} |")
-    return "\n".join([*lines, *_what_fills(document)])
+    return "\n".join([*lines, *_what_fills(document, most)])
 
 
-def _what_fills(document: dict[str, Any]) -> list[str]:
-    commands = _unique(cell["command"] for cell in document["cells"] if cell["command"])
-    if not commands:
+def _what_fills(document: dict[str, Any], most: int | None) -> list[str]:
+    """The commands of the first `most` empty cells, None: of all, and what they cost."""
+    empty = {cell["command"]: cell.get("cost") for cell in document["cells"] if cell["command"]}
+    if not empty:
         return []
-    lines = ["", "Empty cells are filled by", *(f"  {command}" for command in commands[:2])]
-    if len(commands) > 2:
-        lines.append(f"and {len(commands) - 2} more; without --row and --column, all at once.")
+    lines = ["", "Empty cells are filled by"]
+    for command, cost in list(empty.items())[:most]:
+        lines.append(f"  {command}")
+        if cost:
+            lines.append(f"      {_cost(cost, document)}; reads {', '.join(cost['data'])}")
+    left = len(empty) - (len(empty) if most is None else most)
+    if left > 0:
+        lines.append(
+            f"and {left} more (--commands lists them); without --row and --column, all at once."
+        )
+    if document.get("cost") and len(empty) > 1:
+        lines.append(f"All of them: {_cost(document['cost'], document)}.")
     return lines
+
+
+def _cost(cost: dict[str, Any], document: dict[str, Any]) -> str:
+    """Such as "8 runs, 1 of them pre-training: 66 EFLOPs, 0.9 hours on v5e:16x16 (MFU 40%)"."""
+    runs = "1 run" if cost["runs"] == 1 else f"{cost['runs']:,} runs"
+    pretraining = cost["pretraining_runs"]
+    if pretraining and pretraining < cost["runs"]:
+        runs += f", {pretraining:,} of them pre-training"
+    power = next(power for power in (18, 15, 12) if cost["flops"] >= 10**power or power == 12)
+    unit = {18: "EFLOPs", 15: "PFLOPs", 12: "TFLOPs"}[power]
+    text = f"{runs}: {_short(cost['flops'] / 10**power)} {unit}"
+    if cost["hours"] is None:
+        return text
+    where = f"on {document['topology']} (MFU {document['mfu']:.0%})"
+    return f"{text}, {_short(cost['hours'])} hours {where}"
+
+
+def _short(value: float) -> str:
+    """A number with two digits, or all before the decimal point."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _paper(printed: Printed | None) -> str:

@@ -181,7 +181,8 @@ def document(number: int, folder: Path, scale: str = "paper") -> dict[str, Any]:
     """A table for JSON: `table`, `title`, `scale` and `cells`.
 
     Each cell has `row`, `column`, `paper` and `ours` with their standard deviations (null:
-    empty), and, where runs are missing, the `command` that does them.
+    empty), and, where runs are missing, the `command` that does them (`cost.add` says what they
+    cost).
     """
     paper, ours = table(number), our_cells(number, folder, scale)
     keys = [(row, column) for row in paper.rows for column in paper.columns]

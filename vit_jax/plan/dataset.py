@@ -42,9 +42,8 @@ def dataset_of(config: ConfigDict) -> Dataset:
 def _facts(config: ConfigDict) -> tuple[int, int]:
     """Examples per epoch and classes."""
     options = config.data
-    if known := KNOWN.get(_short_name(options.source)):
-        sizes, num_classes = known
-        return split_size(options.split, sizes), num_classes
+    if known := known_facts(options):
+        return known
     try:
         source = data.open_configured(options)
     except InputError as error:
@@ -55,6 +54,19 @@ def _facts(config: ConfigDict) -> tuple[int, int]:
             ) from error
         return 0, config.model.num_classes
     return source.size, source.num_classes
+
+
+def known_facts(options: ConfigDict) -> tuple[int, int] | None:
+    """Examples per epoch and classes of a source in the table, None of others.
+
+    Args:
+      options: `config.data`.
+
+    Raises:
+      InputError: the data set has no such split.
+    """
+    known = KNOWN.get(_short_name(options.source))
+    return known and (split_size(options.split, known[0]), known[1])
 
 
 def _short_name(source: str) -> str:

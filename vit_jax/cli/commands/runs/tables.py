@@ -1,10 +1,13 @@
 """The paper's tables with our numbers beside them, and the runs that fill them.
 
   vit_jax tables 6
+  vit_jax tables 5 --commands --topology=v5p:8x8x8
   vit_jax tables 8 --scale=small --run --workdir=workdirs/tables
   vit_jax tables 5 --run --slurm --row="ImageNet-21k: CIFAR-10" --column=ViT-B/16 > job.sh
 
-Values that need no training are computed; others come from finished runs below --workdir.
+Values that need no training are computed; others come from finished runs below --workdir. For
+empty cells, the table says which command does the runs, which data they read, and what they cost
+on a slice of TPUs: their FLOPs, without evaluations, at an assumed share of the peak speed.
 --run trains the missing ones, one after another, and can be resumed; with --slurm it prints
 a batch script for the runs that can start now.
 """
@@ -34,6 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", action="store_true", help="train the missing runs")
     parser.add_argument("--slurm", action="store_true", help="with --run: print a batch script")
     parser.add_argument(
+        "--commands", action="store_true", help="list the commands of all empty cells"
+    )
+    parser.add_argument(
+        "--topology",
+        metavar="TPU:SHAPE",
+        default="v5e:16x16",
+        help="slice on which missing runs are priced (%(default)s)",
+    )
+    parser.add_argument(
+        "--mfu", type=float, default=0.4, help="assumed fraction of the peak speed (%(default)s)"
+    )
+    parser.add_argument(
         "--plot",
         type=os.path.expanduser,
         metavar="FILE",
@@ -44,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints or fills tables; returns the exit status."""
-    from vit_jax.paper import render, results, runner
+    from vit_jax.paper import cost, render, results, runner
     from vit_jax.paper.recipes import SMALL
     from vit_jax.paper.tables import TABLES, table
 
@@ -61,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.scale == "small" and args.number is None:
         numbers = list(SMALL)
     check_folder(args.workdir, "--workdir")
+    priced_on = cost.find_slice(args.topology, args.mfu)
     folder = Path(args.workdir)
     if args.run:
         table(args.number)
@@ -70,10 +86,13 @@ def run(args: argparse.Namespace) -> int:
             return 0
         runner.run_missing(args.number, cells, folder, args.scale)
     documents = [results.document(number, folder, args.scale) for number in numbers]
+    for document in documents:
+        cost.add(document, folder, priced_on if args.scale == "paper" else None)
     if args.plot:
         render.plot(documents[0], Path(args.plot))
     if args.json:
         print(json.dumps(documents[0] if args.number is not None else documents, indent=2))
     else:
-        print("\n\n".join(render.markdown(document) for document in documents))
+        most = None if args.commands else 2
+        print("\n\n".join(render.markdown(document, most) for document in documents))
     return 0
