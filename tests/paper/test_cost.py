@@ -7,7 +7,8 @@ import pytest
 from vit_jax import InputError
 from vit_jax.cli.main import main
 from vit_jax.paper import cost
-from vit_jax.paper.recipes import pretraining, recipes
+from vit_jax.paper.paper_scale import pretraining
+from vit_jax.paper.recipes import recipes
 from vit_jax.paper.tables import table
 
 CELL = ("ImageNet-21k: CIFAR-10", "ViT-B/16")

@@ -9,7 +9,7 @@ import pytest
 from vit_jax.errors import InputError, NonFiniteError, Preempted
 from vit_jax.files import write_atomic
 from vit_jax.paper import queue
-from vit_jax.paper.recipes import Recipe, Run
+from vit_jax.paper.runs import Recipe, Run
 
 START = Run("start", "configs/small.py:ViT")
 CHOICES = tuple(

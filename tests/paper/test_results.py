@@ -8,9 +8,10 @@ import pytest
 
 from vit_jax import InputError
 from vit_jax.cli.main import main
-from vit_jax.paper import queue, render, results, runner
-from vit_jax.paper import recipes as recipes_module
-from vit_jax.paper.recipes import Recipe, Run, learning_rates, recipes
+from vit_jax.paper import queue, render, results, runner, small_scale
+from vit_jax.paper.paper_scale import learning_rates
+from vit_jax.paper.recipes import recipes
+from vit_jax.paper.runs import Recipe, Run
 
 CELL = ("ImageNet-21k: CIFAR-10", "ViT-B/16")
 
@@ -243,7 +244,7 @@ def test_missing_runs_are_done_once_and_in_order(tmp_path, monkeypatch, capfd):
         for seed in (0, 1)
     )
     recipe = Recipe(runs, "eval/test/top1", percent=False)
-    monkeypatch.setitem(recipes_module.SMALL, 8, lambda paper: [(("1-D", "Stem"), recipe)])
+    monkeypatch.setitem(small_scale.TABLES, 8, lambda paper: [(("1-D", "Stem"), recipe)])
     arguments = ["tables", "8", "--scale=small", f"--workdir={tmp_path}", "--json"]
     assert main([*arguments, "--run", "--row=1-D"]) == 0
     cells = json.loads(capfd.readouterr().out)["cells"]
@@ -267,7 +268,7 @@ def test_missing_runs_are_done_once_and_in_order(tmp_path, monkeypatch, capfd):
         (["8", "--run", "--column=stem"], "did you mean 'Stem'"),
         (["8", "--scale=tiny"], "unknown --scale 'tiny'"),
         (["8", "--run", "--plot=8.png"], "table 8 has no plot"),
-        (["5", "--scale=small"], "table 5 has no small version"),
+        (["4", "--scale=small"], "table 4 has no small version; tables 5, 6, 7, 8, 9 have one"),
         (["1", "--run"], "no run fills"),
         (["--run"], "needs the number of a table"),
         (["8", "--slurm"], "--slurm needs --run"),

@@ -13,8 +13,8 @@ from vit_jax import data
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
 from vit_jax.paper.queue import Work
-from vit_jax.paper.recipes import Run
 from vit_jax.paper.results import recipes_behind, summary
+from vit_jax.paper.runs import Run
 from vit_jax.paper.tables import Key
 from vit_jax.parallel import hardware
 from vit_jax.plan.dataset import known_facts

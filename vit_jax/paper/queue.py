@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.errors import InputError, NonFiniteError
-from vit_jax.paper.recipes import Evaluation, Recipe, Run
 from vit_jax.paper.results import measured, summary
+from vit_jax.paper.runs import Evaluation, Recipe, Run
 from vit_jax.text import some
 
 log = logging.getLogger(__name__)

@@ -28,6 +28,7 @@ def markdown(document: dict[str, Any], most: int | None = 2) -> str:
     scale = ", at small scale" if document["scale"] == "small" else ""
     lines = [
         f"Table {document['table']}. {document['title']}{scale}",
+        *(f"Stand-ins: {stand_in}" for stand_in in document["stand_ins"]),
         "",
         "| paper : ours | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",

@@ -12,7 +12,9 @@ from vit_jax import schema
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
 from vit_jax.paper.computed import computed
-from vit_jax.paper.recipes import Evaluation, Recipe, Run, recipes
+from vit_jax.paper.recipes import recipes
+from vit_jax.paper.runs import Evaluation, Recipe, Run
+from vit_jax.paper.small_scale import STAND_INS
 from vit_jax.paper.tables import Key, Table, table
 from vit_jax.train.workdir import StoredConfig, Summary, open_workdir
 
@@ -49,7 +51,7 @@ def our_cells(number: int, folder: Path, scale: str = "paper") -> dict[Key, Ours
         vtab = our_cells(9, folder, scale)
         cells |= {(_VTAB, column): vtab["Mean", column] for column in table(9).columns}
     if number in _MEANS:
-        cells |= _means(table(number), cells)
+        cells |= _means(table(number), cells, scale)
     return cells
 
 
@@ -161,12 +163,20 @@ def _metric(run: Run | Evaluation, folder: Path, name: str) -> float | None:
     return found[name]
 
 
-def _means(paper: Table, cells: dict[Key, Ours]) -> dict[Key, Ours]:
-    """The row of means; it is empty in columns with an empty cell."""
+def _means(paper: Table, cells: dict[Key, Ours], scale: str) -> dict[Key, Ours]:
+    """The row of means; it is empty in columns with an empty cell.
+
+    At small scale the mean is over the rows that have a small version.
+    """
     mean_row = _MEANS[paper.number]
     means: dict[Key, Ours] = {}
     for column in paper.columns:
-        parts = [cells.get((row, column), Ours()) for row in paper.rows if row != mean_row]
+        rows = [row for row in paper.rows if row != mean_row]
+        if scale == "small":
+            rows = [row for row in rows if (row, column) in cells]
+            if not rows:
+                continue
+        parts = [cells.get((row, column), Ours()) for row in rows]
         missing = tuple(run for part in parts for run in part.missing)
         values = [part.value for part in parts if isinstance(part.value, float | int)]
         if len(values) == len(parts):
@@ -178,7 +188,10 @@ def _means(paper: Table, cells: dict[Key, Ours]) -> dict[Key, Ours]:
 
 
 def document(number: int, folder: Path, scale: str = "paper") -> dict[str, Any]:
-    """A table for JSON: `table`, `title`, `scale` and `cells`.
+    """A table for JSON: `table`, `title`, `scale`, `stand_ins` and `cells`.
+
+    At small scale the table has only the cells with a small version; `stand_ins` says what the
+    names stand for.
 
     Each cell has `row`, `column`, `paper` and `ours` with their standard deviations (null:
     empty), and, where runs are missing, the `command` that does them (`cost.add` says what they
@@ -187,9 +200,10 @@ def document(number: int, folder: Path, scale: str = "paper") -> dict[str, Any]:
     paper, ours = table(number), our_cells(number, folder, scale)
     keys = [(row, column) for row in paper.rows for column in paper.columns]
     cells = []
-    for row, column in keys:
-        printed, mine = paper.cells.get((row, column)), ours.get((row, column), Ours())
-        if printed is None and mine.value is None:
+    for key in keys:
+        row, column = key
+        printed, mine = paper.cells.get(key), ours.get(key, Ours())
+        if (printed is None and mine.value is None) or (scale == "small" and key not in ours):
             continue
         cells.append(
             dict(
@@ -203,7 +217,8 @@ def document(number: int, folder: Path, scale: str = "paper") -> dict[str, Any]:
                 command=_command(number, row, column, folder, scale) if mine.missing else None,
             )
         )
-    return dict(table=number, title=paper.title, scale=scale, cells=cells)
+    stand_ins = list(STAND_INS[number]) if scale == "small" else []
+    return dict(table=number, title=paper.title, scale=scale, stand_ins=stand_ins, cells=cells)
 
 
 def _command(number: int, row: str, column: str, folder: Path, scale: str) -> str:

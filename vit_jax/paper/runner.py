@@ -11,8 +11,8 @@ from vit_jax.errors import InputError, NonFiniteError, unknown
 from vit_jax.evaluate.stored import evaluate_protocol
 from vit_jax.files import write_atomic
 from vit_jax.paper import queue
-from vit_jax.paper.recipes import Evaluation, Recipe, Run
 from vit_jax.paper.results import load_run_config, recipes_behind
+from vit_jax.paper.runs import Evaluation, Recipe, Run
 from vit_jax.paper.tables import Key, table
 from vit_jax.train.loop import train
 

@@ -13,8 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vit_jax.paper.recipes import SEEDS, Recipe, Run, recipes
+from vit_jax.paper.recipes import recipes
 from vit_jax.paper.results import choice, measured
+from vit_jax.paper.runs import SEEDS, Recipe, Run
 
 METRIC = "eval/test/top1"
 BASE = "configs/small.py:{}".format
