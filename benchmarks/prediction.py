@@ -4,10 +4,12 @@
 
 `Predictor`, which `vit_jax predict` uses, takes what `vit_jax.load` returns. It decodes, resizes
 and crops JPEGs of 500x375 while the device computes, and makes up the last batch to a shape
-that is compiled. The three take turns.
+that is compiled. Arrays are also predicted in the other dtypes of `vit_jax predict --dtype`. All
+take turns.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import tempfile
@@ -21,6 +23,8 @@ import numpy as np
 from vit_jax import create_model
 from vit_jax.cli.startup import restart_with_huge_pages
 from vit_jax.evaluate.predict import Predictor
+from vit_jax.models import layers
+from vit_jax.models.forms.quantized import int8
 from vit_jax.speed.benchmark import create_case, default_dtype, run_config, step_ends
 from vit_jax.weights import Weights
 
@@ -46,7 +50,14 @@ def measure(model: str, batch: int, batches: int, rounds: int) -> dict[str, Any]
     """Images per second of each, medians over rounds."""
     options = dict(num_classes=1000, image_size=224, dtype=default_dtype())
     info = Weights(name=model, options=options, pp=PP)
-    predictor = Predictor(create_model(model, **options), info, batch_size=batch)
+    made = create_model(model, **options)
+    predictor = Predictor(made, info, batch_size=batch)
+    others = {
+        dtype: create_model(model, **(options | dict(dtype=dtype)))
+        for dtype in layers.DTYPES
+        if dtype != options["dtype"]
+    }
+    others["int8"] = int8(made)
     case = create_case(run_config(model, batch_size=batch), "infer")
     count = batch * batches
     images = np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), np.uint8)
@@ -57,11 +68,14 @@ def measure(model: str, batch: int, batches: int, rounds: int) -> dict[str, Any]
 
     with tempfile.TemporaryDirectory() as folder:
         paths = write_jpegs(Path(folder), count)
-        turns = {
+        turns: dict[str, Any] = {
             "compiled step": steps,
             "arrays": lambda: predictor(images),
             "JPEG files": lambda: predictor.files(paths),
         }
+        for dtype, other in others.items():
+            own = Predictor(other, info, batch_size=batch)
+            turns[f"arrays, {dtype}"] = functools.partial(own, images)
         speeds: dict[str, list[float]] = {name: [] for name in turns}
         for turn in turns.values():
             turn()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from vit_jax import create_model, data
 from vit_jax.checkpoint.load import load
@@ -383,3 +384,26 @@ def test_memory_does_not_grow_with_the_number_of_images(weights, tmp_path, capsy
     peak(64)
     few, many = peak(200), peak(2000)
     assert many - few < 2**19, (few, many)
+
+
+def test_other_dtypes_predict_the_same_classes(tmp_path, capfd):
+    """The model that comes with the package, on scikit-learn's digits drawn as pictures."""
+    digits = load_digits().images[:40]
+    paths = []
+    for i, digit in enumerate(digits):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray((digit * 15).astype(np.uint8)).resize((28, 28)).save(paths[-1])
+    rows = {}
+    for dtype in ("float32", "bfloat16", "int8"):
+        arguments = ["--checkpoint=vit_jax/fashion-mnist", f"--dtype={dtype}", "--topk=10"]
+        assert main(["predict", *arguments, *paths, "--json"]) == 0
+        found = json.loads(capfd.readouterr().out)
+        tops = [sorted(each["top"], key=lambda top: top["index"]) for each in found]
+        rows[dtype] = np.array([[top["probability"] for top in each] for each in tops])
+    for dtype in ("bfloat16", "int8"):
+        difference = abs(rows[dtype] - rows["float32"])
+        assert difference.max() > 0 and difference.mean() < 0.01
+        assert (rows[dtype].argmax(1) == rows["float32"].argmax(1)).mean() >= 0.9
+    assert main(["predict", "--checkpoint=vit_jax/fashion-mnist", "--dtype=int4", paths[0]]) == 2
+    error = capfd.readouterr().err
+    assert "unknown dtype 'int4'" in error and "int8" in error

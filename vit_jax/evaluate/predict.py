@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,13 +13,19 @@ from flax import nnx
 
 from vit_jax import data, models
 from vit_jax.checkpoint.load import load
+from vit_jax.checkpoint.loaded import Loaded
 from vit_jax.data import find_images
 from vit_jax.errors import InputError, unknown
+from vit_jax.models import layers
+from vit_jax.models.forms.quantized import int8
 from vit_jax.models.naflex import model_inputs
+from vit_jax.models.resnet import BiT
+from vit_jax.models.vit import ViT
 from vit_jax.tasks.tta import TTA, views_of
 from vit_jax.weights import Weights
 
 MAX_BATCH = 64
+DTYPES = (*layers.DTYPES, "int8")
 TOPK = 5
 
 # A traced function from a model's intermediates (B, ...) by name to a value (B, ...) to keep.
@@ -208,6 +215,7 @@ def predict(
     use_ema: bool = False,
     tta: str = "none",
     batch_size: int = MAX_BATCH,
+    dtype: str | None = None,
 ) -> list[dict[str, Any]]:
     """The most probable classes of each image.
 
@@ -220,6 +228,7 @@ def predict(
       use_ema: whether to use averaged parameters.
       tta: views over which probabilities are averaged: none, flip, five_crop or ten_crop.
       batch_size: number of images computed at once.
+      dtype: see `load_for`.
 
     Returns:
       A list of {"path", "top": [{"label", "index", "probability"}]}, best first. An image that
@@ -232,11 +241,33 @@ def predict(
     """
     check_choice(topk, threshold)
     files = find_images(paths)
-    model, info = load(checkpoint, use_ema=use_ema)
+    model, info = load_for(checkpoint, use_ema, dtype)
     if not info.config.num_classes:
         raise InputError(f"{checkpoint} has no classes; fine-tune with it as config.init_from")
     predictor = Predictor(model, info, tta=tta, batch_size=batch_size)
     return [described(one, info.labels, topk, threshold) for one in predictor.predictions(files)]
+
+
+def load_for(checkpoint: str | Path, use_ema: bool, dtype: str | None) -> tuple[ViT | BiT, Loaded]:
+    """`load` for inference in another dtype.
+
+    Args:
+      checkpoint: workdir, checkpoint or weight file.
+      use_ema: whether to use averaged parameters.
+      dtype: of the products: float32, bfloat16 or int8 (see `models.forms.quantized`); None: as
+        in training.
+
+    Raises:
+      InputError: no such checkpoint, an unknown dtype, or int8 for a model without blocks.
+    """
+    if dtype is None:
+        return load(checkpoint, use_ema=use_ema)
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    if dtype != "int8":
+        return load(checkpoint, use_ema=use_ema, dtype=dtype)
+    model, info = load(checkpoint, use_ema=use_ema)
+    return int8(model), info
 
 
 def check_choice(topk: int | None, threshold: float | None) -> None:

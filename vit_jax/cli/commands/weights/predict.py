@@ -68,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tta_argument(parser, "none")
     add_use_ema_argument(parser)
     parser.add_argument(
+        "--dtype",
+        help="compute in float32, bfloat16 or int8 (the blocks' dense layers, faster on most "
+        "CPUs); default: as in training",
+    )
+    parser.add_argument(
         "--batch-size",
         type=whole(1, MOST_IMAGES),
         default=BATCH_SIZE,
@@ -114,7 +119,7 @@ def _predict(args: argparse.Namespace, stack: contextlib.ExitStack) -> int:
     evaluate = import_quickly("vit_jax.evaluate.predict")
     evaluate.check_choice(args.topk, args.threshold)
     paths = _named(args.images)
-    model, info = evaluate.load(args.checkpoint, use_ema=args.use_ema)
+    model, info = evaluate.load_for(args.checkpoint, args.use_ema, args.dtype)
     if not info.config.num_classes:
         if not (args.embeddings or args.attention_map):
             raise InputError(
