@@ -1,8 +1,9 @@
 """Text of messages: lists that stay short, errors in one line, names from files escaped."""
 
+import contextlib
 import logging
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 def printable(text: object) -> str:
@@ -32,6 +33,24 @@ class PrintableFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(record.message)
+
+
+@contextlib.contextmanager
+def root_logger_kept() -> Iterator[None]:
+    """Keeps libraries from giving Python's root logger a handler, as absl does when it logs.
+
+    That handler would print every line of vit_jax once more, and stay.
+    """
+    root = logging.getLogger()
+    if root.handlers:
+        yield
+        return
+    nothing = logging.NullHandler()
+    root.addHandler(nothing)
+    try:
+        yield
+    finally:
+        root.removeHandler(nothing)
 
 
 def some(names: Sequence[object], limit: int = 3, separator: str = ", ") -> str:

@@ -19,6 +19,7 @@ from vit_jax.finetune.begun import begun_in
 from vit_jax.finetune.config import TOLD, Wanted
 from vit_jax.finetune.outcome import outcome
 from vit_jax.finetune.sweep import sweep as run_sweep
+from vit_jax.train.log.progress import shown_log
 
 log = logging.getLogger("vit_jax.finetune")
 
@@ -47,19 +48,20 @@ def finetune(
     from vit_jax.train.loop import train
 
     started = time.monotonic()
-    run = prepare(
-        os.fspath(weights),
-        os.fspath(data),
-        workdir=os.fspath(workdir),
-        epochs=epochs,
-        image_size=image_size,
-        method=method,
-        sweep=sweep,
-        jobs=jobs,
-        overrides=as_overrides(overrides),
-    )
-    summary = train(run.config, run.workdir, started=started)
-    return dict(summary, outcome=outcome(run.workdir))
+    with shown_log():
+        run = prepare(
+            os.fspath(weights),
+            os.fspath(data),
+            workdir=os.fspath(workdir),
+            epochs=epochs,
+            image_size=image_size,
+            method=method,
+            sweep=sweep,
+            jobs=jobs,
+            overrides=as_overrides(overrides),
+        )
+        summary = train(run.config, run.workdir, started=started)
+        return dict(summary, outcome=outcome(run.workdir))
 
 
 def prepare(

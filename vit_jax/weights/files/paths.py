@@ -110,6 +110,11 @@ def _local(path: str) -> Iterator[Path]:
         raise InputError(f"{path} does not exist; give a workdir, a checkpoint or a weight file")
 
 
+def is_shipped(path: str) -> bool:
+    """Whether a path names a model that comes with the package, which the hub does not have."""
+    return _SHIPPED.fullmatch(path) is not None
+
+
 def _from_package(name: str) -> Path:
     files = {file.stem: file for file in SHIPPED.glob("*.safetensors")}
     if name not in files:
