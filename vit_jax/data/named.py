@@ -116,6 +116,9 @@ class NamedSource(FileSource):
         payloads[:] = [self._read(int(i)) for i in index]
         return payloads
 
+    def file_bytes(self, index: int) -> bytes:
+        return self._read(index)
+
     def _read(self, index: int) -> bytes:
         name = self.describe(index)
         if is_address(name):
