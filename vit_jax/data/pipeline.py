@@ -35,6 +35,7 @@ class Batches(Iterator[Batch]):
 
     Attributes:
       skipped: number of unreadable examples replaced so far.
+      seen: number of examples read so far.
     """
 
     def __init__(
@@ -54,6 +55,10 @@ class Batches(Iterator[Batch]):
     @property
     def skipped(self) -> int:
         return self._replacements.skipped
+
+    @property
+    def seen(self) -> int:
+        return self._replacements.seen
 
     def close(self) -> None:
         """Stops reading ahead."""
