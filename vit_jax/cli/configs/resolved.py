@@ -21,7 +21,7 @@ from vit_jax.files import expand
 from vit_jax.models.config import ModelConfig
 from vit_jax.models.variants import identify, model_config
 from vit_jax.options import Described, flatten
-from vit_jax.text import first_line
+from vit_jax.text import first_line, shown
 from vit_jax.train.config import DEFAULT_MODEL, every_option
 from vit_jax.train.start import Start, lacks_preprocessing, preprocessing_of_weights
 
@@ -111,16 +111,43 @@ def stored_values(file: Path) -> dict[str, Any]:
     """Full name -> value in a run's config.json; what it lacks has its default.
 
     Raises:
-      InputError: it cannot be read.
+      InputError: it cannot be read, or an option has a wrong type.
     """
-    found = _flat(schema.read(file, dict))
-    return _flat(default().to_dict()) | found
+    stored = schema.read(file, dict)
+    _check_types(stored, default(), file)
+    return _flat(default().to_dict()) | _flat(stored)
+
+
+def _check_types(stored: dict[str, Any], usual: ConfigDict, file: Path, prefix: str = "") -> None:
+    """Refuses values that no run can have written; options that there are no more are skipped."""
+    for name, value in stored.items():
+        if name not in usual:
+            continue
+        section = usual[name]
+        if isinstance(section, ConfigDict) and isinstance(value, dict):
+            if prefix or name != "evals":  # whose entries are anyone's
+                _check_types(value, section, file, f"{prefix}{name}.")
+            continue
+        try:
+            if isinstance(section, ConfigDict):
+                raise TypeError("not a section")
+            usual[name] = value
+        except (TypeError, ValueError):
+            wanted = "a section" if isinstance(section, ConfigDict) else usual.get_type(name)
+            kind = wanted if isinstance(wanted, str) else f"of type {wanted.__name__}"
+            raise InputError(
+                f"{file} is damaged ({prefix}{name} is {shown(value)}, not {kind}); restore or "
+                "delete it"
+            ) from None
 
 
 def _values(spec: str) -> dict[str, Any]:
-    if stored := _stored_file(spec):
-        return stored_values(stored)
-    return _flat(load_config(spec).to_dict())
+    """Full name -> value, with what the model's name or weights decide."""
+    stored = _stored_file(spec)
+    config = None if stored else load_config(spec)
+    values = stored_values(stored) if stored else _flat(config.to_dict()) if config else {}
+    _decided_elsewhere(values, config, stored)
+    return values
 
 
 def _stored_file(spec: str) -> Path | None:
