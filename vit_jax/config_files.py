@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax import schema
+from vit_jax.arguments import check_given
 from vit_jax.config import check, default, evaluation
 from vit_jax.durations import is_duration, replace_unit
 from vit_jax.errors import InputError, nearest, suggestion
@@ -56,6 +57,9 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         >>> config.model.name, config.seed
         ('ViT-Ti/4', 1)
     """
+    check_given(spec, "spec", str)
+    if isinstance(overrides, str):
+        raise InputError(f"overrides is {overrides!r}; give a list of texts")
     path, _, arg = spec.partition(":")
     if path.endswith(".json") and not arg:
         config = stored_config(expand(path))

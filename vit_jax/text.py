@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
@@ -51,6 +52,11 @@ def root_logger_kept() -> Iterator[None]:
         yield
     finally:
         root.removeHandler(nothing)
+
+
+def natural(text: str) -> list[str | int]:
+    """A key that sorts texts by the numbers in them, 2 before 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", text)]
 
 
 def some(names: Sequence[object], limit: int = 3, separator: str = ", ") -> str:

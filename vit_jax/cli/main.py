@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vit_jax import __version__
+from vit_jax.arguments import named_as_flags
 from vit_jax.cli.arguments import add_import_argument
 from vit_jax.cli.startup import restart_with_huge_pages
 from vit_jax.errors import (
@@ -188,7 +189,8 @@ def _run(argv: list[str]) -> int:
 
         for file in args.imports:
             import_file(file)
-    return modules[args.command].run(args)
+    with named_as_flags():
+        return modules[args.command].run(args)
 
 
 def _unknown_argument(

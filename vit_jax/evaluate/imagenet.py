@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from vit_jax import data
+from vit_jax.arguments import argument
 from vit_jax.data import Source
 from vit_jax.errors import InputError, unknown
 from vit_jax.evaluate.evaluation import (
@@ -237,7 +238,9 @@ class PublishedLabels(ImageNetEvaluation):
 
     def __post_init__(self):
         if not self.labels:
-            raise InputError(f"this protocol needs {self.where_from}: give its path with --labels")
+            raise InputError(
+                f"this protocol needs {self.where_from}: give its path with {argument('labels')}"
+            )
 
     @property
     @abc.abstractmethod

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from vit_jax import data
+from vit_jax.arguments import check_given
 from vit_jax.checkpoint.load import load
 from vit_jax.checkpoint.loaded import Loaded, listed
 from vit_jax.data.given import GivenImage, name_of, read_given
@@ -59,6 +60,9 @@ def predict(
         >>> [len(each["top"]) for each in found], sorted(found[0]["top"][0])
         ([3, 3], ['index', 'label', 'probability'])
     """
+    check_given(topk, "topk", int)
+    check_given(batch_size, "batch_size", int)
+    check_given(use_ema, "use_ema", bool)
     if topk < 1:
         raise InputError(f"topk is {topk}; it must be at least 1")
     if batch_size < 1:

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from vit_jax import data, models
+from vit_jax.arguments import argument
 from vit_jax.checkpoint.load import load
 from vit_jax.data import find_images
 from vit_jax.errors import InputError, unknown
@@ -242,9 +243,9 @@ def predict(
 def check_choice(topk: int | None, threshold: float | None) -> None:
     """Refuses a number of classes below 1, and a threshold that is no probability."""
     if topk is not None and topk < 1:
-        raise InputError(f"--topk is {topk}; it must be at least 1")
+        raise InputError(f"{argument('topk')} is {topk}; it must be at least 1")
     if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(f"--threshold is {threshold}; it must be from 0 to 1")
+        raise InputError(f"{argument('threshold')} is {threshold}; it must be from 0 to 1")
 
 
 def described(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from vit_jax import options
+from vit_jax.arguments import argument
 from vit_jax.checkpoint.load import read_weights, run_config
 from vit_jax.errors import InputError
 from vit_jax.evaluate.classification import ClassificationEvaluation
@@ -87,7 +88,10 @@ def greedy_soup(
     weights = _read(paths, use_ema)
     entry = own_entry(run_config(paths[0]), dict(source=source, split=split))
     if entry["source"] is None:
-        raise InputError(f"{paths[0]} names no evaluation data; give --source and --split")
+        raise InputError(
+            f"{paths[0]} names no evaluation data; give {argument('source')} and "
+            f"{argument('split')}"
+        )
     evaluation = ClassificationEvaluation(source=entry["source"], split=entry["split"])
     stored = open_stored(paths[0], pp=pp, data_dir=data_dir, batch_size=batch_size, use_ema=use_ema)
     opened = evaluation.open(stored.context)

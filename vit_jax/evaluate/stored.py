@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from vit_jax import data, models
+from vit_jax.arguments import argument
 from vit_jax.checkpoint.load import read_weights, run_config
 from vit_jax.data.options import DataOptions
 from vit_jax.errors import InputError, unknown
@@ -25,6 +26,7 @@ from vit_jax.tasks import bind, create_task
 from vit_jax.tasks.classification import Classification
 from vit_jax.tasks.evaluation import make_eval_step
 from vit_jax.tasks.options import task_options
+from vit_jax.text import some
 from vit_jax.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -94,7 +96,8 @@ def open_stored(
     preprocess = data.parse(pp) if pp else own
     if (preprocess.mean, preprocess.std) != (own.mean, own.std):
         raise InputError(
-            f"--pp={pp} normalises pixels differently from the weights of {info.source}; end it in "
+            f"{argument('pp')}={pp} normalises pixels differently from the weights of "
+            f"{info.source}; end it in "
             f"{own.normalization or 'an operation on uint8 images, without normalisation'}"
         )
     model_config = info.config
@@ -212,7 +215,8 @@ def _open_own(
     )
     if entry["source"] is None:
         raise InputError(
-            f"{stored.info.source} names no evaluation data; give --source and --split"
+            f"{stored.info.source} names no evaluation data; give {argument('source')} and "
+            f"{argument('split')}"
         )
     return stored, dict(source=entry["source"], split=entry["split"]), entry["tta"]
 
@@ -257,7 +261,7 @@ def evaluate_protocol(
     evaluation = kind(source=source, **given)
     check_section(kind, evaluation, "evaluation")
     if not source:
-        raise InputError(f"protocol {protocol} needs --source, where its images are")
+        raise InputError(f"protocol {protocol} needs {argument('source')}, where its images are")
     stored = open_stored(
         path, pp=pp, data_dir=data_dir, batch_size=batch_size, use_ema=bool(use_ema)
     )
@@ -274,11 +278,10 @@ def own_pair(
     """
     run = info.run_config
     if source is None:
-        if not run:
-            raise InputError(f"{info.source} names no data; give --source, --train and --test")
         ran = run.get("data", {})
         if not ran.get("source"):
-            raise InputError(f"{info.source} names no data; give --source, --train and --test")
+            wanted = some([argument(name) for name in ("source", "train", "test")])
+            raise InputError(f"{info.source} names no data; give {wanted}")
         source, train = ran["source"], train or ran.get("split")
         evals = sorted(run.get("evals", {}).items())
         own = [entry for _, entry in evals if entry.get("source") is None]

@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vit_jax.arguments import check_given, path_given
 from vit_jax.config_files import PREFIX, load_config
 from vit_jax.data.sources.opening import SOURCES, kind_of
 from vit_jax.errors import InputError
@@ -19,6 +20,7 @@ from vit_jax.finetune.begun import begun_in
 from vit_jax.finetune.config import TOLD, Wanted
 from vit_jax.finetune.outcome import outcome
 from vit_jax.finetune.sweep import sweep as run_sweep
+from vit_jax.text import shown
 from vit_jax.train.log.progress import shown_log
 
 log = logging.getLogger("vit_jax.finetune")
@@ -48,11 +50,20 @@ def finetune(
     from vit_jax.train.loop import train
 
     started = time.monotonic()
+    weights, data, workdir = (
+        path_given(value, name)
+        for name, value in dict(weights=weights, data=data, workdir=workdir).items()
+    )
+    check_given(epochs, "epochs", float, optional=True)
+    check_given(image_size, "image_size", int, optional=True)
+    check_given(method, "method", str)
+    check_given(sweep, "sweep", bool)
+    check_given(jobs, "jobs", int)
     with shown_log():
         run = prepare(
-            os.fspath(weights),
-            os.fspath(data),
-            workdir=os.fspath(workdir),
+            weights,
+            data,
+            workdir=workdir,
             epochs=epochs,
             image_size=image_size,
             method=method,
@@ -110,6 +121,13 @@ def as_overrides(overrides: Mapping[str, object] | Sequence[str]) -> list[str]:
     """Overrides as "--config.OPTION=VALUE", from a dict or from texts with or without --config."""
     if isinstance(overrides, Mapping):
         return [f"{PREFIX}{name}={value}" for name, value in overrides.items()]
+    if isinstance(overrides, str) or not isinstance(overrides, Sequence):
+        raise InputError(
+            f"overrides is {shown(overrides)}; give a dict such as {{'batch_size': 16}}, or a list "
+            "of texts"
+        )
+    for text in overrides:
+        check_given(text, "overrides", str)
     return [PREFIX + text.removeprefix(PREFIX) for text in overrides]
 
 

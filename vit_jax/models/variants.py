@@ -7,6 +7,7 @@ from typing import Any
 
 from flax import nnx
 
+from vit_jax.arguments import check_given
 from vit_jax.errors import InputError, unknown
 from vit_jax.models.attention import axial, local, sparse, wide_heads  # noqa: F401  kinds
 from vit_jax.models.config import BiTConfig, ModelConfig
@@ -197,6 +198,7 @@ def model_config(name: str, **options: Any) -> ViTConfig | BiTConfig:
     Raises:
       InputError: an unknown model or option, or options that do not fit each other.
     """
+    check_given(name, "name", str)
     name, fields = _parse(name)
     kind: type[BiTConfig] | type[ViTConfig] = BiTConfig if name.startswith("BiT") else ViTConfig
     return _complete(kind, name, fields, _renamed(options))

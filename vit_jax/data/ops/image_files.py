@@ -231,7 +231,8 @@ def _png(encoded: bytes, max_pixels: int) -> np.ndarray | None:
                     return np.asarray(again.convert("RGB")) if known else None
     except UNREADABLE:
         return None
-    return _check_pixels(claimed, max_pixels)
+    _check_pixels(claimed, max_pixels)
+    return None
 
 
 def _check_pixels(claimed: int, most: int) -> None:
