@@ -11,7 +11,7 @@ PACKAGE = ROOT / "vit_jax"
 # From the bottom up. A room may import rooms of lower rungs, and itself.
 RUNGS = (
     ("errors", "files", "text", "parallel.axes"),
-    ("arguments", "registry", "schema", "trees"),
+    ("registry", "schema", "trees"),
     ("jsonl",),
     ("options", "spec"),
     ("durations",),

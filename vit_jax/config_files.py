@@ -17,12 +17,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax import schema
-from vit_jax.arguments import check_given
 from vit_jax.config import check, default, evaluation
 from vit_jax.durations import is_duration, replace_unit
 from vit_jax.errors import InputError, nearest, suggestion
 from vit_jax.files import expand
 from vit_jax.options import flatten
+from vit_jax.schema import check_given
 from vit_jax.text import some
 from vit_jax.train.config import USUAL_NAMES, every_option
 

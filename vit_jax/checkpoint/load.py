@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from vit_jax.arguments import check_given, path_given
 from vit_jax.checkpoint.choose import chosen_checkpoint
 from vit_jax.checkpoint.damage import DamagedCheckpoint
 from vit_jax.checkpoint.loaded import Loaded
@@ -23,6 +22,7 @@ from vit_jax.models import abstract, build_model, merge, model_config
 from vit_jax.models.config import ModelConfig
 from vit_jax.models.resnet import BiT
 from vit_jax.models.vit import ViT
+from vit_jax.schema import check_given, path_given
 from vit_jax.text import shown
 from vit_jax.weights import Weights, refit
 from vit_jax.weights.adapters import lora

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vit_jax import __version__
-from vit_jax.arguments import named_as_flags
 from vit_jax.cli.arguments import add_import_argument
 from vit_jax.cli.startup import restart_with_huge_pages
 from vit_jax.errors import (
@@ -25,6 +24,7 @@ from vit_jax.errors import (
     unknown,
 )
 from vit_jax.parallel.chips import device_problem, ignore_absent_tpus
+from vit_jax.schema import named_as_flags
 from vit_jax.text import PrintableFormatter, printable
 
 _RUNS, _WEIGHTS = "vit_jax.cli.commands.runs", "vit_jax.cli.commands.weights"

@@ -5,7 +5,7 @@ import sys
 import types
 from typing import Any
 
-from vit_jax.arguments import check_given, path_given
+from vit_jax.schema import check_given, path_given
 
 
 class _Evaluate(types.ModuleType):

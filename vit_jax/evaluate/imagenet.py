@@ -16,7 +16,6 @@ import numpy as np
 from jax import lax
 
 from vit_jax import data
-from vit_jax.arguments import argument
 from vit_jax.data import Source
 from vit_jax.errors import InputError, unknown
 from vit_jax.evaluate.evaluation import (
@@ -30,6 +29,7 @@ from vit_jax.evaluate.evaluation import (
 from vit_jax.evaluate.features import compile_outputs
 from vit_jax.files import expand
 from vit_jax.options import option
+from vit_jax.schema import argument
 from vit_jax.tasks.tta import MEANING, TTA
 from vit_jax.text import reason
 

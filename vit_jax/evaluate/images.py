@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from vit_jax import data
-from vit_jax.arguments import check_given
 from vit_jax.checkpoint.load import load
 from vit_jax.checkpoint.loaded import Loaded, listed
 from vit_jax.data.given import GivenImage, name_of, read_given
@@ -16,6 +15,7 @@ from vit_jax.errors import InputError
 from vit_jax.evaluate.predict import MAX_BATCH, Predictor, find_images
 from vit_jax.models.resnet import BiT
 from vit_jax.models.vit import ViT
+from vit_jax.schema import check_given
 
 Model: TypeAlias = tuple[ViT | BiT, Loaded]
 

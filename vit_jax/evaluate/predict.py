@@ -11,11 +11,11 @@ import numpy as np
 from flax import nnx
 
 from vit_jax import data, models
-from vit_jax.arguments import argument
 from vit_jax.checkpoint.load import load
 from vit_jax.data import find_images
 from vit_jax.errors import InputError, unknown
 from vit_jax.models.naflex import model_inputs
+from vit_jax.schema import argument
 from vit_jax.tasks.tta import TTA, views_of
 from vit_jax.weights import Weights
 

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from vit_jax import options
-from vit_jax.arguments import argument
 from vit_jax.checkpoint.load import read_weights, run_config
 from vit_jax.errors import InputError
 from vit_jax.evaluate.classification import ClassificationEvaluation
 from vit_jax.evaluate.stored import open_stored, own_entry, replicate
+from vit_jax.schema import argument
 from vit_jax.text import shown
 from vit_jax.weights import Weights
 

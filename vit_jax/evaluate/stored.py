@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from vit_jax import data, models
-from vit_jax.arguments import argument
 from vit_jax.checkpoint.load import read_weights, run_config
 from vit_jax.data.options import DataOptions
 from vit_jax.errors import InputError, unknown
@@ -22,6 +21,7 @@ from vit_jax.options import check_section, fill, section
 from vit_jax.parallel import same
 from vit_jax.parallel.engines import Engine, create_engine
 from vit_jax.parallel.mesh import ParallelOptions
+from vit_jax.schema import argument
 from vit_jax.tasks import bind, create_task
 from vit_jax.tasks.classification import Classification
 from vit_jax.tasks.evaluation import make_eval_step

@@ -12,7 +12,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vit_jax.arguments import check_given, path_given
 from vit_jax.config_files import PREFIX, load_config
 from vit_jax.data.sources.opening import SOURCES, kind_of
 from vit_jax.errors import InputError
@@ -20,6 +19,7 @@ from vit_jax.finetune.begun import begun_in
 from vit_jax.finetune.config import TOLD, Wanted
 from vit_jax.finetune.outcome import outcome
 from vit_jax.finetune.sweep import sweep as run_sweep
+from vit_jax.schema import check_given, path_given
 from vit_jax.text import shown
 from vit_jax.train.log.progress import shown_log
 

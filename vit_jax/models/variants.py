@@ -7,7 +7,6 @@ from typing import Any
 
 from flax import nnx
 
-from vit_jax.arguments import check_given
 from vit_jax.errors import InputError, unknown
 from vit_jax.models.attention import axial, local, sparse, wide_heads  # noqa: F401  kinds
 from vit_jax.models.config import BiTConfig, ModelConfig
@@ -16,6 +15,7 @@ from vit_jax.models.resnet import BiT
 from vit_jax.models.vit import ViT
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.options import defaults, names_with
+from vit_jax.schema import check_given
 
 # Width, depth, MLP width, heads: table 1; Ti and S are from 2106.10270, g and G from 2106.04560.
 # M is DeiT-III's (2204.07118); So400m is from 2305.13035, S+, H+ and 7B from DINOv3

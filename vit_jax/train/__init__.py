@@ -7,8 +7,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vit_jax.arguments import path_given
 from vit_jax.errors import InputError
+from vit_jax.schema import path_given
 from vit_jax.text import shown
 
 
