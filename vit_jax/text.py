@@ -59,6 +59,11 @@ def natural(text: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", text)]
 
 
+def count(number: int, noun: str) -> str:
+    """A number of things: "1 image", "2,000 images"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def some(names: Sequence[object], limit: int = 3, separator: str = ", ") -> str:
     """The first `limit` names: "a, b, c and 4 more"."""
     shown = separator.join(map(str, names[:limit]))

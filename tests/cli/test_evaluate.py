@@ -52,6 +52,17 @@ def run(capsys, root, *words):
     return status, out, err
 
 
+def test_progress_is_shown_on_a_terminal(run_of_folder, capsys, monkeypatch):
+    root, *_ = run_of_folder
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("vit_jax.cli.progress.EVERY", 0.0)
+    status, out, err = run(capsys, root, "--batch-size=8")
+    assert status == 0 and "\x1b[K" not in out
+    shown = [line for line in err.split("\x1b[K") if "of 30 images" in line]
+    assert [line.split()[0] for line in shown] == ["8", "16", "24", "30"]
+    assert err.endswith("\r\x1b[K")  # erased
+
+
 def test_json_keeps_its_contract_and_gains_keys(run_of_folder, capsys):
     root, _, labels, logits = run_of_folder
     status, out, _ = run(capsys, root, "--json", "--batch-size=16")
@@ -148,7 +159,8 @@ def test_wrong_input(run_of_folder, tmp_path, capsys, monkeypatch):
         ((f"--worst={tmp_path}/sets.npz/x",), "cannot be written"),
         (("--worst-count=0",), "too small"),
         (("--worst-count=5",), "--worst-count goes with --worst=DIR or --json"),
-        (("--split=tests",), "unknown split"),
+        (("--split=tests",), "unknown split 'tests' of npz:"),
+        (("--split=tests",), "; its splits: train; all: every one of them"),
         (("--protocol=v2", "--source=x", f"--worst={tmp_path}/w"), "--worst goes without"),
     ):
         status, out, err = run(capsys, root, *words)

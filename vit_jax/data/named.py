@@ -59,6 +59,8 @@ def find_images(paths: Sequence[str]) -> list[str]:
                 key=natural,
             )
             if not inside:
+                if os.path.exists(os.path.join(path, "config.json")):
+                    raise InputError(f"no image in {path}, which holds a run or a model")
                 raise InputError(f"no image in {path}; its names end in {', '.join(EXTENSIONS)}")
         elif os.path.exists(path):
             inside = [path]

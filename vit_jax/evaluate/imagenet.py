@@ -217,6 +217,7 @@ class ImageNetEvaluation(Evaluation):
         )
 
         def run(params: Any, after_batch: Callable[[], None]) -> dict[str, Any]:
+            after_batch = context.counted(len(counted), outputs.batch_size, after_batch)
             top, _ = outputs(params, source, counted, after_batch)
             result = score(top, targets[counted])
             left_out = source.size - len(counted)
@@ -239,7 +240,7 @@ class PublishedLabels(ImageNetEvaluation):
     def __post_init__(self):
         if not self.labels:
             raise InputError(
-                f"this protocol needs {self.where_from}: give its path with {argument('labels')}"
+                f"this protocol needs {self.where_from}: give {argument('labels')}=PATH"
             )
 
     @property

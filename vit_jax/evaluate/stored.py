@@ -15,7 +15,7 @@ from vit_jax.errors import InputError, unknown
 from vit_jax.evaluate import imagenet  # noqa: F401  registers its types
 from vit_jax.evaluate.analysis.confusion import WORST, ConfusionEvaluation, Details
 from vit_jax.evaluate.classification import ClassificationEvaluation
-from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Evaluation
+from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Evaluation, Watch
 from vit_jax.files import expand
 from vit_jax.options import check_section, fill, section
 from vit_jax.parallel import same
@@ -62,6 +62,7 @@ def open_stored(
     data_dir: str = "",
     batch_size: int = 128,
     use_ema: bool = False,
+    watch: Watch | None = None,
 ) -> Stored:
     """Loads a workdir, checkpoint or weight file onto all devices of all processes.
 
@@ -71,6 +72,7 @@ def open_stored(
       data_dir: folder of tfds data; "": that of the run, or the default of tfds.
       batch_size: batch size over all devices; rounded up to a multiple of the batch shards.
       use_ema: whether to use averaged parameters.
+      watch: shows how far evaluations are.
 
     Raises:
       InputError: nothing is stored there, another process finds something else, or the model
@@ -114,6 +116,7 @@ def open_stored(
         labels=info.labels,
         data=data_options,
         batch_size=batch_size,
+        watch=watch,
     )
     return Stored(context, replicate(engine, params), info)
 
@@ -165,6 +168,7 @@ def evaluate_details(
     tta: str | None = None,
     worst: int = WORST,
     needed: str = "",
+    watch: Watch | None = None,
 ) -> tuple[dict[str, Any], Details | None]:
     """The metrics of a checkpoint's task and, for one class an image, what lies behind them.
 
@@ -174,6 +178,7 @@ def evaluate_details(
       path, source, split, pp, data_dir, batch_size, use_ema, tta: as `evaluate_checkpoint`.
       worst: number of errors that the results name.
       needed: what needs details, for a message; "": nothing does.
+      watch: shows how far it is.
 
     Returns:
       The results of `evaluate_checkpoint`, with those of `ConfusionEvaluation` where an image has
@@ -182,7 +187,9 @@ def evaluate_details(
     Raises:
       InputError: as `evaluate_checkpoint`, or details are needed where there are none.
     """
-    stored, options, tta = _open_own(path, source, split, pp, data_dir, batch_size, use_ema, tta)
+    stored, options, tta = _open_own(
+        path, source, split, pp, data_dir, batch_size, use_ema, tta, watch
+    )
     context = stored.context
     if isinstance(context.task, Classification) and not context.data.multi_label:
         evaluation = ConfusionEvaluation(**options, tta=tta)
@@ -206,12 +213,18 @@ def _open_own(
     batch_size: int,
     use_ema: bool | None,
     tta: str | None,
+    watch: Watch | None = None,
 ) -> tuple[Stored, dict[str, Any], str]:
     """A stored model, the source and split of its evaluation, and the views at test time."""
     asked = dict(source=source, split=split, use_ema=use_ema, tta=tta)
     entry = own_entry(run_config(path), asked)
     stored = open_stored(
-        path, pp=pp, data_dir=data_dir, batch_size=batch_size, use_ema=entry["use_ema"]
+        path,
+        pp=pp,
+        data_dir=data_dir,
+        batch_size=batch_size,
+        use_ema=entry["use_ema"],
+        watch=watch,
     )
     if entry["source"] is None:
         raise InputError(
@@ -230,6 +243,7 @@ def evaluate_protocol(
     data_dir: str = "",
     batch_size: int = 128,
     use_ema: bool | None = None,
+    watch: Watch | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Evaluates stored weights by a type of evaluation.
@@ -242,6 +256,7 @@ def evaluate_protocol(
       data_dir: folder of tfds data.
       batch_size: batch size over all devices.
       use_ema: whether to use averaged parameters.
+      watch: shows how far it is.
       **options: options of that type; None: its default.
 
     Returns:
@@ -263,7 +278,12 @@ def evaluate_protocol(
     if not source:
         raise InputError(f"protocol {protocol} needs {argument('source')}, where its images are")
     stored = open_stored(
-        path, pp=pp, data_dir=data_dir, batch_size=batch_size, use_ema=bool(use_ema)
+        path,
+        pp=pp,
+        data_dir=data_dir,
+        batch_size=batch_size,
+        use_ema=bool(use_ema),
+        watch=watch,
     )
     return dict(stored.run(evaluation), protocol=protocol, source=source)
 

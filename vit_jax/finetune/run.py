@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from vit_jax.config_files import PREFIX, load_config
 from vit_jax.data.sources.opening import SOURCES, kind_of
 from vit_jax.errors import InputError
+from vit_jax.files import expand
 from vit_jax.finetune.begun import begun_in
 from vit_jax.finetune.config import TOLD, Wanted
 from vit_jax.finetune.outcome import outcome
@@ -99,7 +100,12 @@ def prepare(
       InputError: wrong values, weights or images that cannot be read.
       Preempted: the sweep was stopped.
     """
-    source = as_source(data)
+    try:
+        source = as_source(data)
+    except InputError as error:
+        if kind_of(weights) and not _is_model(weights):
+            raise InputError(f"{error}; the weights come first, then the data") from None
+        raise
     words = {word: word.removeprefix(PREFIX).partition("=") for word in overrides}
     told = {name: text for name, _, text in words.values() if name.startswith(TOLD)}
     overrides = [word for word, (name, _, _) in words.items() if name not in told]
@@ -115,6 +121,13 @@ def prepare(
     command = ["vit_jax", "train", f"--config={spec}", f"--workdir={workdir}", *overrides]
     log.info("this is %s", shlex.join(command))
     return Prepared(load_config(spec, overrides), workdir)
+
+
+def _is_model(path: str) -> bool:
+    """Whether a path that exists is a weight file, or a folder that holds a run or weights."""
+    place = expand(path)
+    named = [place / "config.json", place / "checkpoints", *place.glob("*.safetensors")]
+    return place.suffix == ".npz" or any(one.exists() for one in named)
 
 
 def as_overrides(overrides: Mapping[str, object] | Sequence[str]) -> list[str]:

@@ -30,6 +30,7 @@ from vit_jax.cli.arguments import (
 from vit_jax.cli.evaluations import as_json, as_text
 from vit_jax.cli.outputs import check_file, folder_made
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
+from vit_jax.cli.progress import Watching
 from vit_jax.cli.startup import keep_compilations
 from vit_jax.errors import InputError
 from vit_jax.files import write_atomic
@@ -109,7 +110,10 @@ def run(args: argparse.Namespace) -> int:
             _check_confusion(args.confusion)
         if writes and args.worst:
             stack.enter_context(folder_made(args.worst, "--worst"))
-        result, details = _evaluate(args, f"--{needed[0]}" if needed else "")
+        watch = stack.enter_context(contextlib.closing(Watching())) if writes else None
+        result, details = _evaluate(args, f"--{needed[0]}" if needed else "", watch)
+        if watch:
+            watch.close()
         if writes and details:
             if args.confusion:
                 _write_confusion(args.confusion, details, result)
@@ -122,7 +126,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(args: argparse.Namespace, needed: str) -> tuple[dict[str, Any], "Details | None"]:
+def _evaluate(
+    args: argparse.Namespace, needed: str, watch: Watching | None
+) -> tuple[dict[str, Any], "Details | None"]:
     from vit_jax.evaluate.stored import evaluate_details, evaluate_protocol
 
     options = dict(
@@ -133,6 +139,7 @@ def _evaluate(args: argparse.Namespace, needed: str) -> tuple[dict[str, Any], "D
         batch_size=args.batch_size,
         use_ema=args.use_ema,
         tta=args.tta,
+        watch=watch,
     )
     if args.protocol:
         found = evaluate_protocol(args.checkpoint, args.protocol, labels=args.labels, **options)
