@@ -16,6 +16,7 @@ from vit_jax.evaluate.predict import MAX_BATCH, Predictor, find_images
 from vit_jax.models.resnet import BiT
 from vit_jax.models.vit import ViT
 from vit_jax.schema import check_given
+from vit_jax.weights.files.paths import check_no_image
 
 Model: TypeAlias = tuple[ViT | BiT, Loaded]
 
@@ -67,6 +68,8 @@ def predict(
         raise InputError(f"topk is {topk}; it must be at least 1")
     if batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; it must be at least 1")
+    if isinstance(weights, str | os.PathLike):
+        check_no_image(os.fspath(weights))
     given = list(_found(images))
     if not given:
         raise InputError("no images are given")

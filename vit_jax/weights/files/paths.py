@@ -73,10 +73,7 @@ def read_files(path: str | Path, *, use_ema: bool = False) -> Files:
     Raises:
       InputError: nothing is there, it cannot be reached, or it is not a weight file.
     """
-    if str(path).lower().endswith(IMAGES):
-        raise InputError(
-            f"{path} is an image, not a model; give the weights first, then the images"
-        )
+    check_no_image(path)
     whole, part = _part(os.path.expanduser(str(path)))
     if use_ema and part:
         raise InputError(f"{path} names a set of tensors; leave out #{part} or use_ema")
@@ -113,6 +110,18 @@ def _local(path: str) -> Iterator[Path]:
         yield _from_hub(hub[1], hub[2])
     else:
         raise InputError(f"{path} does not exist; give a workdir, a checkpoint or a weight file")
+
+
+def check_no_image(path: str | Path) -> None:
+    """Refuses an image where weights are expected.
+
+    Raises:
+      InputError: the name is that of an image file.
+    """
+    if str(path).lower().endswith(IMAGES):
+        raise InputError(
+            f"{path} is an image, not a model; give the weights first, then the images"
+        )
 
 
 def is_shipped(path: str) -> bool:

@@ -16,7 +16,11 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from vit_jax.cli.arguments import add_config_argument, add_json_argument
+from vit_jax.cli.arguments import (
+    add_config_argument,
+    add_data_argument,
+    add_json_argument,
+)
 from vit_jax.cli.outputs import check_file, without_lines
 from vit_jax.config_files import PREFIX, apply_overrides, load_config, set_option
 from vit_jax.errors import InputError
@@ -41,13 +45,7 @@ OF_LIBJPEG = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument(
-        "source",
-        nargs="?",
-        type=os.path.expanduser,
-        metavar="DATA",
-        help="data source, or a folder of class folders",
-    )
+    add_data_argument(parser, "source", nargs="?")
     add_config_argument(parser, required=False)
     parser.add_argument(
         "--sheet", type=os.path.expanduser, help="PNG of examples before and after augmentation"

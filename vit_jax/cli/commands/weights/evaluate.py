@@ -24,6 +24,9 @@ from vit_jax.cli.arguments import (
     add_checkpoint_argument,
     add_data_dir_argument,
     add_json_argument,
+    add_pp_argument,
+    add_source_argument,
+    add_split_argument,
     add_tta_argument,
     whole,
 )
@@ -45,10 +48,8 @@ CONFUSION_ENDINGS = (".png", ".csv", ".json")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add_checkpoint_argument(parser)
-    parser.add_argument("--source", help="data source; default: the run's own evaluation")
-    parser.add_argument(
-        "--split", help='split in tfds syntax, such as "test[:10%%]"; default: as the source'
-    )
+    add_source_argument(parser, "the run's own evaluation")
+    add_split_argument(parser, default="as the source")
     parser.add_argument(
         "--protocol",
         help="real: ImageNet-ReaL's labels; v2: ImageNet-v2; objectnet: its classes in ImageNet",
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", type=os.path.expanduser, help="real: real.json; objectnet: its folder mappings"
     )
-    parser.add_argument("--pp", help="preprocessing; default: the checkpoint's")
+    add_pp_argument(parser, "the checkpoint's")
     add_tta_argument(parser, "as in the run's own evaluation, else none")
     add_data_dir_argument(parser, "as in the run")
     add_batch_size_argument(parser)
