@@ -177,6 +177,14 @@ def test_what_the_name_or_the_weights_decide_is_compared(place, capfd, pretraine
         one["name"]: (one.get("a"), one.get("b")) for one in json.loads(capfd.readouterr().out)
     }
     assert found["model.width"] == (192, 16) and found["model.depth"] == (12, 2)
+    # What weights decide that are not here is not compared; those of the package are here.
+    Path("e.py").write_text(CONFIG.replace("config.seed = 0", "config.init_from = 'none.npz'"))
+    assert main(["config", "--diff", "e.py", "tuned", "--json"]) == 0
+    assert "model.width" not in [one["name"] for one in json.loads(capfd.readouterr().out)]
+    Path("f.py").write_text(
+        CONFIG.replace("config.seed = 0", "config.init_from = 'vit_jax/fashion-mnist'")
+    )
+    assert resolved(capfd, "f.py")["model.width"]["value"] == 64
 
 
 @pytest.mark.parametrize(
