@@ -16,12 +16,15 @@ width 400, 6 layers, 9 heads, 300 epochs. fashion_mnist is for two CPU cores: im
 files of another folder. --config.model.patch_size=4 gives the model with 4x4 patches.
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from vit_jax.config import default, duration, evaluation
+from vit_jax.config_files import import_file
 from vit_jax.errors import unknown
 
-DEBIAN = "/usr/share/datasets/fashion-mnist"
+SMALL = Path(__file__).with_name("small.py")  # Fashion-MNIST for two CPU cores
 # Norms of sums, the mean of the last tokens without a norm, positions in the scores alone.
 PUBLISHED = dict(
     block="sum_norm", final_norm=False, posemb="none", gelu="erf", norm_eps=1e-12,
@@ -45,14 +48,13 @@ def get_config(arg: str = "quadratic,fashion_mnist") -> ConfigDict:
         raise unknown("model with 2x2 patches", model, MODELS)
     if dataset not in DATASETS:
         raise unknown("data set", dataset, DATASETS)
-    config = default()
+    small = dataset == "fashion_mnist"
+    config = import_file(SMALL).get_config(f"ViT,{folder}") if small else default()
     config.model.name = "ViT-Ti/2"
     config.model.head = "gap"
     config.model.update(MODELS[model])
-    if dataset == "cifar10":
+    if not small:
         _publish(config, model)
-    else:
-        _shrink(config, folder or DEBIAN)
     return config
 
 
@@ -75,22 +77,3 @@ def _publish(config: ConfigDict, model: str) -> None:
     config.optimizer.weight_decay = 1e-4
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup = duration(epochs=15)
-
-
-def _shrink(config: ConfigDict, folder: str) -> None:
-    """Fashion-MNIST, as in configs/small.py."""
-    config.model.update(width=64, depth=3, mlp_dim=128, num_heads=4)
-    config.data.source = f"idx:{folder}"
-    config.data.pp = (
-        "resize(16, antialias=True)|random_crop(16, padding=1)|flip_lr|value_range(-1, 1)"
-    )
-    config.data.resident = True
-    with config.unlocked():
-        config.evals.test = evaluation(split="test", batch_size=500)
-    config.batch_size = 128
-    config.total = duration(examples=60_000)
-    config.optimizer.learning_rate = 3e-3
-    config.optimizer.weight_decay = 0.05
-    config.optimizer.warmup = duration(examples=6_000)
-    config.optimizer.clip_norm = 1.0
-    config.log.tensorboard = False

@@ -141,6 +141,10 @@ def test_two_by_two_has_the_setting_of_its_publication():
         assert parameters(model) / 1e6 == pytest.approx(millions, rel=0.005)
         assert (model.num_tokens, pp.mean[0], pp.std[0]) == (256, 0.4914, 0.2023)
     load("two_by_two:ViT,cifar10")
+    small, ours = load("small:ViT,images").to_dict(), load("two_by_two:ViT,fashion_mnist,images")
+    for name in ("data", "batch_size", "total", "optimizer", "log", "evals"):
+        assert ours.to_dict()[name] == small[name]
+    assert (ours.model.name, ours.model.width, ours.data.source) == ("ViT-Ti/2", 64, "idx:images")
     for arg, message in (("cubic", "unknown model with 2x2"), ("ViT,mnist", "unknown data set")):
         with pytest.raises(InputError, match=message):
             load(f"two_by_two:{arg}")

@@ -97,6 +97,19 @@ def test_no_folder_has_more_than_a_dozen_files():
         assert len(files) <= 12, f"{folder} has {len(files)} files"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=str)
+def test_tests_import_without_pytorch(path):
+    """It has no small build for every Python; with it come libraries that import it themselves."""
+    names = [
+        alias.name if isinstance(node, ast.Import) else node.module
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    ]
+    roots = {(name or "").partition(".")[0] for name in names}
+    assert not roots & {"torch", "timm", "torchvision", "peft"}, path
+
+
 def test_the_rungs_name_rooms_that_exist():
     for room in HEIGHT:
         assert importlib.util.find_spec(f"vit_jax.{room}"), room

@@ -22,6 +22,7 @@ from vit_jax.durations import is_duration, replace_unit
 from vit_jax.errors import InputError, nearest, suggestion
 from vit_jax.files import expand
 from vit_jax.options import flatten
+from vit_jax.schema import check_given
 from vit_jax.text import some
 from vit_jax.train.config import USUAL_NAMES, every_option
 
@@ -56,6 +57,9 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         >>> config.model.name, config.seed
         ('ViT-Ti/4', 1)
     """
+    check_given(spec, "spec", str)
+    if isinstance(overrides, str):
+        raise InputError(f"overrides is {overrides!r}; give a list of texts")
     path, _, arg = spec.partition(":")
     if path.endswith(".json") and not arg:
         config = stored_config(expand(path))

@@ -283,8 +283,13 @@ def check_section(kind: type, values: Any, where: str) -> None:
             check_section(type(defaults(kind)[name]), value, f"{where}.{name}")
         if value is None and not _may_be_none(hints[name], declared):
             raise InputError(f"{where}.{name} is None; it must have a value")
-        if problem := declared.problem(value, whole=_single_type(hints[name]) is int):
+        single = _single_type(hints[name])
+        if problem := declared.problem(value, whole=single is int):
             raise InputError(f"{where}.{name} is {value!r}; {problem}")
+        wrong = single in (int, float) and not isinstance(value, numbers.Real)
+        if wrong and not isinstance(value, ConfigDict) and value is not None:
+            kind_of = "a whole number" if single is int else "a number"
+            raise InputError(f"{where}.{name} is {shown(value)}; it must be {kind_of}")
         if declared.choices is not None and isinstance(value, str):
             names = declared.choices()
             # A name may have arguments in parentheses; the registered function checks them.

@@ -1,4 +1,6 @@
-"""Checks of JSON that is read back: syntax and types, with errors of one line.
+"""Checks of what comes from outside, with errors of one line.
+
+JSON that is read back, its syntax and types; and the arguments of functions that users call.
 
 A file's schema is a TypedDict beside the code that writes the file:
 
@@ -9,9 +11,14 @@ A file's schema is a TypedDict beside the code that writes the file:
     line = check(parse(content), Line)
 """
 
+import contextlib
+import contextvars
 import json
+import numbers
+import os
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +26,9 @@ from vit_jax.errors import InputError
 from vit_jax.text import shown
 
 MAX_INTEGER = 2**63 - 1
+_flags = contextvars.ContextVar("named_as_flags", default=False)
+_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
+_KINDS: dict[type, type] = {int: numbers.Integral, float: numbers.Real}
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -126,3 +136,50 @@ def _join(name: str, key: str) -> str:
 
 def _wrong(value: Any, wanted: str, name: str) -> str:
     return f"{name or 'it'} is {shown(value)}, not {wanted}"
+
+
+@contextlib.contextmanager
+def named_as_flags() -> Iterator[None]:
+    """Lets messages name arguments as the command line does."""
+    token = _flags.set(True)
+    try:
+        yield
+    finally:
+        _flags.reset(token)
+
+
+def argument(name: str) -> str:
+    """The name of an argument for a message: batch_size, on the command line --batch-size."""
+    return f"--{name.replace('_', '-')}" if _flags.get() else name
+
+
+def path_given(value: object, name: str) -> str:
+    """A path as text.
+
+    Raises:
+      InputError: it is no path; names the argument.
+    """
+    if isinstance(value, str | os.PathLike) and isinstance(text := os.fspath(value), str):
+        return text
+    raise InputError(f"{name} is {shown(value)}; give a path, as a text or a pathlib.Path")
+
+
+def check_given(value: object, name: str, kind: type, *, optional: bool = False) -> None:
+    """Checks the type of an argument.
+
+    Args:
+      value: value that was given.
+      name: name of the argument.
+      kind: str, int, float or bool; NumPy's numbers are numbers, too.
+      optional: whether None is accepted.
+
+    Raises:
+      InputError: it has another type; names the argument.
+    """
+    if value is None and optional:
+        return
+    if not isinstance(value, _KINDS.get(kind, kind)) or (
+        isinstance(value, bool) and kind is not bool
+    ):
+        end = " or None" if optional else ""
+        raise InputError(f"{name} is {shown(value)}; give {_WORDS[kind]}{end}")

@@ -1,8 +1,10 @@
 """Text of messages: lists that stay short, errors in one line, names from files escaped."""
 
+import contextlib
 import logging
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 def printable(text: object) -> str:
@@ -32,6 +34,34 @@ class PrintableFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(record.message)
+
+
+@contextlib.contextmanager
+def root_logger_kept() -> Iterator[None]:
+    """Keeps libraries from giving Python's root logger a handler, as absl does when it logs.
+
+    That handler would print every line of vit_jax once more, and stay.
+    """
+    root = logging.getLogger()
+    if root.handlers:
+        yield
+        return
+    nothing = logging.NullHandler()
+    root.addHandler(nothing)
+    try:
+        yield
+    finally:
+        root.removeHandler(nothing)
+
+
+def natural(text: str) -> list[str | int]:
+    """A key that sorts texts by the numbers in them, 2 before 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", text)]
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things: "1 image", "2,000 images"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def some(names: Sequence[object], limit: int = 3, separator: str = ", ") -> str:

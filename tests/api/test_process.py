@@ -226,3 +226,21 @@ def test_wrong_values_of_finetune_raise(options, message, run, photos, tmp_path)
     with pytest.raises(InputError, match=message):
         vit_jax.finetune(run, photos, workdir=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_each_line_is_logged_once_in_every_run(tmp_path):
+    """Orbax has absl log when it is first imported, and absl gives the root logger a handler."""
+    code = (
+        "import logging, sys, vit_jax\n"
+        "from tests.api.conftest import small_config\n"
+        "for name in ('one', 'two'):\n"
+        f"    vit_jax.train(small_config(), {str(tmp_path)!r} + '/' + name)\n"
+        f"vit_jax.load({str(tmp_path)!r} + '/one')\n"
+        "print(logging.getLogger().handlers, logging.getLogger('vit_jax').handlers)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert sum("2 steps done" in line for line in lines) == 2
+    assert sum("1,797 images of digits" in line for line in lines) == 2
+    assert done.stdout.strip() == "[] []"

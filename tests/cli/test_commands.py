@@ -1,5 +1,7 @@
 """The commands on real images, and what they say to wrong input."""
 
+import ast
+import collections
 import json
 import os
 import subprocess
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vit_jax
 from vit_jax.cli.main import main
 
 TINY = [
@@ -232,3 +235,15 @@ def test_standard_output_on_a_full_disk_is_one_line(words):
         )
     message = "vit_jax: cannot write standard output: No space left on device\n"
     assert (done.returncode, done.stderr) == (1, message)
+
+
+def test_no_help_text_is_written_twice():
+    """An argument that several commands share is declared once, in cli/arguments.py."""
+    places = collections.defaultdict(list)
+    for file in sorted((Path(vit_jax.__file__).parent / "cli").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            for keyword in node.keywords if isinstance(node, ast.Call) else ():
+                if keyword.arg == "help" and isinstance(keyword.value, ast.Constant):
+                    places[keyword.value.value].append(file.name)
+    assert len(places) > 50
+    assert {text: found for text, found in places.items() if len(found) > 1} == {}

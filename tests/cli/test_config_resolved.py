@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from tests.api.conftest import small_config
+from tests.finetune.conftest import pretrained  # noqa: F401
 from vit_jax.cli.main import main
 from vit_jax.config import default
 from vit_jax.config_files import USUAL_NAMES, load_config, meant_option
 from vit_jax.models import identify, model_config
 from vit_jax.options import flatten
 from vit_jax.train.config import every_option
+from vit_jax.train.loop import train
 from vit_jax.train.workdir import claim_workdir
 from vit_jax.weights import Weights, write
 from vit_jax.weights.record import parameter_shapes
@@ -149,6 +152,57 @@ def test_a_workdir_is_shown_and_compared(place, capfd):
     Path("d.py").write_text(CONFIG.replace("evals.test", "evals.other"))
     assert main(["config", "--diff", "c.py", "d.py"]) == 0
     assert 'evals.test.split: "test" -> absent' in capfd.readouterr().out
+
+
+def test_what_the_name_or_the_weights_decide_is_compared(place, capfd, pretrained):  # noqa: F811
+    """The model of a run that began with weights is theirs, which its config.json leaves open."""
+    for name in ("ViT-Ti/8", "ViT-S/8"):
+        config = load_config("c.py")
+        config.model.name = name
+        folder = Path(name.replace("/", "_"))
+        folder.mkdir()
+        claim_workdir(folder, config)
+    assert main(["config", "--diff", "ViT-Ti_8", "ViT-S_8", "--json"]) == 0
+    found = {
+        one["name"]: (one.get("a"), one.get("b")) for one in json.loads(capfd.readouterr().out)
+    }
+    # Touvron et al. (2012.12877), table 1.
+    assert found["model.width"] == (192, 384) and found["model.num_heads"] == (3, 6)
+    config = small_config(steps=1)
+    config.init_from = str(pretrained)
+    config.model.update(name=None, width=None, depth=None, mlp_dim=None, num_heads=None)
+    train(config, "tuned")
+    assert main(["config", "--diff", "ViT-Ti_8", "tuned", "--json"]) == 0
+    found = {
+        one["name"]: (one.get("a"), one.get("b")) for one in json.loads(capfd.readouterr().out)
+    }
+    assert found["model.width"] == (192, 16) and found["model.depth"] == (12, 2)
+    # What weights decide that are not here is not compared; those of the package are here.
+    Path("e.py").write_text(CONFIG.replace("config.seed = 0", "config.init_from = 'none.npz'"))
+    assert main(["config", "--diff", "e.py", "tuned", "--json"]) == 0
+    assert "model.width" not in [one["name"] for one in json.loads(capfd.readouterr().out)]
+    Path("f.py").write_text(
+        CONFIG.replace("config.seed = 0", "config.init_from = 'vit_jax/fashion-mnist'")
+    )
+    assert resolved(capfd, "f.py")["model.width"]["value"] == 64
+
+
+@pytest.mark.parametrize(
+    "stored, message",
+    [
+        ({"model": 3}, "model is 3, not a section"),
+        ({"optimizer": {"warmup": []}}, "optimizer.warmup is [], not a section"),
+        ({"model": {"width": "wide"}}, "model.width is 'wide', not of type int"),
+        ({"seed": {"a": 1}}, "seed is {'a': 1}, not of type int"),
+    ],
+)
+def test_a_damaged_config_of_a_run_is_refused_in_a_line(stored, message, place, capfd):
+    Path("run").mkdir()
+    Path("run/config.json").write_text(json.dumps(stored))
+    for words in (["run"], ["--diff", "c.py", "run"]):
+        assert main(["config", *words]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert f"run/config.json is damaged ({message}); restore or delete it" in line
 
 
 @pytest.mark.parametrize(

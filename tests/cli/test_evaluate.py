@@ -52,6 +52,17 @@ def run(capsys, root, *words):
     return status, out, err
 
 
+def test_progress_is_shown_on_a_terminal(run_of_folder, capsys, monkeypatch):
+    root, *_ = run_of_folder
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("vit_jax.cli.progress.EVERY", 0.0)
+    status, out, err = run(capsys, root, "--batch-size=8")
+    assert status == 0 and "\x1b[K" not in out
+    shown = [line for line in err.split("\x1b[K") if "of 30 images" in line]
+    assert [line.split()[0] for line in shown] == ["8", "16", "24", "30"]
+    assert err.endswith("\r\x1b[K")  # erased
+
+
 def test_json_keeps_its_contract_and_gains_keys(run_of_folder, capsys):
     root, _, labels, logits = run_of_folder
     status, out, _ = run(capsys, root, "--json", "--batch-size=16")
@@ -89,7 +100,7 @@ def test_what_is_printed_is_escaped_and_says_all(run_of_folder, capsys):
     status, out, _ = run(capsys, root)
     lines = out.splitlines()
     right = np.mean(logits.argmax(-1) == labels)
-    assert status == 0 and lines[0].startswith(f"top-1 {right:.2%}, top-5 100.00%, loss ")
+    assert status == 0 and lines[0].startswith(f"top-1 {right:.2%}, loss ")
     assert lines[0].endswith(f"on 30 examples of npz:{root}/d.npz (train[50%:])")
     assert lines[1].startswith("expected calibration error ") and "(15 bins)" in lines[1]
     for part in ("accuracy by class, the lowest first:", "confused most often:", "worst errors:"):
@@ -148,7 +159,8 @@ def test_wrong_input(run_of_folder, tmp_path, capsys, monkeypatch):
         ((f"--worst={tmp_path}/sets.npz/x",), "cannot be written"),
         (("--worst-count=0",), "too small"),
         (("--worst-count=5",), "--worst-count goes with --worst=DIR or --json"),
-        (("--split=tests",), "unknown split"),
+        (("--split=tests",), "unknown split 'tests' of npz:"),
+        (("--split=tests",), "; its splits: train; all: every one of them"),
         (("--protocol=v2", "--source=x", f"--worst={tmp_path}/w"), "--worst goes without"),
     ):
         status, out, err = run(capsys, root, *words)

@@ -17,6 +17,7 @@ from flax import nnx
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import vit_jax
 from vit_jax import create_model, data
 from vit_jax.checkpoint.load import load
 from vit_jax.cli.main import main
@@ -407,3 +408,30 @@ def test_other_dtypes_predict_the_same_classes(tmp_path, capfd):
     assert main(["predict", "--checkpoint=vit_jax/fashion-mnist", "--dtype=int4", paths[0]]) == 2
     error = capfd.readouterr().err
     assert "unknown dtype 'int4'" in error and "int8" in error
+
+
+@pytest.mark.parametrize(
+    "words, hint",
+    [
+        (["{run}", "x.jpg"], "name the model by --checkpoint={run}"),
+        (["x.jpg", "w.safetensors"], "name the model by --checkpoint=w.safetensors"),
+        (["x.jpg"], "name the model by --checkpoint=MODEL"),
+        (["--checkpoint=x.jpg", "{run}"], "--checkpoint=x.jpg is an image; --checkpoint names"),
+        (["--checkpoint=vit_jax/fashion-mnist", "{run}"], "which holds a run or a model"),
+    ],
+)
+def test_a_model_and_images_in_each_others_place(words, hint, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    assert main(["predict", *(word.format(run=run) for word in words)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert hint.format(run=run) in line
+
+
+def test_weights_and_data_in_each_others_place(tmp_path, capsys):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    assert main(["finetune", str(tmp_path / "photos"), "vit_jax/fashion-mnist"]) == 2
+    assert "; the weights come first, then the data" in capsys.readouterr().err
+    with pytest.raises(InputError, match="x.jpg is an image, not a model; give the weights first"):
+        vit_jax.predict("x.jpg", "vit_jax/fashion-mnist")

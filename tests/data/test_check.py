@@ -126,12 +126,50 @@ def test_the_command(pets, capsys):
     assert "145 of 145 images checked" in output.err
 
 
-def test_faults_are_printed_although_training_would_end(pets, capsys):
+def test_broken_files_are_counted_and_end_no_measurement(pets, capfd):
     for path in (pets / "train/cat").glob("*.png"):
         path.write_bytes(path.read_bytes()[:300])
     args = ["data", "--config=configs/finetune.py:ViT-Ti/16,pets", "--seconds=0.1"]
     args += [f"--config.data.source=folder:{pets}", "--config.data.split=train"]
     args += ["--config.evals.test.split=val", "--config.batch_size=64", "--check"]
-    assert main(args) == 2
-    assert "unreadable:" in (output := capsys.readouterr()).out
-    assert "more than data.max_unreadable" in output.err
+    capfd.readouterr()
+    assert main(args) == 0
+    out, err = capfd.readouterr()
+    assert "unreadable: " in out and "images per second:" in out
+    assert "so that training ends, by data.max_unreadable = 0.01" in out
+    assert "library" not in err.lower() and "jpeg_mem" not in err
+
+
+def test_a_folder_with_damaged_files_in_both_splits(folder, tmp_path, capfd):
+    """Without --check: a sample of each split is decoded; libjpeg's own lines are left out."""
+    for split in ("train", "val"):
+        shutil.copytree(folder, tmp_path / "photos" / split)
+        for number in (1, 2):
+            path = tmp_path / "photos" / split / "cat" / f"{number}.jpg"
+            path.write_bytes(path.read_bytes()[: 300 * number])
+    shutil.copy(*(tmp_path / "photos" / split / "dog" / "0.jpg" for split in ("train", "val")))
+    capfd.readouterr()
+    assert main(["data", str(tmp_path / "photos"), "--seconds=0.3"]) == 0
+    out, err = capfd.readouterr()
+    lines = {line.partition(":")[0]: line for line in out.splitlines()}
+    assert "cat 10, dog 10" in lines["images by class"]
+    assert "images 2, of 20" in lines["unreadable"]
+    assert "unreadable (images 2, of 20" in lines["evaluation test"]
+    assert "copies of training images (images " in out and "same_as" not in out
+    assert "Improper call" not in err and "Premature end" not in err
+
+
+@pytest.mark.parametrize(
+    "images, words",
+    [
+        ({"cat": 1}, "has 1 image in split 'train' and no split for evaluation"),
+        ({"cat": 1, "dog": 1}, "has 2 images in split 'train' and no split for evaluation"),
+    ],
+)
+def test_very_little_data(images, words, folder, tmp_path, capsys):
+    for name, count in images.items():
+        (tmp_path / "few" / name).mkdir(parents=True)
+        for number in range(count):
+            shutil.copy(folder / name / f"{number}.jpg", tmp_path / "few" / name)
+    assert main(["data", str(tmp_path / "few"), "--seconds=0.1"]) == 2
+    assert words in capsys.readouterr().err

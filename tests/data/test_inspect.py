@@ -20,6 +20,7 @@ def test_a_summary(kind, folder):
     assert found["image_size"] == (16, 16)
     if kind == "folder":
         assert found["examples_per_class"] == [10, 10]
+        assert found["class_examples"] == {"cat": 10, "dog": 10}
         assert found["bytes_per_example"] > 1000
     else:
         assert found["bytes_per_example"] == 64
@@ -56,7 +57,26 @@ def test_sets_of_classes_are_named():
 
 def test_speed_is_positive():
     source = open_source("digits", "train")
-    assert inspect.images_per_second(source, parse("flip_lr"), batch_size=32, seconds=0.1) > 0
+    found = inspect.measure_speed(source, parse("flip_lr"), batch_size=32, seconds=0.1)
+    assert found.images_per_second > 0 and found.skipped == 0
+
+
+def test_speed_is_measured_although_images_are_broken(folder):
+    for number in range(5):
+        (folder / "cat" / f"{number}.jpg").write_text("nothing")
+    source = open_source(f"folder:{folder}", "train")
+    found = inspect.measure_speed(source, parse("resize(8)"), batch_size=20, seconds=0.2)
+    assert found.images_per_second > 0
+    # A quarter of the examples; of those that take their places, a quarter again.
+    assert found.seen >= 20 and found.skipped == pytest.approx(found.seen / 4, rel=0.5)
+
+
+def test_the_contact_sheet_leaves_broken_images_out(folder, tmp_path):
+    for number in range(10):
+        (folder / "cat" / f"{number}.jpg").write_text("nothing")
+    source = open_source(f"folder:{folder}", "train")
+    inspect.contact_sheet(source, parse("resize(8)"), str(tmp_path / "x.png"), examples=4)
+    assert Image.open(tmp_path / "x.png").width == 4 * 130
 
 
 def test_a_source_by_its_config():

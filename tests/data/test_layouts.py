@@ -86,7 +86,7 @@ def test_numbers_are_sorted_as_numbers_and_splits_are_folders(tmp_path, caplog):
     assert list(open_source(where, "val").targets) == [1]
     assert names(open_source(where, "all"))[-1] == "10_c.png"
     assert "1 images beside the folders of splits" in caplog.text
-    with pytest.raises(InputError, match="'test'; known: all, train, val"):
+    with pytest.raises(InputError, match="unknown split 'test' of .*; its splits: train, val; all"):
         open_source(where, "test")
     touch(tmp_path / "val" / "8_x.png")
     with pytest.raises(InputError, match="class '8' is in val but not in train"):
@@ -201,7 +201,7 @@ def test_imagenet_without_its_lists(kaggle, caplog):
     (kaggle / "LOC_synset_mapping.txt").unlink()
     assert open_source(f"folder:{kaggle}", "val").label_names == ["n01", "n02"]
     (kaggle / "LOC_val_solution.csv").unlink()
-    with pytest.raises(InputError, match="unknown split of .* 'val'"):
+    with pytest.raises(InputError, match="unknown split 'val' of .*its splits: train; all"):
         open_source(f"folder:{kaggle}", "val")
     assert "6 images of val, as LOC_val_solution.csv with their labels is missing" in caplog.text
 

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from vit_jax.data.ops import geometry
+from vit_jax.data.ops import flip, geometry
 from vit_jax.data.ops.preprocess import parse
 from vit_jax.errors import InputError
 
 
 def test_a_pipeline_is_parsed_in_order():
     parsed = parse("decode|inception_crop(224)|flip_lr|value_range(-1, 1)")
-    assert parsed.ops == (geometry.InceptionCrop(224), geometry.FlipLeftRight())
+    assert parsed.ops == (geometry.InceptionCrop(224), flip.FlipLeftRight())
     assert parsed.image_size == (224, 224)
     assert parsed.num_random == 2
 

@@ -87,7 +87,7 @@ def test_a_column_of_splits(folder):
     assert [open_source(spec, split).size for split in ("train", "test", "all")] == [18, 2, 20]
     train, test = open_source(spec, "train"), open_source(spec, "test")
     assert train.shared(test) == 0 and train.shared(open_source(spec, "all")) == 18
-    with pytest.raises(InputError, match=r"unknown split of csv:.*pets.csv 'val'"):
+    with pytest.raises(InputError, match=r"unknown split 'val' of csv:.*pets.csv"):
         open_source(spec, "val")
 
 

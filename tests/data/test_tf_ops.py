@@ -7,7 +7,7 @@ from PIL import Image
 from vit_jax.data import order
 from vit_jax.data._tf import tf
 from vit_jax.data.batches.memory import to_rgb
-from vit_jax.data.ops import color, decode, geometry
+from vit_jax.data.ops import color, decode, flip, geometry
 from vit_jax.data.ops import op as ops
 from vit_jax.data.ops.preprocess import parse
 from vit_jax.errors import InputError
@@ -90,7 +90,7 @@ def test_random_crops_are_parts_of_the_padded_image_and_reach_everywhere():
     assert set(corners) == {(y, x) for y in range(4) for x in range(4)}
 
 
-@pytest.mark.parametrize("op, axis", [(geometry.FlipLeftRight(), 1), (geometry.FlipUpDown(), 0)])
+@pytest.mark.parametrize("op, axis", [(flip.FlipLeftRight(), 1), (flip.FlipUpDown(), 0)])
 def test_flips_happen_half_the_time(op, axis, photo):
     small = photo[:4, :4]
     found = [apply(op, small, words) for words in many_words(400)]

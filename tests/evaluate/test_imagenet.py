@@ -50,9 +50,17 @@ def test_real_counts_images_with_labels(workdir, pictures, top, tmp_path):
         write(folder, "picture.png", picture)
         (folder / "picture.png").rename(folder / f"ILSVRC2012_val_{i + 1:08}.JPEG")
     source = f"folder:{tmp_path / 'val'}"
+    done = []
+
+    def watch(total):
+        done.append(total)
+        return done.append
+
     result = evaluate_protocol(
-        str(workdir), "real", source=source, split="all", labels=str(path), batch_size=8
-    )
+        str(workdir), "real", source=source, split="all", labels=str(path), batch_size=8,
+        watch=watch,
+    )  # fmt: skip
+    assert done == [10, 8, 2]
     assert (result["examples"], result["left_out"]) == (10, 2)
     assert result["top1"] == pytest.approx(0.4) and result["top5"] == pytest.approx(0.8)
 
@@ -195,8 +203,8 @@ def test_the_score():
     [
         ("rael", {}, "did you mean 'real'"),
         ("real", {}, "real.json of https://github.com/google-research/reassessed-imagenet"),
-        ("objectnet", {}, "https://objectnet.dev: give its path with --labels"),
-        ("v2", {}, "needs --source"),
+        ("objectnet", {}, "https://objectnet.dev: give labels=PATH"),
+        ("v2", {}, "needs source, where"),
     ],
 )
 def test_what_is_missing_is_named(workdir, protocol, options, message):

@@ -5,8 +5,10 @@ import math
 import pytest
 
 from vit_jax import data, models
-from vit_jax.finetune.choices import batch_size, choose, training_bytes
+from vit_jax.errors import InputError
+from vit_jax.finetune.choices import batch_size, choose, doubt, training_bytes
 from vit_jax.finetune.facts import Base, Devices, Facts, Images
+from vit_jax.train.log.metrics import LogOptions
 
 GIB = 2**30
 
@@ -48,6 +50,31 @@ def test_length_is_bounded_and_never_less_than_200_steps():
     assert math.ceil(20 * found["total.epochs"] / found["batch_size"]) == 200
     assert chosen(Facts(base(), images(60), CPU), epochs=3)["total.epochs"] == 3
     assert chosen(Facts(base(), images(2_000), GPU), share=0.1)["total.epochs"] == 5
+
+
+def test_a_short_run_has_about_twenty_lines_of_metrics():
+    for count, epochs in ((20, None), (60, 3), (2_000, None), (100_000, None)):
+        found = chosen(Facts(base(), images(count), CPU), epochs=epochs)
+        steps = math.ceil(count * found["total.epochs"] / found["batch_size"])
+        every = found.get("log.every", LogOptions.every)
+        assert 1 <= every <= steps and (steps // every >= 20 or every == 1)
+    assert "log.every" not in found
+
+
+def test_few_images_for_evaluation_are_told():
+    assert "only 12 images" in doubt(images(1_000, tested=12))
+    assert "only 1 image is" in doubt(images(1_000, tested=1))
+    assert "only 20 images" in doubt(images(200, test=None))  # a tenth is held out
+    assert not doubt(images(1_000, tested=30)) and not doubt(images(300, test=None))
+    assert not doubt(images(1_000))  # a split that the user named is not opened
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_images_to_hold_one_out_are_refused(count):
+    plural = "s" if count > 1 else ""
+    with pytest.raises(InputError, match=f"has {count} image{plural} in split 'train'.* too few"):
+        chosen(Facts(base(), images(count, test=None, smallest=1), CPU))
+    assert chosen(Facts(base(), images(3, test=None, smallest=1), CPU))
 
 
 def test_images_are_held_out_where_the_data_have_no_split_for_it():

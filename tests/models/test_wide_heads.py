@@ -5,11 +5,16 @@ import math
 import jax
 import numpy as np
 import pytest
-import torch
 
 from vit_jax.errors import InputError
 from vit_jax.models import merge, model_config, split
 from vit_jax.models.flops import macs, parameters
+
+try:
+    import torch
+except ImportError:  # there is no build for this Python
+    torch = None
+needs_torch = pytest.mark.skipif(torch is None, reason="could not import 'torch'")
 
 GRID, WIDTH, HEADS = (3, 4), 10, 3
 OPTIONS = dict(
@@ -83,6 +88,7 @@ def torch_block(params, x, attention):
 KINDS = ["quadratic", "offsets(positions=4)", "offsets(positions=6, content=True)"]
 
 
+@needs_torch
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_block_is_the_publications(vit, kind):
     model = vit.model(**OPTIONS, attention_kind=kind)
@@ -99,6 +105,7 @@ def test_every_block_is_the_publications(vit, kind):
     np.testing.assert_allclose(logits, x.mean(1).numpy() @ head["kernel"] + head["bias"], atol=1e-4)
 
 
+@needs_torch
 def test_norms_of_sums_are_pytorchs_encoder_layer(vit):
     options = dict(OPTIONS, width=12, depth=1, attention_kind="full")
     model = vit.model(**options)

@@ -8,6 +8,7 @@ import pytest
 
 from vit_jax import InputError
 from vit_jax.cli.main import main
+from vit_jax.cli.progress import Watching
 from vit_jax.paper import queue, render, results, runner, small_scale
 from vit_jax.paper.paper_scale import learning_rates
 from vit_jax.paper.recipes import recipes
@@ -84,16 +85,16 @@ def test_real_labels_are_evaluated_after_the_runs_on_imagenet(tmp_path, monkeypa
     missing = results.measured(recipe, tmp_path).missing
     assert len(missing) == 3
     assert "--use-ema --protocol=real" in missing[0].command(tmp_path)
-    asked = []
+    asked, watch = [], Watching()
 
     def evaluate(path, **options):
-        asked.append((path, options["use_ema"]))
+        asked.append((path, options["use_ema"], options["watch"]))
         return dict(top1=0.9)
 
     monkeypatch.setattr(runner, "evaluate_protocol", evaluate)
     for evaluation in missing:
-        runner.do_here(evaluation, tmp_path)
-    assert asked[0] == (f"{tmp_path}/{missing[0].start.workdir}", True)
+        runner.do_here(evaluation, tmp_path, watch)
+    assert asked[0] == (f"{tmp_path}/{missing[0].start.workdir}", True, watch)
     assert results.measured(recipe, tmp_path).value == pytest.approx(90)
 
 

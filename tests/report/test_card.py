@@ -89,6 +89,13 @@ def test_where_weights_come_from(weights, tmp_path, monkeypatch):
         (tmp_path / "workdirs").mkdir(exist_ok=True)
         run = dict(run, init_from=local)
         assert card.base_model(dataclasses.replace(weights, run_config=run)) == ""
+    # Weights that come with the package are not on the hub, so they are named without a link.
+    shipped = dataclasses.replace(weights, run_config=dict(run, init_from="vit_jax/fashion-mnist"))
+    subject = card.Subject(title="x", weights=shipped)
+    assert "base_model" not in card.metadata(subject)
+    text = card.card(subject)
+    assert "`vit_jax/fashion-mnist`, which comes with vit_jax" in text
+    assert "huggingface.co/vit_jax" not in text
     assert card.dataset("tfds:oxford_iiit_pet") == ("oxford_iiit_pet", "oxford_iiit_pet", False)
     assert card.dataset("folder:/home/me/pets/") == ("imagefolder", "pets", False)
     assert card.dataset("digits") == ("digits", "digits", False)

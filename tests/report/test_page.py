@@ -1,5 +1,6 @@
 """The page of runs that are done, unfinished, damaged, or compared."""
 
+import dataclasses
 import fcntl
 import html.parser
 import json
@@ -191,6 +192,22 @@ def test_a_file_alone_gives_a_page(tmp_path):
 def test_what_is_no_run_is_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_shares_have_no_axis_beyond_all_and_top_5_of_few_classes_is_left_out(finished):
+    run = read_run(str(finished))
+    lines = [
+        dict(step=step, **{"eval/test/top1": value, "eval/test/top5": 1.0})
+        for step, value in ((1, 0.97), (2, 1.0))
+    ]
+    run = dataclasses.replace(run, metrics=lines)
+    assert len(run.labels) == 2
+    (chart,) = curves.charts([run])
+    assert chart.title == "Accuracy (top-1)" and chart.y[-1].text == "100 %"
+    assert all(0 <= tick.place <= 1 for tick in chart.y)
+    many = dataclasses.replace(run, meta=dict(run.meta, labels=list("abcdef")))
+    same, other = curves.charts([many])
+    assert other.title == "Accuracy (top-5)" and other.y[-1].text == "100 %"
 
 
 def test_ticks_enclose_the_values():

@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-import torch
 
 from vit_jax import config as configs
 from vit_jax.train.batches import open_training_data
@@ -35,6 +34,7 @@ def noisy(run):
 
 def test_position_embeddings_are_interpolated_inside_the_model():
     """As FlexiViT: torch's antialiased resizing of the final embedding, and its gradient."""
+    torch = pytest.importorskip("torch")
     run = tiny_run(16, "8@0.5, 16")
     small = run.stages[0]
     params = noisy(run)

@@ -48,7 +48,8 @@ def test_what_is_taken_over_and_what_starts_afresh():
     assert fitted.fresh == {"head/kernel": (8, 3), "head/bias": (3,)}
     assert fitted.params.keys() | fitted.fresh.keys() == parameter_shapes(wanted).keys()
     assert all(fitted.params[k].shape == parameter_shapes(wanted)[k] for k in fitted.params)
-    assert fitted.report[0] == f"{len(fitted.params)} parameters taken over"
+    count = sum(array.size for array in fitted.params.values())
+    assert fitted.report[0].startswith(f"loaded {count:,} parameters from the weights")
     assert sum(line.startswith("left out: head/") for line in fitted.report) == 2
     resized = [line for line in fitted.report if line.startswith("resized")]
     assert resized == ["resized: posemb/embedding (1, 5, 8) -> (1, 10, 8), bilinear_align_corners"]

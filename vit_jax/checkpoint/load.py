@@ -22,6 +22,8 @@ from vit_jax.models import abstract, build_model, merge, model_config
 from vit_jax.models.config import ModelConfig
 from vit_jax.models.resnet import BiT
 from vit_jax.models.vit import ViT
+from vit_jax.schema import check_given, path_given
+from vit_jax.text import shown
 from vit_jax.weights import Weights, refit
 from vit_jax.weights.adapters import lora
 from vit_jax.weights.adapters.lora import Adapter
@@ -69,12 +71,16 @@ def load(
         >>> model.config.num_classes
         3
     """
+    check_given(use_ema, "use_ema", bool)
+    check_given(resample, "resample", str, optional=True)
+    if isinstance(leave_out, str) or not isinstance(leave_out, Sequence):
+        raise InputError(f"leave_out is {shown(leave_out)}; give a list of patterns")
     weights = read_weights(
-        path,
+        path_given(path, "path"),
         use_ema=use_ema,
         resample=resample,
         leave_out=leave_out,
-        adapter=adapter,
+        adapter=path_given(adapter, "adapter"),
         **options,
     )
     for line in weights.report:

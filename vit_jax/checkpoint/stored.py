@@ -17,7 +17,7 @@ from vit_jax.checkpoint.damage import (
 from vit_jax.checkpoint.fingerprint import fingerprints
 from vit_jax.errors import InputError
 from vit_jax.files import expand
-from vit_jax.text import first_line, some
+from vit_jax.text import first_line, root_logger_kept, some
 from vit_jax.trees import named_leaves, path_name
 
 
@@ -195,7 +195,7 @@ def stored_arrays(checkpoint: Path, item: str) -> dict[str, jax.ShapeDtypeStruct
     """
     if not (checkpoint / item).is_dir():
         return {}
-    tree = _handler().metadata(checkpoint / item).tree
+    tree = _metadata(checkpoint / item)
     leaves = named_leaves(tree, is_leaf=lambda node: hasattr(node, "shape"))
     return {
         path: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype) for path, leaf in leaves.items()
@@ -249,16 +249,20 @@ def read_item(checkpoint: Path, item: str, stored: dict[str, Any], tree: Any) ->
     return _restore(checkpoint / item, as_written)
 
 
-def _handler() -> Any:
-    import orbax.checkpoint as ocp  # takes long, and a new run reads no checkpoint
+def _metadata(item: Path) -> Any:
+    """The tree of an item's arrays as Orbax describes them."""
+    with root_logger_kept():
+        import orbax.checkpoint as ocp  # takes long, and a new run reads no checkpoint
 
-    return ocp.StandardCheckpointHandler()
+        return ocp.StandardCheckpointHandler().metadata(item).tree
 
 
 def _restore(item: Path, wanted: Any) -> Any:
-    import orbax.checkpoint as ocp
+    with root_logger_kept():
+        import orbax.checkpoint as ocp
 
-    return _handler().restore(item, args=ocp.args.StandardRestore(wanted))
+        handler = ocp.StandardCheckpointHandler()
+        return handler.restore(item, args=ocp.args.StandardRestore(wanted))
 
 
 def changed_arrays(items: dict[str, Any], recorded: dict[str, dict[str, int]]) -> list[str]:
@@ -307,7 +311,7 @@ def read_params(checkpoint: Path, *, use_ema: bool = False, layout: Layout | Non
             lambda path, leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=layout(path_name(path), tuple(leaf.shape))
             ),
-            _handler().metadata(checkpoint / item).tree,
+            _metadata(checkpoint / item),
         )
         tree = _restore(checkpoint / item, wanted)
     except (MemoryError, jax.errors.JaxRuntimeError):

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 MOST_IMAGES = 2**20  # of a batch
 
@@ -40,7 +41,7 @@ def share(text: str) -> float:
     return number
 
 
-def add_config_argument(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_config_argument(parser: argparse._ActionsContainer, *, required: bool = True) -> None:
     """Adds --config; `main` collects the overrides, --config.OPTION=VALUE."""
     parser.add_argument(
         "--config",
@@ -52,17 +53,92 @@ def add_config_argument(parser: argparse.ArgumentParser, *, required: bool = Tru
     )
 
 
-def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+WEIGHTS = "workdir, checkpoint, weight file, URL or hub id"
+
+
+def add_checkpoint_argument(parser: argparse._ActionsContainer) -> None:
     """Adds --checkpoint."""
+    parser.add_argument("--checkpoint", type=os.path.expanduser, required=True, help=WEIGHTS)
+
+
+def add_weights_argument(parser: argparse._ActionsContainer, name: str, metavar: str) -> None:
+    """Adds weights as an argument without an option, in `name` of the parsed arguments."""
+    parser.add_argument(name, type=os.path.expanduser, metavar=metavar, help=WEIGHTS)
+
+
+def add_data_argument(parser: argparse._ActionsContainer, name: str, **more: Any) -> None:
+    """Adds DATA; `more`: as `ArgumentParser.add_argument`."""
     parser.add_argument(
-        "--checkpoint",
+        name,
         type=os.path.expanduser,
-        required=True,
-        help="workdir, checkpoint or weight file",
+        metavar="DATA",
+        help="data source, or a folder of class folders",
+        **more,
     )
 
 
-def add_data_dir_argument(parser: argparse.ArgumentParser, default: str = "tfds's own") -> None:
+def add_source_argument(parser: argparse._ActionsContainer, default: str) -> None:
+    """Adds --source; `default` says in words what is taken without it."""
+    parser.add_argument("--source", help=f"data source; default: {default}")
+
+
+def add_split_argument(
+    parser: argparse._ActionsContainer, name: str = "--split", *, default: str
+) -> None:
+    """Adds --split, or a split of another name; `default` says what is taken without it."""
+    parser.add_argument(
+        name,
+        metavar="SPLIT",
+        help=f'split in tfds syntax, such as "test[:10%%]"; default: {default}',
+    )
+
+
+def add_pp_argument(parser: argparse._ActionsContainer, default: str) -> None:
+    """Adds --pp; `default` says in words what is taken without it."""
+    parser.add_argument("--pp", help=f"preprocessing; default: {default}")
+
+
+def add_target_argument(parser: argparse._ActionsContainer, kinds: str) -> None:
+    """Adds DST, where weights are written; `kinds`: files that the command writes."""
+    parser.add_argument("target", type=os.path.expanduser, metavar="DST", help=kinds)
+
+
+def add_format_argument(parser: argparse._ActionsContainer, formats: str) -> None:
+    """Adds --format, of the files that are written; `formats` in words."""
+    parser.add_argument("--format", default="", help=f"{formats}; default: by DST")
+
+
+def add_license_argument(parser: argparse._ActionsContainer) -> None:
+    """Adds --license."""
+    parser.add_argument(
+        "--license",
+        default="",
+        help="licence for the model card, in the hub's words; default: unknown",
+    )
+
+
+def add_workdir_argument(parser: argparse._ActionsContainer, default: str = "") -> None:
+    """Adds --workdir; `default` says in words what is taken without it."""
+    end = f"; default: {default}" if default else ""
+    parser.add_argument(
+        "--workdir",
+        type=os.path.expanduser,
+        default="",
+        help=f"folder for checkpoints and metrics{end}",
+    )
+
+
+def add_output_argument(parser: argparse._ActionsContainer, default: str) -> None:
+    """Adds --output, a folder for pictures."""
+    parser.add_argument(
+        "--output",
+        type=os.path.expanduser,
+        default=default,
+        help="folder for the PNGs (%(default)s)",
+    )
+
+
+def add_data_dir_argument(parser: argparse._ActionsContainer, default: str = "tfds's own") -> None:
     """Adds --data-dir; `default` says in words what is taken without it."""
     parser.add_argument(
         "--data-dir",
@@ -72,7 +148,7 @@ def add_data_dir_argument(parser: argparse.ArgumentParser, default: str = "tfds'
     )
 
 
-def add_batch_size_argument(parser: argparse.ArgumentParser) -> None:
+def add_batch_size_argument(parser: argparse._ActionsContainer) -> None:
     """Adds --batch-size, for evaluation."""
     parser.add_argument(
         "--batch-size",
@@ -82,12 +158,12 @@ def add_batch_size_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_use_ema_argument(parser: argparse.ArgumentParser) -> None:
+def add_use_ema_argument(parser: argparse._ActionsContainer) -> None:
     """Adds --use-ema."""
     parser.add_argument("--use-ema", action="store_true", help="use the averaged parameters")
 
 
-def add_tta_argument(parser: argparse.ArgumentParser, default: str) -> None:
+def add_tta_argument(parser: argparse._ActionsContainer, default: str) -> None:
     """Adds --tta; `default`: what is done without it."""
     parser.add_argument(
         "--tta",
@@ -96,12 +172,14 @@ def add_tta_argument(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def add_json_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds --json."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
+def add_json_argument(parser: argparse._ActionsContainer, what: str = "") -> None:
+    """Adds --json; `what`: what is printed, "" for everything."""
+    parser.add_argument(
+        "--json", action="store_true", help=f"print {what} as JSON" if what else "print JSON"
+    )
 
 
-def add_dry_run_argument(parser: argparse.ArgumentParser) -> None:
+def add_dry_run_argument(parser: argparse._ActionsContainer) -> None:
     """Adds --dry-run."""
     parser.add_argument(
         "--dry-run",
@@ -111,7 +189,7 @@ def add_dry_run_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_import_argument(parser: argparse.ArgumentParser) -> None:
+def add_import_argument(parser: argparse._ActionsContainer) -> None:
     """Adds --import, which every command has."""
     parser.add_argument(
         "--import",
@@ -124,7 +202,7 @@ def add_import_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_quiet_argument(parser: argparse.ArgumentParser) -> None:
+def add_quiet_argument(parser: argparse._ActionsContainer) -> None:
     """Adds --quiet; see `be_quiet`."""
     parser.add_argument("--quiet", action="store_true", help="print errors and the summary only")
 

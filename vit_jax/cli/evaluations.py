@@ -36,8 +36,9 @@ def as_text(result: Result) -> str:
 def _first_line(result: Result) -> str:
     where = printable(f"{result['source']} ({result['split']})")
     shown = []
+    few = 0 < len(result.get("class_accuracy", ())) <= 5  # of which top-5 is always 100%
     for name, label in (("top1", "top-1"), ("top5", "top-5")):
-        if name in result:
+        if name in result and not (few and name == "top5"):
             shown.append(f"{label} {result[name]:.2%}")
     if "loss" in result:
         shown.append(f"loss {result['loss']:.4f}")

@@ -8,6 +8,9 @@ from vit_jax.cli.arguments import (
     add_checkpoint_argument,
     add_data_dir_argument,
     add_json_argument,
+    add_pp_argument,
+    add_source_argument,
+    add_split_argument,
     add_use_ema_argument,
     whole,
 )
@@ -18,12 +21,10 @@ from vit_jax.errors import InputError
 def add_feature_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments for the model, the images, and their preprocessing."""
     add_checkpoint_argument(parser)
-    parser.add_argument("--source", help="data source; default: the source of the checkpoint's run")
-    parser.add_argument("--train", metavar="SPLIT", help="training split, in tfds syntax")
-    parser.add_argument("--test", metavar="SPLIT", help="test split, in tfds syntax")
-    parser.add_argument(
-        "--pp", help="preprocessing; default: resize to 8/7 of the model's image size, then crop"
-    )
+    add_source_argument(parser, "the source of the checkpoint's run")
+    add_split_argument(parser, "--train", default="that of the run, else train")
+    add_split_argument(parser, "--test", default="that of the run's evaluation, else test")
+    add_pp_argument(parser, "resize to 8/7 of the model's image size, then crop")
     add_data_dir_argument(parser, "as in the run")
     add_batch_size_argument(parser)
     add_use_ema_argument(parser)

@@ -24,6 +24,7 @@ from vit_jax.errors import (
     unknown,
 )
 from vit_jax.parallel.chips import device_problem, ignore_absent_tpus
+from vit_jax.schema import named_as_flags
 from vit_jax.text import PrintableFormatter, printable
 
 _RUNS, _WEIGHTS = "vit_jax.cli.commands.runs", "vit_jax.cli.commands.weights"
@@ -167,7 +168,10 @@ def _run(argv: list[str]) -> int:
             add_import_argument(sub)
         else:
             commands.add_parser(command, help=summary, add_help=False)
-    args, rest = parser.parse_known_args(argv)
+    try:
+        args, rest = parser.parse_known_args(argv)
+    except InputError as error:
+        raise InputError(f"{error}{_hint(str(error), argv)}") from None
     takes_config = hasattr(args, "config")
     args.overrides = [word for word in rest if takes_config and word.startswith("--config.")]
     for place, word in enumerate(rest):
@@ -188,7 +192,23 @@ def _run(argv: list[str]) -> int:
 
         for file in args.imports:
             import_file(file)
-    return modules[args.command].run(args)
+    with named_as_flags():
+        return modules[args.command].run(args)
+
+
+def _hint(problem: str, argv: Sequence[str]) -> str:
+    """What was meant by a model without its option, as in `vit_jax predict WORKDIR IMAGE`."""
+    if "required: --checkpoint" not in problem:
+        return ""
+    words = [word for word in argv[1:] if not word.startswith("-")]
+    model = next((word for word in words if _is_model(word)), "MODEL")
+    return f"; name the model by --checkpoint={model}"
+
+
+def _is_model(word: str) -> bool:
+    path = os.path.expanduser(word)
+    whole = any(os.path.exists(os.path.join(path, name)) for name in ("config.json", "checkpoints"))
+    return whole or word.startswith("vit_jax/") or word.endswith((".npz", ".safetensors", ".pth"))
 
 
 def _unknown_argument(

@@ -1,7 +1,11 @@
 """Checks, before a command's work, that its outputs can be written."""
 
 import contextlib
+import os
+import re
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +58,33 @@ def check_folder(path: str, flag: str) -> None:
     for place in (Path(path), *Path(path).parents):
         if place.exists() and not place.is_dir():
             raise InputError(f"{flag}={path}: {place} is no folder")
+
+
+@contextlib.contextmanager
+def without_lines(pattern: bytes) -> Iterator[None]:
+    """Drops lines of standard error that match, also those that libraries in C write."""
+    matches = re.compile(pattern).search
+    kept = os.dup(2)
+    end, begin = os.pipe()
+
+    def copy() -> None:
+        with os.fdopen(end, "rb") as lines:
+            for line in lines:
+                if not matches(line):
+                    os.write(kept, line)
+
+    thread = threading.Thread(target=copy, name="standard error", daemon=True)
+    sys.stderr.flush()
+    os.dup2(begin, 2)
+    os.close(begin)
+    thread.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)  # which closes the pipe
+        thread.join()
+        os.close(kept)
 
 
 def _try(folder: Path) -> None:

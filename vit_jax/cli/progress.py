@@ -3,11 +3,29 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 EVERY = 0.1  # seconds between two drawings
 _ERASE = "\r\x1b[K"
+
+
+class Watching:
+    """Shows evaluations one after another; called with the number of images of each."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def __call__(self, total: int) -> Callable[[int], None]:
+        """Begins an evaluation; the result is to be called with the number of images done."""
+        self.close()
+        self._progress = Progress(total)
+        return self._progress.advance
+
+    def close(self) -> None:
+        """Erases the line."""
+        if self._progress:
+            self._progress.close()
 
 
 class Progress:

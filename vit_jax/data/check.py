@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.data.inspect import single_reader, unreadable
 from vit_jax.data.listing import read_labels
-from vit_jax.data.ops.preprocess import parse
 from vit_jax.data.sources.source import ArraySource, Source
 from vit_jax.errors import InputError
 from vit_jax.text import reason
@@ -97,9 +97,7 @@ def digest(encoded: bytes) -> int:
 
 def _size_reader(source: Source) -> Callable[[int], tuple[int, int]]:
     """A function from an example's number to the size of its decoded image."""
-    from vit_jax.data.batches import graph
-
-    read = graph.reader(source, parse("decode"))
+    read = single_reader(source)
     words = np.zeros((0, 2), np.uint32)
     return lambda index: read(index, words)["image"].shape[:2]
 
@@ -261,6 +259,8 @@ class Faults:
             found["unreadable"] = dict(images=content.unreadable, of=source.size, first=problems[0])
             if problems[1:]:
                 found["unreadable"]["others"] = problems[1:]
+        if evaluation and not self._every:
+            found |= unreadable(source)
         if sizes := image_sizes(content):
             found["image_sizes"] = sizes
         return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from vit_jax.data.batches import plain
 from vit_jax.data.named import is_address, read_address
 from vit_jax.data.ops.image_files import HEAD_BYTES, MAX_PIXELS
 from vit_jax.data.ops.preprocess import Preprocess
@@ -94,8 +95,6 @@ def read_given(
     Raises:
       InputError: an image cannot be read, or is of another size than the first after preprocessing.
     """
-    from vit_jax.data.batches import graph
-
     if not images:
         raise InputError("no images are given")
     preprocess = preprocess.deterministic()
@@ -109,7 +108,7 @@ def read_given(
         files=[encoded_image(image, name) for image, name in zip(images, names)],
         names=names,
     )
-    read = graph.reader(source, preprocess)
+    read = plain.reader(source, preprocess, source.files.__getitem__)
     found = [read(i, np.zeros((0, 2), np.uint32))["image"] for i in range(len(images))]
     for name, image in zip(names, found):
         check_same_size(name, image, names[0], found[0])

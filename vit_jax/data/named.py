@@ -17,7 +17,7 @@ from vit_jax.data.sources.folder import EXTENSIONS
 from vit_jax.data.sources.shards import storage
 from vit_jax.data.sources.source import FileSource, Source
 from vit_jax.errors import InputError
-from vit_jax.text import reason
+from vit_jax.text import natural, reason
 
 MOST_BYTES = 2**28  # of one image at an address
 SECONDS = 60  # that a web server may stay silent
@@ -36,8 +36,8 @@ def find_images(paths: Sequence[str]) -> list[str]:
     """The images that arguments name, each once.
 
     Args:
-      paths: files; folders, whose images at any depth are taken in order of their names;
-        patterns with *, ? or [...]; and addresses, which are not read yet.
+      paths: files; folders, whose images at any depth are taken in order of their names, 2
+        before 10; patterns with *, ? or [...]; and addresses, which are not read yet.
 
     Raises:
       InputError: nothing is there, or a folder or pattern has no image.
@@ -50,17 +50,23 @@ def find_images(paths: Sequence[str]) -> list[str]:
         path = os.path.expanduser(path)
         if os.path.isdir(path):
             inside = sorted(
-                os.path.join(folder, name)
-                for folder, _, names in os.walk(path)
-                for name in names
-                if name.lower().endswith(EXTENSIONS)
+                (
+                    os.path.join(folder, name)
+                    for folder, _, names in os.walk(path)
+                    for name in names
+                    if name.lower().endswith(EXTENSIONS)
+                ),
+                key=natural,
             )
             if not inside:
+                if os.path.exists(os.path.join(path, "config.json")):
+                    raise InputError(f"no image in {path}, which holds a run or a model")
                 raise InputError(f"no image in {path}; its names end in {', '.join(EXTENSIONS)}")
         elif os.path.exists(path):
             inside = [path]
         else:
-            inside = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+            matches = filter(os.path.isfile, glob.glob(path, recursive=True))
+            inside = sorted(matches, key=natural)
             if not inside:
                 is_pattern = path != glob.escape(path)
                 problem = "matches no file" if is_pattern else "does not exist"
@@ -115,6 +121,9 @@ class NamedSource(FileSource):
         payloads = np.empty(len(index), object)
         payloads[:] = [self._read(int(i)) for i in index]
         return payloads
+
+    def file_bytes(self, index: int) -> bytes:
+        return self._read(index)
 
     def _read(self, index: int) -> bytes:
         name = self.describe(index)

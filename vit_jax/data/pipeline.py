@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from vit_jax.data import order
-from vit_jax.data.batches import memory
+from vit_jax.data.batches import memory, plain
 from vit_jax.data.batches.examples import EvaluationPlan, Plan, TrainingPlan
 from vit_jax.data.batches.unreadable import Refusal, Replacements, Unreadable
 from vit_jax.data.named import NamedSource, open_images
@@ -35,6 +35,7 @@ class Batches(Iterator[Batch]):
 
     Attributes:
       skipped: number of unreadable examples replaced so far.
+      seen: number of examples read so far.
     """
 
     def __init__(
@@ -54,6 +55,10 @@ class Batches(Iterator[Batch]):
     @property
     def skipped(self) -> int:
         return self._replacements.skipped
+
+    @property
+    def seen(self) -> int:
+        return self._replacements.seen
 
     def close(self) -> None:
         """Stops reading ahead."""
@@ -224,10 +229,8 @@ def image_batches(
     Raises:
       InputError: an image cannot be read, or has another size than the first.
     """
-    from vit_jax.data.batches import graph
-
     source = open_images(paths, max_pixels)
-    read = graph.reader(source, preprocess.deterministic())
+    read = plain.reader(source, preprocess.deterministic(), source.file_bytes)
     first: tuple[str, np.ndarray] | None = None
     threads = os.cpu_count() or 1
     if isinstance(source, NamedSource):

@@ -5,6 +5,8 @@ import sys
 import types
 from typing import Any
 
+from vit_jax.schema import check_given, path_given
+
 
 class _Evaluate(types.ModuleType):
     """This package as a module that can be called."""
@@ -48,12 +50,16 @@ class _Evaluate(types.ModuleType):
         """
         from vit_jax.evaluate.stored import evaluate_checkpoint
 
+        for name, value in dict(source=source, split=split, pp=pp, tta=tta).items():
+            check_given(value, name, str, optional=True)
+        check_given(batch_size, "batch_size", int)
+        check_given(use_ema, "use_ema", bool, optional=True)
         return evaluate_checkpoint(
-            os.fspath(path),
+            path_given(path, "path"),
             source=source,
             split=split,
             pp=pp,
-            data_dir=data_dir,
+            data_dir=path_given(data_dir, "data_dir"),
             batch_size=batch_size,
             use_ema=use_ema,
             tta=tta,

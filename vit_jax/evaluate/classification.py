@@ -93,6 +93,7 @@ class ClassificationEvaluation(Evaluation):
             return self._open_sets(context, source, prepared.pp, match, batch_size, views)
 
         def run(params: Any, after_batch: Callable[[], None]) -> dict[str, float]:
+            after_batch = context.counted(source.size, batch_size, after_batch)
             batches = prepared.batches(context)
             matched = match(batches, source.multi_label) if match else batches
             fields = task.batch_fields
@@ -146,7 +147,8 @@ class ClassificationEvaluation(Evaluation):
         loss = create_loss(task.setting.config.loss)
 
         def run(params: Any, after_batch: Callable[[], None]) -> dict[str, Any]:
-            logits, labels = outputs(params, source, None, after_batch)
+            counted = context.counted(source.size, outputs.batch_size, after_batch)
+            logits, labels = outputs(params, source, None, counted)
             labels = match.widened(labels)
             rows = dict(loss=loss(jnp.asarray(logits), jnp.asarray(labels)))
             for k in (1, 5):

@@ -31,6 +31,10 @@ from vit_jax.tasks.tta import Views, views_of
 log = logging.getLogger(__name__)
 
 
+# The number of examples -> a function that is told how many more are done.
+Watch = Callable[[int], Callable[[int], None]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Context:
     """The model, devices and defaults with which an evaluation is opened.
@@ -46,6 +50,7 @@ class Context:
       batch_size: default batch size over all devices.
       training: training data of the run, to notice images that are evaluated on as well; None
         outside of a run.
+      watch: shows how far an evaluation is; None: nothing does.
     """
 
     where: str
@@ -57,6 +62,28 @@ class Context:
     data: DataOptions
     batch_size: int
     training: Source | None = None
+    watch: Watch | None = None
+
+    def counted(
+        self, examples: int, batch_size: int, after_batch: Callable[[], None]
+    ) -> Callable[[], None]:
+        """A function to call after each batch: `after_batch`, and what `watch` shows.
+
+        Args:
+          examples: number of all examples.
+          batch_size: size of the global batch.
+          after_batch: function called after each batch.
+        """
+        if self.watch is None:
+            return after_batch
+        advance = self.watch(examples)
+        sizes = iter([batch_size] * (examples // batch_size) + [examples % batch_size])
+
+        def call() -> None:
+            advance(next(sizes, 0))
+            after_batch()
+
+        return call
 
     @property
     def model_config(self) -> Any:

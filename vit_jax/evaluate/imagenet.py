@@ -29,6 +29,7 @@ from vit_jax.evaluate.evaluation import (
 from vit_jax.evaluate.features import compile_outputs
 from vit_jax.files import expand
 from vit_jax.options import option
+from vit_jax.schema import argument
 from vit_jax.tasks.tta import MEANING, TTA
 from vit_jax.text import reason
 
@@ -216,6 +217,7 @@ class ImageNetEvaluation(Evaluation):
         )
 
         def run(params: Any, after_batch: Callable[[], None]) -> dict[str, Any]:
+            after_batch = context.counted(len(counted), outputs.batch_size, after_batch)
             top, _ = outputs(params, source, counted, after_batch)
             result = score(top, targets[counted])
             left_out = source.size - len(counted)
@@ -237,7 +239,9 @@ class PublishedLabels(ImageNetEvaluation):
 
     def __post_init__(self):
         if not self.labels:
-            raise InputError(f"this protocol needs {self.where_from}: give its path with --labels")
+            raise InputError(
+                f"this protocol needs {self.where_from}: give {argument('labels')}=PATH"
+            )
 
     @property
     @abc.abstractmethod

@@ -14,6 +14,8 @@ from vit_jax.errors import InputError
 from vit_jax.evaluate.predict import MAX_BATCH, Predictor, find_images, load_for
 from vit_jax.models.resnet import BiT
 from vit_jax.models.vit import ViT
+from vit_jax.schema import check_given
+from vit_jax.weights.files.paths import check_no_image
 
 Model: TypeAlias = tuple[ViT | BiT, Loaded]
 
@@ -61,10 +63,15 @@ def predict(
         >>> [len(each["top"]) for each in found], sorted(found[0]["top"][0])
         ([3, 3], ['index', 'label', 'probability'])
     """
+    check_given(topk, "topk", int)
+    check_given(batch_size, "batch_size", int)
+    check_given(use_ema, "use_ema", bool)
     if topk < 1:
         raise InputError(f"topk is {topk}; it must be at least 1")
     if batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; it must be at least 1")
+    if isinstance(weights, str | os.PathLike):
+        check_no_image(os.fspath(weights))
     given = list(_found(images))
     if not given:
         raise InputError("no images are given")

@@ -21,6 +21,7 @@ from vit_jax.models.forms.quantized import int8
 from vit_jax.models.naflex import model_inputs
 from vit_jax.models.resnet import BiT
 from vit_jax.models.vit import ViT
+from vit_jax.schema import argument
 from vit_jax.tasks.tta import TTA, views_of
 from vit_jax.weights import Weights
 
@@ -273,9 +274,9 @@ def load_for(checkpoint: str | Path, use_ema: bool, dtype: str | None) -> tuple[
 def check_choice(topk: int | None, threshold: float | None) -> None:
     """Refuses a number of classes below 1, and a threshold that is no probability."""
     if topk is not None and topk < 1:
-        raise InputError(f"--topk is {topk}; it must be at least 1")
+        raise InputError(f"{argument('topk')} is {topk}; it must be at least 1")
     if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(f"--threshold is {threshold}; it must be from 0 to 1")
+        raise InputError(f"{argument('threshold')} is {threshold}; it must be from 0 to 1")
 
 
 def described(

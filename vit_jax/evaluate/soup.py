@@ -12,6 +12,7 @@ from vit_jax.checkpoint.load import read_weights, run_config
 from vit_jax.errors import InputError
 from vit_jax.evaluate.classification import ClassificationEvaluation
 from vit_jax.evaluate.stored import open_stored, own_entry, replicate
+from vit_jax.schema import argument
 from vit_jax.text import shown
 from vit_jax.weights import Weights
 
@@ -87,7 +88,10 @@ def greedy_soup(
     weights = _read(paths, use_ema)
     entry = own_entry(run_config(paths[0]), dict(source=source, split=split))
     if entry["source"] is None:
-        raise InputError(f"{paths[0]} names no evaluation data; give --source and --split")
+        raise InputError(
+            f"{paths[0]} names no evaluation data; give {argument('source')} and "
+            f"{argument('split')}"
+        )
     evaluation = ClassificationEvaluation(source=entry["source"], split=entry["split"])
     stored = open_stored(paths[0], pp=pp, data_dir=data_dir, batch_size=batch_size, use_ema=use_ema)
     opened = evaluation.open(stored.context)

@@ -15,16 +15,18 @@ from vit_jax.errors import InputError, unknown
 from vit_jax.evaluate import imagenet  # noqa: F401  registers its types
 from vit_jax.evaluate.analysis.confusion import WORST, ConfusionEvaluation, Details
 from vit_jax.evaluate.classification import ClassificationEvaluation
-from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Evaluation
+from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Evaluation, Watch
 from vit_jax.files import expand
 from vit_jax.options import check_section, fill, section
 from vit_jax.parallel import same
 from vit_jax.parallel.engines import Engine, create_engine
 from vit_jax.parallel.mesh import ParallelOptions
+from vit_jax.schema import argument
 from vit_jax.tasks import bind, create_task
 from vit_jax.tasks.classification import Classification
 from vit_jax.tasks.evaluation import make_eval_step
 from vit_jax.tasks.options import task_options
+from vit_jax.text import some
 from vit_jax.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ def open_stored(
     data_dir: str = "",
     batch_size: int = 128,
     use_ema: bool = False,
+    watch: Watch | None = None,
 ) -> Stored:
     """Loads a workdir, checkpoint or weight file onto all devices of all processes.
 
@@ -69,6 +72,7 @@ def open_stored(
       data_dir: folder of tfds data; "": that of the run, or the default of tfds.
       batch_size: batch size over all devices; rounded up to a multiple of the batch shards.
       use_ema: whether to use averaged parameters.
+      watch: shows how far evaluations are.
 
     Raises:
       InputError: nothing is stored there, another process finds something else, or the model
@@ -94,7 +98,8 @@ def open_stored(
     preprocess = data.parse(pp) if pp else own
     if (preprocess.mean, preprocess.std) != (own.mean, own.std):
         raise InputError(
-            f"--pp={pp} normalises pixels differently from the weights of {info.source}; end it in "
+            f"{argument('pp')}={pp} normalises pixels differently from the weights of "
+            f"{info.source}; end it in "
             f"{own.normalization or 'an operation on uint8 images, without normalisation'}"
         )
     model_config = info.config
@@ -111,6 +116,7 @@ def open_stored(
         labels=info.labels,
         data=data_options,
         batch_size=batch_size,
+        watch=watch,
     )
     return Stored(context, replicate(engine, params), info)
 
@@ -162,6 +168,7 @@ def evaluate_details(
     tta: str | None = None,
     worst: int = WORST,
     needed: str = "",
+    watch: Watch | None = None,
 ) -> tuple[dict[str, Any], Details | None]:
     """The metrics of a checkpoint's task and, for one class an image, what lies behind them.
 
@@ -171,6 +178,7 @@ def evaluate_details(
       path, source, split, pp, data_dir, batch_size, use_ema, tta: as `evaluate_checkpoint`.
       worst: number of errors that the results name.
       needed: what needs details, for a message; "": nothing does.
+      watch: shows how far it is.
 
     Returns:
       The results of `evaluate_checkpoint`, with those of `ConfusionEvaluation` where an image has
@@ -179,7 +187,9 @@ def evaluate_details(
     Raises:
       InputError: as `evaluate_checkpoint`, or details are needed where there are none.
     """
-    stored, options, tta = _open_own(path, source, split, pp, data_dir, batch_size, use_ema, tta)
+    stored, options, tta = _open_own(
+        path, source, split, pp, data_dir, batch_size, use_ema, tta, watch
+    )
     context = stored.context
     if isinstance(context.task, Classification) and not context.data.multi_label:
         evaluation = ConfusionEvaluation(**options, tta=tta)
@@ -203,16 +213,23 @@ def _open_own(
     batch_size: int,
     use_ema: bool | None,
     tta: str | None,
+    watch: Watch | None = None,
 ) -> tuple[Stored, dict[str, Any], str]:
     """A stored model, the source and split of its evaluation, and the views at test time."""
     asked = dict(source=source, split=split, use_ema=use_ema, tta=tta)
     entry = own_entry(run_config(path), asked)
     stored = open_stored(
-        path, pp=pp, data_dir=data_dir, batch_size=batch_size, use_ema=entry["use_ema"]
+        path,
+        pp=pp,
+        data_dir=data_dir,
+        batch_size=batch_size,
+        use_ema=entry["use_ema"],
+        watch=watch,
     )
     if entry["source"] is None:
         raise InputError(
-            f"{stored.info.source} names no evaluation data; give --source and --split"
+            f"{stored.info.source} names no evaluation data; give {argument('source')} and "
+            f"{argument('split')}"
         )
     return stored, dict(source=entry["source"], split=entry["split"]), entry["tta"]
 
@@ -226,6 +243,7 @@ def evaluate_protocol(
     data_dir: str = "",
     batch_size: int = 128,
     use_ema: bool | None = None,
+    watch: Watch | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Evaluates stored weights by a type of evaluation.
@@ -238,6 +256,7 @@ def evaluate_protocol(
       data_dir: folder of tfds data.
       batch_size: batch size over all devices.
       use_ema: whether to use averaged parameters.
+      watch: shows how far it is.
       **options: options of that type; None: its default.
 
     Returns:
@@ -257,9 +276,14 @@ def evaluate_protocol(
     evaluation = kind(source=source, **given)
     check_section(kind, evaluation, "evaluation")
     if not source:
-        raise InputError(f"protocol {protocol} needs --source, where its images are")
+        raise InputError(f"protocol {protocol} needs {argument('source')}, where its images are")
     stored = open_stored(
-        path, pp=pp, data_dir=data_dir, batch_size=batch_size, use_ema=bool(use_ema)
+        path,
+        pp=pp,
+        data_dir=data_dir,
+        batch_size=batch_size,
+        use_ema=bool(use_ema),
+        watch=watch,
     )
     return dict(stored.run(evaluation), protocol=protocol, source=source)
 
@@ -274,11 +298,10 @@ def own_pair(
     """
     run = info.run_config
     if source is None:
-        if not run:
-            raise InputError(f"{info.source} names no data; give --source, --train and --test")
         ran = run.get("data", {})
         if not ran.get("source"):
-            raise InputError(f"{info.source} names no data; give --source, --train and --test")
+            wanted = some([argument(name) for name in ("source", "train", "test")])
+            raise InputError(f"{info.source} names no data; give {wanted}")
         source, train = ran["source"], train or ran.get("split")
         evals = sorted(run.get("evals", {}).items())
         own = [entry for _, entry in evals if entry.get("source") is None]

@@ -12,10 +12,12 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from vit_jax.errors import InputError
 from vit_jax.finetune.begun import Begun
 from vit_jax.finetune.facts import Base, Devices, Facts, Images
 from vit_jax.models.config import BiTConfig
 from vit_jax.models.vit_config import ViTConfig
+from vit_jax.train.log.metrics import LogOptions
 from vit_jax.weights.preprocessing import shown_size
 
 SMALL, LARGE = 20_000, 500_000  # images, as in BiT-HyperRule
@@ -24,6 +26,8 @@ MOST_EPOCHS, LEAST_EPOCHS = 50, 8
 LEAST_STEPS = 200
 LARGEST_BATCH = 512
 HELD_OUT, MOST_HELD_OUT = 10, 10_000  # percent, images
+LINES = 20  # of metrics.jsonl, in a short run
+ENOUGH = 30  # images for evaluation: one of them is three points of accuracy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +87,32 @@ def choose(
 
 
 def hold_out(images: Images) -> list[Choice]:
-    """The splits to train and to evaluate on: the data's own, or slices of one split."""
+    """The splits to train and to evaluate on: the data's own, or slices of one split.
+
+    Raises:
+      InputError: there are too few images to hold one out.
+    """
     return list(_split(images, 0.0 if images.test else held_out_share(images)))
+
+
+def held_out_images(images: Images) -> int | None:
+    """The number of images for evaluation; None if it is not known without reading more."""
+    if images.test:
+        return images.tested
+    # As `splits.select` cuts "train[90%:]".
+    return images.count - round(images.count * (1 - held_out_share(images)))
+
+
+def doubt(images: Images) -> str:
+    """What is to be said of an evaluation on few images; "" if there are enough."""
+    count = held_out_images(images)
+    if count is None or count >= ENOUGH:
+        return ""
+    noun = "image is" if count == 1 else "images are"
+    return (
+        f"only {count} {noun} for evaluation: each is {100 / count:.2g} points of accuracy, so "
+        f"that results are rough; {ENOUGH} or more tell models apart"
+    )
 
 
 def held_out_share(images: Images) -> float:
@@ -99,6 +127,12 @@ def _split(images: Images, held_out: float) -> Iterator[Choice]:
         if images.test:
             yield Choice("evals.test.split", images.test, "the data's own split for evaluation")
         return
+    if not held_out_images(images):
+        raise InputError(
+            f"{images.source} has {images.count} image{'s' if images.count != 1 else ''} in split "
+            f"{images.split!r} and no split for evaluation: too few to hold one out; add images, "
+            "or a folder val beside train"
+        )
     share = f"{100 * (1 - held_out):.6g}%"
     whole = f"there is no split for evaluation beside {images.split!r}; the slices hold each class"
     yield Choice("data.split", f"{images.split}[:{share}]", f"{images.count:,} images; {whole}")
@@ -197,12 +231,15 @@ def _length(images: int, batch: int, epochs: float | None, share: float) -> Iter
         seen = 500 * 512 if images < SMALL else 10_000 * 512 if images < LARGE else 20_000 * 512
         bounded = min(max(seen / images, LEAST_EPOCHS), MOST_EPOCHS)
         epochs = max(round(bounded), math.ceil(LEAST_STEPS * batch / images))
-        why = f"{images:,} images, BiT-HyperRule's number of examples, from 8 to 50 epochs"
+        why = f"{images:,} images; {seen:,} are to be seen in all, in 8 to 50 epochs, as with BiT"
     else:
         why = "as asked"
     if share != 1:
         epochs, why = float(f"{epochs * share:.4g}"), f"{share:.3g} of the length, in a sweep"
-    yield Choice("total.epochs", epochs, f"{why}; {math.ceil(epochs * images / batch):,} steps")
+    steps = math.ceil(epochs * images / batch)
+    yield Choice("total.epochs", epochs, f"{why}; {steps:,} steps")
+    if (every := max(1, steps // LINES)) < LogOptions.every:
+        yield Choice("log.every", every, f"about {LINES} lines in a run of {steps:,} steps")
     yield Choice("optimizer.warmup.epochs", epochs / 10, "a tenth of the run")
     apart = max(1.0, math.ceil(epochs / 50), math.ceil(20 * batch / images))
     yield Choice("eval_every.epochs", apart, "each epoch; at most 50 times, 20 steps apart")
@@ -227,7 +264,7 @@ def _optimizer(base: Base, batch: int, factor: float, method: str) -> Iterator[C
         return
     if isinstance(base.model, BiTConfig):
         rate = factor * 0.003 * batch / 512
-        yield Choice("optimizer.name", "sgd", "BiT-HyperRule's for ResNets")
+        yield Choice("optimizer.name", "sgd", "as BiT's ResNets are fine-tuned")
         why = "0.003 at batch 512, in proportion"
         yield Choice("optimizer.learning_rate", _rounded(rate), why + again)
     else:
@@ -247,7 +284,7 @@ def _regularisation(base: Base, images: Images) -> Iterator[Choice]:
     if images.multi_label:
         yield Choice("loss.name", "sigmoid", "labels are sets of classes")
     if images.count >= SMALL:
-        yield Choice("mixup.alpha", 0.1, "BiT-HyperRule's from 20,000 images on")
+        yield Choice("mixup.alpha", 0.1, "as BiT is fine-tuned, from 20,000 images on")
     if images.count >= LARGE and not isinstance(base.model, BiTConfig):
         yield Choice("model.stochastic_depth", 0.1, "BEiT's and MAE's on ImageNet")
         yield Choice("loss.label_smoothing", 0.1, "BEiT's and MAE's on ImageNet")

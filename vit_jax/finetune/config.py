@@ -12,8 +12,8 @@ from vit_jax.config import default, evaluation
 from vit_jax.config_files import set_option
 from vit_jax.errors import InputError, unknown
 from vit_jax.finetune.begun import begun_in
-from vit_jax.finetune.choices import Choice, choose
-from vit_jax.finetune.facts import gather
+from vit_jax.finetune.choices import Choice, choose, doubt
+from vit_jax.finetune.facts import Images, gather
 from vit_jax.finetune.methods import METHODS, apply_method
 
 log = logging.getLogger(__name__)
@@ -136,6 +136,9 @@ def config_for(wanted: Wanted) -> ConfigDict:
     tell(config, wanted)
     begun = begun_in(wanted.resume) if wanted.resume else None
     facts = gather(config, wanted.told, begun)
+    _check_classes(facts.images)
+    if wanted.hold_out and (words := doubt(facts.images)):
+        log.warning("%s", words)
     chosen = choose(
         facts,
         epochs=wanted.epochs,
@@ -162,6 +165,14 @@ def config_for(wanted: Wanted) -> ConfigDict:
     for name, value in changed.items():
         log.info("%s", Choice(name, value, f"the method {wanted.method}").line())
     return config
+
+
+def _check_classes(images: Images) -> None:
+    if images.classes < 2 and not images.multi_label:
+        raise InputError(
+            f"{images.source} has {images.classes} class{'es' if not images.classes else ''}; "
+            "a classifier needs at least two: a folder for each"
+        )
 
 
 def _values(config: ConfigDict) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class Images:
       classes: number of classes.
       smallest: number of images of the rarest class; None if labels are not known in advance.
       multi_label: whether labels are sets of classes.
+      tested: number of images of `test`; None: it was not opened.
     """
 
     source: str
@@ -46,6 +47,7 @@ class Images:
     classes: int
     smallest: int | None
     multi_label: bool
+    tested: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +141,8 @@ def look_at_images(config: ConfigDict, told: Collection[str] = ()) -> Images:
     given = "data.split" in told
     source = _first_split(config, (config.data.split,) if given else TRAINING_SPLITS)
     test = _first_split(config, TEST_SPLITS) if source.split != "all" else None
-    test_split = config.evals.test.split if "evals.test.split" in told else test and test.split
+    named = "evals.test.split" in told
+    test_split = config.evals.test.split if named else test and test.split
     if given and test_split is None:
         raise InputError(
             f"{config.data.source} has no split for evaluation beside data.split="
@@ -153,6 +156,7 @@ def look_at_images(config: ConfigDict, told: Collection[str] = ()) -> Images:
         classes=source.num_classes,
         smallest=_rarest(source),
         multi_label=source.multi_label,
+        tested=None if named or test is None else test.size,
     )
 
 

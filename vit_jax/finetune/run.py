@@ -15,10 +15,14 @@ from ml_collections import ConfigDict
 from vit_jax.config_files import PREFIX, load_config
 from vit_jax.data.sources.opening import SOURCES, kind_of
 from vit_jax.errors import InputError
+from vit_jax.files import expand
 from vit_jax.finetune.begun import begun_in
 from vit_jax.finetune.config import TOLD, Wanted
 from vit_jax.finetune.outcome import outcome
 from vit_jax.finetune.sweep import sweep as run_sweep
+from vit_jax.schema import check_given, path_given
+from vit_jax.text import shown
+from vit_jax.train.log.progress import shown_log
 
 log = logging.getLogger("vit_jax.finetune")
 
@@ -47,19 +51,29 @@ def finetune(
     from vit_jax.train.loop import train
 
     started = time.monotonic()
-    run = prepare(
-        os.fspath(weights),
-        os.fspath(data),
-        workdir=os.fspath(workdir),
-        epochs=epochs,
-        image_size=image_size,
-        method=method,
-        sweep=sweep,
-        jobs=jobs,
-        overrides=as_overrides(overrides),
+    weights, data, workdir = (
+        path_given(value, name)
+        for name, value in dict(weights=weights, data=data, workdir=workdir).items()
     )
-    summary = train(run.config, run.workdir, started=started)
-    return dict(summary, outcome=outcome(run.workdir))
+    check_given(epochs, "epochs", float, optional=True)
+    check_given(image_size, "image_size", int, optional=True)
+    check_given(method, "method", str)
+    check_given(sweep, "sweep", bool)
+    check_given(jobs, "jobs", int)
+    with shown_log():
+        run = prepare(
+            weights,
+            data,
+            workdir=workdir,
+            epochs=epochs,
+            image_size=image_size,
+            method=method,
+            sweep=sweep,
+            jobs=jobs,
+            overrides=as_overrides(overrides),
+        )
+        summary = train(run.config, run.workdir, started=started)
+        return dict(summary, outcome=outcome(run.workdir))
 
 
 def prepare(
@@ -86,7 +100,12 @@ def prepare(
       InputError: wrong values, weights or images that cannot be read.
       Preempted: the sweep was stopped.
     """
-    source = as_source(data)
+    try:
+        source = as_source(data)
+    except InputError as error:
+        if kind_of(weights) and not _is_model(weights):
+            raise InputError(f"{error}; the weights come first, then the data") from None
+        raise
     words = {word: word.removeprefix(PREFIX).partition("=") for word in overrides}
     told = {name: text for name, _, text in words.values() if name.startswith(TOLD)}
     overrides = [word for word, (name, _, _) in words.items() if name not in told]
@@ -104,10 +123,24 @@ def prepare(
     return Prepared(load_config(spec, overrides), workdir)
 
 
+def _is_model(path: str) -> bool:
+    """Whether a path that exists is a weight file, or a folder that holds a run or weights."""
+    place = expand(path)
+    named = [place / "config.json", place / "checkpoints", *place.glob("*.safetensors")]
+    return place.suffix == ".npz" or any(one.exists() for one in named)
+
+
 def as_overrides(overrides: Mapping[str, object] | Sequence[str]) -> list[str]:
     """Overrides as "--config.OPTION=VALUE", from a dict or from texts with or without --config."""
     if isinstance(overrides, Mapping):
         return [f"{PREFIX}{name}={value}" for name, value in overrides.items()]
+    if isinstance(overrides, str) or not isinstance(overrides, Sequence):
+        raise InputError(
+            f"overrides is {shown(overrides)}; give a dict such as {{'batch_size': 16}}, or a list "
+            "of texts"
+        )
+    for text in overrides:
+        check_given(text, "overrides", str)
     return [PREFIX + text.removeprefix(PREFIX) for text in overrides]
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from vit_jax.errors import InputError
-from vit_jax.models.layers import normalize_pixels
+from vit_jax.models.layers import Dense, normalize_pixels
 from vit_jax.models.positions.embedding import AddedPositionEmbedding, PositionEmbedding
 
 if TYPE_CHECKING:
@@ -180,6 +181,40 @@ def _cubic(x: jax.Array) -> jax.Array:
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     return jnp.where(x < 1, near, jnp.where(x < 2, far, 0.0))
+
+
+class PatchEmbedding(Dense):
+    """Equation 1: cuts an image into patches and projects each to the model's width.
+
+    A reshape and a matrix product, equal to a strided convolution; the kernel has the
+    convolution's layout (ph, pw, C, D).
+    """
+
+    def __init__(
+        self,
+        patch: tuple[int, int],
+        channels: int,
+        width: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype,
+        bias: bool = True,
+    ):
+        init = nnx.initializers.lecun_normal()
+        super().__init__(
+            (*patch, channels), (width,), rngs=rngs, dtype=dtype, kernel_init=init, bias=bias
+        )
+
+    def __call__(self, images: jax.Array | Patches) -> jax.Array:
+        """(B, H, W, C) -> (B, H/ph * W/pw, D); incomplete patches are cut off."""
+        if isinstance(images, Patches):
+            return super().__call__(images.values)
+        ph, pw = self.kernel.shape[:2]
+        batch, height, width, channels = images.shape
+        rows, columns = height // ph, width // pw
+        x = images[:, : rows * ph, : columns * pw]
+        x = x.reshape(batch, rows, ph, columns, pw, channels).transpose(0, 1, 3, 2, 4, 5)
+        return super().__call__(x.reshape(batch, rows * columns, ph, pw, channels))
 
 
 def check_patches(patches: Patches, length: int, patch: tuple[int, int]) -> None:

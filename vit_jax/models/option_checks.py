@@ -22,8 +22,13 @@ def check(config: "ViTConfig") -> None:
         )
     _check_head(config)
     _check_pixels(config)
-    for part in (config.kind, config.posemb_kind, config.rotary_kind, config.position_bias_kind):
-        part.check(config)
+    parts = (config.kind, config.posemb_kind, config.rotary_kind, config.position_bias_kind)
+    try:
+        for part in parts:
+            part.check(config)
+    except InputError:
+        config.check_patches()  # an image size that does not divide is the first thing to say
+        raise
     if config.block_kind.branches > 1 and config.kind.branches > 1:
         raise InputError("model.block 'branched' needs model.attention_kind 'full'")
     if config.naflex:

@@ -8,6 +8,7 @@ pre-activation (ResNet v2): the published BiT weights; symmetric padding.
 """
 
 from collections.abc import Callable
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -221,6 +222,24 @@ class BiT(nnx.Module):
                 kernel_init=layers.zeros,
                 bias_init=nnx.initializers.constant(config.head_bias),
             )
+
+    @overload
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        keys: jax.Array | None = None,
+        return_intermediates: Literal[False] = False,
+    ) -> jax.Array: ...
+
+    @overload
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        keys: jax.Array | None = None,
+        return_intermediates: Literal[True],
+    ) -> tuple[jax.Array, dict[str, jax.Array]]: ...
 
     def __call__(
         self,

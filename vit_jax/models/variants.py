@@ -15,6 +15,7 @@ from vit_jax.models.resnet import BiT
 from vit_jax.models.vit import ViT
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.options import defaults, names_with
+from vit_jax.schema import check_given
 
 # Width, depth, MLP width, heads: table 1; Ti and S are from 2106.10270, g and G from 2106.04560.
 # M is DeiT-III's (2204.07118); So400m is from 2305.13035, S+, H+ and 7B from DINOv3
@@ -197,6 +198,7 @@ def model_config(name: str, **options: Any) -> ViTConfig | BiTConfig:
     Raises:
       InputError: an unknown model or option, or options that do not fit each other.
     """
+    check_given(name, "name", str)
     name, fields = _parse(name)
     kind: type[BiTConfig] | type[ViTConfig] = BiTConfig if name.startswith("BiT") else ViTConfig
     return _complete(kind, name, fields, _renamed(options))

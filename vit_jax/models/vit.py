@@ -1,5 +1,7 @@
 """The Vision Transformer (section 3.1, equations 1 to 4)."""
 
+from typing import Literal, overload
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -18,7 +20,13 @@ from vit_jax.models.layers import (
     shard_batch,
     take_tokens,
 )
-from vit_jax.models.naflex import Patches, check_patches, own_positions, padding_bias
+from vit_jax.models.naflex import (
+    PatchEmbedding,
+    Patches,
+    check_patches,
+    own_positions,
+    padding_bias,
+)
 from vit_jax.models.pixels.embedding import Pixels
 from vit_jax.models.positions.bias import bias_of, sum_of
 from vit_jax.models.positions.rotary import rotation_of
@@ -26,40 +34,6 @@ from vit_jax.models.resnet import ResNet
 from vit_jax.models.vit_config import ViTConfig
 
 Images = jax.Array | Patches | Pixels
-
-
-class PatchEmbedding(Dense):
-    """Equation 1: cuts an image into patches and projects each to the model's width.
-
-    A reshape and a matrix product, equal to a strided convolution; the kernel has the
-    convolution's layout (ph, pw, C, D).
-    """
-
-    def __init__(
-        self,
-        patch: tuple[int, int],
-        channels: int,
-        width: int,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype,
-        bias: bool = True,
-    ):
-        init = nnx.initializers.lecun_normal()
-        super().__init__(
-            (*patch, channels), (width,), rngs=rngs, dtype=dtype, kernel_init=init, bias=bias
-        )
-
-    def __call__(self, images: jax.Array | Patches) -> jax.Array:
-        """(B, H, W, C) -> (B, H/ph * W/pw, D); incomplete patches are cut off."""
-        if isinstance(images, Patches):
-            return super().__call__(images.values)
-        ph, pw = self.kernel.shape[:2]
-        batch, height, width, channels = images.shape
-        rows, columns = height // ph, width // pw
-        x = images[:, : rows * ph, : columns * pw]
-        x = x.reshape(batch, rows, ph, columns, pw, channels).transpose(0, 1, 3, 2, 4, 5)
-        return super().__call__(x.reshape(batch, rows * columns, ph, pw, channels))
 
 
 class ViT(nnx.Module):
@@ -136,9 +110,27 @@ class ViT(nnx.Module):
             config.patch_size, channels, config.width, rngs=rngs, dtype=dtype, bias=bias
         )
 
+    @overload
     def __call__(
         self,
-        images: jax.Array | Patches,
+        images: Images,
+        *,
+        keys: jax.Array | None = None,
+        return_intermediates: Literal[False] = False,
+    ) -> jax.Array: ...
+
+    @overload
+    def __call__(
+        self,
+        images: Images,
+        *,
+        keys: jax.Array | None = None,
+        return_intermediates: Literal[True],
+    ) -> tuple[jax.Array, dict[str, jax.Array]]: ...
+
+    def __call__(
+        self,
+        images: Images,
         *,
         keys: jax.Array | None = None,
         return_intermediates: bool = False,

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from vit_jax.errors import InputError, NonFiniteError, unknown
+from vit_jax.evaluate.evaluation import Watch
 from vit_jax.evaluate.stored import evaluate_protocol
 from vit_jax.files import write_atomic
 from vit_jax.paper import queue
@@ -35,8 +36,16 @@ def select(number: int, row: str | None, column: str | None) -> list[Key]:
     ]
 
 
-def run_missing(number: int, keys: Iterable[Key], folder: Path, scale: str) -> int:
+def run_missing(
+    number: int, keys: Iterable[Key], folder: Path, scale: str, watch: Watch | None = None
+) -> int:
     """Does all missing runs in this process, one after another; returns their number.
+
+    Args:
+      number, keys: table and its cells.
+      folder: folder of all runs.
+      scale: scale of the runs.
+      watch: shows how far evaluations are.
 
     Raises:
       InputError: no run fills these cells; or as in `queue.run_all`.
@@ -46,7 +55,7 @@ def run_missing(number: int, keys: Iterable[Key], folder: Path, scale: str) -> i
     if not recipes:
         raise InputError(f"table {number}: no run fills these cells; `vit_jax tables {number}`")
     try:
-        return queue.run_all(recipes, folder, lambda run: do_here(run, folder))
+        return queue.run_all(recipes, folder, lambda run: do_here(run, folder, watch))
     except (InputError, NonFiniteError) as error:
         raise type(error)(f"table {number}: {error}") from error
 
@@ -55,11 +64,12 @@ def _recipes(number: int, keys: Iterable[Key], scale: str) -> list[Recipe]:
     return [recipe for key in keys for recipe in recipes_behind(number, key, scale)]
 
 
-def do_here(run: queue.Work, folder: Path) -> None:
+def do_here(run: queue.Work, folder: Path, watch: Watch | None = None) -> None:
     """Does one run in this process."""
     workdir = folder / run.workdir
     if isinstance(run, Evaluation):
-        result = evaluate_protocol(str(folder / run.start.workdir), **run.options(folder))
+        options = run.options(folder) | (dict(watch=watch) if watch else {})
+        result = evaluate_protocol(str(folder / run.start.workdir), **options)
         workdir.mkdir(exist_ok=True)
         write_atomic(workdir / "summary.json", json.dumps(result))
         return

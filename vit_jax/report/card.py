@@ -20,6 +20,7 @@ from vit_jax.checkpoint.stored import read_meta
 from vit_jax.errors import InputError
 from vit_jax.files import expand, write_atomic
 from vit_jax.text import printable, reason
+from vit_jax.weights.files.paths import is_shipped
 from vit_jax.weights.record import Weights
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def metadata(subject: Subject) -> dict[str, Any]:
     source, split = _evaluated_on(weights.run_config)
     if (kind := dataset(weights.run_config.get("data", {}).get("source"))) and kind[2]:
         found["datasets"] = [kind[0]]
-    results = _results(subject.metrics)
+    results = _results(subject)
     if results and (place := dataset(source)):
         found["metrics"] = list(dict.fromkeys(result["type"] for result in results))
         found["model-index"] = [
@@ -117,10 +118,14 @@ def _kind(weights: Weights) -> str:
 
 def base_model(weights: Weights) -> str:
     """The hub id of the weights that a run started from, or that were converted; "" if none."""
-    start = weights.run_config.get("init_from") if weights.run_config else weights.source
-    path = str(start or "").partition(":")[0]
+    path = _began_with(weights).partition(":")[0]
     known = HUB_ID.fullmatch(path) and not expand(path).parent.exists()
-    return path if known else ""
+    return path if known and not is_shipped(path) else ""
+
+
+def _began_with(weights: Weights) -> str:
+    start = weights.run_config.get("init_from") if weights.run_config else weights.source
+    return str(start or "")
 
 
 def dataset(source: str | None) -> tuple[str, str, bool] | None:
@@ -149,15 +154,22 @@ def _evaluated_on(config: Mapping[str, Any]) -> tuple[str | None, str]:
     return entry.get("source") or config.get("data", {}).get("source"), entry.get("split", "test")
 
 
-def _results(metrics: Mapping[str, float | None]) -> list[dict[str, Any]]:
-    """The metrics of the first evaluation that has top-1, in the words of a model-index."""
+def _results(subject: Subject) -> list[dict[str, Any]]:
+    """The metrics of the first evaluation that has top-1, in the words of a model-index.
+
+    Top-5 of at most five classes, which is always 100%, is left out.
+    """
+    metrics = subject.metrics
+    few = subject.weights.config.num_classes <= 5
     prefix = next((name[: -len("top1")] for name in metrics if name.endswith("/top1")), None)
     if prefix is None:
         return []
     return [
         dict(type=kind, name=name, value=round(value, 6))
         for key, (kind, name) in METRICS.items()
-        if (value := metrics.get(prefix + key)) is not None and math.isfinite(value)
+        if not (few and key == "top5")
+        and (value := metrics.get(prefix + key)) is not None
+        and math.isfinite(value)
     ]
 
 
@@ -172,9 +184,11 @@ def _body(subject: Subject) -> list[str]:
     data = dataset(weights.run_config.get("data", {}).get("source"))
     trained = f", trained on {_code(data[1])}" if data else ""
     lines += [f"{told}{trained} with vit_jax {__version__}.", ""]
+    began = "It was fine-tuned from" if weights.run_config else "The weights are those of"
     if base := base_model(weights):
-        began = "It was fine-tuned from" if weights.run_config else "The weights are those of"
         lines += [f"{began} [{base}](https://huggingface.co/{base}).", ""]
+    elif is_shipped(start := _began_with(weights)):
+        lines += [f"{began} {_code(start)}, which comes with vit_jax.", ""]
     lines += ["## Model", "", "| | |", "|---|---|"]
     facts = dict(Images=f"{size} pixels, RGB", Preprocessing=_code(weights.pp))
     if subject.params:
@@ -210,7 +224,7 @@ def _labels(labels: list[str]) -> list[str]:
 
 
 def _evaluation(subject: Subject) -> list[str]:
-    results = _results(subject.metrics)
+    results = _results(subject)
     source, split = _evaluated_on(subject.weights.run_config)
     place = dataset(source)
     if not results or not place:

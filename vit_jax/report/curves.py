@@ -145,6 +145,8 @@ def _chart(kind: _Kind, runs: Sequence[Run]) -> Chart | None:
     low, high = min(values), max(values)
     log = kind.may_log and low > 0 and high > 30 * low
     y = log_ticks(low, high) if log else ticks(min(low, 0.0) if kind.from_zero else low, high)
+    if kind.percent and low >= 0 and high <= 1:  # shares: no axis beyond 0 and 100%
+        y = [tick for tick in y if 0 <= tick <= 1]
     first = min(points[0][0] for _, _, points in curves)
     last = max(points[-1][0] for _, _, points in curves)
     write = percent if kind.percent else number

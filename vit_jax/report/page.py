@@ -196,7 +196,7 @@ def _tiles(run: Run) -> list[Fact]:
         starts = len(run.starts)
         tiles.append(Fact("time", duration(wall), f"{starts} starts" if starts > 1 else ""))
     if (share := goodput_share(run)) is not None:
-        tiles.append(Fact("goodput", percent(share), "of the time trained new steps"))
+        tiles.append(Fact("goodput", percent(share), "of the time spent on new training steps"))
     return tiles
 
 
@@ -344,7 +344,12 @@ def _results(runs: Sequence[Run]) -> list[Compared]:
         _numbers("training loss, last", last, False),
         _numbers("images per second, median", speeds, True),
         Compared("time", [duration(wall) for wall in walls], _marks(walls, None)),
-        Compared("goodput", [percent(share) for share in shares], _marks(shares, True)),
+        Compared(
+            "goodput",
+            [percent(share) for share in shares],
+            _marks(shares, True),
+            "share of the time spent on new training steps",
+        ),
         Compared(
             "parameters", [_count(run.summary.get("params")) for run in runs], [False] * len(runs)
         ),

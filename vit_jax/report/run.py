@@ -125,9 +125,13 @@ class Run:
         return [(step, float(value)) for step, value in pairs if isinstance(value, (int, float))]
 
     def names(self) -> list[str]:
-        """The names of all metrics, in the order in which they were first logged."""
+        """The names of all metrics, in the order in which they were first logged.
+
+        Top-5 of at most five classes, which is always 100%, is left out.
+        """
         found = dict.fromkeys(name for line in self.metrics for name in line)
-        return [name for name in found if name != "step"]
+        empty = "/top5" if 0 < len(self.labels) <= 5 else "step"
+        return [name for name in found if name != "step" and not name.endswith(empty)]
 
     def changed(self) -> list[Changed]:
         """The options that differ from the default, by name."""

@@ -1,16 +1,21 @@
 """Training: a run, its state, its steps and the loop; `vit_jax.train(config, workdir)` runs it."""
 
+import os
 import sys
 import types
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from vit_jax.errors import InputError
+from vit_jax.schema import path_given
+from vit_jax.text import shown
+
 
 class _Train(types.ModuleType):
     """This package as a module that can be called."""
 
-    def __call__(self, config: ConfigDict, workdir: str) -> dict[str, Any]:
+    def __call__(self, config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         """Trains as `config` says; continues from the workdir's newest checkpoint if it has one.
 
         Several runs may follow each other in one process, also in other threads than the main one.
@@ -44,7 +49,12 @@ class _Train(types.ModuleType):
         """
         from vit_jax.train.loop import train
 
-        return train(config, workdir)
+        if not isinstance(config, ConfigDict):
+            raise InputError(
+                f"config is {shown(config)}; give a config, from vit_jax.load_config or "
+                "vit_jax.config.default()"
+            )
+        return train(config, path_given(workdir, "workdir"))
 
 
 sys.modules[__name__].__class__ = _Train

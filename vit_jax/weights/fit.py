@@ -97,7 +97,13 @@ def fit(
     report += [f"note: {line}" for line in changed]
     report += [f"left out: {path}" for path in sorted(left_out)]
     report += [f"starts afresh: {path} {fresh[path]}" for path in sorted(fresh)]
-    return Fitted(have, fresh, [f"{len(have)} parameters taken over", *report])
+    return Fitted(have, fresh, [_loaded(have), *report])
+
+
+def _loaded(have: Mapping[str, Any]) -> str:
+    """How much of the weights is used, in words."""
+    numbers = sum(int(np.prod(np.shape(array))) for array in have.values())
+    return f"loaded {numbers:,} parameters from the weights, in {len(have)} arrays"
 
 
 def refit(weights: Weights, *, resample: str | None = None, **changes: Any) -> Weights:

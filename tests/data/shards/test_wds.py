@@ -139,7 +139,7 @@ def test_splits_come_from_names_and_folders(tmp_path, write_tar, encode):
     for source in (validation, val):
         assert source.label_names == ["1", "2", "10"] and list(source.targets) == [2]
     assert open_source(f"wds:{tmp_path}/in", "all").size == 4
-    with pytest.raises(InputError, match="unknown split of .* 'test'"):
+    with pytest.raises(InputError, match="unknown split 'test' of "):
         open_source(f"wds:{tmp_path}/in", "test")
     write_tar(tmp_path / "in" / "val" / "1.tar", examples(b"7"))
     with pytest.raises(InputError, match="class '7' is in val but not in train"):

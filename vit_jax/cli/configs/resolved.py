@@ -21,9 +21,10 @@ from vit_jax.files import expand
 from vit_jax.models.config import ModelConfig
 from vit_jax.models.variants import identify, model_config
 from vit_jax.options import Described, flatten
-from vit_jax.text import first_line
+from vit_jax.text import first_line, shown
 from vit_jax.train.config import DEFAULT_MODEL, every_option
 from vit_jax.train.start import Start, lacks_preprocessing, preprocessing_of_weights
+from vit_jax.weights.files.paths import is_shipped
 
 log = logging.getLogger(__name__)
 
@@ -93,15 +94,20 @@ def resolve(spec: str, overrides: Sequence[str] = ()) -> list[Resolved]:
 def differences(first: str, second: str) -> dict[str, tuple[Any, Any]]:
     """The options that differ between two configs or workdirs: name -> both values.
 
-    An option that only one of them has, as of an evaluation, is `ABSENT` in the other.
+    An option that only one of them has, as of an evaluation, is `ABSENT` in the other. Options
+    that weights decide which are not on this machine are not compared.
 
     Raises:
       InputError: one of them cannot be read.
     """
-    one, other = (_values(spec) for spec in (first, second))
+    (one, one_open), (other, other_open) = (_values(spec) for spec in (first, second))
     names = [*one, *(name for name in other if name not in one)]
     pairs = {name: (one.get(name, ABSENT), other.get(name, ABSENT)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return {
+        name: pair
+        for name, pair in pairs.items()
+        if pair[0] != pair[1] and name not in one_open | other_open
+    }
 
 
 ABSENT = object()
@@ -111,16 +117,45 @@ def stored_values(file: Path) -> dict[str, Any]:
     """Full name -> value in a run's config.json; what it lacks has its default.
 
     Raises:
-      InputError: it cannot be read.
+      InputError: it cannot be read, or an option has a wrong type.
     """
-    found = _flat(schema.read(file, dict))
-    return _flat(default().to_dict()) | found
+    stored = schema.read(file, dict)
+    _check_types(stored, default(), file)
+    return _flat(default().to_dict()) | _flat(stored)
 
 
-def _values(spec: str) -> dict[str, Any]:
-    if stored := _stored_file(spec):
-        return stored_values(stored)
-    return _flat(load_config(spec).to_dict())
+def _check_types(stored: dict[str, Any], usual: ConfigDict, file: Path, prefix: str = "") -> None:
+    """Refuses values that no run can have written; options that there are no more are skipped."""
+    for name, value in stored.items():
+        if name not in usual:
+            continue
+        section = usual[name]
+        if isinstance(section, ConfigDict) and isinstance(value, dict):
+            if prefix or name != "evals":  # whose entries are anyone's
+                _check_types(value, section, file, f"{prefix}{name}.")
+            continue
+        try:
+            if isinstance(section, ConfigDict):
+                raise TypeError("not a section")
+            usual[name] = value
+        except (TypeError, ValueError):
+            wanted = "a section" if isinstance(section, ConfigDict) else usual.get_type(name)
+            kind = wanted if isinstance(wanted, str) else f"of type {wanted.__name__}"
+            raise InputError(
+                f"{file} is damaged ({prefix}{name} is {shown(value)}, not {kind}); restore or "
+                "delete it"
+            ) from None
+
+
+def _values(spec: str) -> tuple[dict[str, Any], set[str]]:
+    """Full name -> value, with what the model's name or weights decide; names left open."""
+    stored = _stored_file(spec)
+    config = None if stored else load_config(spec)
+    values = stored_values(stored) if stored else _flat(config.to_dict()) if config else {}
+    decided = _decided_elsewhere(values, config, stored)
+    if decided or not values["init_from"]:
+        return values, set()
+    return values, {name for name, v in values.items() if name.startswith("model.") and v is None}
 
 
 def _stored_file(spec: str) -> Path | None:
@@ -189,7 +224,7 @@ def _decided_elsewhere(
         if stored is not None:
             model = stored_model(latest_checkpoint(stored.parent))
             return _fill_model(values, model, ("weights", str(stored.parent)))
-        if config is not None and expand(config.init_from).exists():
+        if config is not None and _is_here(config.init_from):
             return _of_weights(values, config)
         why = "is not on this machine"
     except InputError as error:
@@ -197,6 +232,10 @@ def _decided_elsewhere(
     place = values["init_from"]
     log.info("init_from %s: %s; options that it decides are shown as None", place, why)
     return {}
+
+
+def _is_here(path: str) -> bool:
+    return expand(path).exists() or is_shipped(path)
 
 
 def _of_weights(values: dict[str, Any], config: ConfigDict) -> dict[str, tuple[str, str]]:

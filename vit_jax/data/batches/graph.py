@@ -57,11 +57,10 @@ def _reason(error: tf.errors.OpError, source: Source, index: int) -> str:
     if isinstance(error, tf.errors.PermissionDeniedError):
         return "permission denied"
     if match := re.search(r"(the image (?:is|has) [^\]\n]*)|InputError: (.*)", text):
-        return match[1] or match[2]
+        return (match[1] or match[2]).rstrip(". ").replace("\\'", "'")
     with contextlib.suppress(OSError):
-        if name := image_files.other_format(source.head(index)):
-            return f"holds {name}; convert it to JPEG or PNG"
-    return "cannot be read as an image: truncated, damaged or of an unknown format"
+        return image_files.why_unreadable(source.head(index))
+    return image_files.why_unreadable(b"?")
 
 
 def batches(

@@ -44,6 +44,16 @@ class Refusal:
         return read(index, words)
 
 
+def too_many(source: Source, skipped: int, seen: int, max_unreadable: float) -> bool:
+    """Whether training ends by so many unreadable examples, `skipped` of `seen` reads."""
+    # One broken image is met in every epoch: it takes more than a few to end a run.
+    return skipped > max(_few(source, max_unreadable), max_unreadable * seen)
+
+
+def _few(source: Source, max_unreadable: float) -> int:
+    return min(_FEW, source.size // 10) if max_unreadable else 0
+
+
 class Replacements:
     """Replaces unreadable examples by others, up to a share.
 
@@ -80,9 +90,8 @@ class Replacements:
         if index not in self._named:
             self._named.add(index)
             log.warning("%s; another example takes its place", reason)
-        # One broken image is met in every epoch: it takes more than a few to end a run.
-        few = min(_FEW, self.source.size // 10) if self.max_unreadable else 0
-        often = self.skipped > max(few, self.max_unreadable * self.seen)
+        few = _few(self.source, self.max_unreadable)
+        often = too_many(self.source, self.skipped, self.seen, self.max_unreadable)
         if often and len(self._named) > few:
             raise InputError(
                 f"{len(self._named)} examples of {self.source.name} are unreadable "

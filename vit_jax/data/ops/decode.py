@@ -51,7 +51,7 @@ def limited(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
       tf.errors.OpError: the image has more than `max_pixels` pixels, or no header.
     """
     pixels = tf.cond(_is_plain(encoded), lambda: _jpeg_pixels(encoded), lambda: _pixels(encoded))
-    message = f"the image has more pixels than data.max_pixels = {max_pixels:,}"
+    message = image_files.too_many_pixels(max_pixels)
     limit = tf.constant(max_pixels, tf.int64)
     with tf.control_dependencies([tf.debugging.assert_less_equal(pixels, limit, message)]):
         return tf.identity(encoded)

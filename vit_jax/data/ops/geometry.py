@@ -16,12 +16,17 @@ from vit_jax.data.ops.op import (
     Tensor,
     below,
     check_range,
-    coin,
     is_int,
     operation,
     seed,
 )
-from vit_jax.data.ops.resample import METHODS, resize_batch, resize_image
+from vit_jax.data.ops.resample import (
+    METHODS,
+    resize_array,
+    resize_batch,
+    resize_image,
+    same_as_tensorflow,
+)
 from vit_jax.errors import InputError
 
 _LARGEST = 2.0**25  # pixels of an enlarged image; as float32 RGB they take 400 MB
@@ -67,6 +72,14 @@ class Resizing(Sized):
     def resized(self, image: Tensor, size: Any) -> Tensor:
         """An image in TensorFlow, resized to (height, width)."""
         return resize_image(image, size, self.method, self.antialias)
+
+    @property
+    def has_plain(self):
+        return not self.random and same_as_tensorflow(self.method, self.antialias)
+
+    def plain(self, image):
+        size = self.output_size(image.shape[:2])
+        return resize_array(image, size, self.method, self.antialias)
 
 
 @operation("resize")
@@ -120,6 +133,16 @@ class ResizeSmall(Resizing):
         scale = max(self.shape[0] / size[0], self.shape[1] / size[1])
         return round(size[0] * scale), round(size[1] * scale)
 
+    def plain(self, image):
+        height, width = self.output_size(image.shape[:2])
+        if height * width > max(_LARGEST, image.shape[0] * image.shape[1]):
+            raise InputError(self._too_long)
+        return super().plain(image)
+
+    @property
+    def _too_long(self):
+        return f"the image is too long for {self}: it would have over {_LARGEST:,.0f} pixels"
+
     def tensorflow(self, image, words):
         from vit_jax.data._tf import tf
 
@@ -133,8 +156,7 @@ class ResizeSmall(Resizing):
         else:
             wanted = tf.round(size * tf.reduce_max(scales))
         limit = tf.maximum(tf.constant(_LARGEST, tf.float64), tf.reduce_prod(size))
-        message = f"the image is too long for {self}: it would have over {_LARGEST:,.0f} pixels"
-        checked = tf.debugging.assert_less_equal(tf.reduce_prod(wanted), limit, message)
+        checked = tf.debugging.assert_less_equal(tf.reduce_prod(wanted), limit, self._too_long)
         with tf.control_dependencies([checked]):
             return self.resized(image, tf.cast(wanted, tf.int32))
 
@@ -145,13 +167,16 @@ def _check_fits(op: Sized, size: Size | None, padding: int = 0) -> None:
         raise InputError(f"{op}: the image is {size[0]}x{size[1]} there; resize or pad it first")
 
 
+def _too_small(op: Sized) -> str:
+    return f"the image is smaller than {op}"
+
+
 def _room(op: Sized, image: Tensor) -> Tensor:
     """The number of pixels that a crop can move down and right: int32 (2,)."""
     from vit_jax.data._tf import tf
 
     room = tf.shape(image)[:2] - tf.constant(op.shape)
-    message = f"the image is smaller than {op}"
-    with tf.control_dependencies([tf.debugging.assert_non_negative(room, message)]):
+    with tf.control_dependencies([tf.debugging.assert_non_negative(room, _too_small(op))]):
         return tf.identity(room)
 
 
@@ -181,6 +206,11 @@ class CentralCrop(Sized):
         # Half of an odd number rounds to even: up where the half below is odd.
         up = room % 2 * (room // 2 % 2) if self.nearest else 0
         return _cut(image, room // 2 + up, self.shape)
+
+    def plain(self, image):
+        if any(have < want for have, want in zip(image.shape, self.shape)):
+            raise InputError(_too_small(self))
+        return super().plain(image)
 
     def batched(self, images, words, xp):
         h, w = self.shape
@@ -354,37 +384,3 @@ class InceptionCrop(Resizing):
             use_image_if_no_bounding_boxes=True,
         )
         return tf.concat([begin[:2], size[:2]], 0)
-
-
-class Flip(Op):
-    """Mirrors along an axis with probability one half."""
-
-    random = True
-    exact = True
-    axis = 0  # of an image
-
-    def tensorflow(self, image, words):
-        from vit_jax.data._tf import tf
-
-        heads = tf.bitwise.right_shift(words[0], 31) == 1
-        return tf.cond(heads, lambda: tf.reverse(image, [self.axis]), lambda: image)
-
-    def batched(self, images, words, xp):
-        heads = coin(words)
-        if xp is np:  # mirrors only the images that need it
-            mirrored = images.copy()
-            mirrored[heads] = np.flip(images[heads], self.axis + 1)
-            return mirrored
-        return xp.where(heads[:, None, None, None], xp.flip(images, self.axis + 1), images)
-
-
-@operation("flip_lr")
-class FlipLeftRight(Flip):
-    """Mirrors left and right with probability one half."""
-
-    axis = 1
-
-
-@operation("flip_ud")
-class FlipUpDown(Flip):
-    """Mirrors top and bottom with probability one half."""

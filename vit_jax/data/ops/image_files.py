@@ -8,6 +8,7 @@ Ghostscript.
 
 import functools
 import io
+import re
 import struct
 import threading
 from typing import Any
@@ -21,6 +22,13 @@ MAX_PIXELS = 100_000_000  # default limit; 300 MB as uint8 RGB
 ORIENTATION = 0x0112  # EXIF tag
 _FORMATS = ("GIF", "BMP", "WEBP", "TIFF", "PPM")
 _EXIF_FORMATS = ("JPEG", "PNG")
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"
+_EXIF = re.compile(rb"Exif\x00\x00|eXIf")
+# Start of a JPEG without metadata: a JFIF segment, then its tables (marker, length, number).
+_PLAIN = re.compile(rb"\xff\xd8.{2}\x00\x10JFIF\x00.{9}..\x00[\x43\x84]\x00", re.DOTALL)
+# What reading a file that is no good image raises.
+UNREADABLE = (InputError, OSError, SyntaxError, ValueError, struct.error, EOFError)
 _lock = threading.Lock()
 
 # Start of a file -> format that is not read, and the program that converts it.
@@ -62,6 +70,13 @@ def other_format(head: bytes) -> str:
     if text.startswith((b"<svg", b"<?xml")):
         return "SVG or XML"
     return next((name for start, name in _OTHERS if head.startswith(start)), "")
+
+
+def why_unreadable(head: bytes) -> str:
+    """Why a file is no image that can be read, by its first bytes."""
+    if name := other_format(head):
+        return f"holds {name}; convert it to JPEG or PNG"
+    return "cannot be read as an image: truncated, damaged or of an unknown format"
 
 
 def _modern(head: bytes) -> str:
@@ -173,6 +188,70 @@ def _upper_bits(values: np.ndarray) -> np.ndarray:
     # Pillow gives unsigned 32-bit values as signed ones.
     shift = 24 if values.dtype.itemsize == 4 else 8
     return (values.view(f"u{values.dtype.itemsize}") >> shift).astype(np.uint8)
+
+
+def pixels(encoded: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray | None:
+    """What `decode.decode` gives, to the bit, without TensorFlow: uint8 (h, w, 3).
+
+    Returns:
+      The image, upright; None for a file of a kind that only TensorFlow reads in its way.
+
+    Raises:
+      InputError: it has more than `max_pixels` pixels, or values that 8 bits cannot stand for.
+      others of UNREADABLE: no image, or a damaged one.
+    """
+    if not encoded.startswith(_JPEG) and not encoded.startswith(_PNG):
+        _check_pixels(int(count_pixels(encoded)), max_pixels)
+        return read(encoded)
+    found = (_jpeg if encoded.startswith(_JPEG) else _png)(encoded, max_pixels)
+    # A plain JPEG is not searched for EXIF data, see `decode`.
+    if found is None or _PLAIN.match(encoded) or not _EXIF.search(encoded):
+        return found
+    return _upright(found, int(read_orientation(encoded)))
+
+
+def _jpeg(encoded: bytes, max_pixels: int) -> np.ndarray | None:
+    with _open(encoded, ("JPEG",)) as image:
+        _check_pixels(image.width * image.height, max_pixels)
+        return np.asarray(image.convert("RGB")) if image.mode in ("L", "RGB") else None
+
+
+def _png(encoded: bytes, max_pixels: int) -> np.ndarray | None:
+    """A PNG; None also if it is damaged, as Pillow reads some of those that others refuse."""
+    claimed = 0
+    if _PNG_END not in encoded:
+        return None
+    try:
+        with _open(encoded, ("PNG",)) as image:
+            claimed = image.width * image.height
+            if claimed <= max_pixels:
+                image.verify()
+                with _open(encoded, ("PNG",)) as again:
+                    known = again.mode in ("1", "L", "LA", "P", "RGB", "RGBA")
+                    return np.asarray(again.convert("RGB")) if known else None
+    except UNREADABLE:
+        return None
+    _check_pixels(claimed, max_pixels)
+    return None
+
+
+def _check_pixels(claimed: int, most: int) -> None:
+    if claimed > most:
+        raise InputError(too_many_pixels(most))
+
+
+def too_many_pixels(most: int) -> str:
+    """What is said of an image with more pixels."""
+    return f"the image has more pixels than data.max_pixels = {most:,}"
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored pixels turned upright by the EXIF orientation, 1 to 8."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return image[:, ::-1] if orientation in (2, 3, 6, 7) else image
 
 
 def read_orientation(encoded: bytes) -> np.int32:

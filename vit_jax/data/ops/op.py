@@ -68,6 +68,19 @@ class Op:
         """Whether `batched` is implemented."""
         return type(self).batched is not Op.batched
 
+    @property
+    def has_plain(self) -> bool:
+        """Whether `plain` gives what `tensorflow` gives, to the bit."""
+        return self.exact and not self.random
+
+    def plain(self, image: np.ndarray) -> np.ndarray:
+        """One image, uint8 (h, w, 3), without TensorFlow.
+
+        Raises:
+          InputError: the image does not suit the operation.
+        """
+        return self.batched(image[None], None, np)[0]
+
     def evaluation(self) -> tuple["Op", ...]:
         """The operations that replace it in evaluation; by default none if it is random."""
         return () if self.random else (self,)

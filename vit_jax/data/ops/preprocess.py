@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.ops import color  # noqa: F401  registers its operations
+from vit_jax.data.ops.flip import FlipLeftRight
 from vit_jax.data.ops.geometry import (
     CentralCrop,
-    FlipLeftRight,
     Resize,
     ResizeSmall,
     Resizing,
@@ -84,6 +84,11 @@ class Preprocess:
     def has_batched(self) -> bool:
         """Whether all operations work on batches in memory, without TensorFlow."""
         return all(op.has_batched for op in self.ops)
+
+    @property
+    def has_plain(self) -> bool:
+        """Whether images are preprocessed without TensorFlow to the same bits."""
+        return all(op.has_plain for op in self.ops)
 
     def batched(self, images: Array, words: Array | None, xp: Any = np) -> Array:
         """All operations in turn on a batch of images of one size.

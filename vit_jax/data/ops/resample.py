@@ -1,6 +1,7 @@
 """Resizes images. With antialias this is Pillow's resampling, which peers' weights expect."""
 
 import functools
+import platform
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,40 @@ def _by_pillow(image: np.ndarray, size: Any, method: str) -> np.ndarray:
         (width, height), found[method]
     )
     return np.asarray(resized).reshape(height, width, image.shape[-1])
+
+
+def same_as_tensorflow(method: str, antialias: bool) -> bool:
+    """Whether `resize_array` gives what `resize_image` gives, to the bit.
+
+    Bilinear weights are computed as TensorFlow's kernel does on x86; other processors fuse its
+    multiplications and additions.
+    """
+    if antialias:
+        return method in _PILLOW
+    return method == "bilinear" and platform.machine() in ("x86_64", "AMD64")
+
+
+def resize_array(image: np.ndarray, size: Size, method: str, antialias: bool) -> np.ndarray:
+    """`resize_image` without TensorFlow, where `same_as_tensorflow` holds: uint8 (h, w, 3)."""
+    if antialias:
+        return _by_pillow(image, size, method)
+    (y0, y1, y), (x0, x1, x) = (_neighbours(*pair) for pair in zip(image.shape[:2], size))
+    values = image.astype(np.float32)
+    left, right = values[:, x0], values[:, x1]
+    rows = left + (right - left) * x[:, None]
+    top, bottom = rows[y0], rows[y1]
+    resized = top + (bottom - top) * y[:, None, None]
+    return (resized + np.float32(0.5)).astype(np.uint8)
+
+
+def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each new pixel the two old ones around its centre, and the weight of the second."""
+    half = np.float32(0.5)
+    place = (np.arange(new, dtype=np.float32) + half) * (np.float32(old) / np.float32(new)) - half
+    below = np.floor(place)
+    first = np.maximum(below.astype(np.int64), 0)
+    second = np.minimum(np.ceil(place).astype(np.int64), old - 1)
+    return first, second, place - below
 
 
 def resize_batch(images: Array, size: Size, method: str, antialias: bool, xp: Any) -> Array:

@@ -241,9 +241,7 @@ def _split_shards(builder: Any, split: str, name: str) -> tuple[Shard, ...]:
     """The parts of files that make up a split, from tfds."""
     for part, _, _ in splits.parse(split):
         if part != "all" and part not in builder.info.splits:
-            raise splits.UnknownSplit(
-                unknown(f"split of {name}", part, [*builder.info.splits, "all"])
-            )
+            raise splits.no_split(name, part, builder.info.splits)
     try:
         instructions = builder.info.splits[split].file_instructions
     except (ValueError, KeyError, AssertionError) as error:

@@ -229,6 +229,14 @@ class FileSource(Source):
         with open(self.files[index], "rb") as file:
             return file.read()
 
+    def file_bytes(self, index: int) -> bytes:
+        """The bytes of an image file, wherever it is.
+
+        Raises:
+          InputError, OSError: it cannot be read.
+        """
+        return self.encoded(index)
+
     def stored_bytes(self, index: int) -> int:
         return int(self.file_sizes[index])
 

@@ -1,12 +1,13 @@
 """Splits and slices in the syntax of tfds: "train", "train[:80%]+test[100:]", "all"."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from vit_jax.data import order
-from vit_jax.errors import InputError, unknown
+from vit_jax.errors import InputError, nearest
+from vit_jax.text import some
 
 _BOUND = r"(-?\d+(?:\.\d+)?%|-?\d+)?"
 _PART = re.compile(rf"([A-Za-z_][\w.-]*)(?:\[{_BOUND}:{_BOUND}\])?")
@@ -15,6 +16,15 @@ _SLICE_SEED = 0  # so that slices are the same in every run
 
 class UnknownSplit(InputError):
     """The data have no split of a name."""
+
+
+def no_split(source: str, name: str, known: Iterable[str]) -> UnknownSplit:
+    """The error for a split that the data do not have: names those that there are."""
+    known = list(known)
+    return UnknownSplit(
+        f"unknown split {name!r} of {source}{nearest(name, known)}; its splits: "
+        f"{some(known, 10)}; all: every one of them"
+    )
 
 
 def parse(split: str) -> list[tuple[str, str | None, str | None]]:
@@ -90,7 +100,7 @@ def select(
     selected = []
     for name, low, high in parse(split):
         if name != "all" and name not in sizes:
-            raise UnknownSplit(unknown(f"split of {source}", name, [*sizes, "all"]))
+            raise no_split(source, name, sizes)
         for part in sizes if name == "all" else [name]:
             size = sizes[part]
             first = _absolute(low, size, split) if low else 0

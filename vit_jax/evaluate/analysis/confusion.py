@@ -141,7 +141,8 @@ class ConfusionEvaluation(ClassificationEvaluation):
         names = unique_names(context.labels, width)
 
         def run(params: Any, after_batch: Callable[[], None]) -> Details:
-            found = records(params, match(prepared.batches(context), False), after_batch)
+            counted = context.counted(source.size, prepared.batch_size, after_batch)
+            found = records(params, match(prepared.batches(context), False), counted)
             return Details(found, names, source, prepared.pp)
 
         return run

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, TextIO
 
-from vit_jax.text import PrintableFormatter
+from vit_jax.text import PrintableFormatter, root_logger_kept
 from vit_jax.train.log.memory import used_memory
 from vit_jax.train.log.status import Status
 
@@ -27,7 +27,8 @@ def shown_log() -> Iterator[None]:
     The command line sets up logging itself; a program or notebook often does not.
     """
     if _PACKAGE.hasHandlers():
-        yield
+        with root_logger_kept():
+            yield
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter())
@@ -35,7 +36,8 @@ def shown_log() -> Iterator[None]:
     _PACKAGE.addHandler(handler)
     _PACKAGE.setLevel(level or logging.INFO)
     try:
-        yield
+        with root_logger_kept():
+            yield
     finally:
         _PACKAGE.removeHandler(handler)
         _PACKAGE.setLevel(level)

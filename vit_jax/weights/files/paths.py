@@ -33,6 +33,7 @@ _IN_DIRECTORY = (
 # JSON files beside them.
 _CONFIGS = ("config", "preprocessor_config", "processor_config")
 # Small trained models that come with the package: vit_jax/fashion-mnist.
+IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 SHIPPED = Path(__file__).parents[1] / "shipped"
 _SHIPPED = re.compile(r"vit_jax/([\w-]+)")
 # A repository of the hub, or one file of it: google/vit-base-patch16-224, owner/name:file.npz.
@@ -72,6 +73,7 @@ def read_files(path: str | Path, *, use_ema: bool = False) -> Files:
     Raises:
       InputError: nothing is there, it cannot be reached, or it is not a weight file.
     """
+    check_no_image(path)
     whole, part = _part(os.path.expanduser(str(path)))
     if use_ema and part:
         raise InputError(f"{path} names a set of tensors; leave out #{part} or use_ema")
@@ -108,6 +110,23 @@ def _local(path: str) -> Iterator[Path]:
         yield _from_hub(hub[1], hub[2])
     else:
         raise InputError(f"{path} does not exist; give a workdir, a checkpoint or a weight file")
+
+
+def check_no_image(path: str | Path) -> None:
+    """Refuses an image where weights are expected.
+
+    Raises:
+      InputError: the name is that of an image file.
+    """
+    if str(path).lower().endswith(IMAGES):
+        raise InputError(
+            f"{path} is an image, not a model; give the weights first, then the images"
+        )
+
+
+def is_shipped(path: str) -> bool:
+    """Whether a path names a model that comes with the package, which the hub does not have."""
+    return _SHIPPED.fullmatch(path) is not None
 
 
 def _from_package(name: str) -> Path:

@@ -16,24 +16,36 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from vit_jax.cli.arguments import add_config_argument, add_json_argument
-from vit_jax.cli.outputs import check_file
+from vit_jax.cli.arguments import (
+    add_config_argument,
+    add_data_argument,
+    add_json_argument,
+)
+from vit_jax.cli.outputs import check_file, without_lines
 from vit_jax.config_files import PREFIX, apply_overrides, load_config, set_option
 from vit_jax.errors import InputError
-from vit_jax.text import printable
+from vit_jax.text import printable, some
 
 MOST_SECONDS = 86_400
+MOST_CLASSES = 20  # whose images are counted on the screen; --json has all
+# Key of the summary -> its words on the screen.
+WORDS = {
+    "same_as_training": "copies of training images",
+    "training_images": "images of the training split",
+    "then": "so that",
+    "skipped": "unreadable when timed",
+}
+# What libjpeg, within TensorFlow, says of damaged files, which are counted here.
+OF_LIBJPEG = (
+    rb"Improper call to JPEG library|Corrupt JPEG data|Premature end of JPEG|jpeg_mem\.cc|"
+    rb"Bogus (marker|Huffman)|Input file read error|Unsupported marker|"
+    rb"All log messages before absl::InitializeLog"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument(
-        "source",
-        nargs="?",
-        type=os.path.expanduser,
-        metavar="DATA",
-        help="data source, or a folder of class folders",
-    )
+    add_data_argument(parser, "source", nargs="?")
     add_config_argument(parser, required=False)
     parser.add_argument(
         "--sheet", type=os.path.expanduser, help="PNG of examples before and after augmentation"
@@ -60,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet:
         check_file(args.sheet, "--sheet")
     from vit_jax.data import inspect, open_configured
+    from vit_jax.data.batches.unreadable import too_many
     from vit_jax.data.check import Faults
     from vit_jax.train.batches import open_training_data
     from vit_jax.train.run import steps_of
@@ -88,14 +101,21 @@ def run(args: argparse.Namespace) -> int:
         if args.sheet:
             inspect.contact_sheet(source, pp, args.sheet, seed=config.seed)
             summary["sheet"] = args.sheet
-        speed = inspect.images_per_second(
-            source,
-            pp,
-            batch_size=config.batch_size,
-            threads=config.data.threads,
-            seconds=args.seconds,
-        )
+        with without_lines(OF_LIBJPEG):
+            measured = inspect.measure_speed(
+                source,
+                pp,
+                batch_size=config.batch_size,
+                threads=config.data.threads,
+                seconds=args.seconds,
+            )
+        speed = measured.images_per_second
         summary["images_per_second"] = round(speed, 1)
+        if measured.skipped:
+            summary["skipped"] = dict(images=measured.skipped, of=measured.seen)
+            limit = config.data.max_unreadable
+            if too_many(source, measured.skipped, measured.seen, limit):
+                summary["skipped"]["then"] = f"training ends, by data.max_unreadable = {limit:g}"
         steps = steps_of(config.total, "total", config, dataset)
         if steps:
             summary["images"] = steps * config.batch_size
@@ -104,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps(summary))
         else:
-            _print(summary)
+            _print(summary, every=args.check)
     return 0
 
 
@@ -144,24 +164,37 @@ def _progress(what: str) -> Callable[[int, int], None]:
     return show
 
 
-def _print(summary: dict) -> None:
+def _print(summary: dict, *, every: bool) -> None:
     rows = dict(summary)
     for name, found in rows.pop("evals").items():
         rows[f"evaluation {name}"] = found
+    if (decoded := rows.pop("decoded")) < rows["examples"] and not every:
+        rows["decoded"] = f"{decoded:,} of {rows['examples']:,} images; --check decodes all"
+    if counts := rows.pop("class_examples", {}):
+        shown = [f"{name} {count:,}" for name, count in counts.items()]
+        least, most = rows.pop("examples_per_class")
+        limits = f"; from {least:,} to {most:,}" if len(shown) > MOST_CLASSES else ""
+        rows["images_by_class"] = some(shown, MOST_CLASSES) + limits
+        rows.pop("label_names")
     for name, value in rows.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{key} {_shown(part)}" for key, part in value.items())
+            value = ", ".join(f"{_words(key)} {_shown(part)}" for key, part in value.items())
         elif isinstance(value, list):
             value = ", ".join(map(str, value))
         elif isinstance(value, float):
             value = f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
-        print(f"{printable(name).replace('_', ' ') + ':':24}{printable(value)}")
+        print(f"{printable(_words(name)) + ':':24}{printable(value)}")
+
+
+def _words(key: str) -> str:
+    return WORDS.get(key) or key.replace("_", " ")
 
 
 def _shown(value: object) -> str:
     """A value within a row: lists with semicolons, dictionaries in parentheses."""
     if isinstance(value, dict):
-        return "(" + ", ".join(f"{key} {_shown(part)}" for key, part in value.items()) + ")"
+        parts = (f"{_words(key)} {_shown(part)}" for key, part in value.items())
+        return f"({', '.join(parts)})"
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return "; ".join(value)
     return str(value)

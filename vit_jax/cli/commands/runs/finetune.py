@@ -13,10 +13,18 @@ same command again continues. docs/finetuning.md has the rules.
 
 import argparse
 import json
-import os
 import time
 
-from vit_jax.cli.arguments import add_dry_run_argument, add_quiet_argument, be_quiet, whole
+from vit_jax.cli.arguments import (
+    add_data_argument,
+    add_dry_run_argument,
+    add_json_argument,
+    add_quiet_argument,
+    add_weights_argument,
+    add_workdir_argument,
+    be_quiet,
+    whole,
+)
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
 from vit_jax.cli.startup import import_quickly, keep_compilations
 from vit_jax.errors import InputError
@@ -24,24 +32,9 @@ from vit_jax.errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument(
-        "weights",
-        type=os.path.expanduser,
-        metavar="WEIGHTS",
-        help="hub id, weight file, workdir or checkpoint",
-    )
-    parser.add_argument(
-        "data",
-        type=os.path.expanduser,
-        metavar="DATA",
-        help="data source, or a folder of class folders",
-    )
-    parser.add_argument(
-        "--workdir",
-        type=os.path.expanduser,
-        default="",
-        help="folder for checkpoints and metrics; default: workdirs/WEIGHTS-DATA",
-    )
+    add_weights_argument(parser, "weights", "WEIGHTS")
+    add_data_argument(parser, "data")
+    add_workdir_argument(parser, "workdirs/WEIGHTS-DATA")
     parser.add_argument("--epochs", type=float, help="length of the run; default: by the images")
     parser.add_argument("--image-size", type=whole(1), help="side in pixels; default: the weights'")
     parser.add_argument(
@@ -62,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="--sweep: runs at a time, each on its share of the GPUs or cores (%(default)s)",
     )
     add_dry_run_argument(parser)
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_json_argument(parser, "the summary")
     add_quiet_argument(parser)
     parser.set_defaults(config="")  # so that --config.OPTION=VALUE is taken
     add_process_arguments(parser)

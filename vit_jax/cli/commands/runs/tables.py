@@ -13,12 +13,14 @@ a batch script for the runs that can start now.
 """
 
 import argparse
+import contextlib
 import json
 import os
 from pathlib import Path
 
 from vit_jax.cli.arguments import add_json_argument, whole
 from vit_jax.cli.outputs import check_file, check_folder
+from vit_jax.cli.progress import Watching
 from vit_jax.errors import InputError
 
 
@@ -89,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
         if args.slurm:
             print(runner.slurm_script(args.number, cells, folder, args.scale), end="")
             return 0
-        runner.run_missing(args.number, cells, folder, args.scale)
+        with contextlib.closing(Watching()) as watch:
+            runner.run_missing(args.number, cells, folder, args.scale, watch)
     documents = [results.document(number, folder, args.scale) for number in numbers]
     for document in documents:
         cost.add(document, folder, priced_on if args.scale == "paper" else None)

@@ -12,14 +12,15 @@ ended by its watchdog, 130 stopped at once by a second Ctrl-C, 1 anything else.
 
 import argparse
 import json
-import os
 import time
 from typing import Any
 
 from vit_jax.cli.arguments import (
     add_config_argument,
     add_dry_run_argument,
+    add_json_argument,
     add_quiet_argument,
+    add_workdir_argument,
     be_quiet,
 )
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
@@ -31,13 +32,9 @@ from vit_jax.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add_config_argument(parser)
-    parser.add_argument(
-        "--workdir",
-        type=os.path.expanduser,
-        help="folder for checkpoints and metrics",
-    )
+    add_workdir_argument(parser)
     add_dry_run_argument(parser)
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_json_argument(parser, "the summary")
     add_quiet_argument(parser)
     add_process_arguments(parser)
 
@@ -53,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
     join_processes(args)
     config = load_config(args.config, args.overrides)
     if args.dry_run:
-        import_quickly("vit_jax.cli.configs.dry_run").show(config, args.workdir, as_json=args.json)
+        import_quickly("vit_jax.cli.configs.dry_run").show(
+            config, args.workdir or None, as_json=args.json
+        )
         return 0
     loop = import_quickly("vit_jax.train.loop")
     summary = loop.train(config, args.workdir, started=started)

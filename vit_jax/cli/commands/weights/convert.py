@@ -10,33 +10,28 @@ vit_jax convert workdirs/pets_lora adapter --format=peft
 import argparse
 import ast
 import json
-import os
 from typing import Any
 
-from vit_jax.cli.arguments import add_json_argument, add_use_ema_argument
+from vit_jax.cli.arguments import (
+    add_format_argument,
+    add_json_argument,
+    add_license_argument,
+    add_target_argument,
+    add_use_ema_argument,
+    add_weights_argument,
+)
 from vit_jax.errors import InputError
 from vit_jax.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument(
-        "source",
-        type=os.path.expanduser,
-        metavar="SRC",
-        help="workdir, checkpoint, weight file, URL or id",
-    )
-    parser.add_argument(
-        "target",
-        type=os.path.expanduser,
-        metavar="DST",
-        help="x.npz, x.safetensors, x.onnx, x.stablehlo, directory",
-    )
-    parser.add_argument(
-        "--format",
-        default="",
-        help="google, timm, huggingface, open_clip, onnx, stablehlo, savedmodel; for the adapter "
-        "of a LoRA run peft or peft_transformers4; default: by DST",
+    add_weights_argument(parser, "source", "SRC")
+    add_target_argument(parser, "x.npz, x.safetensors, x.onnx, x.stablehlo, directory")
+    add_format_argument(
+        parser,
+        "google, timm, huggingface, open_clip, onnx, stablehlo, savedmodel; for the adapter of a "
+        "LoRA run peft or peft_transformers4",
     )
     parser.add_argument(
         "--set",
@@ -52,11 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--leave-out", action="append", default=[], help="pattern of tensor names to leave out"
     )
-    parser.add_argument(
-        "--license",
-        default="",
-        help="licence for the model card of a directory, in the hub's words; default: unknown",
-    )
+    add_license_argument(parser)
     add_use_ema_argument(parser)
     add_json_argument(parser)
 

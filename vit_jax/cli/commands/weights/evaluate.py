@@ -24,12 +24,16 @@ from vit_jax.cli.arguments import (
     add_checkpoint_argument,
     add_data_dir_argument,
     add_json_argument,
+    add_pp_argument,
+    add_source_argument,
+    add_split_argument,
     add_tta_argument,
     whole,
 )
 from vit_jax.cli.evaluations import as_json, as_text
 from vit_jax.cli.outputs import check_file, folder_made
 from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
+from vit_jax.cli.progress import Watching
 from vit_jax.cli.startup import keep_compilations
 from vit_jax.errors import InputError
 from vit_jax.files import write_atomic
@@ -44,10 +48,8 @@ CONFUSION_ENDINGS = (".png", ".csv", ".json")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add_checkpoint_argument(parser)
-    parser.add_argument("--source", help="data source; default: the run's own evaluation")
-    parser.add_argument(
-        "--split", help='split in tfds syntax, such as "test[:10%%]"; default: as the source'
-    )
+    add_source_argument(parser, "the run's own evaluation")
+    add_split_argument(parser, default="as the source")
     parser.add_argument(
         "--protocol",
         help="real: ImageNet-ReaL's labels; v2: ImageNet-v2; objectnet: its classes in ImageNet",
@@ -55,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", type=os.path.expanduser, help="real: real.json; objectnet: its folder mappings"
     )
-    parser.add_argument("--pp", help="preprocessing; default: the checkpoint's")
+    add_pp_argument(parser, "the checkpoint's")
     add_tta_argument(parser, "as in the run's own evaluation, else none")
     add_data_dir_argument(parser, "as in the run")
     add_batch_size_argument(parser)
@@ -109,7 +111,10 @@ def run(args: argparse.Namespace) -> int:
             _check_confusion(args.confusion)
         if writes and args.worst:
             stack.enter_context(folder_made(args.worst, "--worst"))
-        result, details = _evaluate(args, f"--{needed[0]}" if needed else "")
+        watch = stack.enter_context(contextlib.closing(Watching())) if writes else None
+        result, details = _evaluate(args, f"--{needed[0]}" if needed else "", watch)
+        if watch:
+            watch.close()
         if writes and details:
             if args.confusion:
                 _write_confusion(args.confusion, details, result)
@@ -122,7 +127,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(args: argparse.Namespace, needed: str) -> tuple[dict[str, Any], "Details | None"]:
+def _evaluate(
+    args: argparse.Namespace, needed: str, watch: Watching | None
+) -> tuple[dict[str, Any], "Details | None"]:
     from vit_jax.evaluate.stored import evaluate_details, evaluate_protocol
 
     options = dict(
@@ -133,6 +140,7 @@ def _evaluate(args: argparse.Namespace, needed: str) -> tuple[dict[str, Any], "D
         batch_size=args.batch_size,
         use_ema=args.use_ema,
         tta=args.tta,
+        watch=watch,
     )
     if args.protocol:
         found = evaluate_protocol(args.checkpoint, args.protocol, labels=args.labels, **options)

@@ -17,6 +17,7 @@ from vit_jax.cli.arguments import (
     add_checkpoint_argument,
     add_data_dir_argument,
     add_json_argument,
+    add_output_argument,
     add_use_ema_argument,
 )
 from vit_jax.cli.outputs import folder_made
@@ -38,12 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", help="data source instead of image files")
     parser.add_argument("--split", default="test", help="split of the source (%(default)s)")
     add_data_dir_argument(parser)
-    parser.add_argument(
-        "--output",
-        type=os.path.expanduser,
-        default="figures",
-        help="folder for the PNGs (%(default)s)",
-    )
+    add_output_argument(parser, "figures")
     add_use_ema_argument(parser)
     add_json_argument(parser)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from vit_jax.cli.arguments import (
     add_checkpoint_argument,
     add_json_argument,
+    add_output_argument,
     add_use_ema_argument,
     whole,
 )
@@ -32,12 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="image files, folders, and patterns; none: whole images are drawn",
     )
-    parser.add_argument(
-        "--output",
-        type=os.path.expanduser,
-        default="generated",
-        help="folder for the PNGs (%(default)s)",
-    )
+    add_output_argument(parser, "generated")
     parser.add_argument(
         "--samples",
         type=whole(1, 4096),

@@ -33,7 +33,7 @@ from vit_jax.cli.predictions import Csv, Json, Lines, Table
 from vit_jax.cli.progress import Progress
 from vit_jax.cli.startup import import_quickly, keep_compilations
 from vit_jax.errors import InputError
-from vit_jax.text import printable
+from vit_jax.text import count, printable
 
 if TYPE_CHECKING:
     from vit_jax.evaluate.predict import Prediction
@@ -117,7 +117,14 @@ def run(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace, stack: contextlib.ExitStack) -> int:
     keep_compilations()
     evaluate = import_quickly("vit_jax.evaluate.predict")
+    from vit_jax.data.sources.folder import EXTENSIONS
+
     evaluate.check_choice(args.topk, args.threshold)
+    if args.checkpoint.lower().endswith(EXTENSIONS):
+        raise InputError(
+            f"--checkpoint={args.checkpoint} is an image; --checkpoint names the model, and the "
+            "images follow without an option"
+        )
     paths = _named(args.images)
     model, info = evaluate.load_for(args.checkpoint, args.use_ema, args.dtype)
     if not info.config.num_classes:
@@ -169,9 +176,9 @@ def _predict(args: argparse.Namespace, stack: contextlib.ExitStack) -> int:
     printer.close()
     done = len(paths) - unread
     if writer:
-        log.info("features of %s images in %s", f"{done:,}", args.embeddings)
+        log.info("features of %s in %s", count(done, "image"), args.embeddings)
     if pictures:
-        log.info("attention over %s images in %s", f"{done:,}", args.attention_map)
+        log.info("attention over %s in %s", count(done, "image"), args.attention_map)
     if unread > 1:
         print(f"vit_jax: {unread:,} of {len(paths):,} images cannot be read", file=sys.stderr)
     return 2 if unread else 0

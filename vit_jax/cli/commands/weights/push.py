@@ -10,20 +10,19 @@ HF_TOKEN. Needs `pip install 'vit_jax[hub]'`, except with --dry-run.
 
 import argparse
 import json
-import os
 
-from vit_jax.cli.arguments import add_json_argument, add_use_ema_argument
+from vit_jax.cli.arguments import (
+    add_json_argument,
+    add_license_argument,
+    add_use_ema_argument,
+    add_weights_argument,
+)
 from vit_jax.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument(
-        "source",
-        type=os.path.expanduser,
-        metavar="WORKDIR",
-        help="workdir, checkpoint or weight file",
-    )
+    add_weights_argument(parser, "source", "WORKDIR")
     parser.add_argument("repository", metavar="REPO_ID", help="OWNER/NAME on the hub")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument(
@@ -31,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="huggingface",
         help="library that will load it: huggingface (transformers) or timm (%(default)s)",
     )
-    parser.add_argument(
-        "--license", default="", help="licence in the hub's words; default: unknown"
-    )
+    add_license_argument(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="list the files and their sizes, upload nothing"
     )

@@ -14,7 +14,12 @@ import os
 from vit_jax.cli.arguments import (
     add_batch_size_argument,
     add_data_dir_argument,
+    add_format_argument,
     add_json_argument,
+    add_pp_argument,
+    add_source_argument,
+    add_split_argument,
+    add_target_argument,
     add_use_ema_argument,
 )
 from vit_jax.cli.startup import keep_compilations
@@ -31,23 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="workdirs, checkpoints or weight files, at least two",
     )
-    parser.add_argument(
-        "target",
-        type=os.path.expanduser,
-        metavar="DST",
-        help="x.npz, x.safetensors or a directory, as for `convert`",
-    )
-    parser.add_argument("--format", default="", help="format as for `convert`; default: by DST")
+    add_target_argument(parser, "x.npz, x.safetensors or a directory, as for `convert`")
+    add_format_argument(parser, "as for `convert`")
     parser.add_argument(
         "--greedy", action="store_true", help="leave runs out that lower the accuracy"
     )
-    parser.add_argument(
-        "--source", help="greedy: data source; default: the first run's own evaluation"
-    )
-    parser.add_argument("--split", help="greedy: split in tfds syntax")
-    parser.add_argument("--pp", help="greedy: preprocessing; default: the runs'")
-    add_data_dir_argument(parser, "as in the first run")
-    add_batch_size_argument(parser)
+    greedy = parser.add_argument_group("for --greedy")
+    add_source_argument(greedy, "the first run's own evaluation")
+    add_split_argument(greedy, default="as the source")
+    add_pp_argument(greedy, "the runs'")
+    add_data_dir_argument(greedy, "as in the first run")
+    add_batch_size_argument(greedy)
     add_use_ema_argument(parser)
     add_json_argument(parser)
 

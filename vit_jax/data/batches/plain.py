@@ -1,0 +1,71 @@
+"""Reads single images with NumPy and Pillow where the pixels are those of TensorFlow, to the bit.
+
+Importing TensorFlow takes seconds, which prediction of a few images does not need.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data.ops import image_files
+from vit_jax.data.ops.preprocess import Preprocess
+from vit_jax.data.sources.source import Source
+from vit_jax.errors import InputError
+from vit_jax.text import reason
+
+Read = Callable[[int, np.ndarray], dict[str, Any]]
+
+
+def reader(source: Source, preprocess: Preprocess, encoded: Callable[[int], bytes]) -> Read:
+    """Reads single examples: (index, words) -> {"image", "index"}.
+
+    TensorFlow, by `graph.reader`, reads only what has no form here: operations without
+    `Op.has_plain`, and files of rare kinds, such as CMYK.
+
+    Args:
+      source: source of the images, for their names and for what TensorFlow reads.
+      preprocess: preprocessing without random operations.
+      encoded: function from an example's number to the bytes of its file.
+
+    Returns:
+      A function that raises an InputError that names the example if it cannot be read.
+    """
+    lock = threading.Lock()
+
+    @functools.cache
+    def _by_tensorflow() -> Read:
+        from vit_jax.data.batches import graph
+
+        return graph.reader(source, preprocess)
+
+    def by_tensorflow() -> Read:
+        with lock:  # one thread imports it and makes the graph
+            return _by_tensorflow()
+
+    if not preprocess.has_plain:
+        return by_tensorflow()
+
+    def read(index: int, words: np.ndarray) -> dict[str, Any]:
+        try:
+            content = encoded(index)
+        except FileNotFoundError:
+            raise InputError(f"{source.describe(index)}: no such file") from None
+        except OSError as error:
+            raise InputError(f"{source.describe(index)}: {reason(error)}") from None
+        try:
+            image = image_files.pixels(content, source.max_pixels)
+            if image is None:
+                return by_tensorflow()(index, words)
+            for op in preprocess.ops:
+                image = op.plain(image)
+        except image_files.UNREADABLE as error:
+            told = str(error) if isinstance(error, InputError) else ""
+            why = told or image_files.why_unreadable(content[: image_files.HEAD_BYTES])
+            where = f"{source.describe(index)}: "
+            raise InputError(why if why.startswith(where) else where + why) from None
+        return dict(image=np.ascontiguousarray(image), index=index)
+
+    return read
