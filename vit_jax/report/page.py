@@ -345,10 +345,9 @@ def _results(runs: Sequence[Run]) -> list[Compared]:
         _numbers("images per second, median", speeds, True),
         Compared("time", [duration(wall) for wall in walls], _marks(walls, None)),
         Compared(
-            "goodput",
+            "time spent on new steps (goodput)",
             [percent(share) for share in shares],
             _marks(shares, True),
-            "share of the time spent on new training steps",
         ),
         Compared(
             "parameters", [_count(run.summary.get("params")) for run in runs], [False] * len(runs)

@@ -49,23 +49,27 @@ def reader(source: Source, preprocess: Preprocess, encoded: Callable[[int], byte
         return by_tensorflow()
 
     def read(index: int, words: np.ndarray) -> dict[str, Any]:
+        where = source.describe(index)
         try:
             content = encoded(index)
         except FileNotFoundError:
-            raise InputError(f"{source.describe(index)}: no such file") from None
+            raise InputError(f"{where}: no such file") from None
         except OSError as error:
-            raise InputError(f"{source.describe(index)}: {reason(error)}") from None
+            raise InputError(f"{where}: {reason(error)}") from None
         try:
             image = image_files.pixels(content, source.max_pixels)
-            if image is None:
-                return by_tensorflow()(index, words)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        except Exception:  # of Pillow or of one of its plug-ins, which raise what they like
+            why = image_files.why_unreadable(content[: image_files.HEAD_BYTES])
+            raise InputError(f"{where}: {why}") from None
+        if image is None:
+            return by_tensorflow()(index, words)
+        try:
             for op in preprocess.ops:
                 image = op.plain(image)
-        except image_files.UNREADABLE as error:
-            told = str(error) if isinstance(error, InputError) else ""
-            why = told or image_files.why_unreadable(content[: image_files.HEAD_BYTES])
-            where = f"{source.describe(index)}: "
-            raise InputError(why if why.startswith(where) else where + why) from None
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
         return dict(image=np.ascontiguousarray(image), index=index)
 
     return read

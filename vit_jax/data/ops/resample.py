@@ -53,20 +53,22 @@ def _by_pillow(image: np.ndarray, size: Any, method: str) -> np.ndarray:
 def same_as_tensorflow(method: str, antialias: bool) -> bool:
     """Whether `resize_array` gives what `resize_image` gives, to the bit.
 
-    Bilinear weights are computed as TensorFlow's kernel does on x86; other processors fuse its
-    multiplications and additions.
+    Bilinear values and means of areas are computed in the order of TensorFlow's kernels on x86;
+    other processors fuse multiplications and additions.
     """
-    if antialias:
-        return method in _PILLOW
-    return method == "bilinear" and platform.machine() in ("x86_64", "AMD64")
+    if antialias and method in _PILLOW:
+        return True
+    return method in ("bilinear", "area") and platform.machine() in ("x86_64", "AMD64")
 
 
 def resize_array(image: np.ndarray, size: Size, method: str, antialias: bool) -> np.ndarray:
     """`resize_image` without TensorFlow, where `same_as_tensorflow` holds: uint8 (h, w, 3)."""
-    if antialias:
+    if antialias and method in _PILLOW:
         return _by_pillow(image, size, method)
-    (y0, y1, y), (x0, x1, x) = (_neighbours(*pair) for pair in zip(image.shape[:2], size))
     values = image.astype(np.float32)
+    if method == "area":
+        return (_area(values, size) + np.float32(0.5)).astype(np.uint8)
+    (y0, y1, y), (x0, x1, x) = (_neighbours(*pair) for pair in zip(image.shape[:2], size))
     left, right = values[:, x0], values[:, x1]
     rows = left + (right - left) * x[:, None]
     top, bottom = rows[y0], rows[y1]
@@ -82,6 +84,49 @@ def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     first = np.maximum(below.astype(np.int64), 0)
     second = np.minimum(np.ceil(place).astype(np.int64), old - 1)
     return first, second, place - below
+
+
+def _area(values: np.ndarray, size: Size) -> np.ndarray:
+    """The mean of the area of each new pixel, float32 (h, w, 3): sums over columns, then rows.
+
+    Sums are in the order of TensorFlow's kernel; adding zeros changes nothing.
+    """
+    rows, columns = (_Area(*pair) for pair in zip(values.shape, size))
+    sums = values[:, columns.at(0)] * columns.share(columns.first)[:, None]
+    for step in range(1, columns.most - 1):
+        inner = columns.first + step < columns.end - 1
+        sums = sums + values[:, columns.at(step)] * inner.astype(np.float32)[:, None]
+    last = columns.share(columns.end - 1) * (columns.first + 1 != columns.end)
+    sums = sums + values[:, np.minimum(columns.end, columns.old) - 1] * last[:, None]
+    found = np.zeros((size[0], *sums.shape[1:]), np.float32)
+    for step in range(rows.most):
+        place = rows.first + step
+        share = rows.share(place) * (place < rows.end)
+        found = found + sums[rows.at(step)] * share[:, None, None]
+    return found * np.float32(1.0 / float(rows.scale * columns.scale))
+
+
+class _Area:
+    """Along one axis, the old pixels that each new one covers: `first` to before `end`."""
+
+    def __init__(self, old: int, new: int):
+        number, one = np.arange(new, dtype=np.float32), np.float32(1)
+        self.old, self.scale = old, np.float32(old) / np.float32(new)
+        self._low, self._high = number * self.scale, (number + one) * self.scale
+        self.first = np.floor(self._low).astype(np.int64)
+        self.end = np.ceil(self._high).astype(np.int64)
+        self.most = int((self.end - self.first).max())
+
+    def at(self, step: int) -> np.ndarray:
+        """The old pixel `step` after the first; the last one beyond the edge."""
+        return np.minimum(self.first + step, self.old - 1)
+
+    def share(self, place: np.ndarray) -> np.ndarray:
+        """The share of old pixels that is covered, float32."""
+        start, stop = place.astype(np.float32), (place + 1).astype(np.float32)
+        begun = np.where(stop > self._high, self._high - start, np.float32(1))
+        inside = np.where(stop > self._high, self.scale, stop - self._low)
+        return np.where(start < self._low, inside, begun)
 
 
 def resize_batch(images: Array, size: Size, method: str, antialias: bool, xp: Any) -> Array:
