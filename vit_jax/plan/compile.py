@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
@@ -21,6 +20,7 @@ from vit_jax.parallel.engines import create_engine
 from vit_jax.plan.collectives import Collective, find_collectives
 from vit_jax.plan.hlo import Module
 from vit_jax.plan.traffic import memory_traffic
+from vit_jax.train.batches import abstract_batch
 from vit_jax.train.run import Dataset, Run, prepare
 from vit_jax.train.start import starting_weights
 
@@ -190,18 +190,6 @@ def compile_run(run: Run) -> Step:
         compile_seconds=time.perf_counter() - start,
         teacher_bytes=teacher,
     )
-
-
-def abstract_batch(run: Run) -> dict[str, Any]:
-    """Shapes and shardings of a global batch, the input of the step."""
-    config = run.config
-    rows = config.batch_size
-    label = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    if config.data.multi_label:
-        label = jax.ShapeDtypeStruct((rows, run.task.num_classes), jnp.uint8)
-    image = jax.ShapeDtypeStruct((rows, *run.model_config.input_size, 3), jnp.uint8)
-    arrays = dict(image=image, label=label)
-    return run.engine.abstract_batch({name: arrays[name] for name in run.task.batch_fields})
 
 
 def local_bytes(tree: Any) -> int:

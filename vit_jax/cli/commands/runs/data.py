@@ -96,6 +96,9 @@ def run(args: argparse.Namespace) -> int:
             seconds=args.seconds,
         )
         summary["images_per_second"] = round(speed, 1)
+        # For `vit_jax plan --images-per-core`.
+        cores = len(os.sched_getaffinity(0))
+        summary["images_per_core"] = speed / min(config.data.threads or cores, cores)
         steps = steps_of(config.total, "total", config, dataset)
         if steps:
             summary["images"] = steps * config.batch_size
