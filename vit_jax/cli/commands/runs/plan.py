@@ -15,10 +15,11 @@ docs/scaling.md, "Answers".
 """
 
 import argparse
+import functools
 import json
 import math
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vit_jax.cli.answers import (
     add_answer_arguments,
@@ -28,8 +29,12 @@ from vit_jax.cli.answers import (
     scaling_of,
 )
 from vit_jax.cli.arguments import add_config_argument, add_json_argument
+from vit_jax.cli.outputs import check_file
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from vit_jax.plan.compile import Keep
 
 GIB = 2**30
 
@@ -55,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="find the largest batch that fits, to within a sixteenth; compiles several times",
     )
     add_answer_arguments(parser)
+    parser.add_argument(
+        "--save",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="keep the compiled step, for `vit_jax train --compiled=FILE` on such devices",
+    )
     add_json_argument(parser)
 
 
@@ -69,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     if args.slice_bandwidth is not None and not 0 < args.slice_bandwidth < math.inf:
         raise InputError(f"--slice-bandwidth={args.slice_bandwidth:g}: give Gbit/s above 0")
     questions = questions_of(args)
+    if args.save:
+        check_file(args.save, "--save")
     config = load_config(args.config, args.overrides)
     if args.topology or args.compare:
         os.environ["JAX_PLATFORMS"] = "cpu"  # do not occupy this machine's TPUs
@@ -79,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.plan.answers.answer import answer
     from vit_jax.plan.answers.compare import row as compared_row
     from vit_jax.plan.answers.text import compared, curve, rows
-    from vit_jax.plan.compile import topology_devices
+    from vit_jax.plan.compile import compile_step, topology_devices
     from vit_jax.plan.dataset import dataset_of
     from vit_jax.plan.report import describe
     from vit_jax.plan.search import Planner
@@ -99,7 +112,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     check_known(args, (devices or jax.devices())[0].device_kind)
     planner = Planner(config, dataset, devices)
-    step = planner.compile()
+    step = (
+        compile_step(config, dataset, devices, _keep(args.save)) if args.save else planner.compile()
+    )
     document = describe(step, mfu=args.mfu, slice_bandwidth=bandwidth)
     result = dict(topology=args.topology, **answer(step.run, dataset, document, questions))
     if args.scaling:
@@ -107,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
     if args.compare:
         others = comparison(args, config, dataset, questions, bandwidth)
         result["compare"] = [compared_row(args.topology, result), *others]
+    if args.save:
+        result["saved"] = args.save if step.fits else None
     suggestions = iter(()) if step.fits else planner.suggest(step)
     if args.json:
         if not step.fits:
@@ -116,6 +133,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(result, indent=2))
         return 0
     answers = [_row(*row) for row in rows(result, args.config)]
+    if args.save:
+        answers.append(_row("saved", args.save if step.fits else "nothing: it does not fit"))
     print(_joined([*lines(result), *answers]), flush=True)
     for name, table in (("scaling", curve), ("compare", compared)):
         if name in result:
@@ -131,6 +150,13 @@ def run(args: argparse.Namespace) -> int:
         batch = planner.fit_batch(step)
         print(_row("largest batch", f"{batch:,}" if batch else "none"))
     return 0
+
+
+def _keep(path: str) -> "Keep":
+    """A function that saves a compiled step."""
+    from vit_jax.train.compiled.step import save
+
+    return functools.partial(save, path)
 
 
 def _has_slices(args: argparse.Namespace) -> bool:
