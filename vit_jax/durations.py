@@ -70,3 +70,8 @@ def in_steps(entry: ConfigDict, *, name: str, batch_size: int, train_size: int) 
     if unit == "steps":
         return int(value)
     return math.ceil(round(value * examples_per_unit / batch_size, 6))
+
+
+def due(step: int, every: int | None) -> bool:
+    """Whether something that happens every `every` steps is due after this step."""
+    return every is not None and every > 0 and step % every == 0

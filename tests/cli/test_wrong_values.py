@@ -62,6 +62,8 @@ ALSO = {
     "--config.data.data_dir=": ["--config.data.source=tfds:cifar10"],
     "--slices": ["--topology=v5e:2x2"],
     "--slice-bandwidth": ["--topology=v5e:2x2", "--slices=2", "--config.parallel.replica=2"],
+    "--host-cores": ["--images-per-core=100"],
+    "--restart": ["--mtbf=100"],
     "--k": ["--method=knn"],
     "--temperature": ["--method=knn"],
 }
@@ -239,7 +241,7 @@ TEXT = {
     "--coordinator", "--source", "--split", "--train", "--test", "--protocol", "--pp", "--format",
     "--set", "--resample", "--leave-out", "--topology", "--scale", "--row", "--column", "--model",
     "--mode", "--dtype", "--method", "pattern", "--tta", "--val", "--train-pp", "--layers",
-    "repository", "--license", "shell",
+    "repository", "--license", "shell", "--mtbf", "--compare", "--scaling",
 }  # fmt: skip
 
 

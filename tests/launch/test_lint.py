@@ -34,7 +34,7 @@ def test_shell_scripts():
 
 
 def test_yaml_files():
-    assert len(YAML) == 3
+    assert len(YAML) == 4
     lint("yamllint", "--strict", "-d", json.dumps(YAML_RULES), *YAML)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from vit_jax.parallel import agree
@@ -34,6 +35,7 @@ def scenes():
         "failed_on_second": agree.attempt(fail_on(1)),
         "failed_on_both": agree.attempt(fail_on(0, 1)),
         "total": int(agree.total(10 + me)),
+        "gathered": np.asarray(agree.gathered(np.array([me, 0.5]))).tolist(),
     }
     try:
         agree.attempt(fail_on(0, 1, error=KeyError), passing=(KeyError,))
@@ -52,6 +54,7 @@ WANTED = {
     "failed_on_second": "process 1: OSError: disk 1 is full",
     "failed_on_both": "process 0: OSError: disk 0 is full",
     "total": 21,
+    "gathered": [[0.0, 0.5], [1.0, 0.5]],
     "passing": True,
 }
 
@@ -84,6 +87,7 @@ def test_one_process_hears_itself(name):
         "failed_on_second": None,
         "failed_on_both": "OSError: disk 0 is full",
         "total": 10,
+        "gathered": [[0.0, 0.5]],
     }
     assert scenes()[name] == (WANTED | alone)[name]
 

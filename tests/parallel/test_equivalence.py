@@ -143,10 +143,13 @@ def test_pmap_gives_the_run_of_one_device():
 
 @pytest.mark.slow
 def test_a_run_changes_engine_layout_and_device_count(tmp_path):
-    """8 devices, 2, 1, 8 under pmap, 8 with fsdp: the data and the numbers go on."""
+    """Two slices of 4 devices, one of them, 1 device, 8 under pmap, 8 with fsdp.
+
+    The data and the numbers go on.
+    """
     stages = [
-        make_run(**LAYOUTS["data=2 fsdp=4"]),
-        run_on(2, data=2),
+        make_run(replica=2, data=1, fsdp=4),
+        run_on(4, replica=1, data=1, fsdp=4),
         one_device_run(),
         make_run(engine="pmap"),
         make_run(**LAYOUTS["fsdp=8"]),

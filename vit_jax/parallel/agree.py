@@ -50,6 +50,34 @@ def total(count: int) -> jax.Array | int:
     return jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))(shared)
 
 
+def gathered(values: np.ndarray) -> jax.Array | np.ndarray:
+    """The values of all processes; with several processes, an array being computed.
+
+    Args:
+      values: as many numbers on every process, (n,).
+
+    Returns:
+      float32 of shape (processes, n), the same on all processes.
+    """
+    if jax.process_count() == 1:
+        return values.astype(np.float32)[None]
+    mesh = Mesh(np.array(jax.devices()), ("all",), axis_types=(AxisType.Auto,))
+    rows = np.zeros((jax.local_device_count(), len(values)), np.float32)
+    rows[:] = values
+    everywhere = NamedSharding(mesh, PartitionSpec("all"))
+    shape = (jax.device_count(), len(values))
+    shared = jax.make_array_from_process_local_data(everywhere, rows, shape)
+    owners = [device.process_index for device in jax.devices()]
+    firsts = np.array([owners.index(process) for process in range(jax.process_count())])
+    everyone = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(_rows, out_shardings=everyone)(shared, firsts)
+
+
+def _rows(rows: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Some rows of an array; a named function is compiled once."""
+    return rows[numbers]
+
+
 def attempt(act: Callable[[], Any], passing: tuple[type[Exception], ...] = ()) -> str | None:
     """Does something on all processes that may fail on some of them.
 

@@ -28,22 +28,26 @@ class WithFrozen:
 
     def __init__(self, step: CompiledStep, frozen: Any):
         """`frozen`: a pytree of arrays, or of their shapes and shardings, for `lower`."""
-        self._step, self._frozen = step, frozen
+        self.inner, self._frozen = step, frozen
 
     def __call__(self, *args: Any) -> Any:
-        return self._step(*args, self._frozen)
+        return self.inner(*args, self._frozen)
 
     def lower(self, *args: Any) -> jax.stages.Lowered:
-        return self._step.lower(*args, self._frozen)
+        return self.inner.lower(*args, self._frozen)
 
     def compiled(self, *args: Any) -> Callable[..., Any]:
         """The same step, compiled for arguments of these shapes."""
         program = self.lower(*args).compile()
         return lambda *own: program(*own, self._frozen)
 
+    def around(self, change: Callable[[CompiledStep], CompiledStep]) -> "WithFrozen":
+        """The same arrays with another step of (state, batch, frozen)."""
+        return WithFrozen(change(self.inner), self._frozen)
+
     def given(self, frozen: Any) -> "WithFrozen":
         """The same step with other arrays."""
-        return WithFrozen(self._step, frozen)
+        return WithFrozen(self.inner, frozen)
 
 
 class Engine(Protocol):

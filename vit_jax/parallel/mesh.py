@@ -57,6 +57,12 @@ class ParallelOptions:
         effect="layout",
         at_least=1,
     )
+    check_network: bool = option(
+        False,
+        "before the first step, measure all-reduces along each axis of the mesh and warn where one "
+        "is far slower than the chip's published bandwidth",
+        effect="course",
+    )
     cpu_devices: int = option(
         0,
         "number of devices to create on a machine without accelerators; 0: one, or as XLA_FLAGS "

@@ -7,11 +7,10 @@ import math
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
@@ -21,6 +20,7 @@ from vit_jax.parallel.engines import create_engine
 from vit_jax.plan.collectives import Collective, find_collectives
 from vit_jax.plan.hlo import Module
 from vit_jax.plan.traffic import memory_traffic
+from vit_jax.train.batches import abstract_batch
 from vit_jax.train.run import Dataset, Run, prepare
 from vit_jax.train.start import starting_weights
 
@@ -128,8 +128,15 @@ def _check_pod(name: str) -> None:
         raise InputError(f"no TPU topology {name!r}: a whole {generation} pod has {size} chips")
 
 
+# Called with the run, and with its step as it was traced and as it was compiled.
+Keep = Callable[[Run, jax.stages.Lowered, jax.stages.Compiled], None]
+
+
 def compile_step(
-    config: ConfigDict, dataset: Dataset, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict,
+    dataset: Dataset,
+    devices: Sequence[jax.Device] | None = None,
+    keep: Keep | None = None,
 ) -> Step:
     """Compiles the training step of a config.
 
@@ -137,6 +144,7 @@ def compile_step(
       config: config of the run.
       dataset: facts about its training data.
       devices: devices to compile for; None: those present.
+      keep: see `compile_run`.
 
     Raises:
       InputError: the config is wrong.
@@ -150,11 +158,16 @@ def compile_step(
         )
     # A plan needs no weights; if init_from does not exist, the model has its default options.
     known = expand(config.init_from).exists() and starting_weights(config, "")
-    return compile_run(prepare(config, dataset, engine, known.model if known else None))
+    return compile_run(prepare(config, dataset, engine, known.model if known else None), keep)
 
 
-def compile_run(run: Run) -> Step:
-    """Compiles the training step of a run that is prepared."""
+def compile_run(run: Run, keep: Keep | None = None) -> Step:
+    """Compiles the training step of a run that is prepared.
+
+    Args:
+      run: the run.
+      keep: function that is given the compiled step; not called if it does not fit.
+    """
     state = run.abstract
     params, ema = local_bytes(state.params), local_bytes(state.ema)
     optimizer = local_bytes(state) - params - ema
@@ -163,7 +176,8 @@ def compile_run(run: Run) -> Step:
     limit: int | None
     start = time.perf_counter()
     try:
-        compiled = run.train_step.lower(state, abstract_batch(run)).compile()
+        lowered = run.train_step.lower(state, abstract_batch(run))
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         total, limit = _what_did_not_fit(error, kept)
         batch, fits, found, traffic = 0, False, None, None
@@ -176,6 +190,8 @@ def compile_run(run: Run) -> Step:
         limit = memory_of(run.engine.mesh.devices.flat[0])
         fits = limit is None or total <= limit
         found, traffic = _movement(compiled)
+        if keep and fits:
+            keep(run, lowered, compiled)
     return Step(
         run=run,
         params_bytes=params,
@@ -190,18 +206,6 @@ def compile_run(run: Run) -> Step:
         compile_seconds=time.perf_counter() - start,
         teacher_bytes=teacher,
     )
-
-
-def abstract_batch(run: Run) -> dict[str, Any]:
-    """Shapes and shardings of a global batch, the input of the step."""
-    config = run.config
-    rows = config.batch_size
-    label = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    if config.data.multi_label:
-        label = jax.ShapeDtypeStruct((rows, run.task.num_classes), jnp.uint8)
-    image = jax.ShapeDtypeStruct((rows, *run.model_config.input_size, 3), jnp.uint8)
-    arrays = dict(image=image, label=label)
-    return run.engine.abstract_batch({name: arrays[name] for name in run.task.batch_fields})
 
 
 def local_bytes(tree: Any) -> int:

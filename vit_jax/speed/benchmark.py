@@ -24,8 +24,9 @@ from vit_jax.models import flops
 from vit_jax.models.layers import DTYPES, shard_batch
 from vit_jax.models.variants import model_config
 from vit_jax.parallel import hardware
-from vit_jax.plan.compile import abstract_batch, memory_of
+from vit_jax.plan.compile import memory_of
 from vit_jax.tasks import Task
+from vit_jax.train.batches import abstract_batch
 from vit_jax.train.config import DEFAULT_MODEL
 from vit_jax.train.run import Dataset, Run, prepare
 from vit_jax.train.state import TrainState

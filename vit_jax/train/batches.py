@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -55,6 +56,22 @@ def open_training_data(config: ConfigDict) -> tuple[Any, Any, Dataset]:
             labels=tuple(source.label_names),
         ),
     )
+
+
+def abstract_batch(run: Run) -> dict[str, Any]:
+    """Shapes and shardings of a global batch, the input of the step."""
+    return run.engine.abstract_batch(abstract_rows(run, run.config.batch_size))
+
+
+def abstract_rows(run: Run, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the fields of a batch with so many examples."""
+    config = run.config
+    label = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    if config.data.multi_label:
+        label = jax.ShapeDtypeStruct((rows, run.task.num_classes), jnp.uint8)
+    image = jax.ShapeDtypeStruct((rows, *run.model_config.input_size, 3), jnp.uint8)
+    arrays = dict(image=image, label=label)
+    return {name: arrays[name] for name in run.task.batch_fields}
 
 
 def patches_of(pp: Any) -> tuple[int, int]:

@@ -11,19 +11,23 @@ from ml_collections import ConfigDict
 
 from vit_jax.checkpoint.interval import SaveInterval
 from vit_jax.checkpoint.manager import Checkpoints
+from vit_jax.durations import due
 from vit_jax.errors import NonFiniteError, NotSavedError
 from vit_jax.options import flatten
 from vit_jax.parallel import same
 from vit_jax.parallel.distributed import make_cpu_devices
 from vit_jax.parallel.engines import create_engine
 from vit_jax.train.batches import TrainingBatches, open_training_data
+from vit_jax.train.compiled.step import is_loaded, load_step
 from vit_jax.train.config import check
 from vit_jax.train.evaluations import RunEvaluation, open_evaluations
 from vit_jax.train.health.bad_steps import BadSteps
 from vit_jax.train.health.debug import find_cause
 from vit_jax.train.health.early_stop import EarlyStop
+from vit_jax.train.health.network import check_network
 from vit_jax.train.health.preemption import PreemptionWatch, lost_since
 from vit_jax.train.health.spikes import SpikeWatch
+from vit_jax.train.health.straggler import Stragglers
 from vit_jax.train.health.watchdog import Watchdog
 from vit_jax.train.log.clock import Clock
 from vit_jax.train.log.goodput import Goodput
@@ -31,6 +35,7 @@ from vit_jax.train.log.images import show_batch
 from vit_jax.train.log.metrics import MetricsLog
 from vit_jax.train.log.progress import Progress, shown_log
 from vit_jax.train.log.speed import Speed
+from vit_jax.train.log.step_values import training_values
 from vit_jax.train.log.summary import announce, describe, write_summary
 from vit_jax.train.progressive.stages import stage_at
 from vit_jax.train.progressive.steps import StagedSteps
@@ -52,13 +57,16 @@ log = logging.getLogger(__name__)
 STEPS_IN_FLIGHT = 2
 
 
-def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> dict[str, Any]:
+def train(
+    config: ConfigDict, workdir: str, *, started: float | None = None, compiled: str | None = None
+) -> dict[str, Any]:
     """Trains as `config` says; resumes from the workdir's newest checkpoint if there is one.
 
     Args:
       config: config of the run; see vit_jax.config.
       workdir: directory for checkpoints, metrics and the summary.
       started: `time.monotonic()` from which the run's time counts; None: now.
+      compiled: file of `vit_jax plan --save` with the compiled step; None: compile it.
 
     Returns:
       The summary, as written to summary.json. A run that is done already returns it as it is.
@@ -79,7 +87,7 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
         compare_starts(config, workdir)
         preemption = stack.enter_context(contextlib.closing(PreemptionWatch()))
         with clock.phase("start"):
-            begun = _begin(config, workdir, clock, preemption, stack)
+            begun = _begin(config, workdir, clock, preemption, stack, compiled)
         if isinstance(begun, dict):
             return begun
         loop, evals = begun
@@ -106,6 +114,7 @@ def _begin(
     clock: Clock,
     preemption: PreemptionWatch,
     stack: contextlib.ExitStack,
+    compiled: str | None,
 ) -> tuple["Loop", list[RunEvaluation]] | dict[str, Any]:
     """Opens all that a run needs; `stack` closes it. Returns the summary of a run that is done.
 
@@ -128,13 +137,15 @@ def _begin(
     source, pp, dataset = open_training_data(config)
     start = start or starting_weights(config, workdir)
     progress.stage("building the model and the step")
-    run = prepare(config, dataset, engine, start.model if start else None)
+    run = load_step(compiled, prepare(config, dataset, engine, start.model if start else None))
     evals = open_evaluations(run, source, pp)
     early_stop = EarlyStop(config.checkpoint)
     eval_every = steps_of(config.eval_every, "eval_every", config, dataset)
     save_every = steps_of(config.checkpoint.every, "checkpoint.every", config, dataset)
     folder = open_workdir(workdir, config)
-    same.compare({"the number of devices": jax.local_device_count()})
+    same.compare(
+        {"the number of devices": jax.local_device_count(), "--compiled given": bool(compiled)}
+    )
     stack.enter_context(only_run_in(folder))
     checkpoints = Checkpoints(folder, config.checkpoint)
     newest = checkpoints.latest()
@@ -156,6 +167,9 @@ def _begin(
     )
     for line in metrics.earlier:
         progress.evaluated(line["step"], line)
+    if config.parallel.check_network:
+        progress.stage("measuring the network")
+        check_network(engine.mesh)
     loop = Loop(
         run,
         step,
@@ -211,6 +225,7 @@ class Loop:
         self._steps = StagedSteps(self.run.stages, self.run.abstract)
         self._evaluated = -1  # the last step with an evaluation
         self._speed = Speed(self.clock)
+        self._stragglers = Stragglers(self.clock)
 
     @property
     def finished(self) -> bool:
@@ -224,7 +239,7 @@ class Loop:
         ready, training = self._steps.ready(self.step), self._training(self.step + 1)
         if not ready:
             self.watchdog.pause()
-            self.progress.stage("compiling the training step")
+            self.progress.stage("" if is_loaded(self.run) else "compiling the training step")
             show_batch(self.metrics, self.run, batch, self.step + 1)
         with self.clock.phase(training if ready else "compile"):
             self.state, metrics = self._steps(self.step, self.state, batch)
@@ -341,7 +356,9 @@ class Loop:
         self.spikes.see(step, float(loss))
         if self._logs(step):
             # Known only now, before the line of this step is written.
-            self.metrics.add(step, {"train/spikes": self.spikes.count})
+            lagging = self._stragglers.answer(step)
+            self.watchdog.note = self._stragglers.note
+            self.metrics.add(step, {"train/spikes": self.spikes.count} | lagging)
         if not skipped:
             self.bad_steps.clear()
             return
@@ -362,20 +379,13 @@ class Loop:
             raise NonFiniteError(f"{report}\n{found}")
 
     def _log(self, metrics: dict[str, jax.Array]) -> None:
-        values: dict[str, Any] = {
-            f"train/{name}": value
-            for name, value in metrics.items()
-            if name != "histograms" and not value.ndim
-        }
+        values = training_values(self.run, self.step, metrics)
         values["train/unreadable"] = self.batches.unreadable
         values["checkpoint/failed"] = self.checkpoints.failures
         speed = self._speed.take()
         values |= speed
-        if len(self.run.stages) > 1:
-            stage = stage_at(self.run.stages, self.step - 1)
-            values["train/image_size"] = max(stage.model_config.image_size)
-            values["train/flops_per_image"] = self.run.step_flops(stage)
         self.metrics.add(self.step, values)
+        self._stragglers.ask(self.step)
         images_left = (self.run.total_steps - self.step) * self.run.config.batch_size
         left = images_left / speed["train/images_per_second"]
         self.progress.show(self.metrics.last, left)
@@ -386,8 +396,3 @@ class Loop:
     def _training(self, step: int) -> str:
         """The phase of a step: "redone" if an earlier start of the run has done it already."""
         return "step" if step > self.goodput.reached else "redone"
-
-
-def due(step: int, every: int | None) -> bool:
-    """Whether something that happens every `every` steps is due after this step."""
-    return every is not None and every > 0 and step % every == 0

@@ -37,6 +37,9 @@ class Watchdog:
 
     It sleeps until the first beat and after every `pause`, so that compilation, which may take
     long, causes no alarm.
+
+    Attributes:
+      note: what else its message says, such as which process lagged.
     """
 
     def __init__(self, config: WatchdogOptions, clock: Clock):
@@ -49,6 +52,7 @@ class Watchdog:
         self._seconds, self._exit, self._clock = config.seconds, config.exit, clock
         self._beat: float | None = None
         self._step = 0
+        self.note = ""
         self._closed = threading.Event()
         if self._seconds:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -77,8 +81,9 @@ class Watchdog:
 
     def _tell(self) -> None:
         log.error(
-            "watchdog: nothing ended for %g s after step %d, in phase %r; stacks of all threads:",
+            "watchdog: nothing ended for %g s after step %d, in phase %r%s; stacks of all threads:",
             *(self._seconds, self._step, self._clock.current),
+            f"; at the last log step {self.note}" if self.note else "",
         )
         faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         if self._exit:

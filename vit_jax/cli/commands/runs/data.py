@@ -116,6 +116,9 @@ def run(args: argparse.Namespace) -> int:
             limit = config.data.max_unreadable
             if too_many(source, measured.skipped, measured.seen, limit):
                 summary["skipped"]["then"] = f"training ends, by data.max_unreadable = {limit:g}"
+        # For `vit_jax plan --images-per-core`.
+        cores = len(os.sched_getaffinity(0))
+        summary["images_per_core"] = speed / min(config.data.threads or cores, cores)
         steps = steps_of(config.total, "total", config, dataset)
         if steps:
             summary["images"] = steps * config.batch_size

@@ -9,18 +9,32 @@
 chips); `pip install 'vit_jax[plan]'` installs their compiler. Without it the plan is for this
 machine's devices. --slices is a number of such topologies, connected only by the data-centre
 network, which the mesh axis replica crosses. Known data sets need not be there either. If a step
-does not fit in memory, the command suggests changes, each checked by compiling.
+does not fit in memory, the command suggests changes, each checked by compiling. --images-per-core,
+--storage-bandwidth, --mtbf, --price, --compare and --scaling answer what a planner asks next:
+docs/scaling.md, "Answers".
 """
 
 import argparse
+import functools
 import json
 import math
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vit_jax.cli.answers import (
+    add_answer_arguments,
+    check_known,
+    comparison,
+    questions_of,
+    scaling_of,
+)
 from vit_jax.cli.arguments import add_config_argument, add_json_argument
+from vit_jax.cli.outputs import check_file
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from vit_jax.plan.compile import Keep
 
 GIB = 2**30
 
@@ -45,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="find the largest batch that fits, to within a sixteenth; compiles several times",
     )
+    add_answer_arguments(parser)
+    parser.add_argument(
+        "--save",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="keep the compiled step, for `vit_jax train --compiled=FILE` on such devices",
+    )
     add_json_argument(parser)
 
 
@@ -54,16 +75,24 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--mfu={args.mfu:g}: give a share above 0, at most 1")
     if args.slices != 1 and not args.topology:
         raise InputError(f"--slices={args.slices} needs --topology, the topology of one slice")
-    if args.slice_bandwidth is not None and args.slices == 1:
+    if args.slice_bandwidth is not None and not _has_slices(args):
         raise InputError(f"--slice-bandwidth={args.slice_bandwidth:g} needs --slices above 1")
     if args.slice_bandwidth is not None and not 0 < args.slice_bandwidth < math.inf:
         raise InputError(f"--slice-bandwidth={args.slice_bandwidth:g}: give Gbit/s above 0")
+    questions = questions_of(args)
+    if args.save:
+        check_file(args.save, "--save")
     config = load_config(args.config, args.overrides)
-    if args.topology:
+    if args.topology or args.compare:
         os.environ["JAX_PLATFORMS"] = "cpu"  # do not occupy this machine's TPUs
+    import jax
+
     from vit_jax.parallel.distributed import make_cpu_devices
     from vit_jax.parallel.hardware import GBIT
-    from vit_jax.plan.compile import topology_devices
+    from vit_jax.plan.answers.answer import answer
+    from vit_jax.plan.answers.compare import row as compared_row
+    from vit_jax.plan.answers.text import compared, curve, rows
+    from vit_jax.plan.compile import compile_step, topology_devices
     from vit_jax.plan.dataset import dataset_of
     from vit_jax.plan.report import describe
     from vit_jax.plan.search import Planner
@@ -74,10 +103,27 @@ def run(args: argparse.Namespace) -> int:
     bandwidth = None if args.slice_bandwidth is None else args.slice_bandwidth * GBIT
     if devices and args.slices > 1 and bandwidth is None:
         _check_published(devices[0].device_kind, args.slices)
-    planner = Planner(config, dataset_of(config), devices)
-    step = planner.compile()
+    dataset = dataset_of(config)
+    if args.compare and not args.topology:
+        others = comparison(args, config, dataset, questions, bandwidth)
+        print(
+            json.dumps(dict(compare=others), indent=2) if args.json else _joined(compared(others))
+        )
+        return 0
+    check_known(args, (devices or jax.devices())[0].device_kind)
+    planner = Planner(config, dataset, devices)
+    step = (
+        compile_step(config, dataset, devices, _keep(args.save)) if args.save else planner.compile()
+    )
     document = describe(step, mfu=args.mfu, slice_bandwidth=bandwidth)
-    result = dict(topology=args.topology, **document)
+    result = dict(topology=args.topology, **answer(step.run, dataset, document, questions))
+    if args.scaling:
+        result["scaling"] = scaling_of(args, step.run, result, bandwidth)
+    if args.compare:
+        others = comparison(args, config, dataset, questions, bandwidth)
+        result["compare"] = [compared_row(args.topology, result), *others]
+    if args.save:
+        result["saved"] = args.save if step.fits else None
     suggestions = iter(()) if step.fits else planner.suggest(step)
     if args.json:
         if not step.fits:
@@ -86,7 +132,13 @@ def run(args: argparse.Namespace) -> int:
             result["fit_batch"] = planner.fit_batch(step)
         print(json.dumps(result, indent=2))
         return 0
-    print("\n".join(lines(result)), flush=True)
+    answers = [_row(*row) for row in rows(result, args.config)]
+    if args.save:
+        answers.append(_row("saved", args.save if step.fits else "nothing: it does not fit"))
+    print(_joined([*lines(result), *answers]), flush=True)
+    for name, table in (("scaling", curve), ("compare", compared)):
+        if name in result:
+            print(_joined(["", *table(result[name])]), flush=True)
     found = step.fits
     for attempt in suggestions:  # each may take minutes
         found |= attempt["fits"]
@@ -98,6 +150,22 @@ def run(args: argparse.Namespace) -> int:
         batch = planner.fit_batch(step)
         print(_row("largest batch", f"{batch:,}" if batch else "none"))
     return 0
+
+
+def _keep(path: str) -> "Keep":
+    """A function that saves a compiled step."""
+    from vit_jax.train.compiled.step import save
+
+    return functools.partial(save, path)
+
+
+def _has_slices(args: argparse.Namespace) -> bool:
+    """Whether anything is planned for several slices."""
+    return args.slices > 1 or bool(args.scaling) or "*" in (args.compare or "")
+
+
+def _joined(texts: list[str]) -> str:
+    return "\n".join(texts)
 
 
 def _check_published(kind: str, slices: int) -> None:
@@ -219,6 +287,8 @@ def _time(plan: dict[str, Any]) -> str:
     speed = f"an MFU of {plan['mfu']:.0%}"
     if plan["bound_by_roofline"]:
         speed = f"the fastest step, slower than {speed}"
+    if plan["bound_by_input"]:
+        speed = "the speed of the input"
     return f"{plan['days']:.3g} days at {speed}, {step}"
 
 

@@ -33,6 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add_config_argument(parser)
     add_workdir_argument(parser)
+    parser.add_argument(
+        "--compiled",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="start with the step that `vit_jax plan --save=FILE` compiled; a file of your own",
+    )
+    parser.add_argument(
+        "--check-network",
+        action="store_true",
+        help="measure the network first, as --config.parallel.check_network=True",
+    )
     add_dry_run_argument(parser)
     add_json_argument(parser, "the summary")
     add_quiet_argument(parser)
@@ -43,19 +54,24 @@ def run(args: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
     if not args.workdir and not args.dry_run:
         raise InputError("train needs --workdir=DIR, where its checkpoints and metrics go")
+    for flag, given in (("--compiled", args.compiled), ("--check-network", args.check_network)):
+        if given and args.dry_run:
+            raise InputError(f"{flag} has no effect with --dry-run: leave one of them out")
     started = time.monotonic()
     if args.quiet:
         be_quiet()
     keep_compilations()
     join_processes(args)
     config = load_config(args.config, args.overrides)
+    if args.check_network:
+        config.parallel.check_network = True
     if args.dry_run:
         import_quickly("vit_jax.cli.configs.dry_run").show(
             config, args.workdir or None, as_json=args.json
         )
         return 0
     loop = import_quickly("vit_jax.train.loop")
-    summary = loop.train(config, args.workdir, started=started)
+    summary = loop.train(config, args.workdir, started=started, compiled=args.compiled)
     if args.json:
         print_once(json.dumps(summary))
     elif args.quiet:

@@ -1,0 +1,134 @@
+"""The process for which the others wait."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vit_jax.parallel import agree
+from vit_jax.train.health import straggler
+from vit_jax.train.health.straggler import Stragglers, compare
+from vit_jax.train.log.clock import Clock
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_straggler_is_the_one_with_most_time_of_its_own():
+    # In the step, waiting for data, in Python: process 2 keeps the other three waiting.
+    seconds = np.array([[0.9, 0.0, 0.1], [0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.85, 0.05, 0.1]])
+    found = compare(seconds)
+    assert found["process"] == 2 and found["data_wait"] == 0.6
+    assert found["lag"] == pytest.approx(0.7 - np.median([0.1, 0.2, 0.15]))
+    assert found["step"] == pytest.approx(1.0)
+    assert compare(np.array([[1.0, 0, 0], [0.8, 0, 0.2]]))["lag"] == pytest.approx(0.2)
+
+
+def test_it_is_reported_for_the_step_that_asked_and_once(monkeypatch, caplog):
+    clock, told = Clock(), []
+    monkeypatch.setattr(clock, "account", lambda: (0.0, dict(clock.seconds, other=0.0)))
+    lags = Stragglers(clock)
+    lags.ask(1)
+    assert lags.answer(1) == {}  # one process
+    monkeypatch.setattr(straggler.jax, "process_count", lambda: 2)
+    others = np.array([1.0, 0.0, 0.0])
+
+    def gathered(values):
+        told.append(values)
+        return np.stack([others, values])
+
+    monkeypatch.setattr(agree, "gathered", gathered)
+    lags.ask(10)
+    assert told == [] and lags.answer(10) == {}  # programs were compiled
+    clock.seconds.update(step=5.0, data=3.0)
+    lags.ask(20)
+    np.testing.assert_allclose(told[0][:2], [0.5, 0.3])
+    assert lags.answer(19) == {}
+    found = lags.answer(20)
+    assert found["straggler/process"] == 1
+    assert found["straggler/lag"] == pytest.approx(0.3)
+    assert found["straggler/data_wait"] == pytest.approx(0.3)
+    assert "process 1 lags: the others wait 0.3" in lags.note and lags.answer(20) == {}
+    clock.seconds.update(data=6.0, step=10.0)
+    lags.ask(30)
+    lags.answer(30)
+    assert len([r for r in caplog.records if "process 1 lags" in r.getMessage()]) == 1
+    clock.seconds.update(step=20.0)
+    others[:] = [1.0, 0.0, 0.0]
+    lags.ask(40)
+    lags.answer(40)
+    assert lags.note == ""
+
+
+CONFIG = """
+import os
+import time
+
+import tensorflow as tf
+from vit_jax.config import default
+from vit_jax.data.ops.op import Op, operation
+
+
+@operation("sleepy")
+class Sleepy(Op):
+    "Waits a while on the process that SLEEPY makes slow."
+
+    def tensorflow(self, image, words):
+        def wait():
+            time.sleep(float(os.environ.get("SLEEPY", 0)))
+            return 0
+
+        done = tf.numpy_function(wait, [], tf.int64)
+        with tf.control_dependencies([done]):
+            return tf.identity(image)
+
+
+def get_config():
+    config = default()
+    config.model.update(name="ViT-Ti/4", width=32, depth=1, mlp_dim=32, num_heads=2)
+    config.total.steps = 8
+    config.batch_size = 8
+    config.data.update(source="digits", pp="decode|resize(8)|sleepy|value_range(-1, 1)")
+    config.data.update(threads=1, prefetch=1)
+    config.log.update(every=2, tensorboard=False)
+    config.parallel.check_network = True
+    return config
+"""
+
+
+@pytest.mark.slow
+def test_the_slow_one_of_two_processes_is_named_and_their_network_measured(tmp_path):
+    """Process 1 sleeps 0.1 s for each of its four images of a step."""
+    config = tmp_path / "sleepy.py"
+    config.write_text(CONFIG)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    words = ["train", f"--config={config}", f"--workdir={tmp_path / 'run'}"]
+    words += [f"--coordinator={address}", "--num-processes=2"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "vit_jax", *words, f"--process-id={i}"],
+            cwd=ROOT,
+            env=dict(os.environ, XLA_FLAGS=flags, JAX_PLATFORMS="cpu", SLEEPY=str(0.1 * i)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in (0, 1)
+    ]
+    outputs = [process.communicate(timeout=400)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    found = [line for line in lines if "straggler/process" in line]
+    assert [line["step"] for line in found] == [4, 6, 8]  # the first only begins the count
+    last = found[-1]
+    assert last["straggler/process"] == 1
+    assert last["straggler/lag"] > 0.05 and last["straggler/data_wait"] > 0.05
+    assert "process 1 lags: the others wait" in outputs[0]
+    assert "network: all-reduce along data (4 devices): " in outputs[0]
