@@ -126,7 +126,12 @@ def _arrange(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
 
 def num_slices(devices: Iterable[jax.Device]) -> int:
     """The number of parts with a fast network inside: slices of TPUs, hosts of GPUs."""
-    return len({getattr(device, "slice_index", None) for device in devices})
+    return len({slice_of(device) for device in devices})
+
+
+def slice_of(device: jax.Device) -> int:
+    """The number of a device's slice of TPUs, or host of GPUs; 0 where it does not say."""
+    return getattr(device, "slice_index", None) or 0
 
 
 def check_slices(replica: int, slices: int) -> None:
