@@ -5,11 +5,11 @@ over which links they go. Where a group spans several slices (or nodes of GPUs),
 one within each slice and one between slices, for which every device has its share.
 
 On TPUs, XLA replaces some collectives by all-reduces, which send twice the bytes
-(docs/results/scaling.md, with the compiled steps that show it):
+(docs/results/scaling.md; tests/plan/compiled.json has the steps that show it):
 
-* gathers and scatters over all devices of the mesh at once;
-* the reduce-scatter of gradients with three axes or of the head, if fsdp cuts its dimension into
-  slices thinner than THIN rows.
+* gathers and scatters over all devices of a mesh of MANY or more;
+* the reduce-scatter of the head's gradient;
+* the reduce-scatter of the gradients of attention's kernels, in groups of FEW or more.
 """
 
 import collections
@@ -31,7 +31,9 @@ from vit_jax.plan.collectives import ENTERS_BRANCH, Collective, sent_itemsize
 from vit_jax.train.run import Run
 from vit_jax.trees import path_name
 
-THIN = 16  # rows
+MANY, FEW = 64, 8  # devices
+HEAD = r"(^|/)head/kernel$"
+ATTENTION = r"attention/(qkv|out)/kernel$"
 # Share of the bytes of gathers within blocks that XLA sends while something is computed: between
 # 0.6 and 0.9 in compiled steps. Of all other collectives it overlaps none.
 OVERLAPPED = 0.75
@@ -93,8 +95,7 @@ def _of_parameter(
     parts, blocks = sizes["fsdp"], bool(re.search(STACKED, name))
     gathered = size * min(itemsize, 2) / itemsize if tpu else size
     gathers = accumulate * (2 if blocks else 1)
-    over_all = tpu and parts == math.prod(sizes.values())
-    if over_all:
+    if tpu and parts == math.prod(sizes.values()) >= MANY:
         yield _Sum("all-reduce", ("fsdp",)), gathers * gathered
         yield _Sum("all-reduce", ("fsdp",)), accumulate * size
         return
@@ -102,9 +103,8 @@ def _of_parameter(
     shard = gathers * gathered / parts
     yield _Sum("all-gather", ("fsdp",), overlapped=True), hidden * shard
     yield _Sum("all-gather", ("fsdp",)), (1 - hidden) * shard
-    cut = leaf.shape[spec.index("fsdp")] // parts
-    matrix = len(leaf.shape) - blocks == 2 and blocks
-    kind = "all-reduce" if tpu and cut < THIN and not matrix else "reduce-scatter"
+    whole = tpu and (re.search(HEAD, name) or parts >= FEW and re.search(ATTENTION, name))
+    kind = "all-reduce" if whole else "reduce-scatter"
     yield _Sum(kind, ("fsdp",)), accumulate * size
     others = tuple(axis for axis in batch if axis != "fsdp")
     yield _Sum("all-reduce", others), size / parts

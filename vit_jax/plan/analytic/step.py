@@ -224,7 +224,8 @@ class Analyst:
             accumulate=parts,
             kept=kept,
             whole=without,
-            working=block_bytes(run, kept, without, sizes["tensor"], tiles=self.tpu),
+            working=block_bytes(run, without, without, sizes["tensor"], tiles=self.tpu),
+            remat=layout.remat,
             chip=self.chip,
         )
         images = run.config.batch_size / len(placed)
