@@ -135,6 +135,7 @@ def test_out_of_memory_is_an_answer_with_suggestions(config_file, monkeypatch):
     needed = json.loads(plan(*args)[1])["bytes_per_device"]["total"]
     monkeypatch.setattr(compiling, "memory_of", lambda device: int(0.9 * needed))
     monkeypatch.setattr(search, "MAX_ACCUMULATE", 2)
+    monkeypatch.setattr(search, "MAX_LAYOUTS", 1)
     status, out = plan(*args)
     result = json.loads(out)
     assert status == 0 and not result["fits"]

@@ -99,8 +99,7 @@ def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
     Raises:
       InputError: no such topology, or the compiler is not installed.
     """
-    if not 1 <= slices <= MAX_SLICES:
-        raise InputError(f"--slices={slices}: give a number from 1 to {MAX_SLICES}")
+    check_slice_count(slices)
     if not compiler_found():
         raise InputError(
             "compiling for TPUs needs their compiler: pip install 'vit_jax[plan]'; "
@@ -122,6 +121,12 @@ def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
         raise InputError(f"no TPU topology {name!r}, write e.g. v5e:16x16 ({reason})") from error
+
+
+def check_slice_count(slices: int) -> None:
+    """Refuses numbers of slices below 1 and above MAX_SLICES."""
+    if not 1 <= slices <= MAX_SLICES:
+        raise InputError(f"--slices={slices}: give a number from 1 to {MAX_SLICES}")
 
 
 def _check_pod(name: str) -> None:

@@ -5,12 +5,13 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import jax
 
 from vit_jax.errors import InputError, unknown
 from vit_jax.parallel import hardware
+from vit_jax.plan.compile import check_slice_count
 
 CHIPS_PER_HOST = 4
 MAX_GPUS = 2**16  # more than any machine has; each device costs memory here
@@ -71,6 +72,7 @@ def describe_devices(topology: str, slices: int = 1) -> list[jax.Device]:
       InputError: no such topology.
     """
     name = generation(topology)
+    check_slice_count(slices)
     shape = topology.partition(":")[2]
     sides = tuple(int(side) for side in shape.split("x")) if _is_shape(shape) else ()
     # As `jax.Device` declares no attributes of a kind of device, these need not inherit it.
@@ -127,8 +129,3 @@ def _tpus(kind: str, sides: tuple[int, ...], slices: int) -> list[TpuPlace]:
             host = number // (CHIPS_PER_HOST * cores)
             result.append(TpuPlace(number, kind, host, piece, (i, j, k), core))
     return result
-
-
-def is_described(device: Any) -> bool:
-    """Whether a device is only a description, for which nothing can be compiled."""
-    return isinstance(device, GpuPlace | TpuPlace)
