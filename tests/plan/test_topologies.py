@@ -6,12 +6,13 @@ import pytest
 
 from vit_jax.errors import InputError
 from vit_jax.parallel import hardware
+from vit_jax.parallel.mesh import slice_of
 from vit_jax.plan.analytic.devices import describe_devices
 from vit_jax.plan.compile import topology_devices
 from vit_jax.plan.layouts.search import larger
 
 
-@pytest.mark.parametrize("name", ["v3:2x2", "v4:2x2x2", "v5e:4x4", "v5p:2x2x4", "v6e:2x4"])
+@pytest.mark.parametrize("name", ["v3:2x2", "v4:2x2x2", "v5e:4x4", "v5p:2x2x4", "v6e:2x4", "tpu7x:2x2x4"])
 @pytest.mark.parametrize("slices", [1, 2])
 def test_descriptions_are_of_the_devices_that_the_compiler_has(name, slices):
     pytest.importorskip("libtpu")
@@ -20,7 +21,7 @@ def test_descriptions_are_of_the_devices_that_the_compiler_has(name, slices):
     assert {d.device_kind for d in ours} == {d.device_kind for d in theirs}
 
     def places(devices):
-        return sorted((d.slice_index, tuple(d.coords), d.core_on_chip) for d in devices)
+        return sorted((slice_of(d), tuple(d.coords), d.core_on_chip) for d in devices)
 
     assert places(ours) == places(theirs)
 
