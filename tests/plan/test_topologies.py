@@ -12,7 +12,9 @@ from vit_jax.plan.compile import topology_devices
 from vit_jax.plan.layouts.search import larger
 
 
-@pytest.mark.parametrize("name", ["v3:2x2", "v4:2x2x2", "v5e:4x4", "v5p:2x2x4", "v6e:2x4", "tpu7x:2x2x4"])
+@pytest.mark.parametrize(
+    "name", ["v3:2x2", "v4:2x2x2", "v5e:4x4", "v5p:2x2x4", "v6e:2x4", "tpu7x:2x2x4"]
+)
 @pytest.mark.parametrize("slices", [1, 2])
 def test_descriptions_are_of_the_devices_that_the_compiler_has(name, slices):
     pytest.importorskip("libtpu")

@@ -25,6 +25,14 @@ class ParallelOptions:
         effect="layout",
         choices=("pjit", "pmap"),
     )
+    layout: str = option(
+        "given",
+        "given (the sizes of the mesh as below), or auto: replica, data, fsdp, tensor, accumulate "
+        "and model.remat that have their defaults are chosen when `vit_jax train` or `plan` "
+        "starts, for the least predicted step that fits into memory",
+        effect="layout",
+        choices=("given", "auto"),
+    )
     replica: int = option(
         1,
         "size of a mesh axis: data parallelism over the slow network between pods or hosts",

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.checkpoint.interval import SaveInterval
 from vit_jax.checkpoint.manager import Checkpoints
-from vit_jax.errors import NonFiniteError, NotSavedError
+from vit_jax.errors import InputError, NonFiniteError, NotSavedError
 from vit_jax.options import flatten
 from vit_jax.parallel import same
 from vit_jax.parallel.distributed import make_cpu_devices
@@ -35,7 +36,7 @@ from vit_jax.train.log.summary import announce, describe, write_summary
 from vit_jax.train.progressive.stages import stage_at
 from vit_jax.train.progressive.steps import StagedSteps
 from vit_jax.train.resume import announce_schedule, check_length, finished_summary
-from vit_jax.train.run import Run, prepare, steps_of
+from vit_jax.train.run import Dataset, Run, prepare, steps_of
 from vit_jax.train.start import (
     first_state,
     lacks_preprocessing,
@@ -50,15 +51,24 @@ log = logging.getLogger(__name__)
 # Steps dispatched ahead of the oldest unfinished one: the device never waits for
 # Python, and batches do not pile up in its memory.
 STEPS_IN_FLIGHT = 2
+Arrange = Callable[[ConfigDict, Dataset], ConfigDict]
 
 
-def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> dict[str, Any]:
+def train(
+    config: ConfigDict,
+    workdir: str,
+    *,
+    started: float | None = None,
+    arrange: Arrange | None = None,
+) -> dict[str, Any]:
     """Trains as `config` says; resumes from the workdir's newest checkpoint if there is one.
 
     Args:
       config: config of the run; see vit_jax.config.
       workdir: directory for checkpoints, metrics and the summary.
       started: `time.monotonic()` from which the run's time counts; None: now.
+      arrange: function that chooses the layout where `config.parallel.layout` is auto:
+        `vit_jax.plan.auto.arrange`.
 
     Returns:
       The summary, as written to summary.json. A run that is done already returns it as it is.
@@ -71,6 +81,11 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
         the last one was not.
     """
     check(config)
+    if config.parallel.layout == "auto" and arrange is None:
+        raise InputError(
+            "config.parallel.layout=auto is chosen by the command `vit_jax train`; set "
+            "config.parallel.layout to given and the sizes of config.parallel"
+        )
     clock = Clock(started)
     with contextlib.ExitStack() as stack:
         stack.enter_context(same.telling_others())
@@ -79,7 +94,7 @@ def train(config: ConfigDict, workdir: str, *, started: float | None = None) -> 
         compare_starts(config, workdir)
         preemption = stack.enter_context(contextlib.closing(PreemptionWatch()))
         with clock.phase("start"):
-            begun = _begin(config, workdir, clock, preemption, stack)
+            begun = _begin(config, workdir, clock, preemption, stack, arrange)
         if isinstance(begun, dict):
             return begun
         loop, evals = begun
@@ -106,6 +121,7 @@ def _begin(
     clock: Clock,
     preemption: PreemptionWatch,
     stack: contextlib.ExitStack,
+    arrange: Arrange | None,
 ) -> tuple["Loop", list[RunEvaluation]] | dict[str, Any]:
     """Opens all that a run needs; `stack` closes it. Returns the summary of a run that is done.
 
@@ -119,7 +135,8 @@ def _begin(
     progress = opened(
         Progress(config.log.progress, active=first_process, best_by=config.checkpoint.best or "")
     )
-    engine = create_engine(config.parallel)
+    # Wrong sizes are refused before the data are opened.
+    engine = None if config.parallel.layout == "auto" else create_engine(config.parallel)
     start = None
     if lacks_preprocessing(config):
         start = starting_weights(config, workdir)
@@ -127,6 +144,9 @@ def _begin(
     progress.stage(f"opening the data: {config.data.source}")
     source, pp, dataset = open_training_data(config)
     start = start or starting_weights(config, workdir)
+    if arrange is not None and engine is None:
+        progress.stage("choosing the layout")
+        config = arrange(config, dataset)
     progress.stage("building the model and the step")
     run = prepare(config, dataset, engine, start.model if start else None)
     evals = open_evaluations(run, source, pp)

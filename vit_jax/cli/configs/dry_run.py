@@ -17,6 +17,7 @@ from vit_jax.data.inspect import sizes
 from vit_jax.data.sources.source import Source
 from vit_jax.parallel.distributed import make_cpu_devices
 from vit_jax.parallel.engines import create_engine
+from vit_jax.plan.auto import arrange
 from vit_jax.plan.compile import compile_run
 from vit_jax.text import some
 from vit_jax.train.batches import TrainingBatches, open_training_data
@@ -65,11 +66,13 @@ def rehearse(config: ConfigDict, workdir: str | None) -> dict[str, Any]:
     check(config)
     make_cpu_devices(config.parallel.cpu_devices)
     compare_starts(config, workdir or NOWHERE)
-    engine = create_engine(config.parallel)
+    # Wrong sizes are refused before the data are opened.
+    engine = None if config.parallel.layout == "auto" else create_engine(config.parallel)
     start = starting_weights(config, workdir or NOWHERE)
     if lacks_preprocessing(config):
         config = with_preprocessing(config, workdir or NOWHERE, start)
     source, pp, dataset = open_training_data(config)
+    config = arrange(config, dataset)
     run = prepare(config, dataset, engine, start.model if start else None)
     open_evaluations(run, source, pp)
     EarlyStop(config.checkpoint)

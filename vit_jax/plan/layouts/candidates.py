@@ -48,7 +48,7 @@ def search(
     """
     ranking = rank(analyst, pinned)
     if not ranking.fitting:
-        raise InputError(_nothing_fits(analyst, ranking, pinned, topology, slices))
+        raise InputError(nothing_fits(analyst, ranking, pinned, topology, slices))
     limit = memory_of(analyst.devices[0])
     best = best_of_each(ranking.fitting)[:SHOWN]
     return ranking, [_of_estimate(each, limit) for each in best]
@@ -132,7 +132,7 @@ def _of_estimate(found: Estimate, limit: int | None) -> Candidate:
     )
 
 
-def _nothing_fits(
+def nothing_fits(
     analyst: Analyst, ranking: Ranking, pinned: Mapping[str, Any], topology: str, slices: int
 ) -> str:
     """The line about a search without any layout that fits."""

@@ -68,12 +68,13 @@ def rank(
 
 
 def _cost(found: Estimate) -> tuple[float, ...]:
-    """Seconds; of layouts that take as long, the one that changes and needs less is better."""
+    """Seconds; of layouts that take as long, the one that changes and needs less is first."""
     layout = found.layout
     simpler = (layout.accumulate, REMAT.index(layout.remat), layout.mesh["tensor"])
     if found.roofline is None:
-        sent = sum(collective.bytes for collective in found.found)
-        return (REMAT.index(layout.remat), layout.accumulate, sent, found.memory.total)
+        # The speeds of the device are not known: the plainest layout.
+        axes = (layout.mesh["tensor"], layout.mesh["fsdp"])
+        return (REMAT.index(layout.remat), layout.accumulate, *axes, found.memory.total)
     return (round(found.seconds, 5), *simpler, found.memory.total)
 
 

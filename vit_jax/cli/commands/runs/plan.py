@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.parallel.hardware import GBIT
     from vit_jax.parallel.mesh import num_slices
     from vit_jax.plan.analytic.step import Analyst
+    from vit_jax.plan.auto import arrange
     from vit_jax.plan.dataset import dataset_of
     from vit_jax.plan.report import describe
     from vit_jax.plan.search import Planner
@@ -108,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     dataset = dataset_of(config)
     if args.search:
         return run_search(args, Analyst(config, dataset, devices, bandwidth), topology)
+    config = arrange(config, dataset, devices, topology=args.topology or "", slices=args.slices)
     planner = Planner(
         config, dataset, devices, analytic=topology.analytic, slice_bandwidth=bandwidth
     )

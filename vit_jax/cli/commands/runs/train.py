@@ -56,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
         import_quickly("vit_jax.cli.configs.dry_run").show(config, args.workdir, as_json=args.json)
         return 0
     loop = import_quickly("vit_jax.train.loop")
-    summary = loop.train(config, args.workdir, started=started)
+    arrange = None
+    if config.parallel.layout == "auto":
+        arrange = import_quickly("vit_jax.plan.auto").arrange
+    summary = loop.train(config, args.workdir, started=started, arrange=arrange)
     if args.json:
         print_once(json.dumps(summary))
     elif args.quiet:
