@@ -19,7 +19,7 @@ from vit_jax.config import default
 
 def get_config():
     config = default()
-    config.model.update(name="ViT-Ti/4", width=256, depth=2, mlp_dim=256, num_heads=4)
+    config.model.update(name="ViT-Ti/4", width=128, depth=1, mlp_dim=128, num_heads=2)
     config.parallel.layout = "auto"
     config.total.steps = 2
     config.batch_size = 16
@@ -72,8 +72,9 @@ def test_given_values_win():
 
 
 def test_a_run_that_fits_nowhere_names_the_smallest_slice():
+    overrides = ("--config.batch_size=1048576", "--config.optimizer.warmup.steps=100")
     with pytest.raises(InputError, match="--topology=v5e:[0-9x]+$") as error:
-        arranged("configs/vit_jft.py:ViT-H/14", "v5e:2x2", "--config.batch_size=1048576")
+        arranged("configs/vit_jft.py:ViT-H/14", "v5e:2x2", *overrides)
     assert str(error.value).startswith("config.parallel.layout=auto: no layout fits v5e:2x2: ")
 
 

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
@@ -12,11 +11,10 @@ from ml_collections import ConfigDict
 
 from vit_jax.checkpoint.interval import SaveInterval
 from vit_jax.checkpoint.manager import Checkpoints
-from vit_jax.errors import InputError, NonFiniteError, NotSavedError
+from vit_jax.errors import NonFiniteError, NotSavedError
 from vit_jax.options import flatten
 from vit_jax.parallel import same
 from vit_jax.parallel.distributed import make_cpu_devices
-from vit_jax.parallel.engines import create_engine
 from vit_jax.train.batches import TrainingBatches, open_training_data
 from vit_jax.train.config import check
 from vit_jax.train.evaluations import RunEvaluation, open_evaluations
@@ -36,7 +34,7 @@ from vit_jax.train.log.summary import announce, describe, write_summary
 from vit_jax.train.progressive.stages import stage_at
 from vit_jax.train.progressive.steps import StagedSteps
 from vit_jax.train.resume import announce_schedule, check_length, finished_summary
-from vit_jax.train.run import Dataset, Run, prepare, steps_of
+from vit_jax.train.run import Arrange, Run, arranged, given_engine, prepare, steps_of
 from vit_jax.train.start import (
     first_state,
     lacks_preprocessing,
@@ -51,7 +49,6 @@ log = logging.getLogger(__name__)
 # Steps dispatched ahead of the oldest unfinished one: the device never waits for
 # Python, and batches do not pile up in its memory.
 STEPS_IN_FLIGHT = 2
-Arrange = Callable[[ConfigDict, Dataset], ConfigDict]
 
 
 def train(
@@ -67,8 +64,7 @@ def train(
       config: config of the run; see vit_jax.config.
       workdir: directory for checkpoints, metrics and the summary.
       started: `time.monotonic()` from which the run's time counts; None: now.
-      arrange: function that chooses the layout where `config.parallel.layout` is auto:
-        `vit_jax.plan.auto.arrange`.
+      arrange: function that chooses the layout where `config.parallel.layout` is auto.
 
     Returns:
       The summary, as written to summary.json. A run that is done already returns it as it is.
@@ -81,11 +77,6 @@ def train(
         the last one was not.
     """
     check(config)
-    if config.parallel.layout == "auto" and arrange is None:
-        raise InputError(
-            "config.parallel.layout=auto is chosen by the command `vit_jax train`; set "
-            "config.parallel.layout to given and the sizes of config.parallel"
-        )
     clock = Clock(started)
     with contextlib.ExitStack() as stack:
         stack.enter_context(same.telling_others())
@@ -132,11 +123,9 @@ def _begin(
         return stack.enter_context(contextlib.closing(thing))
 
     first_process = jax.process_index() == 0
-    progress = opened(
-        Progress(config.log.progress, active=first_process, best_by=config.checkpoint.best or "")
-    )
-    # Wrong sizes are refused before the data are opened.
-    engine = None if config.parallel.layout == "auto" else create_engine(config.parallel)
+    best = config.checkpoint.best or ""
+    progress = opened(Progress(config.log.progress, active=first_process, best_by=best))
+    engine = given_engine(config, arrange)
     start = None
     if lacks_preprocessing(config):
         start = starting_weights(config, workdir)
@@ -144,9 +133,7 @@ def _begin(
     progress.stage(f"opening the data: {config.data.source}")
     source, pp, dataset = open_training_data(config)
     start = start or starting_weights(config, workdir)
-    if arrange is not None and engine is None:
-        progress.stage("choosing the layout")
-        config = arrange(config, dataset)
+    config = arranged(config, dataset, arrange)
     progress.stage("building the model and the step")
     run = prepare(config, dataset, engine, start.model if start else None)
     evals = open_evaluations(run, source, pp)

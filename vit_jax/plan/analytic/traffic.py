@@ -64,7 +64,8 @@ def predict_traffic(
     outside = block / (block + AT_ONCE * chip.on_chip) if chip.on_chip and block else ON_GPUS
     passing = PASSING * outside * (1 + REPEATED[remat]) * whole.bytes(tensor)
     activations = KEPT * kept.bytes(tensor) + passing
-    state = 2 * (memory.params + memory.optimizer + memory.ema) + 2 * memory.params
+    # A gradient is written, summed in place, read for its norm, and read by the optimizer.
+    state = 2 * (memory.params + memory.optimizer + memory.ema) + 5 * memory.params
     return round(rows * activations + state + _weights(run, params, sizes, accumulate, memory))
 
 
