@@ -167,7 +167,7 @@ def test_groups_lie_along_the_axes_of_the_mesh():
 
 
 def test_a_plan_without_the_compiler_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("vit_jax.plan.topology.compiler_found", lambda: False)
+    monkeypatch.setattr("vit_jax.plan.analytic.topology.compiler_found", lambda: False)
     args = ["--config=configs/vit_jft.py:ViT-B/16", "--batch=1024", "--topology=v5e:4x4"]
     status, text = plan(*args)
     assert status == 0

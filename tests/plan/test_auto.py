@@ -11,8 +11,8 @@ from vit_jax.cli.main import main
 from vit_jax.config_files import load_config
 from vit_jax.plan.analytic.devices import describe_devices
 from vit_jax.plan.analytic.step import Analyst
-from vit_jax.plan.auto import arrange
 from vit_jax.plan.dataset import dataset_of
+from vit_jax.plan.layouts.auto import arrange
 
 CONFIG = """
 from vit_jax.config import default

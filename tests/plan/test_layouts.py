@@ -34,7 +34,7 @@ def get_config():
 
 @pytest.fixture
 def config_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("vit_jax.plan.topology.compiler_found", lambda: False)
+    monkeypatch.setattr("vit_jax.plan.analytic.topology.compiler_found", lambda: False)
     path = tmp_path / "tiny.py"
     path.write_text(CONFIG)
     return path

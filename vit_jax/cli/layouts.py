@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vit_jax.plan.analytic.step import Analyst
+    from vit_jax.plan.analytic.topology import Topology
     from vit_jax.plan.layouts.candidates import Candidate
-    from vit_jax.plan.topology import Topology
 
 
 def run_search(args: argparse.Namespace, analyst: "Analyst", topology: "Topology") -> int:

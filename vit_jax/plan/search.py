@@ -15,7 +15,7 @@ from vit_jax.plan.analytic.step import Analyst
 from vit_jax.plan.compile import Step, compile_step
 from vit_jax.plan.layouts.search import MAX_ACCUMULATE, REMAT, best_of_each, rank
 from vit_jax.plan.layouts.text import short
-from vit_jax.plan.waiting import announced
+from vit_jax.plan.layouts.waiting import announced
 from vit_jax.train.run import Dataset
 
 log = logging.getLogger(__name__)

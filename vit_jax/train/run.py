@@ -32,7 +32,7 @@ from vit_jax.weights.adapters.lora import add_lora, merge
 log = logging.getLogger(__name__)
 
 _merge = jax.jit(merge, static_argnums=1)
-# Chooses the layout of a config; see `vit_jax.plan.auto.arrange`, which is above this package.
+# Chooses the layout of a config: `vit_jax.plan.layouts.auto.arrange`, which is above this package.
 Arrange = Callable[[ConfigDict, "Dataset"], ConfigDict]
 
 

@@ -16,8 +16,8 @@ from vit_jax.cli.processes import print_once
 from vit_jax.data.inspect import sizes
 from vit_jax.data.sources.source import Source
 from vit_jax.parallel.distributed import make_cpu_devices
-from vit_jax.plan.auto import arrange
 from vit_jax.plan.compile import compile_run
+from vit_jax.plan.layouts.auto import arrange
 from vit_jax.text import some
 from vit_jax.train.batches import TrainingBatches, open_training_data
 from vit_jax.train.config import check

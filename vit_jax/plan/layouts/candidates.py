@@ -12,7 +12,7 @@ from vit_jax.plan.compile import memory_of
 from vit_jax.plan.layouts.compiled import Compiler
 from vit_jax.plan.layouts.search import Ranking, best_of_each, rank, smallest
 from vit_jax.plan.layouts.text import short
-from vit_jax.plan.waiting import announced
+from vit_jax.plan.layouts.waiting import announced
 
 log = logging.getLogger(__name__)
 

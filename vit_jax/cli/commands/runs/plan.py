@@ -19,7 +19,6 @@ formulas, and compiles the best few; options that are given on the command line 
 
 import argparse
 import json
-import math
 import os
 from typing import Any
 
@@ -30,6 +29,7 @@ from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
 
 GIB = 2**30
+MAX_GBITS = 10**6  # far more than any network has
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,11 +90,11 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.parallel.hardware import GBIT
     from vit_jax.parallel.mesh import num_slices
     from vit_jax.plan.analytic.step import Analyst
-    from vit_jax.plan.auto import arrange
+    from vit_jax.plan.analytic.topology import Topology, find_topology
     from vit_jax.plan.dataset import dataset_of
+    from vit_jax.plan.layouts.auto import arrange
     from vit_jax.plan.report import describe
     from vit_jax.plan.search import Planner
-    from vit_jax.plan.topology import Topology, find_topology
 
     if not args.topology:
         make_cpu_devices(config.parallel.cpu_devices)
@@ -148,8 +148,9 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise InputError(f"--slices={args.slices} needs --topology, the topology of one slice")
     if args.slice_bandwidth is not None and not args.topology:
         raise InputError(f"--slice-bandwidth={args.slice_bandwidth:g} needs --slices above 1")
-    if args.slice_bandwidth is not None and not 0 < args.slice_bandwidth < math.inf:
-        raise InputError(f"--slice-bandwidth={args.slice_bandwidth:g}: give Gbit/s above 0")
+    if args.slice_bandwidth is not None and not 0 < args.slice_bandwidth <= MAX_GBITS:
+        limits = f"above 0, at most {MAX_GBITS:,}"
+        raise InputError(f"--slice-bandwidth={args.slice_bandwidth:g}: give Gbit/s {limits}")
     if args.write and not args.search:
         raise InputError(f"--write={args.write} needs --search, which finds what to write")
     if args.search and args.fit_batch:

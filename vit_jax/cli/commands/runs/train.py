@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     loop = import_quickly("vit_jax.train.loop")
     arrange = None
     if config.parallel.layout == "auto":
-        arrange = import_quickly("vit_jax.plan.auto").arrange
+        arrange = import_quickly("vit_jax.plan.layouts.auto").arrange
     summary = loop.train(config, args.workdir, started=started, arrange=arrange)
     if args.json:
         print_once(json.dumps(summary))
