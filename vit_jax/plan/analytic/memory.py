@@ -31,9 +31,10 @@ from vit_jax.train.run import Run
 from vit_jax.trees import named_leaves
 
 FLOAT32 = 4  # bytes
-# Arrays of tokens by tokens in float32, or two in bfloat16, that attention's backward pass holds at
-# a time: measured on compiled steps of S/16, B/16 and L/16 on v5e (tests/plan/compiled.json).
-SCORES = 5.5
+# Arrays of tokens by tokens in float32, or twice as many in bfloat16, that attention's backward
+# pass holds at a time in main memory; fewer, if one of them fits into the memory on the chip.
+# Fitted to compiled steps of S/16, B/16, L/16 and H/14 on v5e (tests/plan/compiled.json).
+SCORES, SCORES_IF_SMALL = 5.5, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,7 @@ def step_memory(
     kept: Kept,
     whole: Kept,
     tiles: bool,
+    on_chip: int = 0,
 ) -> Memory:
     """Memory of one device for a layout.
 
@@ -98,13 +100,16 @@ def step_memory(
       kept: what the forward pass keeps.
       whole: what it would keep without remat.
       tiles: whether arrays are padded to the tiles of a TPU.
+      on_chip: bytes of memory on the chip that the compiler manages.
     """
     params, ema = local_bytes(state.params), local_bytes(state.ema)
     shards = math.prod(size for axis, size in sizes.items() if axis != "tensor")
     rows = run.config.batch_size // shards
     batch = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in _batch(run, rows))
     micro, tensor = rows / accumulate, sizes.get("tensor", 1)
-    temporaries = micro * (kept.bytes(tensor) + block_bytes(run, kept, whole, tensor, tiles=tiles))
+    small = micro * _scores(run, tensor, tiles) <= on_chip
+    block = block_bytes(run, kept, whole, tensor, tiles=tiles, small=small)
+    temporaries = micro * (kept.bytes(tensor) + block)
     temporaries += params * (2 if accumulate > 1 else 1) + _gathered(run, state.params, sizes)
     if accumulate > 1:
         pixels = math.prod(run.model_config.input_size) * 3
@@ -119,16 +124,35 @@ def step_memory(
     )
 
 
-def block_bytes(run: Run, kept: Kept, whole: Kept, tensor: int, *, tiles: bool) -> float:
-    """Bytes of one example in the backward pass of one block."""
+def block_bytes(
+    run: Run, kept: Kept, whole: Kept, tensor: int, *, tiles: bool, small: bool = False
+) -> float:
+    """Bytes of one example in the backward pass of one block.
+
+    Args:
+      run: the run.
+      kept, whole: as in `step_memory`.
+      tensor: size of the mesh's axis tensor.
+      tiles: whether arrays are padded to the tiles of a TPU.
+      small: whether an array of tokens by tokens fits into the memory on the chip.
+    """
     model = run.model_config
     if not isinstance(model, ViTConfig):
         return 2 * whole.largest  # the gradient of the largest map, and what it is computed from
     recomputed = max(whole.bytes(tensor) - kept.bytes(tensor), 0) / model.depth
+    scores = (SCORES_IF_SMALL if small else SCORES) * _scores(run, tensor, tiles)
     tokens = model.prefix_tokens + model.kept_patches
-    scores = _size((model.num_heads, tokens, tokens), tiles) * FLOAT32 / tensor
     hidden = _size((tokens, model.mlp_dim), tiles) * jnp.dtype(model.dtype).itemsize / tensor
-    return recomputed + max(SCORES * scores, 2 * hidden)
+    return recomputed + max(scores, 2 * hidden)
+
+
+def _scores(run: Run, tensor: int, tiles: bool) -> float:
+    """Bytes of one example's logits of attention in one block, in float32."""
+    model = run.model_config
+    if not isinstance(model, ViTConfig):
+        return 0.0
+    tokens = model.prefix_tokens + model.kept_patches
+    return _size((model.num_heads, tokens, tokens), tiles) * FLOAT32 / tensor
 
 
 def _gathered(run: Run, params: Any, sizes: Mapping[str, int]) -> float:

@@ -202,7 +202,14 @@ class Analyst:
         kept, without = self.kept(layout.remat), self.kept("none")
         parts = layout.accumulate
         memory = step_memory(
-            run, state, sizes, accumulate=parts, kept=kept, whole=without, tiles=self.tpu
+            run,
+            state,
+            sizes,
+            accumulate=parts,
+            kept=kept,
+            whole=without,
+            tiles=self.tpu,
+            on_chip=self.chip.on_chip if self.chip else 0,
         )
         placed = cast(list[Any], mesh.devices.ravel().tolist())
         found = predict_collectives(

@@ -112,8 +112,8 @@ def _compiled(options: dict[str, Any], compiler: Compiler, which: str) -> Candid
         options=options,
         fits=plan["fits"],
         total_bytes=plan["bytes_per_device"]["total"],
-        step_seconds=roofline and roofline["step"],
-        bottleneck=roofline and roofline["bottleneck"],
+        step_seconds=roofline["step"] if roofline else None,
+        bottleneck=roofline["bottleneck"] if roofline else None,
         sent_bytes=plan["collective_bytes_per_step"],
         found_by=COMPILED,
     )
@@ -125,8 +125,8 @@ def _of_estimate(found: Estimate, limit: int | None) -> Candidate:
         options=found.layout.options(),
         fits=limit is None or found.memory.total <= limit,
         total_bytes=found.memory.total,
-        step_seconds=roofline and roofline["step"],
-        bottleneck=roofline and roofline["bottleneck"],
+        step_seconds=roofline["step"] if roofline else None,
+        bottleneck=roofline["bottleneck"] if roofline else None,
         sent_bytes=sum(collective.bytes for collective in found.found),
         found_by=FORMULAS,
     )

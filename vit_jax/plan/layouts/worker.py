@@ -45,7 +45,7 @@ def main() -> int:
         if not task.topology:
             make_cpu_devices(config.parallel.cpu_devices)
         devices = topology_devices(task.topology, task.slices) if task.topology else None
-        fields = {
+        fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in task.dataset.items()
         }
