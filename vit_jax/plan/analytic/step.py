@@ -45,7 +45,7 @@ class Layout:
         """The options of a config that give this layout."""
         axes = {f"parallel.{axis}": size for axis, size in self.sizes}
         rest = {"parallel.accumulate": self.accumulate, "model.remat": self.remat}
-        return {"parallel.engine": "pjit", **axes, **rest}
+        return {"parallel.engine": "pjit", "parallel.layout": "given", **axes, **rest}
 
 
 @dataclasses.dataclass(frozen=True)

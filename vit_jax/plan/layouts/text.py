@@ -9,7 +9,15 @@ HEAD = ("layout", "memory", "step", "bound by", "sent", "found by")
 
 def short(options: Mapping[str, Any]) -> str:
     """A layout in a few words: "data=16 fsdp=16 remat=full", without what has its default."""
-    plain = {"replica": 1, "fsdp": 1, "tensor": 1, "accumulate": 1, "remat": "none", "unroll": 1}
+    plain = {
+        "layout": "given",
+        "replica": 1,
+        "fsdp": 1,
+        "tensor": 1,
+        "accumulate": 1,
+        "remat": "none",
+        "unroll": 1,
+    }
     words = []
     for name, value in options.items():
         last = name.rpartition(".")[2]
