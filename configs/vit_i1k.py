@@ -25,6 +25,7 @@ def get_config(model: str = "ViT-B/16") -> ConfigDict:
     config.model.pre_logits = -1
     config.model.dropout = 0.1
     config.model.dtype = "bfloat16"
+    config.parallel.layout = "auto"
 
     config.data.source = "tfds:imagenet2012"
     config.data.pp = "decode|inception_crop(224)|flip_lr|value_range(-1, 1)"

@@ -34,6 +34,7 @@ def get_config(model: str = "ViT-B/16") -> ConfigDict:
     config.model.head_bias = -10.0
     config.model.dropout = 0.1
     config.model.dtype = "bfloat16"
+    config.parallel.layout = "auto"
     config.loss.name = "sigmoid"
 
     config.data.source = "folder:imagenet21k"

@@ -61,6 +61,7 @@ def get_config(arg: str = "ViT-L/16") -> ConfigDict:
     config.model.pre_logits = 0 if model.startswith("BiT") else -1
     config.model.head_bias = -10.0
     config.model.dtype = "bfloat16"
+    config.parallel.layout = "auto"
     config.loss.name = "sigmoid"
 
     config.data.source = "folder:jft"

@@ -64,6 +64,8 @@ ALSO = {
     "--slice-bandwidth": ["--topology=v5e:2x2", "--slices=2", "--config.parallel.replica=2"],
     "--host-cores": ["--images-per-core=100"],
     "--restart": ["--mtbf=100"],
+    "--compile": ["--search"],
+    "--write": ["--search", "--compile=0"],
     "--k": ["--method=knn"],
     "--temperature": ["--method=knn"],
 }
@@ -73,9 +75,9 @@ POSITIONS = dict(
 )
 LARGE = "1" + 30 * "0"
 OUTPUTS = ("--workdir", "--output", "target", "--sheet", "--plot", "--profile", "--attention-map",
-           "--embeddings", "--confusion", "--worst")  # fmt: skip
+           "--embeddings", "--confusion", "--worst", "--write")  # fmt: skip
 # Outputs that are files, in a folder that exists.
-FILES = ("--sheet", "--plot", "--embeddings", "--confusion")
+FILES = ("--sheet", "--plot", "--embeddings", "--confusion", "--write")
 # Options of the config that name a place, and the commands that read them.
 PLACES = ["--config.init_from=", "--config.data.source=folder:", "--config.data.source=npz:",
           "--config.data.data_dir="]  # fmt: skip
@@ -92,6 +94,7 @@ MAY_BE = [
     ("generate", "--temperature", LARGE),
     ("generate", "--top-k", "0"),
     ("generate", "--seed", "0"),
+    ("plan", "--compile", "0"),
     ("benchmark", "--cpu-devices", "0"),
     ("benchmark", "--unroll", "-1"),
 ]

@@ -1,11 +1,13 @@
 """Predicted steps against closed forms."""
 
 import dataclasses
+import itertools
+import math
 
 import pytest
 
 from vit_jax import models
-from vit_jax.parallel.hardware import Chip
+from vit_jax.parallel.hardware import Chip, find_chip
 from vit_jax.plan.collectives import Collective
 from vit_jax.plan.roofline import links, predict, recomputed_macs
 
@@ -75,20 +77,57 @@ def test_the_network_between_slices_has_a_speed_of_its_own(
         predict(step_flops=1, traffic=0, found=[between], chip=CHIP)
 
 
+V5E, V5P = find_chip("TPU v5 lite"), find_chip("TPU v5p")
+
+
+def torus(*sides):
+    return list(itertools.product(*map(range, sides)))
+
+
 def test_links_lead_along_the_axes_of_a_group():
-    torus = [(x, y, 0) for x in range(4) for y in range(4)]
-    assert links(range(16), torus) == 1
-    assert links(range(4), torus) == links([0, 4, 8, 12], torus) == 0.5
-    assert links([0, 1, 4, 5], torus) == 1
-    assert links([0], torus) == links(range(4), []) == 1
-    slow = predict(
-        step_flops=0,
-        traffic=0,
-        found=[Collective("all-reduce", 10**9, 4, 1, "", members=(0, 1, 2, 3))],
-        chip=Chip("Y", 1, 1, 1, 1e9),
-        coords=torus,
-    )
-    assert slow["network"] == pytest.approx(2 * 3 / 4 / 0.5)
+    """A v5e chip has four links, two along each axis; at 16 chips the ends of an axis meet."""
+    whole = torus(16, 16, 1)
+    assert links(range(256), whole, V5E) == 1
+    row = range(16)  # along y: a ring, with both links of that axis
+    assert links(row, whole, V5E) == 0.5
+    assert links(range(8), whole, V5E) == 0.25  # half of a row is a line, its ends have one link
+    assert links(range(128), whole, V5E) == 0.75  # 8 x 16: a line and a ring
+    assert links([0], whole, V5E) == links(row, [], V5E) == 1
+
+
+@pytest.mark.parametrize(
+    "chip, sides, share",
+    [
+        (V5E, (4, 4, 1), 0.5),  # two lines, of two axes
+        (V5E, (2, 2, 1), 0.5),
+        (V5E, (8, 16, 1), 0.75),
+        (V5E, (4, 1, 1), 0.25),  # the links of the other axis lead nowhere
+        (V5P, (4, 4, 4), 1),
+        (V5P, (4, 4, 8), 1),
+        (V5P, (2, 4, 4), 0.5),  # a part of a cube: three lines
+        (V5P, (2, 2, 1), 1 / 3),
+    ],
+)
+def test_only_some_sides_are_rings(chip, sides, share):
+    """Cloud TPU's documentation: v5e wraps sides of 16, v5p slices of whole cubes of 4x4x4."""
+    assert links(range(math.prod(sides)), torus(*sides), chip) == pytest.approx(share)
+
+
+def test_a_line_takes_twice_as_long_as_a_ring():
+    """An all-reduce of 1 GB over 16 chips in a row: 2 x 15/16 GB over half of 200 GB/s."""
+    collective = Collective("all-reduce", 10**9, 16, 1, "", members=tuple(range(16)))
+
+    def seconds(sides):
+        return predict(step_flops=0, traffic=0, found=[collective], chip=V5E, coords=torus(*sides))[
+            "network"
+        ]
+
+    assert seconds((16, 16, 1)) == pytest.approx(2 * 15 / 16 / 100)
+    assert seconds((4, 4, 1)) == pytest.approx(2 * 15 / 16 / 100)  # both axes, each a line
+    assert seconds((1, 16, 1)) == pytest.approx(2 * 15 / 16 / 100)
+    half = dataclasses.replace(collective, group=8, members=tuple(range(8)))
+    found = predict(step_flops=0, traffic=0, found=[half], chip=V5E, coords=torus(16, 16, 1))
+    assert found["network"] == pytest.approx(2 * 7 / 8 / 50)
 
 
 def test_remat_computes_part_of_the_forward_pass_again():

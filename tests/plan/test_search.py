@@ -1,14 +1,12 @@
 import copy
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 
 from vit_jax import config as configs
 from vit_jax.errors import InputError
-from vit_jax.plan.search import Planner, as_flags, largest
-from vit_jax.train.run import Dataset
+from vit_jax.plan.search import Planner, as_flags, changed, largest
 
 
 @pytest.mark.parametrize("true", [1, 2, 3, 16, 17, 100, 1000, 4096])
@@ -69,7 +67,7 @@ class FakeStep:
 
 
 class FakePlanner(Planner):
-    refused = ()
+    layouts = ()  # those that the search finds
 
     def __init__(self, limit, **options):
         config = configs.default()
@@ -86,8 +84,8 @@ class FakePlanner(Planner):
         self.compiled.append(config)
         return FakeStep(config, self.limit)
 
-    def accepts(self, options):
-        return options["parallel.fsdp"] not in self.refused
+    def _layouts(self, step):
+        return ({"parallel.engine": "pjit"} | layout for layout in self.layouts)
 
     def suggestions(self):
         return [(a["flags"], a["fits"]) for a in self.suggest(self.compile())]
@@ -103,28 +101,27 @@ def fsdp(data, shards):
     ]
 
 
-FSDP = fsdp(1, 4)
-
-
 def test_each_remedy_is_tried_up_to_the_first_that_suffices():
     assert FakePlanner(limit=700).suggestions() == [
         ([REMAT("dots_no_batch")], True),
-        ([ACCUMULATE(2)], True),  # fsdp=4 would spare 75 bytes of 1124
+        ([ACCUMULATE(2)], True),
     ]
-    # The fewest shards that suffice: 1024 + 100 / 2 bytes.
-    assert (fsdp(2, 2), True) in FakePlanner(limit=1100).suggestions()
-    found = FakePlanner(limit=1060).suggestions()
-    assert (fsdp(2, 2), False) in found and (FSDP, True) in found
 
 
-def test_remedies_are_joined_where_none_alone_suffices():
-    assert FakePlanner(limit=160).suggestions() == [
+def test_layouts_of_the_search_are_tried_in_their_order():
+    """1024 + 100 / 2 bytes do not fit, 1024 / 4 + 100 / 4 do."""
+    planner = FakePlanner(limit=290)
+    planner.layouts = (
+        {"parallel.data": 2, "parallel.fsdp": 2},
+        {"parallel.data": 1, "parallel.fsdp": 4, "model.remat": "full"},
+        {"parallel.data": 4, "parallel.fsdp": 1, "model.remat": "full"},
+    )
+    assert planner.suggestions() == [
         ([REMAT("dots_no_batch")], False),
         ([REMAT("full")], False),
-        # accumulate=8 leaves 128 + 100 bytes, 16 is refused, 32 leaves no row
-        ([*FSDP, REMAT("dots_no_batch")], False),
-        ([*FSDP, REMAT("full")], False),
-        ([*FSDP, REMAT("full"), ACCUMULATE(2)], True),
+        ([ACCUMULATE(8)], True),
+        (fsdp(2, 2), False),
+        ([*fsdp(1, 4), REMAT("full")], True),
     ]
 
 
@@ -137,6 +134,8 @@ def test_microbatches_that_cannot_suffice_are_not_compiled():
 def test_what_is_in_use_is_not_suggested():
     options = {"model.remat": "full", "parallel.data": 1, "parallel.fsdp": 4}
     assert FakePlanner(limit=160, **options).suggestions() == [([ACCUMULATE(2)], True)]
+    config = FakePlanner(limit=160, **options).config
+    assert changed({"model.remat": "full", "parallel.fsdp": 2}, config) == {"parallel.fsdp": 2}
 
 
 def test_fit_batch_searches_multiples_of_the_shards_at_the_same_length():
@@ -148,26 +147,8 @@ def test_fit_batch_searches_multiples_of_the_shards_at_the_same_length():
     assert all(config.total.steps == 10 for config in planner.compiled[1:])
 
 
-def test_shards_that_the_parameters_do_not_divide_are_passed_over():
-    """G/14 on 256 devices: its width of 1664 is divided by 128, not by 256."""
-    planner = FakePlanner(limit=160)
-    planner.refused = (4,)
-    joined = [flags for flags, _ in planner.suggestions()][2:]
-    assert all(flags[:3] == fsdp(2, 2) for flags in joined) and joined
-
-
-def test_a_real_layout_that_is_refused_is_not_accepted():
-    """A width of 332 is divided by 4, not by 8."""
-    config = configs.default()
-    config.model.update(name="ViT-S/16", width=332, mlp_dim=1324, num_heads=4, depth=2)
-    config.total.steps = 10
-    config.batch_size = 64
-    dataset = Dataset(640, 10, (32, 32), (0.5,) * 3, (0.5,) * 3)
-    planner = Planner(config, dataset, jax.devices())
-    assert planner.accepts({"parallel.data": 2, "parallel.fsdp": 4})
-    assert not planner.accepts({"parallel.data": 1, "parallel.fsdp": 8})
-    assert planner._widest_fsdp(planner.compile()) == {
-        "parallel.engine": "pjit",
-        "parallel.data": 2,
-        "parallel.fsdp": 4,
-    }
+def test_a_layout_that_is_refused_is_said(caplog):
+    planner = FakePlanner(limit=10)
+    planner.layouts = ({"parallel.accumulate": 16},)
+    assert all(not fits for _, fits in planner.suggestions())
+    assert "accumulate=16 is not possible: too many microbatches" in caplog.text

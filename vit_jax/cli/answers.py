@@ -173,7 +173,7 @@ def scaling_of(
     rate = None
     if asked["step_seconds"] is not None:
         rate = asked["images_per_core"] * asked["host_cores"]
-    pod = hardware.PODS.get((args.topology or "").partition(":")[0])
+    generation = hardware.TPUS.get((args.topology or "").partition(":")[0])
     return Scaling(
         params=run.abstract.params,
         state_bytes=plan["checkpoint"]["bytes"],
@@ -182,7 +182,9 @@ def scaling_of(
         flops_per_image=plan["flops_per_image"],
         steps=plan["steps"],
         chip=chip,
-        slice_chips=math.prod(pod) if pod else int(plan["chips"] // plan["slices"]),
+        slice_chips=math.prod(generation.pod)
+        if generation
+        else int(plan["chips"] // plan["slices"]),
         mfu=args.mfu,
         images_per_host=rate,
         host_chips=plan["chips"] / plan["hosts"],

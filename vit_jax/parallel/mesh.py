@@ -25,6 +25,14 @@ class ParallelOptions:
         effect="layout",
         choices=("pjit", "pmap"),
     )
+    layout: str = option(
+        "given",
+        "given (the sizes of the mesh as below), or auto: replica, data, fsdp, tensor, accumulate "
+        "and model.remat that have their defaults are chosen when `vit_jax train` or `plan` "
+        "starts, for the least predicted step that fits into memory",
+        effect="layout",
+        choices=("given", "auto"),
+    )
     replica: int = option(
         1,
         "size of a mesh axis: data parallelism over the slow network between pods or hosts",
@@ -132,7 +140,12 @@ def _arrange(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
 
 def num_slices(devices: Iterable[jax.Device]) -> int:
     """The number of parts with a fast network inside: slices of TPUs, hosts of GPUs."""
-    return len({getattr(device, "slice_index", None) for device in devices})
+    return len({slice_of(device) for device in devices})
+
+
+def slice_of(device: jax.Device) -> int:
+    """The number of a device's slice of TPUs, or host of GPUs; 0 where it does not say."""
+    return getattr(device, "slice_index", None) or 0
 
 
 def check_slices(replica: int, slices: int) -> None:

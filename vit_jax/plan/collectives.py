@@ -137,7 +137,7 @@ def minimum(
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name, spec = path_name(path), leaf.sharding.spec
         parts = fsdp if "fsdp" in spec else 1
-        itemsize = _itemsize(name, leaf, dtype)
+        itemsize = sent_itemsize(name, leaf, dtype)
         size = leaf.size * itemsize / (tensor if "tensor" in spec else 1)
         gathers = microbatches * (2 if re.search(STACKED, name) else 1)
         gathered = size * min(itemsize, 2) / itemsize if rounds else size
@@ -168,12 +168,12 @@ def minimum_between_slices(
     total = 0.0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         tensor = mesh.shape["tensor"] if "tensor" in leaf.sharding.spec else 1
-        size = leaf.size * _itemsize(path_name(path), leaf, dtype) / tensor
+        size = leaf.size * sent_itemsize(path_name(path), leaf, dtype) / tensor
         total += SENT["all-reduce"](size * slices / batch_shards, slices)
     return round(total)
 
 
-def _itemsize(name: str, leaf: Any, dtype: str) -> int:
+def sent_itemsize(name: str, leaf: Any, dtype: str) -> int:
     """Bytes per value of a parameter, or of its gradient, as it is sent."""
     if re.search(FULL_PRECISION, name):
         return leaf.dtype.itemsize

@@ -57,6 +57,7 @@ class Step:
     traffic_bytes: int | None  # to and from main memory; None as for `found`
     compile_seconds: float
     teacher_bytes: int = 0  # parameters of the teacher, in distillation
+    analytic: bool = False  # whether formulas predict this, and nothing was compiled
 
     @property
     def total_bytes(self) -> int:
@@ -82,6 +83,12 @@ class Step:
         )
 
 
+def compiler_found() -> bool:
+    """Whether the compiler for TPUs is installed."""
+    spec = importlib.util.find_spec("libtpu")
+    return spec is not None and spec.origin is not None
+
+
 def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
     """Devices of a TPU topology such as "v5e:16x16", for compilation only.
 
@@ -92,12 +99,10 @@ def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
     Raises:
       InputError: no such topology, or the compiler is not installed.
     """
-    if not 1 <= slices <= MAX_SLICES:
-        raise InputError(f"--slices={slices}: give a number from 1 to {MAX_SLICES}")
-    spec = importlib.util.find_spec("libtpu")
-    if spec is None or spec.origin is None:
+    check_slice_count(slices)
+    if not compiler_found():
         raise InputError(
-            "planning for TPUs wants their compiler: pip install 'vit_jax[plan]'; "
+            "compiling for TPUs needs their compiler: pip install 'vit_jax[plan]'; "
             "without --topology the devices present are planned for"
         )
     _check_pod(name)
@@ -118,13 +123,21 @@ def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
         raise InputError(f"no TPU topology {name!r}, write e.g. v5e:16x16 ({reason})") from error
 
 
+def check_slice_count(slices: int) -> None:
+    """Refuses numbers of slices below 1 and above MAX_SLICES."""
+    if not 1 <= slices <= MAX_SLICES:
+        raise InputError(f"--slices={slices}: give a number from 1 to {MAX_SLICES}")
+
+
 def _check_pod(name: str) -> None:
     """Refuses topologies larger than a pod, with which the compiler would abort the process."""
     generation, _, shape = name.partition(":")
-    pod = hardware.PODS.get(generation)
+    known = hardware.TPUS.get(generation)
     sides = [int(side) for side in shape.split("x") if side.isdigit()]
-    if pod and sides and (max(sides) > max(pod) or math.prod(sides) > math.prod(pod)):
-        size = "x".join(map(str, pod))
+    if known is None or not sides:
+        return
+    if max(sides) > max(known.pod) or math.prod(sides) > math.prod(known.pod):
+        size = "x".join(map(str, known.pod))
         raise InputError(f"no TPU topology {name!r}: a whole {generation} pod has {size} chips")
 
 

@@ -53,6 +53,7 @@ def describe(step: Step, *, mfu: float, slice_bandwidth: float | None = None) ->
         batch_size=config.batch_size,
         device=devices.flat[0].device_kind,
         devices=devices.size,
+        analytic=step.analytic,  # by formulas; nothing was compiled
         slices=num_slices(devices.flat),
         layout=layout(config, run),
         params=sum(leaf.size for leaf in jax.tree.leaves(run.abstract.params)),
@@ -96,6 +97,9 @@ def _network(step: Step) -> dict[str, Any]:
     )
     if step.found is not None:
         outside = collectives.between_slices(step.found)
+        if step.run.engine.mesh.devices.flat[0].platform != "tpu":
+            # Any axis may cross the network between nodes, not only that of the gradients.
+            numbers["collective_bytes_between_slices_minimum"] = sum(c.bytes for c in outside)
         numbers.update(
             collectives=collectives.by_kind(step.found),
             collective_bytes_per_step=sum(c.bytes for c in step.found),

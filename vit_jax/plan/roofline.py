@@ -5,7 +5,7 @@
 * memory: bytes to and from main memory, counted in the compiled step (`traffic`);
 * network: bytes that each device sends in collectives (`collectives`), over those links of
   the fast network that lie within the collective's group: on a torus, a group along one
-  of two axes has half of a chip's links;
+  of two axes has half of a chip's links, and half of those if the axis is no ring (`links`);
 * between_slices: bytes that each device sends to other slices, at the chip's bandwidth of the
   data-centre network.
 
@@ -58,7 +58,7 @@ def predict(
             outside += seconds
             outside_overlapped += seconds if collective.overlapped else 0.0
             continue
-        share = links(collective.members, coords) / chip.devices
+        share = links(collective.members, coords, chip) / chip.devices
         seconds = collective.bytes / (chip.network_bandwidth * share)
         network += seconds
         overlapped += seconds if collective.overlapped else 0.0
@@ -75,16 +75,34 @@ def predict(
     )
 
 
-def links(members: Iterable[int], coords: Sequence[tuple[int, ...]]) -> float:
-    """The share of a chip's links that a group uses: its axes of the torus over all axes."""
-    axes = _axes(coords)
-    inside = _axes([coords[member] for member in members]) if axes else 0
-    return inside / axes if inside else 1.0  # within a chip, or no torus at all
+def links(members: Iterable[int], coords: Sequence[tuple[int, ...]], chip: Chip) -> float:
+    """The share of a chip's links that a group's rings use.
+
+    Each axis of the torus has an equal share of the links. A group that fills an axis whose ends
+    are connected uses all of them. Otherwise the places along the axis are a line, whose ends have
+    a neighbour on one side only: that takes twice as long, so that half of the links count.
+
+    Args:
+      members: positions in the mesh of the group's devices.
+      coords: place of every device of the mesh; empty: there is no torus.
+      chip: the chip, which says how many axes there are and which are rings.
+    """
+    places = [coords[member] for member in members] if coords else []
+    spans = _spans(places)
+    if not chip.axes or all(span == 1 for span in spans):
+        return 1.0  # within a chip, or no torus at all
+    sides = _spans(coords)
+    share = sum(
+        1.0 if span == sides[axis] and chip.wraps(sides, axis) else 0.5
+        for axis, span in enumerate(spans)
+        if span > 1
+    )
+    return share / chip.axes
 
 
-def _axes(coords: Sequence[tuple[int, ...]]) -> int:
-    """The number of axes along which places differ."""
-    return sum(len(set(axis)) > 1 for axis in zip(*coords, strict=True))
+def _spans(coords: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The number of different places along each axis."""
+    return tuple(len(set(axis)) for axis in zip(*coords, strict=True))
 
 
 def recomputed_macs(model_config: ModelConfig) -> int:

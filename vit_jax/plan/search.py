@@ -10,26 +10,44 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
-from vit_jax.parallel.engines import create_engine
+from vit_jax.options import flatten
+from vit_jax.plan.analytic.step import Analyst
 from vit_jax.plan.compile import Step, compile_step
-from vit_jax.train.run import Dataset, prepare
+from vit_jax.plan.layouts.search import MAX_ACCUMULATE, REMAT, best_of_each, rank
+from vit_jax.plan.layouts.text import short
+from vit_jax.plan.layouts.waiting import announced
+from vit_jax.train.run import Dataset
 
 log = logging.getLogger(__name__)
 
-REMAT = ("none", "dots_no_batch", "full")  # from least to most recomputation
-MAX_ACCUMULATE = 32
+MAX_LAYOUTS = 3  # of a search, that are compiled until one fits
 
 
 class Planner:
-    """Compiles variants of one configuration."""
+    """Compiles variants of one configuration, or predicts them by formulas.
+
+    Args:
+      config: config of the run.
+      dataset: facts about its training data.
+      devices: devices, which may be descriptions; None: those present.
+      analytic: whether to use formulas instead of the compiler.
+      slice_bandwidth: bytes/s of one chip to other slices; None: as published.
+    """
 
     def __init__(
-        self, config: ConfigDict, dataset: Dataset, devices: Sequence[jax.Device] | None = None
+        self,
+        config: ConfigDict,
+        dataset: Dataset,
+        devices: Sequence[jax.Device] | None = None,
+        *,
+        analytic: bool = False,
+        slice_bandwidth: float | None = None,
     ):
         self.config = config
         self.dataset = dataset
         self.devices = devices
-        self._widest: dict[str, Any] = {}
+        self.analytic = analytic
+        self.slice_bandwidth = slice_bandwidth
 
     def compile(self, **options: Any) -> Step:
         """Compiles the step with some options changed, such as `{"model.remat": "full"}`.
@@ -39,26 +57,28 @@ class Planner:
         """
         config = copy.deepcopy(self.config)
         config.update_from_flattened_dict(options)
-        log.info("compiling %s", " ".join(as_flags(options)) or "the step")
-        return compile_step(config, self.dataset, self.devices)
+        if self.analytic:
+            return self._analyst(config).step()
+        with announced(f"compiling {short(options) or 'the step'}"):
+            return compile_step(config, self.dataset, self.devices)
+
+    def _analyst(self, config: ConfigDict) -> Analyst:
+        return Analyst(config, self.dataset, self.devices, self.slice_bandwidth)
 
     def suggest(self, step: Step) -> Iterator[dict[str, Any]]:
-        """Tries options that save memory, first one by one, then together; compiles each.
+        """Tries layouts that save memory.
+
+        First more remat or microbatches on the same mesh, then the layouts that a search finds
+        the fastest of those that fit. Each is compiled, unless the plan is analytic.
 
         Args:
-          step: compiled step that does not fit.
+          step: step that does not fit.
 
         Yields:
           Each attempt when it is done: its flags, whether it fits, bytes per device.
         """
-        found = False
-        self._widest = self._widest_fsdp(step)
-        for family in self._single_remedies(step):
-            for attempt in self._first_that_fits(family):
-                found |= attempt["fits"]
-                yield attempt
-        if not found:
-            yield from self._first_that_fits(self._joint_remedies(step))
+        for family in (*self._single_remedies(step), self._layouts(step)):
+            yield from self._first_that_fits(family)
 
     def _first_that_fits(self, variants: Iterator[dict]) -> Iterator[dict[str, Any]]:
         """Compiles variants until one fits; skips those that the config does not allow."""
@@ -66,7 +86,7 @@ class Planner:
             try:
                 step = self.compile(**options)
             except InputError as error:
-                log.debug("%s is not possible: %s", " ".join(as_flags(options)), error)
+                log.warning("%s is not possible: %s", " ".join(as_flags(options)), error)
                 continue
             yield dict(flags=as_flags(options), fits=step.fits, total_bytes=step.total_bytes)
             if step.fits:
@@ -77,13 +97,6 @@ class Planner:
         yield ({"model.remat": remat} for remat in self._more_remat(step))
         kept, share = step.total_bytes - step.temporary_bytes, self.config.parallel.accumulate
         limit = math.inf if step.limit_bytes is None else step.limit_bytes
-        # Sharding saves at most the state, and as much again of gradients and updates. The
-        # fewer devices share a parameter, the less is sent.
-        yield (
-            options
-            for factor, options in self._fsdp(step)
-            if step.total_bytes - 2 * kept * (1 - 1 / factor) <= limit
-        )
         # Microbatches only make temporaries smaller, at best in proportion to their number.
         yield (
             {"parallel.accumulate": parts}
@@ -91,46 +104,16 @@ class Planner:
             if kept + step.temporary_bytes * share / parts <= limit
         )
 
-    def _joint_remedies(self, step: Step) -> Iterator[dict[str, Any]]:
-        fsdp = self._widest
-        remats = self._more_remat(step)
-        for remat in remats:
-            if fsdp:
-                yield fsdp | {"model.remat": remat}
-        strongest = fsdp | ({"model.remat": remats[-1]} if remats else {})
-        for parts in self._more_parts(step):
-            yield strongest | {"parallel.accumulate": parts}
+    def _layouts(self, step: Step) -> Iterator[dict[str, Any]]:
+        """The fastest layouts that fit by the formulas, each of another mesh."""
+        found = rank(self._analyst(self.config), limit=step.limit_bytes).fitting
+        for each in best_of_each(found)[:MAX_LAYOUTS]:
+            yield changed(each.layout.options(), self.config)
 
     def _more_remat(self, step: Step) -> list[str]:
         """Policies that recompute more than the present one."""
         present = self.config.model.remat
         return list(REMAT[REMAT.index(present) + 1 :]) if present in REMAT else ["full"]
-
-    def _fsdp(self, step: Step) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Layouts that turn data parallelism into fsdp, each with the factor of more shards."""
-        sizes = step.run.engine.mesh.shape
-        data = sizes.get("data", step.run.engine.batch_shards)  # pmap's mesh has no axis "data"
-        for factor in range(2, data + 1):
-            if data % factor == 0:
-                layout = {"data": data // factor, "fsdp": factor * sizes.get("fsdp", 1)}
-                parallel = {f"parallel.{axis}": size for axis, size in layout.items()}
-                yield factor, {"parallel.engine": "pjit"} | parallel
-
-    def _widest_fsdp(self, step: Step) -> dict[str, Any]:
-        """The layout with most shards that the model's parameters divide; {} if there is none."""
-        layouts = [options for _, options in self._fsdp(step)]
-        return next(filter(self.accepts, reversed(layouts)), {})
-
-    def accepts(self, options: dict[str, Any]) -> bool:
-        """Whether the config is right with some options changed."""
-        config = copy.deepcopy(self.config)
-        config.update_from_flattened_dict(options)
-        try:
-            prepare(config, self.dataset, create_engine(config.parallel, self.devices))
-        except InputError as error:
-            log.debug("%s is not possible: %s", " ".join(as_flags(options)), error)
-            return False
-        return True
 
     def _more_parts(self, step: Step) -> list[int]:
         """Larger numbers of microbatches that still divide a device's rows."""
@@ -188,3 +171,9 @@ def largest(fits: Callable[[int], bool], start: int, precision: int = 16) -> int
 def as_flags(options: dict[str, Any]) -> list[str]:
     """Options as arguments of the command line."""
     return [f"--config.{name}={value}" for name, value in options.items()]
+
+
+def changed(options: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
+    """Those of some options that differ from the config."""
+    present = dict(flatten(config.to_dict()))
+    return {name: value for name, value in options.items() if present[name] != value}

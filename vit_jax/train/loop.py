@@ -16,7 +16,6 @@ from vit_jax.errors import NonFiniteError, NotSavedError
 from vit_jax.options import flatten
 from vit_jax.parallel import same
 from vit_jax.parallel.distributed import make_cpu_devices
-from vit_jax.parallel.engines import create_engine
 from vit_jax.train.batches import TrainingBatches, open_training_data
 from vit_jax.train.compiled.step import is_loaded, load_step
 from vit_jax.train.config import check
@@ -40,13 +39,8 @@ from vit_jax.train.log.summary import announce, describe, write_summary
 from vit_jax.train.progressive.stages import stage_at
 from vit_jax.train.progressive.steps import StagedSteps
 from vit_jax.train.resume import announce_schedule, check_length, finished_summary
-from vit_jax.train.run import Run, prepare, steps_of
-from vit_jax.train.start import (
-    first_state,
-    lacks_preprocessing,
-    starting_weights,
-    with_preprocessing,
-)
+from vit_jax.train.run import Arrange, Run, arranged, given_engine, prepare, steps_of
+from vit_jax.train.start import first_state, preprocessing_known, starting_weights
 from vit_jax.train.state import TrainState
 from vit_jax.train.workdir import claim_workdir, compare_starts, only_run_in, open_workdir
 
@@ -58,7 +52,12 @@ STEPS_IN_FLIGHT = 2
 
 
 def train(
-    config: ConfigDict, workdir: str, *, started: float | None = None, compiled: str | None = None
+    config: ConfigDict,
+    workdir: str,
+    *,
+    started: float | None = None,
+    compiled: str | None = None,
+    arrange: Arrange | None = None,
 ) -> dict[str, Any]:
     """Trains as `config` says; resumes from the workdir's newest checkpoint if there is one.
 
@@ -67,6 +66,7 @@ def train(
       workdir: directory for checkpoints, metrics and the summary.
       started: `time.monotonic()` from which the run's time counts; None: now.
       compiled: file of `vit_jax plan --save` with the compiled step; None: compile it.
+      arrange: function that chooses the layout where `config.parallel.layout` is auto.
 
     Returns:
       The summary, as written to summary.json. A run that is done already returns it as it is.
@@ -87,7 +87,7 @@ def train(
         compare_starts(config, workdir)
         preemption = stack.enter_context(contextlib.closing(PreemptionWatch()))
         with clock.phase("start"):
-            begun = _begin(config, workdir, clock, preemption, stack, compiled)
+            begun = _begin(config, workdir, clock, preemption, stack, compiled, arrange)
         if isinstance(begun, dict):
             return begun
         loop, evals = begun
@@ -115,6 +115,7 @@ def _begin(
     preemption: PreemptionWatch,
     stack: contextlib.ExitStack,
     compiled: str | None,
+    arrange: Arrange | None,
 ) -> tuple["Loop", list[RunEvaluation]] | dict[str, Any]:
     """Opens all that a run needs; `stack` closes it. Returns the summary of a run that is done.
 
@@ -125,17 +126,14 @@ def _begin(
         return stack.enter_context(contextlib.closing(thing))
 
     first_process = jax.process_index() == 0
-    progress = opened(
-        Progress(config.log.progress, active=first_process, best_by=config.checkpoint.best or "")
-    )
-    engine = create_engine(config.parallel)
-    start = None
-    if lacks_preprocessing(config):
-        start = starting_weights(config, workdir)
-        config = with_preprocessing(config, workdir, start)
+    best = config.checkpoint.best or ""
+    progress = opened(Progress(config.log.progress, active=first_process, best_by=best))
+    engine = given_engine(config, arrange)
+    config, start = preprocessing_known(config, workdir)
     progress.stage(f"opening the data: {config.data.source}")
     source, pp, dataset = open_training_data(config)
     start = start or starting_weights(config, workdir)
+    config = arranged(config, dataset, arrange)
     progress.stage("building the model and the step")
     run = load_step(compiled, prepare(config, dataset, engine, start.model if start else None))
     evals = open_evaluations(run, source, pp)
@@ -169,7 +167,7 @@ def _begin(
         progress.evaluated(line["step"], line)
     if config.parallel.check_network:
         progress.stage("measuring the network")
-        check_network(engine.mesh)
+        check_network(run.engine.mesh)
     loop = Loop(
         run,
         step,

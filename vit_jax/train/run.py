@@ -32,6 +32,8 @@ from vit_jax.weights.adapters.lora import add_lora, merge
 log = logging.getLogger(__name__)
 
 _merge = jax.jit(merge, static_argnums=1)
+# Chooses the layout of a config: `vit_jax.plan.layouts.auto.arrange`, which is above this package.
+Arrange = Callable[[ConfigDict, "Dataset"], ConfigDict]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,27 @@ class Run:
         if not self.config.lora.rank:
             return params
         return _merge(params, self.config.lora.alpha)
+
+
+def given_engine(config: ConfigDict, arrange: Arrange | None) -> Engine | None:
+    """The engine of a config that gives its layout; None if `arrange` will choose it.
+
+    Raises:
+      InputError: wrong sizes of the mesh, or nothing that can choose them.
+    """
+    if config.parallel.layout != "auto":
+        return create_engine(config.parallel)
+    if arrange is None:
+        raise InputError(
+            "config.parallel.layout=auto is chosen by the command `vit_jax train`; set "
+            "config.parallel.layout to given and the sizes of config.parallel"
+        )
+    return None
+
+
+def arranged(config: ConfigDict, dataset: Dataset, arrange: Arrange | None) -> ConfigDict:
+    """The config with its layout chosen where it says auto."""
+    return config if arrange is None else arrange(config, dataset)
 
 
 def prepare(

@@ -111,6 +111,18 @@ def with_preprocessing(config: ConfigDict, workdir: str | Path, start: Start | N
     return config.lock()
 
 
+def preprocessing_known(config: ConfigDict, workdir: str | Path) -> tuple[ConfigDict, Start | None]:
+    """The config with its preprocessing, and the weights if they were read to know it.
+
+    Raises:
+      InputError: as `starting_weights` and `with_preprocessing`.
+    """
+    if not lacks_preprocessing(config):
+        return config, None
+    start = starting_weights(config, str(workdir))
+    return with_preprocessing(config, workdir, start), start
+
+
 class _Data(TypedDict):
     pp: str
 

@@ -16,8 +16,8 @@ from vit_jax.cli.processes import print_once
 from vit_jax.data.inspect import sizes
 from vit_jax.data.sources.source import Source
 from vit_jax.parallel.distributed import make_cpu_devices
-from vit_jax.parallel.engines import create_engine
 from vit_jax.plan.compile import compile_run
+from vit_jax.plan.layouts.auto import arrange
 from vit_jax.text import some
 from vit_jax.train.batches import TrainingBatches, open_training_data
 from vit_jax.train.config import check
@@ -25,7 +25,7 @@ from vit_jax.train.evaluations import open_evaluations
 from vit_jax.train.health.early_stop import EarlyStop
 from vit_jax.train.log.progress import shown_log
 from vit_jax.train.resume import check_length
-from vit_jax.train.run import Dataset, Run, prepare, steps_of
+from vit_jax.train.run import Dataset, Run, given_engine, prepare, steps_of
 from vit_jax.train.start import (
     lacks_preprocessing,
     pretrained,
@@ -65,11 +65,12 @@ def rehearse(config: ConfigDict, workdir: str | None) -> dict[str, Any]:
     check(config)
     make_cpu_devices(config.parallel.cpu_devices)
     compare_starts(config, workdir or NOWHERE)
-    engine = create_engine(config.parallel)
+    engine = given_engine(config, arrange)
     start = starting_weights(config, workdir or NOWHERE)
     if lacks_preprocessing(config):
         config = with_preprocessing(config, workdir or NOWHERE, start)
     source, pp, dataset = open_training_data(config)
+    config = arrange(config, dataset)
     run = prepare(config, dataset, engine, start.model if start else None)
     open_evaluations(run, source, pp)
     EarlyStop(config.checkpoint)

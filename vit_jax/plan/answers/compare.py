@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
+from vit_jax.plan.analytic.topology import find_topology
 from vit_jax.plan.answers.answer import answer
 from vit_jax.plan.answers.questions import Offer, Questions
-from vit_jax.plan.compile import Step, compile_step, topology_devices
+from vit_jax.plan.compile import Step
+from vit_jax.plan.layouts.auto import arrange
 from vit_jax.plan.report import describe
+from vit_jax.plan.search import Planner
 from vit_jax.train.run import Dataset
 
 log = logging.getLogger(__name__)
@@ -23,13 +27,24 @@ log = logging.getLogger(__name__)
 PlanStep = Callable[[ConfigDict, Dataset, str, int], Step]
 
 
-def plan_step(config: ConfigDict, dataset: Dataset, topology: str, slices: int) -> Step:
-    """Compiles the step for a topology, as `vit_jax plan --topology` does.
+def plan_step(
+    config: ConfigDict,
+    dataset: Dataset,
+    topology: str,
+    slices: int,
+    slice_bandwidth: float | None = None,
+) -> Step:
+    """The step on a topology as `vit_jax plan --topology` gives it: compiled, or by formulas.
 
     Raises:
-      InputError: no such topology, no compiler for it, or the config does not fit it.
+      InputError: no such topology, or the config does not fit it.
     """
-    return compile_step(config, dataset, topology_devices(topology, slices))
+    found = find_topology(topology, slices)
+    config = arrange(config, dataset, found.devices, topology=topology, slices=slices)
+    planner = Planner(
+        config, dataset, found.devices, analytic=found.analytic, slice_bandwidth=slice_bandwidth
+    )
+    return planner.compile()
 
 
 def compare(
@@ -40,7 +55,7 @@ def compare(
     *,
     mfu: float,
     slice_bandwidth: float | None = None,
-    step_of: PlanStep = plan_step,
+    step_of: PlanStep | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Plans a run for each offer; what is not possible says why and ends nothing.
 
@@ -51,11 +66,12 @@ def compare(
       questions: as for the run itself; an offer's price wins.
       mfu: assumed MFU.
       slice_bandwidth: bytes/s of one chip to other slices; None: as published.
-      step_of: plans one step.
+      step_of: plans one step; None: `plan_step`.
 
     Yields:
       A row for each offer, see `row`.
     """
+    step_of = step_of or functools.partial(plan_step, slice_bandwidth=slice_bandwidth)
     for offer in offers:
         log.info("planning for %s", offer)
         own = copy.deepcopy(config)

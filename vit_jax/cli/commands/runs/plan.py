@@ -1,23 +1,27 @@
 """Estimate memory, network traffic and time of a run from its compiled step, without training.
 
   vit_jax plan --config=configs/vit_jft.py:ViT-L/16 --topology=v5e:16x16
+  vit_jax plan --config=configs/vit_jft.py:ViT-L/16 --topology=v5e:16x16 --search --write=l16.py
   vit_jax plan --config=configs/vit_jft.py:ViT-H/14 --topology=v3:16x16 --fit-batch --json
   vit_jax plan --config=configs/vit_jft.py:ViT-H/14 --topology=v6e:16x16 --slices=2 \\
       --config.parallel.replica=2
+  vit_jax plan --config=configs/vit_jft.py:ViT-L/16 --topology=h100:8x8
 
---topology names TPUs that this machine need not have (v3, v4, v5e, v5p, v6e; the shape counts
-chips); `pip install 'vit_jax[plan]'` installs their compiler. Without it the plan is for this
-machine's devices. --slices is a number of such topologies, connected only by the data-centre
-network, which the mesh axis replica crosses. Known data sets need not be there either. If a step
-does not fit in memory, the command suggests changes, each checked by compiling. --images-per-core,
---storage-bandwidth, --mtbf, --price, --compare and --scaling answer what a planner asks next:
-docs/scaling.md, "Answers".
+--topology names TPUs that this machine need not have (v3, v4, v5e, v5p, v6e, tpu7x; the shape
+counts chips) or GPUs (a100, h100, h200, b200, gb200; nodes x GPUs). `pip install 'vit_jax[plan]'`
+installs the compiler for TPUs; without it, and for GPUs, formulas predict the step. Without
+--topology the plan is for this machine's devices. --slices is a number of slices of TPUs, connected
+only by the data-centre network, which the mesh axis replica crosses. Known data sets need not be
+there either. If a step does not fit in memory, the command suggests changes, each checked by
+compiling. --search finds mesh sizes, remat and accumulation for the least predicted step, by
+formulas, and compiles the best few; options that are given on the command line stay.
+--images-per-core, --storage-bandwidth, --mtbf, --price, --compare and --scaling answer what a
+planner asks next: docs/scaling.md, "Answers".
 """
 
 import argparse
 import functools
 import json
-import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +32,8 @@ from vit_jax.cli.answers import (
     questions_of,
     scaling_of,
 )
-from vit_jax.cli.arguments import add_config_argument, add_json_argument
+from vit_jax.cli.arguments import add_config_argument, add_json_argument, whole
+from vit_jax.cli.layouts import run_search
 from vit_jax.cli.outputs import check_file
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
@@ -37,19 +42,22 @@ if TYPE_CHECKING:
     from vit_jax.plan.compile import Keep
 
 GIB = 2**30
+MAX_GBITS = 10**6  # far more than any network has
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add_config_argument(parser)
-    parser.add_argument("--topology", metavar="TPU:SHAPE", help="e.g. v5e:16x16 or v4:4x4x8")
+    parser.add_argument(
+        "--topology", metavar="CHIP:SHAPE", help="e.g. v5e:16x16, v4:4x4x8 or h100:8x8 (64 GPUs)"
+    )
     parser.add_argument("--slices", type=int, default=1, help="number of slices (%(default)s)")
     parser.add_argument(
         "--slice-bandwidth",
         type=float,
         metavar="GBITS",
-        help="Gbit/s of one chip to other slices, one direction; default: as published, which "
-        "v3 and v4 are not",
+        help="Gbit/s of one chip to other slices (of a GPU to other nodes), one direction; "
+        "default: as published, which v3 and v4 are not",
     )
     parser.add_argument(
         "--mfu", type=float, default=0.4, help="assumed fraction of the peak speed (%(default)s)"
@@ -66,6 +74,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep the compiled step, for `vit_jax train --compiled=FILE` on such devices",
     )
+    parser.add_argument(
+        "--batch", type=whole(1), help="global batch size, instead of config.batch_size"
+    )
+    parser.add_argument(
+        "--search", action="store_true", help="find the layout with the least predicted step"
+    )
+    parser.add_argument(
+        "--compile",
+        type=whole(0, 100),
+        default=3,
+        metavar="N",
+        help="with --search: compile the best N layouts (%(default)s); kept on disk",
+    )
+    parser.add_argument(
+        "--write",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="with --search: write the layout as a config file, for --config=FILE",
+    )
     add_json_argument(parser)
 
 
@@ -73,37 +100,42 @@ def run(args: argparse.Namespace) -> int:
     """Prints the plan; returns the exit status."""
     if not 0 < args.mfu <= 1:
         raise InputError(f"--mfu={args.mfu:g}: give a share above 0, at most 1")
-    if args.slices != 1 and not args.topology:
-        raise InputError(f"--slices={args.slices} needs --topology, the topology of one slice")
-    if args.slice_bandwidth is not None and not _has_slices(args):
-        raise InputError(f"--slice-bandwidth={args.slice_bandwidth:g} needs --slices above 1")
-    if args.slice_bandwidth is not None and not 0 < args.slice_bandwidth < math.inf:
-        raise InputError(f"--slice-bandwidth={args.slice_bandwidth:g}: give Gbit/s above 0")
+    _check_arguments(args)
     questions = questions_of(args)
-    if args.save:
-        check_file(args.save, "--save")
     config = load_config(args.config, args.overrides)
+    if args.batch is not None:
+        config.batch_size = args.batch
     if args.topology or args.compare:
         os.environ["JAX_PLATFORMS"] = "cpu"  # do not occupy this machine's TPUs
     import jax
 
     from vit_jax.parallel.distributed import make_cpu_devices
     from vit_jax.parallel.hardware import GBIT
+    from vit_jax.parallel.mesh import num_slices
+    from vit_jax.plan.analytic.step import Analyst
+    from vit_jax.plan.analytic.topology import Topology, find_topology
     from vit_jax.plan.answers.answer import answer
     from vit_jax.plan.answers.compare import row as compared_row
     from vit_jax.plan.answers.text import compared, curve, rows
-    from vit_jax.plan.compile import compile_step, topology_devices
+    from vit_jax.plan.compile import compile_step
     from vit_jax.plan.dataset import dataset_of
+    from vit_jax.plan.layouts.auto import arrange
     from vit_jax.plan.report import describe
     from vit_jax.plan.search import Planner
 
     if not args.topology:
         make_cpu_devices(config.parallel.cpu_devices)
-    devices = topology_devices(args.topology, args.slices) if args.topology else None
+    topology = find_topology(args.topology, args.slices) if args.topology else Topology([], "")
+    devices = topology.devices or None
     bandwidth = None if args.slice_bandwidth is None else args.slice_bandwidth * GBIT
-    if devices and args.slices > 1 and bandwidth is None:
-        _check_published(devices[0].device_kind, args.slices)
+    slices = num_slices(devices) if devices else 1
+    if devices and slices > 1 and bandwidth is None:
+        _check_published(devices[0].device_kind, slices)
+    if bandwidth is not None and slices == 1 and not _has_slices(args):
+        raise InputError(f"--slice-bandwidth={args.slice_bandwidth:g} needs --slices above 1")
     dataset = dataset_of(config)
+    if args.search:
+        return run_search(args, Analyst(config, dataset, devices, bandwidth), topology)
     if args.compare and not args.topology:
         others = comparison(args, config, dataset, questions, bandwidth)
         print(
@@ -111,12 +143,20 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     check_known(args, (devices or jax.devices())[0].device_kind)
-    planner = Planner(config, dataset, devices)
-    step = (
-        compile_step(config, dataset, devices, _keep(args.save)) if args.save else planner.compile()
+    if args.save and topology.analytic:
+        raise InputError(f"--save={args.save} keeps a compiled step, but {topology.why}")
+    planned = arrange(config, dataset, devices, topology=args.topology or "", slices=args.slices)
+    planner = Planner(
+        planned, dataset, devices, analytic=topology.analytic, slice_bandwidth=bandwidth
     )
+    keep = _keep(args.save) if args.save else None
+    step = compile_step(planned, dataset, devices, keep) if keep else planner.compile()
     document = describe(step, mfu=args.mfu, slice_bandwidth=bandwidth)
-    result = dict(topology=args.topology, **answer(step.run, dataset, document, questions))
+    result = dict(
+        topology=args.topology,
+        **answer(step.run, dataset, document, questions),
+        why_analytic=topology.why or None,
+    )
     if args.scaling:
         result["scaling"] = scaling_of(args, step.run, result, bandwidth)
     if args.compare:
@@ -168,8 +208,34 @@ def _joined(texts: list[str]) -> str:
     return "\n".join(texts)
 
 
+def _check_arguments(args: argparse.Namespace) -> None:
+    """Refuses arguments that are out of range or have no effect.
+
+    Raises:
+      InputError: names the argument.
+    """
+    if args.slices != 1 and not args.topology:
+        raise InputError(f"--slices={args.slices} needs --topology, the topology of one slice")
+    if args.slice_bandwidth is not None and not (args.topology or args.compare):
+        raise InputError(f"--slice-bandwidth={args.slice_bandwidth:g} needs --slices above 1")
+    if args.slice_bandwidth is not None and not 0 < args.slice_bandwidth <= MAX_GBITS:
+        limits = f"above 0, at most {MAX_GBITS:,}"
+        raise InputError(f"--slice-bandwidth={args.slice_bandwidth:g}: give Gbit/s {limits}")
+    if args.write and not args.search:
+        raise InputError(f"--write={args.write} needs --search, which finds what to write")
+    if args.search and (args.save or args.compare or args.scaling):
+        raise InputError(
+            "--search looks for a layout: plan with it for --save, --compare, --scaling"
+        )
+    if args.search and args.fit_batch:
+        raise InputError("--fit-batch keeps the layout that --search looks for: give one of them")
+    for flag, value in (("--save", args.save), ("--write", args.write)):
+        if value:
+            check_file(value, flag)
+
+
 def _check_published(kind: str, slices: int) -> None:
-    """Refuses several slices of a chip whose bandwidth between slices is not known."""
+    """Refuses several slices (or nodes) of a chip whose bandwidth between them is not known."""
     from vit_jax.parallel.hardware import find_chip
 
     chip = find_chip(kind)
@@ -184,7 +250,7 @@ def lines(plan: dict[str, Any]) -> list[str]:
     """The plan as lines of text."""
     height, width = plan["image_size"]
     spread = " ".join(f"{name}={value}" for name, value in plan["layout"].items())
-    slices = f" in {plan['slices']} slices" if plan["slices"] > 1 else ""
+    slices = f" in {plan['slices']} {_part(plan)}s" if plan["slices"] > 1 else ""
     rows = [
         ("run", f"{plan['model']} at {height}x{width}, batch {plan['batch_size']:,}"),
         ("devices", f"{plan['devices']} {plan['device']}{slices}: {spread}"),
@@ -194,13 +260,25 @@ def lines(plan: dict[str, Any]) -> list[str]:
         ("length", f"{plan['steps']:,} steps, {plan['images']:,} images"),
         ("memory", _memory(plan)),
         *_network(plan),
-        ("compilation", f"{plan['compile_seconds']:.0f} s"),
+        _source(plan),
         ("fastest step", _roofline(plan)),
         ("time", _time(plan)),
     ]
     if plan["tpu_core_days"] is not None or plan["paper_tpu_v3_core_days"]:
         rows.append(("TPU-core-days", _core_days(plan)))
     return [_row(*row) for row in rows]
+
+
+def _part(plan: dict[str, Any]) -> str:
+    """The name of what has a fast network inside."""
+    return "node" if plan["device"].startswith("NVIDIA") else "slice"
+
+
+def _source(plan: dict[str, Any]) -> tuple[str, str]:
+    """The row about where the numbers come from."""
+    if plan["analytic"]:
+        return "formulas", f"nothing was compiled; {plan['why_analytic']}"
+    return "compilation", f"{plan['compile_seconds']:.0f} s"
 
 
 def _attention(saved: float | None) -> list[tuple[str, str]]:
@@ -245,8 +323,8 @@ def _network(plan: dict[str, Any]) -> list[tuple[str, str]]:
         kinds = {kind: size for kind, size in kinds.items() if size}
         sent, hidden = sent - outside_sent, hidden - outside_hidden
     return [
-        ("within slices", _sent(kinds, sent, least - outside_least, hidden)),
-        ("between slices", _sent(outside, outside_sent, outside_least, outside_hidden)),
+        (f"within {_part(plan)}s", _sent(kinds, sent, least - outside_least, hidden)),
+        (f"between {_part(plan)}s", _sent(outside, outside_sent, outside_least, outside_hidden)),
     ]
 
 
@@ -269,15 +347,15 @@ def _roofline(plan: dict[str, Any]) -> str:
     terms = ["compute", "memory", "network"]
     if plan["slices"] > 1:
         terms.append("between_slices")
-    parts = ", ".join(f"{_plain(name)} {1000 * found[name]:.1f} ms" for name in terms)
+    parts = ", ".join(f"{_plain(plan, name)} {1000 * found[name]:.1f} ms" for name in terms)
     return (
         f"{1000 * found['step']:.1f} ms, an MFU of {found['mfu']:.0%}, bound by "
-        f"{_plain(found['bottleneck'])} ({parts} at the chip's full speed)"
+        f"{_plain(plan, found['bottleneck'])} ({parts} at the chip's full speed)"
     )
 
 
-def _plain(term: str) -> str:
-    return term.replace("_", " ")
+def _plain(plan: dict[str, Any], term: str) -> str:
+    return f"between {_part(plan)}s" if term == "between_slices" else term
 
 
 def _time(plan: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ ended by its watchdog, 130 stopped at once by a second Ctrl-C, 1 anything else.
 
 import argparse
 import json
+import os
 import time
 from typing import Any
 
@@ -71,7 +72,12 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     loop = import_quickly("vit_jax.train.loop")
-    summary = loop.train(config, args.workdir, started=started, compiled=args.compiled)
+    arrange = None
+    if config.parallel.layout == "auto":
+        arrange = import_quickly("vit_jax.plan.layouts.auto").arrange
+    summary = loop.train(
+        config, args.workdir, started=started, compiled=args.compiled, arrange=arrange
+    )
     if args.json:
         print_once(json.dumps(summary))
     elif args.quiet:

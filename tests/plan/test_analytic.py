@@ -1,0 +1,197 @@
+"""The formulas against compiled steps, and against closed forms."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.plan.planning import plan
+from vit_jax import config as configs
+from vit_jax.config_files import load_config
+from vit_jax.plan.analytic.activations import kept_by, padded_size
+from vit_jax.plan.analytic.devices import describe_devices
+from vit_jax.plan.analytic.network import group
+from vit_jax.plan.analytic.step import Analyst, Layout
+from vit_jax.plan.compile import compile_step, topology_devices
+from vit_jax.plan.dataset import dataset_of
+from vit_jax.train.run import Dataset
+
+# Plans that libtpu compiled; `software` says which.
+COMPILED = json.loads((Path(__file__).parent / "compiled.json").read_text())["steps"]
+TOKENS, WIDTH, HEADS, DEPTH, MLP = 17, 64, 2, 3, 128
+
+
+def analyst(name, topology, **options):
+    config = load_config(name)
+    config.update_from_flattened_dict(options)
+    return Analyst(config, dataset_of(config), describe_devices(topology))
+
+
+@pytest.mark.parametrize(
+    "compiled", COMPILED, ids=lambda row: f"{row['config'][8:]}-{row['options']}"
+)
+def test_memory_and_collectives_of_compiled_steps(compiled):
+    """S/16, B/16, L/16 and H/14 under several layouts: to 15%.
+
+    Over all of a few chips the compiler sends weights round in pieces, while it multiplies them.
+    The formulas do not follow that: there they are right to a quarter.
+    """
+    step = analyst(compiled["config"], compiled["topology"], **compiled["options"]).step()
+    pieces = step.run.engine.mesh.shape["fsdp"] == step.run.engine.mesh.size == 16
+    near = 0.25 if pieces else 0.15
+    assert step.analytic
+    assert step.total_bytes == pytest.approx(compiled["total_bytes"], rel=near)
+    assert sum(c.bytes for c in step.found) == pytest.approx(compiled["sent_bytes"], rel=0.15)
+    if not pieces:  # traffic of the main memory is only known to a third
+        assert step.traffic_bytes == pytest.approx(compiled["traffic_bytes"], rel=0.35)
+
+
+@pytest.mark.slow
+def test_the_installed_compiler_agrees():
+    pytest.importorskip("libtpu")
+    shorter = {"model.depth": 2, "batch_size": 256, "parallel.data": 4}
+    formulas = analyst("configs/vit_jft.py:ViT-B/16", "v5e:2x2", **shorter)
+    step = compile_step(formulas.config, formulas.dataset, topology_devices("v5e:2x2"))
+    found = formulas.step()
+    assert found.total_bytes == pytest.approx(step.total_bytes, rel=0.15)
+    sent = sum(collective.bytes for collective in step.found)
+    assert sum(c.bytes for c in found.found) == pytest.approx(sent, rel=0.15)
+
+
+def tiny(topology, batch=64, bandwidth=None, **options):
+    config = configs.default()
+    shape = dict(width=WIDTH, depth=DEPTH, mlp_dim=MLP, num_heads=HEADS)
+    config.model.update(name="ViT-Ti/4", **shape | options)
+    config.total.steps = 10
+    config.batch_size = batch
+    dataset = Dataset(640, 10, (16, 16), (0.5,) * 3, (0.5,) * 3)
+    return Analyst(config, dataset, describe_devices(topology), bandwidth)
+
+
+def layout(data=1, fsdp=1, tensor=1, replica=1, remat="none", accumulate=1):
+    sizes = dict(replica=replica, data=data, fsdp=fsdp, tensor=tensor)
+    return Layout(tuple(sizes.items()), remat, accumulate)
+
+
+def test_what_blocks_keep_is_counted_by_hand():
+    """Section 3.1 in float32: two inputs of norms, their outputs, q, k, v, their weights, the
+    heads' output in two orders, and the MLP's hidden values before and after GELU."""
+    kept = kept_by(tiny("h100:1x1").run("none"), tiles=False)
+    token = 4 * TOKENS * WIDTH  # bytes of one image's tokens
+    whole = 2 * token + 3 * token  # inputs of both norms; inputs of qkv, out, fc1
+    split = 4 * token + 4 * HEADS * TOKENS**2 + 2 * 4 * TOKENS * MLP
+    around = token + 4 * 16 * 48 + 8 * 4 * WIDTH + 10 * 4 * 10  # last tokens, patches, head
+    assert DEPTH * split <= kept.split <= DEPTH * split + around
+    assert DEPTH * whole <= kept.whole <= DEPTH * whole + around
+    assert kept.bytes(2) == kept.whole + kept.split / 2
+
+
+def test_full_remat_keeps_the_input_of_each_block_alone():
+    blocks = [kept_by(tiny("h100:1x1", depth=d).run("full"), tiles=False).bytes() for d in (3, 5)]
+    assert blocks[1] - blocks[0] == pytest.approx(2 * 4 * TOKENS * WIDTH, rel=1e-3)
+
+
+def test_arrays_are_padded_to_tiles_of_8_by_128():
+    assert padded_size((16, 128)) == 16 * 128
+    assert padded_size((16, 197, 197)) == 16 * 197 * 256
+    assert padded_size((3, 197, 1024)) == 3 * 200 * 1024
+    assert padded_size((5,)) == 5 and padded_size(()) == 1
+
+
+def test_data_parallelism_sends_the_gradients_once_round():
+    """A ring of n devices: 2 (n - 1) / n of the parameters' bytes."""
+    found = tiny("v5e:2x4")
+    params = sum(leaf.size for leaf in jax.tree.leaves(found.run("none").abstract.params))
+    estimate = found.estimate(layout(data=8))
+    assert sum(c.bytes for c in estimate.found) == pytest.approx(2 * 7 / 8 * 4 * params, rel=1e-3)
+    assert estimate.memory.params == 4 * params
+    # Adam's two moments, and counters.
+    assert estimate.memory.optimizer == pytest.approx(8 * params, abs=64)
+    rows = 8 * (16 * 16 * 3 + 4)
+    assert estimate.memory.batch == rows
+
+
+def test_shards_divide_what_is_large_enough():
+    """Kernels of 2**14 elements and more are sharded: those of the blocks, at a width of 256."""
+    found = tiny("v5e:2x4", width=256, mlp_dim=512)
+    one, two = (found.estimate(layout(data=8 // n, fsdp=n)).memory.params for n in (1, 2))
+    kernels = 4 * DEPTH * (4 * 256**2 + 2 * 256 * 512)
+    assert one - two == kernels // 2
+
+
+def test_tensor_parallelism_sums_each_branch_twice():
+    """Four all-reduces of the tokens in each block (1909.08053, section 3)."""
+    found = tiny("v5e:2x4")
+    alone = [c for c in found.estimate(layout(data=4, tensor=2)).found if c.group == 2]
+    tokens = 4 * TOKENS * WIDTH * 64 / 4
+    assert sum(c.bytes for c in alone) == pytest.approx(DEPTH * 4 * tokens, rel=0.01)
+
+
+def test_microbatches_divide_what_is_kept():
+    found = tiny("v5e:2x2", batch=4096)
+    whole, parts = (found.estimate(layout(data=4, accumulate=n)).memory.temporaries for n in (1, 8))
+    images = 1024 * 16 * 16 * 3 * 4
+    assert whole / 8 < parts < whole / 4 + images
+
+
+@pytest.mark.parametrize("nodes, gpus", [(2, 4), (4, 2), (8, 1)])
+def test_gradients_cross_the_nodes_once_for_each_share(nodes, gpus):
+    """2 (k - 1) / (k m) S between k nodes of m GPUs, 2 (m - 1) / m S within one."""
+    found = tiny(f"h100:{nodes}x{gpus}")
+    params = sum(leaf.size for leaf in jax.tree.leaves(found.run("none").abstract.params))
+    size = 4 * params
+    collectives = found.estimate(layout(data=8)).found
+    between = sum(c.bytes for c in collectives if c.between_slices)
+    within = sum(c.bytes for c in collectives if not c.between_slices)
+    assert between == pytest.approx(2 * (nodes - 1) / (nodes * gpus) * size, rel=1e-3)
+    assert within == pytest.approx(2 * (gpus - 1) / gpus * size, rel=1e-3)
+
+
+def test_time_between_nodes_is_that_of_the_network_cards():
+    """DGX H100: 400 Gbit/s a GPU; --slice-bandwidth sets another."""
+    size = 4 * sum(
+        leaf.size for leaf in jax.tree.leaves(tiny("h100:1x1").run("none").abstract.params)
+    )
+    sent = 2 * 3 / (4 * 2) * size
+    for bandwidth in (None, 1e9):
+        found = tiny("h100:4x2", bandwidth=bandwidth).estimate(layout(data=8)).roofline
+        assert found["between_slices"] == pytest.approx(sent / (bandwidth or 50e9), rel=1e-3)
+
+
+def test_groups_lie_along_the_axes_of_the_mesh():
+    sizes = dict(replica=1, data=2, fsdp=3, tensor=4)
+    assert group(sizes, ("tensor",)) == [0, 1, 2, 3]
+    assert group(sizes, ("fsdp",)) == [0, 4, 8]
+    assert group(sizes, ("data", "tensor")) == [0, 1, 2, 3, 12, 13, 14, 15]
+
+
+def test_a_plan_without_the_compiler_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("vit_jax.plan.analytic.topology.compiler_found", lambda: False)
+    args = ["--config=configs/vit_jft.py:ViT-B/16", "--batch=1024", "--topology=v5e:4x4"]
+    status, text = plan(*args)
+    assert status == 0
+    assert "formulas       nothing was compiled; the compiler for TPUs is not installed" in text
+    assert "pip install 'vit_jax[plan]'" in text and "compilation" not in text
+    found = json.loads(plan(*args, "--json")[1])
+    assert found["analytic"] and found["devices"] == 16 and found["compile_seconds"] == 0
+    assert found["collective_bytes_per_step"] >= found["collective_bytes_minimum"]
+
+
+def test_gpus_are_planned_by_nodes():
+    layout = "--config.parallel.layout=given"
+    status, text = plan("--config=configs/vit_jft.py:ViT-B/16", "--topology=a100:4x8", layout)
+    assert status == 0
+    assert "32 NVIDIA A100-SXM4-80GB in 4 nodes: engine=pjit data=32" in text
+    assert "XLA compiles for A100 GPUs only where there is one" in text
+    assert "\nwithin nodes" in text and "\nbetween nodes" in text
+    assert "ms, between nodes " in text
+
+
+def test_dtypes_have_their_size():
+    half, full = (
+        kept_by(tiny("h100:1x1", dtype=dtype).run("none"), tiles=False).split
+        for dtype in ("bfloat16", "float32")
+    )
+    assert jnp.dtype("bfloat16").itemsize * 2 == 4 and half == pytest.approx(full / 2, rel=0.05)

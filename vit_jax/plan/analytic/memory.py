@@ -1,0 +1,180 @@
+"""Memory of one device during a training step, by formulas.
+
+The parameters, the optimizer's state and the batch are exact: they are sums over the arrays and
+their layout. The temporaries of a step are estimated as the sum of
+
+* what the forward pass of a microbatch keeps for the backward pass (`activations`);
+* what the backward pass of one block holds at a time: what remat recomputes of it, and attention's
+  weights and their gradient in float32;
+* the gradients, laid out like the parameters, twice if they are accumulated;
+* the weights of two blocks gathered over fsdp, and of the layers around the blocks, in the dtype
+  of the products; and the gradients of the latter before they are scattered;
+* with accumulation, the normalised images of all microbatches.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+
+from vit_jax.models.vit_config import ViTConfig
+from vit_jax.parallel.axes import AXES
+from vit_jax.parallel.rules import STACKED, partition_spec, state_shardings
+from vit_jax.plan.analytic.activations import Kept, padded_size
+from vit_jax.plan.compile import local_bytes
+from vit_jax.train.batches import abstract_rows
+from vit_jax.train.run import Run
+from vit_jax.trees import named_leaves
+
+FLOAT32 = 4  # bytes
+# Arrays of tokens by tokens in float32, or twice as many in bfloat16, that attention's backward
+# pass holds at a time in main memory; fewer, if one of them fits into the memory on the chip.
+# Fitted to compiled steps of S/16, B/16, L/16 and H/14 on v5e (tests/plan/compiled.json).
+SCORES, SCORES_IF_SMALL = 5.5, 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device."""
+
+    params: int
+    optimizer: int
+    ema: int
+    teacher: int
+    batch: int
+    temporaries: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(dataclasses.astuple(self))
+
+
+def laid_out(tree: Any, params: Any, sizes: Mapping[str, int]) -> Any:
+    """A train state's ShapeDtypeStructs with the shardings of a mesh that need not exist.
+
+    Args:
+      tree: pytree of ShapeDtypeStructs that contains the parameters.
+      params: parameters alone.
+      sizes: sizes of the mesh's axes.
+    """
+    mesh: Any = AbstractMesh(tuple(sizes.values()), tuple(sizes))
+    shardings = state_shardings(tree, params, mesh)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings,
+    )
+
+
+def replicated(tree: Any, sizes: Mapping[str, int]) -> Any:
+    """ShapeDtypeStructs that every device of a mesh holds as a whole, as under pmap."""
+    whole = NamedSharding(AbstractMesh(tuple(sizes.values()), tuple(sizes)), PartitionSpec())
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), tree
+    )
+
+
+def step_memory(
+    run: Run,
+    state: Any,
+    sizes: Mapping[str, int],
+    *,
+    accumulate: int,
+    kept: Kept,
+    whole: Kept,
+    tiles: bool,
+    on_chip: int = 0,
+) -> Memory:
+    """Memory of one device for a layout.
+
+    Args:
+      run: the run, whatever its own layout.
+      state: its state, laid out; see `laid_out`.
+      sizes: sizes of the mesh's axes.
+      accumulate: number of microbatches.
+      kept: what the forward pass keeps.
+      whole: what it would keep without remat.
+      tiles: whether arrays are padded to the tiles of a TPU.
+      on_chip: bytes of memory on the chip that the compiler manages.
+    """
+    params, ema = local_bytes(state.params), local_bytes(state.ema)
+    shards = math.prod(size for axis, size in sizes.items() if axis != "tensor")
+    rows = run.config.batch_size // shards
+    batch = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in _batch(run, rows))
+    micro, tensor = rows / accumulate, sizes.get("tensor", 1)
+    small = micro * _scores(run, tensor, tiles) <= on_chip
+    block = block_bytes(run, kept, whole, tensor, tiles=tiles, small=small)
+    temporaries = micro * (kept.bytes(tensor) + block)
+    temporaries += params * (2 if accumulate > 1 else 1) + _gathered(run, state.params, sizes)
+    if accumulate > 1:
+        pixels = math.prod(run.model_config.input_size) * 3
+        temporaries += rows * pixels * FLOAT32
+    return Memory(
+        params=params,
+        optimizer=local_bytes(state) - params - ema,
+        ema=ema,
+        teacher=local_bytes(run.teacher.abstract) if run.teacher else 0,
+        batch=batch,
+        temporaries=round(temporaries),
+    )
+
+
+def block_bytes(
+    run: Run, kept: Kept, whole: Kept, tensor: int, *, tiles: bool, small: bool = False
+) -> float:
+    """Bytes of one example in the backward pass of one block.
+
+    Args:
+      run: the run.
+      kept, whole: as in `step_memory`.
+      tensor: size of the mesh's axis tensor.
+      tiles: whether arrays are padded to the tiles of a TPU.
+      small: whether an array of tokens by tokens fits into the memory on the chip.
+    """
+    model = run.model_config
+    if not isinstance(model, ViTConfig):
+        return 2 * whole.largest  # the gradient of the largest map, and what it is computed from
+    recomputed = max(whole.bytes(tensor) - kept.bytes(tensor), 0) / model.depth
+    scores = (SCORES_IF_SMALL if small else SCORES) * _scores(run, tensor, tiles)
+    tokens = model.prefix_tokens + model.kept_patches
+    hidden = _size((tokens, model.mlp_dim), tiles) * jnp.dtype(model.dtype).itemsize / tensor
+    return recomputed + max(scores, 2 * hidden)
+
+
+def _scores(run: Run, tensor: int, tiles: bool) -> float:
+    """Bytes of one example's logits of attention in one block, in float32."""
+    model = run.model_config
+    if not isinstance(model, ViTConfig):
+        return 0.0
+    tokens = model.prefix_tokens + model.kept_patches
+    return _size((model.num_heads, tokens, tokens), tiles) * FLOAT32 / tensor
+
+
+def _gathered(run: Run, params: Any, sizes: Mapping[str, int]) -> float:
+    """Bytes of weights that are gathered over fsdp, and of gradients before they are scattered."""
+    itemsize = jnp.dtype(run.config.model.dtype).itemsize
+    total = 0.0
+    for name, leaf in named_leaves(params).items():
+        spec = partition_spec(name, leaf.shape, {axis: sizes.get(axis, 1) for axis in AXES})
+        size = leaf.size / (sizes["tensor"] if "tensor" in spec else 1)
+        if re.search(STACKED, name):
+            # Cast to the dtype of the products; two blocks at a time if they must be gathered.
+            layers = leaf.shape[0]
+            total += size * itemsize if "fsdp" not in spec else 2 * size / layers * itemsize
+        elif "fsdp" in spec:
+            total += size * (itemsize + FLOAT32)
+    return total
+
+
+def _batch(run: Run, rows: int) -> list[jax.ShapeDtypeStruct]:
+    return list(abstract_rows(run, rows).values())
+
+
+def _size(shape: tuple[int, ...], tiles: bool) -> int:
+    return padded_size(shape) if tiles else math.prod(shape)

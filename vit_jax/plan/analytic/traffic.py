@@ -1,0 +1,85 @@
+"""Bytes between a device and its main memory in one step, by formulas.
+
+What is kept for the backward pass is written and read. Everything else that the blocks compute
+passes through main memory too, as far as it does not fit into the memory on the chip. The weights,
+their gradients and the optimizer's state are read and written.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from vit_jax.parallel.hardware import Chip
+from vit_jax.parallel.rules import STACKED
+from vit_jax.plan.analytic.activations import Kept
+from vit_jax.plan.analytic.memory import Memory
+from vit_jax.train.run import Run
+from vit_jax.trees import named_leaves
+
+# Fitted to compiled steps of S/16, B/16, L/16 and H/14 on v5e (tests/plan/compiled.json), which
+# these formulas meet to about a third.
+KEPT = 2  # times that what is kept passes: written once, read once
+PASSING = 11.0  # bytes that pass, without memory on the chip, for each that is kept without remat
+AT_ONCE = 7.0  # bytes of a block of which half pass, for each byte of memory on the chip
+# Share of what passes for the second time, by policy of remat.
+REPEATED = {"none": 0.0, "dots": 0.1, "dots_no_batch": 0.2, "full": 0.63}
+# Share of what passes on GPUs, whose caches the compiler does not manage: an assumption.
+ON_GPUS = 0.8
+
+
+def predict_traffic(
+    run: Run,
+    params: Any,
+    sizes: Mapping[str, int],
+    memory: Memory,
+    *,
+    accumulate: int,
+    kept: Kept,
+    whole: Kept,
+    working: float,
+    remat: str,
+    chip: Chip,
+) -> int:
+    """Bytes that one device reads and writes in a step.
+
+    Args:
+      run: the run, whatever its own layout.
+      params: parameters, laid out.
+      sizes: sizes of the mesh's axes.
+      memory: memory of the device.
+      accumulate: number of microbatches.
+      kept, whole: as in `memory.step_memory`.
+      working: bytes of one example in a block's backward pass without remat; see
+        `memory.block_bytes`.
+      remat: policy of remat.
+      chip: the chip.
+    """
+    shards = 1
+    for axis, size in sizes.items():
+        shards *= size if axis != "tensor" else 1
+    rows, tensor = run.config.batch_size / shards, sizes["tensor"]
+    block = rows / accumulate * working
+    outside = ON_GPUS
+    if chip.on_chip:
+        filled = (block / (AT_ONCE * chip.on_chip)) ** 1.5
+        outside = filled / (1 + filled)
+    passing = PASSING * outside * (1 + REPEATED[remat]) * whole.bytes(tensor)
+    activations = KEPT * kept.bytes(tensor) + passing
+    # A gradient is written, summed in place, read for its norm, and read by the optimizer.
+    state = 2 * (memory.params + memory.optimizer + memory.ema) + 5 * memory.params
+    return round(rows * activations + state + _weights(run, params, sizes, accumulate, memory))
+
+
+def _weights(
+    run: Run, params: Any, sizes: Mapping[str, int], accumulate: int, memory: Memory
+) -> float:
+    """Bytes of weights in the dtype of the products, written once and read for each product."""
+    itemsize = jnp.dtype(run.config.model.dtype).itemsize
+    total = 0.0
+    for name, leaf in named_leaves(params).items():
+        size = leaf.size * itemsize / (sizes["tensor"] if "tensor" in leaf.sharding.spec else 1)
+        gathered = 2 if "fsdp" in leaf.sharding.spec and re.search(STACKED, name) else 1
+        total += size * (gathered + 3)
+    return accumulate * total + (2 * accumulate * memory.params if accumulate > 1 else 0)

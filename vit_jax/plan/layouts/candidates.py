@@ -1,0 +1,153 @@
+"""The best layouts of a search, some of them compiled: what `vit_jax plan --search` prints."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from vit_jax.errors import InputError
+from vit_jax.models.vit_config import ViTConfig
+from vit_jax.plan.analytic.step import Analyst, Estimate
+from vit_jax.plan.compile import memory_of
+from vit_jax.plan.layouts.compiled import Compiler
+from vit_jax.plan.layouts.search import Ranking, best_of_each, rank, smallest
+from vit_jax.plan.layouts.text import short
+from vit_jax.plan.layouts.waiting import announced
+
+log = logging.getLogger(__name__)
+
+SHOWN = 8  # candidates
+FORMULAS, COMPILED = "formulas", "compiler"
+_UNROLLED = {"model.unroll": -1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A layout with its predicted needs."""
+
+    options: dict[str, Any]
+    fits: bool
+    total_bytes: int
+    step_seconds: float | None  # None: unknown
+    bottleneck: str | None
+    sent_bytes: int | None
+    found_by: str  # FORMULAS or COMPILED
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+
+def search(
+    analyst: Analyst, pinned: Mapping[str, Any], *, topology: str, slices: int
+) -> tuple[Ranking, list[Candidate]]:
+    """The layouts that fit by the formulas, the fastest first, one of each mesh.
+
+    Raises:
+      InputError: none fits; names the smallest slice of the same chips on which one does.
+    """
+    ranking = rank(analyst, pinned)
+    if not ranking.fitting:
+        raise InputError(nothing_fits(analyst, ranking, pinned, topology, slices))
+    limit = memory_of(analyst.devices[0])
+    best = best_of_each(ranking.fitting)[:SHOWN]
+    return ranking, [_of_estimate(each, limit) for each in best]
+
+
+def compile_best(
+    candidates: Sequence[Candidate], compiler: Compiler, count: int, *, unroll: bool
+) -> Iterator[Candidate]:
+    """Compiles the first candidates, then the fastest of them with its blocks unrolled.
+
+    One that the compiler fails on is left out, with a line that says so.
+
+    Args:
+      candidates: candidates, the best first.
+      compiler: compiler of the run's variants.
+      count: number of candidates to compile.
+      unroll: whether to try the fastest unrolled.
+    """
+    done = []
+    for number, candidate in enumerate(candidates[:count], start=1):
+        found = _compiled(candidate.options, compiler, f"{number} of {min(count, len(candidates))}")
+        if found:
+            done.append(found)
+            yield found
+    fitting = [each for each in done if each.fits and each.step_seconds is not None]
+    if unroll and fitting:
+        fastest = min(fitting, key=lambda each: each.step_seconds or 0.0)
+        found = _compiled(fastest.options | _UNROLLED, compiler, "the fastest without a loop")
+        if found:
+            yield found
+
+
+def can_unroll(analyst: Analyst) -> bool:
+    """Whether the model has blocks in a loop that the config does not unroll."""
+    model = analyst.run("none").model_config
+    return isinstance(model, ViTConfig) and analyst.config.model.unroll == 1
+
+
+def ordered(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """What fits first, then what is compiled, then by the predicted step.
+
+    A compiled step is slower than the formulas say, or faster; they are not compared.
+    """
+
+    def key(each: Candidate) -> tuple[bool, bool, float]:
+        slow = float("inf") if each.step_seconds is None else each.step_seconds
+        return (not each.fits, each.found_by != COMPILED, slow)
+
+    return sorted(candidates, key=key)
+
+
+def _compiled(options: dict[str, Any], compiler: Compiler, which: str) -> Candidate | None:
+    try:
+        with announced(f"compiling {which}: {short(options)}"):
+            plan, _ = compiler.plan(options)
+    except InputError as error:
+        log.warning("%s: %s", short(options), error)
+        return None
+    roofline = plan["roofline"]
+    return Candidate(
+        options=options,
+        fits=plan["fits"],
+        total_bytes=plan["bytes_per_device"]["total"],
+        step_seconds=roofline["step"] if roofline else None,
+        bottleneck=roofline["bottleneck"] if roofline else None,
+        sent_bytes=plan["collective_bytes_per_step"],
+        found_by=COMPILED,
+    )
+
+
+def _of_estimate(found: Estimate, limit: int | None) -> Candidate:
+    roofline = found.roofline
+    return Candidate(
+        options=found.layout.options(),
+        fits=limit is None or found.memory.total <= limit,
+        total_bytes=found.memory.total,
+        step_seconds=roofline["step"] if roofline else None,
+        bottleneck=roofline["bottleneck"] if roofline else None,
+        sent_bytes=sum(collective.bytes for collective in found.found),
+        found_by=FORMULAS,
+    )
+
+
+def nothing_fits(
+    analyst: Analyst, ranking: Ranking, pinned: Mapping[str, Any], topology: str, slices: int
+) -> str:
+    """The line about a search without any layout that fits."""
+    count, kind = len(analyst.devices), analyst.devices[0].device_kind
+    where = topology or f"{count} {kind}"
+    if ranking.least is None:
+        return f"no layout is possible on {where}: {ranking.refused or 'the batch does not divide'}"
+    least = ranking.least
+    need = least.memory.total / 2**30
+    text = (
+        f"no layout fits {where}: {short(least.layout.options())} needs the least, {need:.1f} GiB"
+    )
+    if not topology:
+        return f"{text} a device; take more devices, larger ones or a smaller batch"
+    slice_ = smallest(analyst, topology, slices, pinned)
+    if slice_ is None:
+        return f"{text} a device; it fits no larger slice of these chips either"
+    return f"{text} a device; the smallest slice that fits is --topology={slice_}"

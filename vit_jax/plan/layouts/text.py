@@ -1,0 +1,52 @@
+"""The table of a search."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+GIB = 2**30
+HEAD = ("layout", "memory", "step", "bound by", "sent", "found by")
+
+
+def short(options: Mapping[str, Any]) -> str:
+    """A layout in a few words: "data=16 fsdp=16 remat=full", without what has its default."""
+    plain = {
+        "layout": "given",
+        "replica": 1,
+        "fsdp": 1,
+        "tensor": 1,
+        "accumulate": 1,
+        "remat": "none",
+        "unroll": 1,
+    }
+    words = []
+    for name, value in options.items():
+        last = name.rpartition(".")[2]
+        if last != "engine" and plain.get(last) != value:
+            words.append(f"{last}={value}")
+    return " ".join(words)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The candidates as lines of text, columns aligned.
+
+    Args:
+      rows: candidates as in the JSON document of `vit_jax plan --search`.
+    """
+    cells = [HEAD, *(_cells(row) for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(HEAD))]
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in cells
+    ]
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    fits = "" if row["fits"] else ", does not fit"
+    step = row["step_seconds"]
+    return (
+        short(row["options"]),
+        f"{row['total_bytes'] / GIB:.2f} GiB{fits}",
+        "unknown" if step is None else f"{1000 * step:.1f} ms",
+        (row["bottleneck"] or "unknown").replace("_", " "),
+        "unknown" if row["sent_bytes"] is None else f"{row['sent_bytes'] / GIB:.2f} GiB",
+        row["found_by"],
+    )
