@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 from vit_jax import models
@@ -93,7 +94,7 @@ def test_links_lead_along_the_axes_of_a_group():
 
 def test_remat_computes_part_of_the_forward_pass_again():
     def repeated(remat):
-        return recomputed_macs(models.model_config("ViT-L/16", remat=remat))
+        return recomputed_macs(models.model_config("ViT-L/16", remat=remat), jax.devices()[0])
 
     # ViT-L/16 at 224 pixels: 197 tokens of 1024, 24 layers, MLP 4096.
     attention = 24 * 2 * 197**2 * 1024
@@ -101,4 +102,4 @@ def test_remat_computes_part_of_the_forward_pass_again():
     assert repeated("none") == repeated("dots") == 0
     assert repeated("dots_no_batch") == attention
     assert repeated("full") == attention + products
-    assert recomputed_macs(models.model_config("BiT-R50x1")) == 0
+    assert recomputed_macs(models.model_config("BiT-R50x1"), jax.devices()[0]) == 0

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-BLOCK = 512  # keys of a block, at most
+BLOCK = 256  # keys of a block, at most
 
 
 def blockwise_attention(

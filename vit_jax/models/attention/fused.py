@@ -28,7 +28,7 @@ WITHOUT_BIAS = ("cudnn", "splash")
 # Number of queries and of keys from which `auto` takes a fused implementation, by platform; see
 # docs/performance.md. At fewer, the plain products are as fast or faster.
 LONG = dict(cpu=1024, gpu=1024, tpu=1024)
-# Products of queries and keys, or of their size, that a backward pass computes again; of four.
+# Products of the size of queries times keys that a backward pass computes beside its own four.
 RECOMPUTED = dict(xla=0, blockwise=1, cudnn=1, splash=3)
 _NEEDS = dict(cudnn=("gpu", "an NVIDIA GPU"), splash=("tpu", "a TPU"))
 
