@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 
+import jax
 import pytest
 
 from vit_jax import models
@@ -132,7 +133,7 @@ def test_a_line_takes_twice_as_long_as_a_ring():
 
 def test_remat_computes_part_of_the_forward_pass_again():
     def repeated(remat):
-        return recomputed_macs(models.model_config("ViT-L/16", remat=remat))
+        return recomputed_macs(models.model_config("ViT-L/16", remat=remat), jax.devices()[0])
 
     # ViT-L/16 at 224 pixels: 197 tokens of 1024, 24 layers, MLP 4096.
     attention = 24 * 2 * 197**2 * 1024
@@ -140,4 +141,4 @@ def test_remat_computes_part_of_the_forward_pass_again():
     assert repeated("none") == repeated("dots") == 0
     assert repeated("dots_no_batch") == attention
     assert repeated("full") == attention + products
-    assert recomputed_macs(models.model_config("BiT-R50x1")) == 0
+    assert recomputed_macs(models.model_config("BiT-R50x1"), jax.devices()[0]) == 0

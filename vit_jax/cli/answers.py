@@ -174,6 +174,9 @@ def scaling_of(
     if asked["step_seconds"] is not None:
         rate = asked["images_per_core"] * asked["host_cores"]
     generation = hardware.TPUS.get((args.topology or "").partition(":")[0])
+    slice_chips = int(plan["chips"] // plan["slices"])
+    if generation:
+        slice_chips = math.prod(generation.pod)
     return Scaling(
         params=run.abstract.params,
         state_bytes=plan["checkpoint"]["bytes"],

@@ -9,7 +9,8 @@ from flax import nnx
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from vit_jax.parallel.axes import BATCH_AXES
+from vit_jax.models.attention.sequence import sequence_shards
+from vit_jax.parallel.axes import BATCH_AXES, SEQUENCE_AXIS
 from vit_jax.registry import Registry
 
 DTYPES = ("float32", "bfloat16")
@@ -27,6 +28,8 @@ ones = nnx.initializers.ones_init()
 def shard_batch(x: jax.Array, *, whole: bool = True) -> jax.Array:
     """Constrains axis 0 to the batch axes of the mesh in use; without a mesh, the identity.
 
+    Tokens (B, N, D) are also split over the axis `sequence`, if it divides them.
+
     One constraint per block keeps XLA from replicating activations when
     parameters are sharded over the same axis as the batch. Inside pmap and
     shard_map the batch is already cut: their axes cannot be constrained.
@@ -41,7 +44,10 @@ def shard_batch(x: jax.Array, *, whole: bool = True) -> jax.Array:
     if not axes:
         return x
     other = None if whole else PartitionSpec.UNCONSTRAINED
-    return lax.with_sharding_constraint(x, PartitionSpec(axes, *[other] * (x.ndim - 1)))
+    spec = PartitionSpec(axes, *[other] * (x.ndim - 1))
+    if whole and x.ndim == 3 and sequence_shards() > 1 and x.shape[1] % sequence_shards() == 0:
+        spec = PartitionSpec(axes, SEQUENCE_AXIS, None)
+    return lax.with_sharding_constraint(x, spec)
 
 
 def normalize_pixels(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -160,11 +166,14 @@ class Dense(nnx.Module):
         # One contracted axis: XLA:TPU does not reduce-scatter the gradient of a kernel with two.
         kernel = self.kernel[...].astype(self.dtype)
         kernel = kernel.reshape(-1, *kernel.shape[self.num_inputs :])
-        x = x.astype(self.dtype).reshape(-1, len(kernel))
-        y = project(x, kernel)
+        x = x.astype(self.dtype).reshape(*lead, len(kernel))
+        if sequence_shards() > 1:  # one axis of batch and tokens could not be split over both
+            y = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+        else:
+            y = project(x.reshape(-1, len(kernel)), kernel)
         if self.has_bias:
             y = y + self.bias[...].astype(self.dtype)
-        return shard_batch(y.reshape(*lead, *y.shape[1:]), whole=False)
+        return shard_batch(y.reshape(*lead, *kernel.shape[1:]), whole=False)
 
 
 @jax.custom_vjp

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from vit_jax.errors import InputError
+from vit_jax.models.attention.fused import check_takes_bias
 
 if TYPE_CHECKING:
     from vit_jax.models.vit_config import ViTConfig
@@ -40,6 +41,10 @@ def check(config: "ViTConfig") -> None:
             "model.attention 'cudnn' needs model.dtype 'bfloat16' and no attention_dropout; "
             "'xla' does without"
         )
+    if config.attention not in ("auto", "xla") and config.attention_dropout:
+        raise InputError(
+            f"model.attention {config.attention!r} has no weights for attention_dropout; 'xla' has"
+        )
 
 
 def _check_pixels(config: "ViTConfig") -> None:
@@ -76,8 +81,7 @@ def _check_naflex(config: "ViTConfig") -> None:
         raise InputError("model.naflex needs model.posemb 'learned' or 'none'")
     if config.patch_size[0] != config.patch_size[1] or config.patch_size[0] < 2:
         raise InputError("model.naflex needs square patches of 2 or more pixels")
-    if config.attention == "cudnn":
-        raise InputError("model.naflex needs model.attention 'xla', not 'cudnn'")
+    check_takes_bias(config.attention, "model.naflex")
 
 
 def _check_patch_dropout(config: "ViTConfig") -> None:

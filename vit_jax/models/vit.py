@@ -8,6 +8,7 @@ from flax import nnx
 
 from vit_jax.errors import InputError
 from vit_jax.models import layers
+from vit_jax.models.attention.sequence import cut_padding, pad_tokens
 from vit_jax.models.block import Intermediates, create_blocks, create_norm
 from vit_jax.models.config import feature_channels
 from vit_jax.models.heads import AttentionPool, create_classifier
@@ -341,11 +342,11 @@ class ViT(nnx.Module):
         drop_rates = jnp.linspace(0.0, config.stochastic_depth, config.depth)
         x, outputs = jax.lax.scan(
             apply_block,
-            x,
+            pad_tokens(x, config, whole=return_intermediates or probed),
             (params, jnp.arange(config.depth), drop_rates),
             unroll=unroll,
         )
-        return x, {
+        return cut_padding(x, config.num_tokens), {
             f"block{i:02}/{name}": stacked[i]
             for i in range(config.depth)
             for name, stacked in outputs.items()

@@ -5,9 +5,9 @@ import functools
 import math
 
 from vit_jax import spec
+from vit_jax.models.attention.fused import IMPLEMENTATIONS
 from vit_jax.models.attention.self_attention import (
     ATTENTION_KINDS,
-    IMPLEMENTATIONS,
     QKV_BIASES,
     AttentionKind,
 )
@@ -283,8 +283,9 @@ class ViTConfig(ModelConfig):
     )
     attention: str = option(
         "auto",
-        "implementation of attention: auto (same as xla), xla, or cudnn (needs dtype bfloat16 and "
-        "no attention_dropout)",
+        "implementation of attention: auto (by device and number of tokens), xla, blockwise, cudnn "
+        "(NVIDIA GPUs; needs dtype bfloat16) or splash (TPUs); those but auto and xla take no "
+        "attention_dropout (docs/scaling.md)",
         effect="speed",
         choices=IMPLEMENTATIONS,
     )

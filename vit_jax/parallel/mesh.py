@@ -1,4 +1,4 @@
-"""The device mesh: axes replica, data, fsdp, tensor."""
+"""The device mesh: axes replica, data, fsdp, sequence, tensor."""
 
 import dataclasses
 import math
@@ -46,6 +46,12 @@ class ParallelOptions:
     )
     fsdp: int = option(
         1, "size of a mesh axis: data parallelism with sharded parameters", effect="layout"
+    )
+    sequence: int = option(
+        1,
+        "size of a mesh axis: divides the tokens of each image, for sequences that do not fit one "
+        "device (context parallelism)",
+        effect="layout",
     )
     tensor: int = option(
         1,

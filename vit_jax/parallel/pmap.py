@@ -14,6 +14,10 @@ from vit_jax.parallel.engines import CompiledStep
 from vit_jax.parallel.mesh import mesh_sizes
 
 AXIS_NAME = "batch"
+# Mesh axes that only pjit has, and what pmap does instead.
+_REFUSED = dict(
+    fsdp="replicates parameters", tensor="replicates parameters", sequence="divides batches only"
+)
 
 
 class PmapEngine:
@@ -22,11 +26,11 @@ class PmapEngine:
     def __init__(self, parallel: ConfigDict, devices: Sequence[jax.Device] | None = None):
         self.devices = list(jax.devices() if devices is None else devices)
         sizes = mesh_sizes(parallel, len(self.devices))
-        for axis in ("fsdp", "tensor"):
+        for axis, does in _REFUSED.items():
             if sizes[axis] > 1:
                 raise InputError(
-                    f"config.parallel.{axis}={sizes[axis]} needs engine 'pjit'; pmap replicates "
-                    "parameters: set it to 1"
+                    f"config.parallel.{axis}={sizes[axis]} needs engine 'pjit'; pmap {does}: set "
+                    "it to 1"
                 )
         self.batch_shards = len(self.devices)
         self.num_local = sum(_is_local(device) for device in self.devices)

@@ -50,6 +50,8 @@ SENT = {
 FULL_PRECISION = r"(^|/)(norm\d?|query_norm|key_norm|pre_logits|head|head_dist)/"
 # The first kernel of each branch that tensor parallelism splits.
 ENTERS_BRANCH = r"blocks/(attention/qkv|mlp/(fc1|gated))/kernel$"
+# The kernel of each block that makes keys and values.
+HAS_KEYS = r"blocks/(.*/)?attention/qkv/kernel$"
 # Operations that count as computation during a collective.
 _WORK = ("fusion", "dot", "convolution", "custom-call", "while", "call")
 # What a `send` between slices says: its kind, the slices, a name that its `recv` shares.
@@ -118,6 +120,7 @@ def minimum(
       again in the backward pass, others once.
     * tensor sums the outputs of attention and MLP of each block, and in the backward pass the
       gradients of their inputs: four all-reduces of the activations.
+    * sequence gathers each block's keys and values, and sums and scatters their gradients.
 
     Weights and gradients are sent in the dtype in which they are multiplied. Small
     collectives that every layout needs, such as the mean of the loss, are not counted.
@@ -134,6 +137,8 @@ def minimum(
     """
     total: dict[str, float] = collections.defaultdict(float)
     fsdp, tensor = mesh.shape.get("fsdp", 1), mesh.shape.get("tensor", 1)
+    sequence = mesh.shape.get("sequence", 1)
+    shards = batch_shards * sequence  # devices that have a part of a gradient's sum
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name, spec = path_name(path), leaf.sharding.spec
         parts = fsdp if "fsdp" in spec else 1
@@ -143,10 +148,15 @@ def minimum(
         gathered = size * min(itemsize, 2) / itemsize if rounds else size
         total["all-gather"] += gathers * SENT["all-gather"](gathered / parts, parts)
         total["reduce-scatter"] += microbatches * SENT["reduce-scatter"](size, parts)
-        total["all-reduce"] += SENT["all-reduce"](size / parts, batch_shards // parts)
+        total["all-reduce"] += SENT["all-reduce"](size / parts, shards // parts)
         if "tensor" in spec and re.search(ENTERS_BRANCH, name):
             layers = leaf.shape[0]
             total["all-reduce"] += 2 * layers * SENT["all-reduce"](activation_bytes, tensor)
+        if re.search(HAS_KEYS, name):  # each device's heads of its own tokens
+            own = activation_bytes / (tensor if "tensor" in spec else 1)
+            layers = 2 * leaf.shape[0]  # keys and values
+            total["all-gather"] += layers * SENT["all-gather"](own, sequence)
+            total["reduce-scatter"] += layers * SENT["reduce-scatter"](own * sequence, sequence)
     return {kind: round(size) for kind, size in sorted(total.items()) if size >= 1}
 
 
@@ -169,7 +179,8 @@ def minimum_between_slices(
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         tensor = mesh.shape["tensor"] if "tensor" in leaf.sharding.spec else 1
         size = leaf.size * sent_itemsize(path_name(path), leaf, dtype) / tensor
-        total += SENT["all-reduce"](size * slices / batch_shards, slices)
+        shards = batch_shards * mesh.shape.get("sequence", 1)
+        total += SENT["all-reduce"](size * slices / shards, slices)
     return round(total)
 
 

@@ -121,7 +121,8 @@ def _roofline(step: Step, chip: hardware.Chip | None) -> dict[str, Any] | None:
     placed = list(run.engine.mesh.devices.flat)
     images = run.config.batch_size / len(placed)
     found = roofline.predict(
-        step_flops=images * (run.train_flops() + 2 * roofline.recomputed_macs(run.model_config)),
+        step_flops=images
+        * (run.train_flops() + 2 * roofline.recomputed_macs(run.model_config, placed[0])),
         traffic=step.traffic_bytes,
         found=step.found,
         chip=chip,
@@ -137,7 +138,8 @@ def minimum(run: Run) -> dict[str, int]:
     rows = config.batch_size // run.engine.batch_shards
     values = 0
     if isinstance(model, ViTConfig):
-        values = rows * (model.prefix_tokens + model.kept_patches) * model.width
+        tokens = model.prefix_tokens + model.kept_patches
+        values = rows * -(-tokens // run.engine.mesh.shape.get("sequence", 1)) * model.width
     return collectives.minimum(
         run.abstract.params,
         run.engine.mesh,

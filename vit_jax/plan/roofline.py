@@ -17,7 +17,12 @@ is added. Latency, vector units and loading of data are left out, so that this i
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from vit_jax.models import flops
+from vit_jax.models.attention.fused import RECOMPUTED, choose
+from vit_jax.models.attention.sequence import KINDS
 from vit_jax.models.config import ModelConfig
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel.hardware import Chip
@@ -105,15 +110,37 @@ def _spans(coords: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(len(set(axis)) for axis in zip(*coords, strict=True))
 
 
-def recomputed_macs(model_config: ModelConfig) -> int:
+def recomputed_macs(model_config: ModelConfig, device: jax.Device) -> int:
     """MACs of one image that the backward pass recomputes, by the policy of remat.
 
-    `full` repeats the blocks, `dots_no_batch` attention's two products, `dots` none.
+    `full` repeats the blocks, `dots_no_batch` attention's two products, `dots` none. On top come
+    those of a fused attention on this device.
     """
     if not isinstance(model_config, ViTConfig):
         return 0
+    config = flops.in_training(model_config)
+    fused = flops.attention_macs(config) * _recomputed_products(config, device) // 2
     if model_config.remat == "full":
-        return flops.encoder_macs(flops.in_training(model_config))
+        return flops.encoder_macs(config) + fused
     if model_config.remat == "dots_no_batch":
-        return flops.attention_macs(flops.in_training(model_config))
-    return 0
+        return flops.attention_macs(config) + fused
+    return fused
+
+
+def _recomputed_products(config: ViTConfig, device: jax.Device) -> int:
+    """Products of queries and keys' size that attention's backward pass computes again."""
+    if config.attention_kind.partition("(")[0] not in KINDS or config.attention_dropout:
+        return 0
+    taken = choose(
+        config.attention,
+        queries=config.num_tokens,
+        keys=config.num_tokens,
+        dtype=jnp.dtype(config.dtype),
+        head_width=config.width // config.num_heads,
+        biased=config.position_bias != "none"
+        or config.posemb.partition("(")[0] == "relative"
+        or bool(config.naflex),
+        platform=device.platform,
+        kind=device.device_kind,
+    )
+    return RECOMPUTED[taken]

@@ -199,6 +199,7 @@ USUAL_NAMES = {
     "mesh": "parallel.data",
     "fsdp_size": "parallel.fsdp",
     "tp": "parallel.tensor",
+    "context_parallel": "parallel.sequence",
     "workers": "data.threads",
     "num_workers": "data.threads",
     "transform": "data.pp",

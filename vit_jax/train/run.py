@@ -13,9 +13,12 @@ from ml_collections import ConfigDict
 from vit_jax import models
 from vit_jax.durations import in_steps
 from vit_jax.errors import InputError
+from vit_jax.models.attention import sequence
+from vit_jax.models.attention.fused import check_device
 from vit_jax.models.config import ModelConfig
 from vit_jax.models.variants import canonical_name, identify
 from vit_jax.models.vit_config import ViTConfig
+from vit_jax.parallel.axes import SEQUENCE_AXIS
 from vit_jax.parallel.engines import CompiledStep, Engine, WithFrozen, create_engine
 from vit_jax.parallel.mesh import check_batch_size
 from vit_jax.tasks import Task, bind, create_task
@@ -145,6 +148,7 @@ def prepare(
     task = create_task(config)
     total_steps = _checked_length(config, dataset, engine, task)
     model_config = configure_model(config, dataset, task, start)
+    _check_attention(model_config, engine)
     teacher = None
     if isinstance(task, Distillation):
         teacher = open_teacher(config, dataset.labels, model_config, engine)
@@ -200,6 +204,16 @@ def prepare(
         stages=create_stages(config, task, train_step, total_steps, compiled),
         teacher=teacher,
     )
+
+
+def _check_attention(model_config: ModelConfig, engine: Engine) -> None:
+    """Raises InputError where devices or mesh do not suit the model's attention."""
+    size = engine.mesh.shape.get(SEQUENCE_AXIS, 1)
+    if not isinstance(model_config, ViTConfig):
+        sequence.check_is_vit(size)
+        return
+    check_device(model_config.attention, engine.mesh.devices.flat[0].platform)
+    sequence.check_model(model_config, size)
 
 
 def _checked_length(config: ConfigDict, dataset: Dataset, engine: Engine, task: Task) -> int:

@@ -148,8 +148,8 @@ def check_parts(config: ViTConfig, name: str, instead: str = "") -> None:
         raise InputError(f"{where} needs another model.posemb than 'relative'{instead}")
     if config.position_bias != "none":
         raise InputError(f"{where} needs model.position_bias 'none'{instead}")
-    if config.attention == "cudnn":
-        raise InputError(f"{where} needs model.attention 'xla', not 'cudnn'")
+    if config.attention not in ("auto", "xla"):
+        raise InputError(f"{where} needs model.attention 'xla', not {config.attention!r}")
 
 
 def check_number(name: str, argument: str, value: object, least: int) -> None:

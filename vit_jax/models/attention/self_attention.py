@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from vit_jax.models.attention.fused import fused_attention
 from vit_jax.models.layers import NORMS, Dense, dropout, unstack
 from vit_jax.models.positions.rotary import Rotation
 from vit_jax.registry import Registry
@@ -17,7 +18,6 @@ from vit_jax.registry import Registry
 if TYPE_CHECKING:
     from vit_jax.models.vit_config import ViTConfig
 
-IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 QKV_BIASES = ("all", "no_key", "none")
 
 # Queries (B, N, H, d) -> bias on the attention logits in float32, broadcastable to (B, H, N, N),
@@ -90,6 +90,7 @@ def attend(
     rate: float = 0.0,
     keys: jax.Array | None = None,
     return_weights: bool = False,
+    tokens: int | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Scaled dot-product attention.
 
@@ -97,22 +98,35 @@ def attend(
       query, key, value: (B, N, H, d).
       bias: added to the logits, broadcastable to (B, H, N, N).
       causal: whether a query only sees the keys up to its own place.
-      implementation: xla, cudnn (bfloat16, no bias, no weights returned), or auto, which is xla.
+      implementation: one of `fused.IMPLEMENTATIONS`; see `fused.choose`. Dropout and returned
+        weights need the plain products, which then are taken.
       rate: dropout rate of attention weights.
       keys: (B,) dropout keys, None in evaluation.
       return_weights: also return the weights, (B, H, N, N) in float32.
+      tokens: number of tokens before the padding of a mesh axis `sequence`; None: no axis cuts
+        these tokens.
 
     Returns:
       (B, N, H, d) and the weights or None.
+
+    Raises:
+      InputError: the device lacks the implementation.
     """
-    plain = bias is None and not return_weights and (rate == 0.0 or keys is None)
-    if implementation == "cudnn" and plain:
-        found = jax.nn.dot_product_attention(
-            query, key, value, is_causal=causal, implementation="cudnn"
-        )
-        return found, None
-    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
+    plain = not return_weights and (rate == 0.0 or keys is None)
     if plain:
+        found = fused_attention(
+            query,
+            key,
+            value,
+            bias=bias,
+            causal=causal,
+            implementation=implementation,
+            tokens=tokens,
+        )
+        if found is not None:
+            return found, None
+    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
+    if plain and bias is None:
         return attention(query, key, value, causal).transpose(0, 2, 1, 3), None
     weights = attention_weights(query, key, bias, causal)
     dropped = dropout(weights, rate, keys).astype(value.dtype)
@@ -149,6 +163,7 @@ class SelfAttention(nnx.Module):
       dropout: rate of dropout of attention weights.
       implementation: see `attend`.
       causal: whether a token only sees those before it, and itself.
+      tokens: see `attend`.
     """
 
     def __init__(
@@ -167,6 +182,7 @@ class SelfAttention(nnx.Module):
         dropout: float = 0.0,
         implementation: str = "auto",
         causal: bool = False,
+        tokens: int | None = None,
     ):
         head_width = width // num_heads
         self.qkv = Dense(
@@ -191,6 +207,7 @@ class SelfAttention(nnx.Module):
         self.dropout = dropout
         self.implementation = implementation
         self.causal = causal
+        self.tokens = tokens
 
     def __call__(
         self,
@@ -290,6 +307,7 @@ class SelfAttention(nnx.Module):
             rate=self.dropout,
             keys=keys,
             return_weights=return_weights,
+            tokens=self.tokens,
         )
 
 
@@ -353,4 +371,5 @@ def attention_options(config: "ViTConfig") -> dict:
         norm_eps=config.norm_eps,
         dropout=config.attention_dropout,
         implementation=config.attention,
+        tokens=config.num_tokens,
     )

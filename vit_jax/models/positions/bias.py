@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from vit_jax.errors import InputError
+from vit_jax.models.attention.fused import check_takes_bias
 from vit_jax.models.layers import Dense
 from vit_jax.registry import Registry
 
@@ -113,8 +114,7 @@ class PositionBiasKind:
 
     def check(self, config: "ViTConfig") -> None:
         """Raises InputError where other options of the model do not suit this kind."""
-        if config.attention == "cudnn":
-            raise InputError("model.position_bias needs model.attention 'xla', not 'cudnn'")
+        check_takes_bias(config.attention, "model.position_bias")
 
     def create(self, config: "ViTConfig", rngs: nnx.Rngs) -> PositionBias:
         """The module for `config.grid`."""

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from vit_jax.errors import InputError
+from vit_jax.models.attention.fused import check_takes_bias
 from vit_jax.registry import Registry
 
 if TYPE_CHECKING:
@@ -244,8 +245,7 @@ class Relative(PositionEmbeddingKind):
     has_slots = False
 
     def check(self, config: "ViTConfig") -> None:
-        if config.attention == "cudnn":
-            raise InputError("model.posemb 'relative' needs model.attention 'xla', not 'cudnn'")
+        check_takes_bias(config.attention, "model.posemb 'relative'")
 
     def create(self, config: "ViTConfig", rngs: nnx.Rngs) -> PositionEmbedding:
         return RelativePositionEmbedding(

@@ -43,14 +43,16 @@ class Rotation:
     layout: str = dataclasses.field(metadata=dict(static=True))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Rotates queries or keys (B, N, H, d), in float32."""
+        """Rotates queries or keys (B, N, H, d), in float32; tokens of padding become zero."""
         dtype, x = x.dtype, x.astype(jnp.float32)
+        padding = [(0, 0)] * (self.cos.ndim - 3) + [(0, x.shape[1] - self.cos.shape[-3])]
+        cos, sin = (jnp.pad(each, [*padding, (0, 0), (0, 0)]) for each in (self.cos, self.sin))
         if self.layout == "half":
             first, second = jnp.split(x, 2, axis=-1)
         else:
             pairs = x.reshape(*x.shape[:-1], -1, 2)
             first, second = pairs[..., 0], pairs[..., 1]
-        rotated = (first * self.cos - second * self.sin, second * self.cos + first * self.sin)
+        rotated = (first * cos - second * sin, second * cos + first * sin)
         if self.layout == "half":
             return jnp.concatenate(rotated, axis=-1).astype(dtype)
         return jnp.stack(rotated, axis=-1).reshape(x.shape).astype(dtype)
