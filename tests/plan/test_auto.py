@@ -20,7 +20,7 @@ from vit_jax.config import default
 def get_config():
     config = default()
     config.model.update(name="ViT-Ti/4", width=128, depth=1, mlp_dim=128, num_heads=2)
-    config.parallel.layout = "auto"
+    config.parallel.update(layout="auto", replicated_tolerance=0.2)
     config.total.steps = 2
     config.batch_size = 16
     config.data.update(source="digits", pp="resize(8)|value_range(-1, 1)")
@@ -90,6 +90,11 @@ def test_training_resolves_the_layout_and_resumes_on_another(config_file, tmp_pa
     assert (stored["parallel"]["data"], stored["parallel"]["fsdp"]) == (4, 2)
     assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 2
     capsys.readouterr()
+
+
+def test_a_dry_run_resolves_it(config_file, capsys):
+    assert main(["train", f"--config={config_file}", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mesh"]["data"] == 8
 
 
 def test_a_plan_resolves_it_too(config_file):
