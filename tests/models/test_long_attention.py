@@ -15,8 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vit_jax import config as configs
 from vit_jax import models
 from vit_jax.errors import InputError
-from vit_jax.models.attention import fused, splash
-from vit_jax.models.attention.blockwise import blockwise_attention
+from vit_jax.models.attention.fused import choice, splash
+from vit_jax.models.attention.fused.blockwise import blockwise_attention
 from vit_jax.models.attention.self_attention import SelfAttention, attend
 from vit_jax.models.option_checks import check
 from vit_jax.parallel.mesh import create_mesh
@@ -133,7 +133,7 @@ def chosen(implementation="auto", **changes):
         queries=4097, keys=4097, dtype=jnp.dtype("bfloat16"), head_width=64, biased=False,
         platform="cpu",
     )  # fmt: skip
-    return fused.choose(implementation, **(usual | changes))
+    return choice.choose(implementation, **(usual | changes))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_tpus_take_the_kernel(topology, tokens):
 
 
 def test_pallas_is_imported_by_those_who_need_it():
-    source = importlib.util.find_spec("vit_jax.models.attention.fused").origin
+    source = importlib.util.find_spec("vit_jax.models.attention.fused.choice").origin
     with open(source) as file:
         top = [line for line in file if line.startswith(("import", "from"))]
     assert not any("splash" in line or "pallas" in line for line in top)

@@ -185,9 +185,7 @@ def scaling_of(
         flops_per_image=plan["flops_per_image"],
         steps=plan["steps"],
         chip=chip,
-        slice_chips=math.prod(generation.pod)
-        if generation
-        else int(plan["chips"] // plan["slices"]),
+        slice_chips=slice_chips,
         mfu=args.mfu,
         images_per_host=rate,
         host_chips=plan["chips"] / plan["hosts"],

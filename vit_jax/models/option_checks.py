@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from vit_jax.errors import InputError
-from vit_jax.models.attention.fused import check_takes_bias
+from vit_jax.models.attention.fused.choice import check_takes_bias
 
 if TYPE_CHECKING:
     from vit_jax.models.vit_config import ViTConfig

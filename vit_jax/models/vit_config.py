@@ -5,7 +5,7 @@ import functools
 import math
 
 from vit_jax import spec
-from vit_jax.models.attention.fused import IMPLEMENTATIONS
+from vit_jax.models.attention.fused.choice import IMPLEMENTATIONS
 from vit_jax.models.attention.self_attention import (
     ATTENTION_KINDS,
     QKV_BIASES,

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.models import flops
-from vit_jax.models.attention.fused import RECOMPUTED, choose
+from vit_jax.models.attention.fused.choice import RECOMPUTED, choose
 from vit_jax.models.attention.sequence import KINDS
 from vit_jax.models.config import ModelConfig
 from vit_jax.models.vit_config import ViTConfig

@@ -14,7 +14,7 @@ from vit_jax import models
 from vit_jax.durations import in_steps
 from vit_jax.errors import InputError
 from vit_jax.models.attention import sequence
-from vit_jax.models.attention.fused import check_device
+from vit_jax.models.attention.fused.choice import check_device
 from vit_jax.models.config import ModelConfig
 from vit_jax.models.variants import canonical_name, identify
 from vit_jax.models.vit_config import ViTConfig

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from vit_jax.models.attention.fused import fused_attention
+from vit_jax.models.attention.fused.choice import fused_attention
 from vit_jax.models.layers import NORMS, Dense, dropout, unstack
 from vit_jax.models.positions.rotary import Rotation
 from vit_jax.registry import Registry

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from vit_jax.errors import InputError
-from vit_jax.models.attention.fused import check_takes_bias
+from vit_jax.models.attention.fused.choice import check_takes_bias
 from vit_jax.registry import Registry
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from jax import lax
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from vit_jax.errors import InputError
-from vit_jax.models.attention.blockwise import blockwise_attention
+from vit_jax.models.attention.fused.blockwise import blockwise_attention
 from vit_jax.models.attention.sequence import sequence_shards
 from vit_jax.parallel.axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
 
@@ -207,7 +207,7 @@ def _on_device(
     # Only blockwise takes queries whose first place is not 0.
     offset = gathered and causal
     if implementation == "splash" and not offset:
-        from vit_jax.models.attention import splash
+        from vit_jax.models.attention.fused import splash
 
         seen = splash.causal if causal else None
         return splash.splash_attention(query, key, value, seen=seen, length=length)
