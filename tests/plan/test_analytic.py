@@ -184,7 +184,7 @@ def test_gpus_are_planned_by_nodes():
     status, text = plan("--config=configs/vit_jft.py:ViT-B/16", "--topology=a100:4x8", layout)
     assert status == 0
     assert "32 NVIDIA A100-SXM4-80GB in 4 nodes: engine=pjit data=32" in text
-    assert "XLA compiles for A100 GPUs only where there is one" in text
+    assert "XLA's compiler for GPUs is a part of JAX's CUDA plugin" in text
     assert "\nwithin nodes" in text and "\nbetween nodes" in text
     assert "ms, between nodes " in text
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import jax
@@ -18,6 +19,7 @@ from vit_jax.plan.layouts.candidates import COMPILED, Candidate, compile_best, o
 from vit_jax.plan.layouts.compiled import Compiler
 from vit_jax.plan.layouts.search import MARGIN, best_of_each, rank
 from vit_jax.plan.layouts.text import short, table
+from vit_jax.plan.layouts.waiting import announced
 
 CONFIG = """
 from vit_jax.config import default
@@ -224,3 +226,11 @@ def test_a_search_without_any_layout_is_one_line(config_file, capsys):
         assert plan(*args, *extra) == (2, "")
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith(f"vit_jax: {message}")
+
+
+def test_a_long_compilation_is_announced_and_counted(capsys):
+    with announced("compiling the step", every=0.02):
+        time.sleep(0.2)
+    first, *later = capsys.readouterr().err.splitlines()
+    assert first == "compiling the step; this takes from seconds to minutes"
+    assert later and all(line == "compiling the step: 0 s so far" for line in later)

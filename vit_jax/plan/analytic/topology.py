@@ -32,9 +32,9 @@ def find_topology(name: str, slices: int = 1) -> Topology:
     Raises:
       InputError: no such topology.
     """
-    kind = generation(name)
+    generation(name)
     if is_gpus(name):
-        why = f"XLA compiles for {kind.upper()} GPUs only where there is one"
+        why = "XLA's compiler for GPUs is a part of JAX's CUDA plugin and is not used"
         return Topology(describe_devices(name, slices), why)
     if not compiler_found():
         why = "the compiler for TPUs is not installed: pip install 'vit_jax[plan]'"
