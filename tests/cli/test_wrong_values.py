@@ -75,9 +75,9 @@ POSITIONS = dict(
 )
 LARGE = "1" + 30 * "0"
 OUTPUTS = ("--workdir", "--output", "target", "--sheet", "--plot", "--profile", "--attention-map",
-           "--embeddings", "--confusion", "--worst", "--write")  # fmt: skip
+           "--embeddings", "--confusion", "--worst", "--write", "--save")  # fmt: skip
 # Outputs that are files, in a folder that exists.
-FILES = ("--sheet", "--plot", "--embeddings", "--confusion", "--write")
+FILES = ("--sheet", "--plot", "--embeddings", "--confusion", "--write", "--save")
 # Options of the config that name a place, and the commands that read them.
 PLACES = ["--config.init_from=", "--config.data.source=folder:", "--config.data.source=npz:",
           "--config.data.data_dir="]  # fmt: skip

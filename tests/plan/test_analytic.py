@@ -10,6 +10,7 @@ import pytest
 from tests.plan.planning import plan
 from vit_jax import config as configs
 from vit_jax.config_files import load_config
+from vit_jax.parallel.axes import AXES
 from vit_jax.plan.analytic.activations import kept_by, padded_size
 from vit_jax.plan.analytic.devices import describe_devices
 from vit_jax.plan.analytic.network import group
@@ -71,7 +72,8 @@ def tiny(topology, batch=64, bandwidth=None, **options):
 
 
 def layout(data=1, fsdp=1, tensor=1, replica=1, remat="none", accumulate=1):
-    sizes = dict(replica=replica, data=data, fsdp=fsdp, tensor=tensor)
+    given = dict(replica=replica, data=data, fsdp=fsdp, tensor=tensor)
+    sizes = {axis: given.get(axis, 1) for axis in AXES}
     return Layout(tuple(sizes.items()), remat, accumulate)
 
 
@@ -161,7 +163,7 @@ def test_time_between_nodes_is_that_of_the_network_cards():
 
 
 def test_groups_lie_along_the_axes_of_the_mesh():
-    sizes = dict(replica=1, data=2, fsdp=3, tensor=4)
+    sizes = dict(replica=1, data=2, fsdp=3, sequence=1, tensor=4)
     assert group(sizes, ("tensor",)) == [0, 1, 2, 3]
     assert group(sizes, ("fsdp",)) == [0, 4, 8]
     assert group(sizes, ("data", "tensor")) == [0, 1, 2, 3, 12, 13, 14, 15]

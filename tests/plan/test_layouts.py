@@ -14,6 +14,8 @@ from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
 from vit_jax.parallel.mesh import mesh_sizes
 from vit_jax.plan.analytic.devices import describe_devices
+from vit_jax.plan.analytic.step import Analyst
+from vit_jax.plan.dataset import dataset_of
 from vit_jax.plan.layouts import compiled as compiling
 from vit_jax.plan.layouts.candidates import COMPILED, Candidate, compile_best, ordered, search
 from vit_jax.plan.layouts.compiled import Compiler
@@ -234,3 +236,10 @@ def test_a_long_compilation_is_announced_and_counted(capsys):
     first, *later = capsys.readouterr().err.splitlines()
     assert first == "compiling the step; this takes from seconds to minutes"
     assert later and all(line == "compiling the step: 0 s so far" for line in later)
+
+
+def test_formulas_do_not_cover_split_tokens(tmp_path):
+    config = load_config("configs/vit_jft.py:ViT-L/16")
+    config.parallel.sequence = 2
+    with pytest.raises(InputError, match="config.parallel.sequence is 2: formulas do not cover it"):
+        Analyst(config, dataset_of(config), describe_devices("v5e:2x2"))

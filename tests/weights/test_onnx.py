@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -25,6 +26,8 @@ from vit_jax.weights.formats import onnx_program
 from vit_jax.weights.record import parameter_shapes
 
 pytest.importorskip("jax2onnx", reason="pip install 'vit_jax[onnx]'")
+if not hasattr(jax._src.core, "ClosedJaxpr"):
+    pytest.skip("jax2onnx does not know this version of JAX", allow_module_level=True)
 ort = pytest.importorskip("onnxruntime", reason="pip install 'vit_jax[onnx]'")
 
 ROOT = Path(__file__).parents[2]

@@ -11,6 +11,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
+from vit_jax.errors import InputError
 from vit_jax.files import expand
 from vit_jax.models.config import ModelConfig
 from vit_jax.parallel import hardware, rules
@@ -74,6 +75,9 @@ class Analyst:
       dataset: facts about its training data.
       devices: devices, which may be descriptions; None: those present.
       slice_bandwidth: bytes/s of one chip to other slices; None: as published.
+
+    Raises:
+      InputError: the config splits the tokens of an image, which the formulas do not cover.
     """
 
     def __init__(
@@ -83,6 +87,11 @@ class Analyst:
         devices: Sequence[jax.Device] | None = None,
         slice_bandwidth: float | None = None,
     ):
+        if config.parallel.sequence > 1:
+            raise InputError(
+                f"config.parallel.sequence is {config.parallel.sequence}: formulas do not cover "
+                "it; set config.parallel.layout=given and plan with the compiler for TPUs"
+            )
         self.config = config
         self.dataset = dataset
         self.devices = list(jax.devices() if devices is None else devices)

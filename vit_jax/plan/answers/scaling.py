@@ -111,7 +111,8 @@ class Scaling:
     def _layout(self, replica: int, data: int, fsdp: int) -> dict[str, Any] | None:
         """The step of one layout; None if the state does not fit."""
         chip, devices = self.chip, replica * data * fsdp
-        shape = (replica, data, fsdp, 1)
+        sizes = dict(replica=replica, data=data, fsdp=fsdp)
+        shape = tuple(sizes.get(axis, 1) for axis in AXES)
         # Enough of a mesh for layouts; nothing is placed on it.
         mesh = cast(Mesh, AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES)))
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from vit_jax.text import printable
+
 GB = 1e9
 
 
@@ -35,7 +37,7 @@ def _input(asked: dict[str, Any], bound: bool, config_name: str) -> list[tuple[s
     )
     cores, there = asked["cores_per_host"], asked["host_cores"]
     if cores is None:
-        measure = f"vit_jax data --config={config_name}"
+        measure = f"vit_jax data --config={printable(config_name)}"
         cpus = (
             "cores unknown: give --images-per-core=N, which "
             f"`{measure}` measures on this machine as images per core"

@@ -100,7 +100,7 @@ def layouts(analyst: Analyst, pinned: Mapping[str, Any]) -> Iterator[Layout]:
                 data = rest // pods // fsdp
                 if data not in _given("parallel.data", [data], pinned):
                     continue
-                sizes = tuple(zip(AXES, (pods, data, fsdp, tensor), strict=True))
+                sizes = tuple(zip(AXES, (pods, data, fsdp, 1, tensor), strict=True))
                 rows, left = divmod(config.batch_size, count // tensor)
                 if left:
                     continue

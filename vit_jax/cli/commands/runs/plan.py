@@ -37,6 +37,7 @@ from vit_jax.cli.layouts import run_search
 from vit_jax.cli.outputs import check_file
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
+from vit_jax.text import printable
 
 if TYPE_CHECKING:
     from vit_jax.plan.compile import Keep
@@ -174,7 +175,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     answers = [_row(*row) for row in rows(result, args.config)]
     if args.save:
-        answers.append(_row("saved", args.save if step.fits else "nothing: it does not fit"))
+        answers.append(
+            _row("saved", printable(args.save) if step.fits else "nothing: it does not fit")
+        )
     print(_joined([*lines(result), *answers]), flush=True)
     for name, table in (("scaling", curve), ("compare", compared)):
         if name in result:
