@@ -63,9 +63,9 @@ def test_the_layer_axis_is_never_cut():
 
 
 def test_sizes():
-    assert mesh_sizes(parallel(fsdp=2), 8) == dict(replica=1, data=4, fsdp=2, tensor=1)
+    assert mesh_sizes(parallel(fsdp=2), 8) == dict(replica=1, data=4, fsdp=2, sequence=1, tensor=1)
     mesh = create_mesh(parallel(replica=2, data=-1, tensor=2))
-    assert dict(mesh.shape) == dict(replica=2, data=2, fsdp=1, tensor=2)
+    assert dict(mesh.shape) == dict(replica=2, data=2, fsdp=1, sequence=1, tensor=2)
     assert len(set(mesh.devices.flat)) == 8
 
 
