@@ -17,21 +17,30 @@ class Chip:
     devices: int = 1  # JAX devices per chip
     cores: int = 1  # TensorCores per chip, the unit of "TPU-core-days"
     slice_bandwidth: float | None = None  # bytes/s to other slices, one direction
+    clock: float | None = None  # cycles of a core per second
 
 
 GIB = 2**30
 GBIT = 1e9 / 8  # bytes
 # The chip of the paper's TPUv3-core-days.
-TPU_V3 = Chip("TPU v3", 123e12, 32 * GIB, 0.9e12, 332e9, devices=2, cores=2)
+TPU_V3 = Chip("TPU v3", 123e12, 32 * GIB, 0.9e12, 332e9, devices=2, cores=2, clock=0.94e9)
 CHIPS = (
     # TPU: the system architecture pages of Cloud TPU's documentation. "Bidirectional" network
     # figures are halved; v3's is its pod's all-reduce bandwidth divided by its chips. The bandwidth
     # between slices is "data center network (DCN) bandwidth per chip" on the page of TPU7x; for v5e
-    # the pod's 6.4 Tbit/s divided by its 256 chips. The pages of v3 and v4 give none.
+    # the pod's 6.4 Tbit/s divided by its 256 chips. The pages of v3 and v4 give none. The clock is
+    # the peak over the 2 * 128 * 128 FLOPs a cycle of each matrix unit: two a core of v3, four later.
     TPU_V3,
-    Chip("TPU v4", 275e12, 32 * GIB, 1.2e12, 300e9, cores=2),
-    Chip("TPU v5 lite", 197e12, 16 * GIB, 0.819e12, 200e9, slice_bandwidth=25 * GBIT),
-    Chip("TPU v5p", 459e12, 95 * GIB, 2.765e12, 600e9, cores=2, slice_bandwidth=50 * GBIT),
+    Chip("TPU v4", 275e12, 32 * GIB, 1.2e12, 300e9, cores=2, clock=1.05e9),
+    Chip(
+        "TPU v5 lite", 197e12, 16 * GIB, 0.819e12, 200e9, slice_bandwidth=25 * GBIT, clock=1.5e9
+    ),
+    Chip(
+        *("TPU v5p", 459e12, 95 * GIB, 2.765e12, 600e9),
+        cores=2,
+        slice_bandwidth=50 * GBIT,
+        clock=1.75e9,
+    ),
     Chip("TPU v6 lite", 918e12, 32 * GIB, 1.638e12, 400e9, slice_bandwidth=100 * GBIT),
     Chip(
         "TPU7x", 2307e12, 192 * GIB, 7.38e12, 600e9, devices=2, cores=2, slice_bandwidth=100 * GBIT
