@@ -39,7 +39,7 @@ def products(jaxpr):
             total += max(products(branch.jaxpr) for branch in params["branches"])
         elif name == "scan":
             total += params["length"] * products(params["jaxpr"].jaxpr)
-        elif name == "custom_vjp_call":
+        elif name == "custom_jvp_call":
             total += products(params["call_jaxpr"].jaxpr)
         elif name in ("jit", "pjit"):
             total += products(params["jaxpr"].jaxpr)

@@ -1,4 +1,4 @@
-"""Operations of compiled steps: products against XLA's own count, estimates against sums by hand."""
+"""Operations of compiled steps: products against XLA's count, estimates against sums by hand."""
 
 import json
 

@@ -29,12 +29,10 @@ CHIPS = (
     # figures are halved; v3's is its pod's all-reduce bandwidth divided by its chips. The bandwidth
     # between slices is "data center network (DCN) bandwidth per chip" on the page of TPU7x; for v5e
     # the pod's 6.4 Tbit/s divided by its 256 chips. The pages of v3 and v4 give none. The clock is
-    # the peak over the 2 * 128 * 128 FLOPs a cycle of each matrix unit: two a core of v3, four later.
+    # the peak over 2 * 128 * 128 FLOPs a cycle of each matrix unit: two a core of v3, four later.
     TPU_V3,
     Chip("TPU v4", 275e12, 32 * GIB, 1.2e12, 300e9, cores=2, clock=1.05e9),
-    Chip(
-        "TPU v5 lite", 197e12, 16 * GIB, 0.819e12, 200e9, slice_bandwidth=25 * GBIT, clock=1.5e9
-    ),
+    Chip("TPU v5 lite", 197e12, 16 * GIB, 0.819e12, 200e9, slice_bandwidth=25 * GBIT, clock=1.5e9),
     Chip(
         *("TPU v5p", 459e12, 95 * GIB, 2.765e12, 600e9),
         cores=2,

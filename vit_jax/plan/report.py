@@ -73,8 +73,9 @@ def layout(config: ConfigDict, run: Run) -> dict[str, Any]:
     """The layout of the run: mesh axes above 1, and options that save memory."""
     sizes = {axis: size for axis, size in run.engine.mesh.shape.items() if size > 1}
     result = dict(engine=config.parallel.engine, **sizes)
-    if config.model.remat != "none":
-        result["remat"] = config.model.remat
+    remat = roofline.remat_policy(run.model_config, run.engine.mesh.devices.flat[0])
+    if remat != "none":
+        result["remat"] = remat
     if config.parallel.accumulate > 1:
         result["accumulate"] = config.parallel.accumulate
     return result
@@ -130,8 +131,9 @@ def _roofline(step: Step, chip: hardware.Chip | None) -> dict[str, Any] | None:
 
 def _flops_of_device(run: Run) -> float:
     """FLOPs of one device in a step, with what remat computes again."""
-    images = run.config.batch_size / run.engine.mesh.devices.size
-    return images * (run.train_flops() + 2 * roofline.recomputed_macs(run.model_config))
+    devices, model = run.engine.mesh.devices, run.model_config
+    again = roofline.recomputed_macs(model, roofline.remat_policy(model, devices.flat[0]))
+    return run.config.batch_size / devices.size * (run.train_flops() + 2 * again)
 
 
 def _estimates(

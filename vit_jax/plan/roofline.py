@@ -17,8 +17,11 @@ is added. Latency, vector units and loading of data are left out, so that this i
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
+
 from vit_jax.models import flops
 from vit_jax.models.config import ModelConfig
+from vit_jax.models.forms.remat import resolve
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel.hardware import Chip
 from vit_jax.plan.collectives import Collective
@@ -87,15 +90,24 @@ def _axes(coords: Sequence[tuple[int, ...]]) -> int:
     return sum(len(set(axis)) > 1 for axis in zip(*coords, strict=True))
 
 
-def recomputed_macs(model_config: ModelConfig) -> int:
+def remat_policy(model_config: ModelConfig, device: jax.Device) -> str:
+    """The policy of `model.remat` on a device; what `auto` means for a ResNet is none."""
+    if not isinstance(model_config, ViTConfig):
+        return "none" if model_config.remat == "auto" else model_config.remat
+    return resolve(model_config.remat, tpu=device.platform == "tpu")
+
+
+def recomputed_macs(model_config: ModelConfig, remat: str) -> int:
     """MACs of one image that the backward pass recomputes, by the policy of remat.
 
-    `full` repeats the blocks, `dots_no_batch` attention's two products, `dots` none.
+    `full` repeats the blocks, `dots_no_batch` attention's two products, `names` the first of
+    them, `dots` none.
     """
     if not isinstance(model_config, ViTConfig):
         return 0
-    if model_config.remat == "full":
-        return flops.encoder_macs(flops.in_training(model_config))
-    if model_config.remat == "dots_no_batch":
-        return flops.attention_macs(flops.in_training(model_config))
-    return 0
+    trained = flops.in_training(model_config)
+    if remat == "full":
+        return flops.encoder_macs(trained)
+    if remat == "dots_no_batch" or remat == "names" and not model_config.kind.splits_width:
+        return flops.attention_macs(trained)
+    return flops.attention_macs(trained) // 2 if remat == "names" else 0

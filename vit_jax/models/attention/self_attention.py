@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from vit_jax.models.layers import NORMS, Dense, dropout, unstack
+from vit_jax.models.forms.linear import linear
+from vit_jax.models.forms.remat import saved
+from vit_jax.models.layers import NORMS, Dense, dropout
 from vit_jax.models.positions.rotary import Rotation
 from vit_jax.registry import Registry
 
@@ -41,13 +43,13 @@ def attention_weights(
     return jax.nn.softmax(scores, axis=-1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def attention(
     query: jax.Array, key: jax.Array, value: jax.Array, causal: bool = False
 ) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v; (B, H, Q, d), (B, H, K, d), (B, H, K, d) -> (B, H, Q, d).
 
-    The derivative is written out. The forward pass then keeps one array of Q x K, in the dtype
+    The gradient is written out. The forward pass then keeps one array of Q x K, in the dtype
     of the values; automatic differentiation would also keep the softmax in float32. The
     products of the backward pass are in the same dtype instead of float32.
     """
@@ -56,27 +58,42 @@ def attention(
 
 def _attention_forward(query, key, value, causal):
     weights = attention_weights(query, key, causal=causal).astype(value.dtype)
-    y = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
+    y = saved(jnp.einsum("bhqk,bhkd->bhqd", weights, value), "attended")
     return y, (query, key, value, weights, y)
 
 
-def _attention_backward(causal, saved, grad):
-    del causal  # where it hides a key, the weight is 0
-    query, key, value, weights, y = saved
+@attention.defjvp
+def _attention_derivative(causal, primals, tangents):
+    # Causal or not makes no difference to the derivative: a key that is hidden has weight 0.
+    y, kept = _attention_forward(*primals, causal)
+    (tangent,) = linear(_attention_tangent, _attention_gradient, kept, tangents)
+    return y, tangent
+
+
+def _attention_tangent(kept, tangents):
+    query, key, value, weights, y = kept
+    query_tangent, key_tangent, value_tangent = tangents
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query_tangent, key)
+    scores = scores + jnp.einsum("bhqd,bhkd->bhqk", query, key_tangent)
+    scores = weights * (scores * query.shape[-1] ** -0.5)
+    tangent = jnp.einsum("bhqk,bhkd->bhqd", scores, value) - scores.sum(-1, keepdims=True) * y
+    return [tangent + jnp.einsum("bhqk,bhkd->bhqd", weights, value_tangent)]
+
+
+def _attention_gradient(kept, grads):
+    query, key, value, weights, y = kept
+    (grad,) = grads
     # For each query, the sum over keys of weight times its gradient, computed as a sum over d
     # (2205.14135).
     total = (grad.astype(jnp.float32) * y.astype(jnp.float32)).sum(-1, keepdims=True)
     scores = jnp.einsum("bhqd,bhkd->bhqk", grad, value, preferred_element_type=jnp.float32)
     scores = (weights * (scores - total)).astype(weights.dtype)
     scale = query.shape[-1] ** -0.5
-    return (
+    return [
         jnp.einsum("bhqk,bhkd->bhqd", scores, key) * scale,
         jnp.einsum("bhqk,bhqd->bhkd", scores, query) * scale,
         jnp.einsum("bhqk,bhqd->bhkd", weights, grad),
-    )
-
-
-attention.defvjp(_attention_forward, _attention_backward)
+    ]
 
 
 def attend(
@@ -117,7 +134,7 @@ def attend(
     weights = attention_weights(query, key, bias, causal)
     dropped = dropout(weights, rate, keys).astype(value.dtype)
     y = jnp.einsum("bhqk,bhkd->bhqd", dropped, value).transpose(0, 2, 1, 3)
-    return y, weights if return_weights else None
+    return saved(y, "attended"), weights if return_weights else None
 
 
 class QueryValueBias(nnx.Module):
@@ -126,10 +143,10 @@ class QueryValueBias(nnx.Module):
     def __init__(self, num_heads: int, head_width: int):
         self.bias = nnx.Param(jnp.zeros((2, num_heads, head_width), jnp.float32))
 
-    def __call__(self, qkv: jax.Array) -> jax.Array:
-        """Adds them to queries, keys and values (B, N, 3, H, d)."""
-        query, value = self.bias[...].astype(qkv.dtype)
-        return qkv + jnp.stack([query, jnp.zeros_like(query), value])
+    def __call__(self, query: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Queries and values (B, N, H, d) with their biases."""
+        biases = self.bias[...].astype(query.dtype)
+        return query + biases[0], value + biases[1]
 
 
 class SelfAttention(nnx.Module):
@@ -243,10 +260,10 @@ class SelfAttention(nnx.Module):
 
     def _project(self, x: jax.Array) -> list[jax.Array]:
         """Queries, keys and values, (B, N, H, d) each."""
-        qkv = self.qkv(x)
+        query, key, value = self.qkv.parts(x)
         if self.qkv_bias == "no_key":
-            qkv = self.query_value(qkv)
-        query, key, value = unstack(qkv, 2)
+            query, value = self.query_value(query, value)
+        query, key, value = saved(query, "query"), saved(key, "key"), saved(value, "value")
         if self.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         return [query, key, value]

@@ -1,0 +1,1 @@
+"""How the same mathematics is written for one kind of device or another."""
