@@ -20,7 +20,7 @@ CASES = [
     dict(block="branched(2)", patch_dropout=0.5),
     dict(attention_kind="window(3)"),
     dict(attention_kind="axial", head="gap"),
-    dict(attention_kind="causal"),
+    dict(attention_kind="causal", head="gap"),
     dict(remat="dots_no_batch"),
     dict(remat="none", unroll=-1),
 ]

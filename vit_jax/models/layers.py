@@ -52,7 +52,7 @@ def fold_in(keys: jax.Array | None, site: int | jax.Array) -> jax.Array | None:
     return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, site)
 
 
-def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
+def dropout(x: jax.Array, rate: float, keys: jax.Array | None, *, store: bool = True) -> jax.Array:
     """Zeroes elements with probability `rate` and scales the rest by 1 / (1 - rate).
 
     Args:
@@ -60,10 +60,12 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
       rate: static probability.
       keys: (B,) one key per example, so that the dropped elements depend neither on
         the mesh nor on how a batch is cut; None: evaluation, no dropout.
+      store: whether remat policy `names` keeps what is dropped; False: it is drawn twice.
     """
     if keys is None or rate == 0.0:
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
+    keep = saved(keep, "kept") if store else keep
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 
@@ -294,25 +296,55 @@ def normalize(
     return (centred * lax.rsqrt(variance + eps) * scale + bias).astype(dtype)
 
 
-@functools.partial(
-    jax.checkpoint,
-    prevent_cse=False,
-    static_argnums=(3, 4),
-    policy=jax.checkpoint_policies.save_only_these_names("mean", "variance"),
-)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def normalize_in_one_pass(
     x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float, dtype: jnp.dtype
 ) -> jax.Array:
     """`normalize` for TPUs: the mean of x and that of its square take one pass over x.
 
-    In float32 the variance has a relative error of about 1e-7 (1 + mean^2 / variance). Mean and
-    variance are kept for the backward pass, as well as x.
+    In float32 the variance has a relative error of about 1e-7 (1 + mean^2 / variance). For the
+    backward pass x, its mean and its standard deviation are kept.
     """
-    x = x.astype(jnp.float32)
-    mean = x.mean(-1, keepdims=True)
-    variance = jnp.square(x).mean(-1, keepdims=True) - jnp.square(mean)
-    mean, variance = saved(mean, "mean"), saved(jnp.maximum(variance, 0.0), "variance")
-    return ((x - mean) * (lax.rsqrt(variance + eps) * scale) + bias).astype(dtype)
+    return _normalize_forward(x, scale, bias, eps, dtype)[0]
+
+
+def _normalize_forward(x, scale, bias, eps, dtype):
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(-1, keepdims=True)
+    variance = jnp.square(wide).mean(-1, keepdims=True) - jnp.square(mean)
+    # Rounding may make the variance negative.
+    mean, factor = saved(mean, "mean"), lax.rsqrt(jnp.maximum(variance, 0.0) + eps)
+    factor = saved(factor, "deviation")
+    return ((wide - mean) * (factor * scale) + bias).astype(dtype), (x, scale, mean, factor)
+
+
+@normalize_in_one_pass.defjvp
+def _normalize_derivative(eps, dtype, primals, tangents):
+    y, kept = _normalize_forward(*primals, eps, dtype)
+    (tangent,) = linear(_normalize_tangent, _normalize_gradient, kept, tangents)
+    return y, tangent.astype(dtype)
+
+
+def _normalize_tangent(kept, tangents):
+    x, scale, mean, factor = kept
+    tangent, scale_tangent, bias_tangent = tangents
+    normed = (x.astype(jnp.float32) - mean) * factor
+    normed_tangent = _centred(tangent.astype(jnp.float32), normed) * factor
+    return [normed_tangent * scale + normed * scale_tangent + bias_tangent]
+
+
+def _normalize_gradient(kept, grads):
+    x, scale, mean, factor = kept
+    grad = grads[0]
+    normed = (x.astype(jnp.float32) - mean) * factor
+    rows = tuple(range(x.ndim - 1))
+    along = (_centred(grad * scale, normed) * factor).astype(x.dtype)
+    return [along, (grad * normed).sum(rows), grad.sum(rows)]
+
+
+def _centred(x: jax.Array, normed: jax.Array) -> jax.Array:
+    """x without its mean, and without its part along `normed`."""
+    return x - x.mean(-1, keepdims=True) - normed * (x * normed).mean(-1, keepdims=True)
 
 
 @NORMS.register("rms")

@@ -8,8 +8,7 @@ from vit_jax.errors import InputError
 from vit_jax.models import layers
 from vit_jax.models.block import Intermediates, create_blocks, create_norm
 from vit_jax.models.config import feature_channels
-from vit_jax.models.forms.kernels import rounded_kernels
-from vit_jax.models.forms.platform import on_tpu
+from vit_jax.models.forms.kernels import of_one_block, rounded_kernels
 from vit_jax.models.forms.remat import checkpointed
 from vit_jax.models.heads import AttentionPool, create_classifier
 from vit_jax.models.layers import (
@@ -308,8 +307,7 @@ class ViT(nnx.Module):
         """
         config = self.config
         graphdef, params = nnx.split(self.blocks)
-        if on_tpu():
-            params = rounded_kernels(self.blocks, params)
+        params = rounded_kernels(self.blocks, params)
         # What all blocks share is computed once, outside of the loop over blocks.
         own_rotary = config.rotary_kind.per_layer
         shared_rotation = None
@@ -322,7 +320,7 @@ class ViT(nnx.Module):
 
         def apply_block(x, layer):
             block_params, index, drop_rate = layer
-            block = nnx.merge(graphdef, block_params)
+            block = nnx.merge(graphdef, of_one_block(block_params))
             posemb = block.posemb if config.posemb_where == "layers" else self.posemb
             if config.posemb_where != "stem":
                 x = posemb(x)

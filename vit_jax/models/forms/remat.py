@@ -11,9 +11,10 @@ from vit_jax.models.forms.platform import on_tpu
 # with no other products than that of queries and keys.
 SAVED = (
     *("query", "key", "value", "attended"),  # attention's inputs and its output
-    *("mean", "variance"),  # of each token, of layer norms on TPUs
+    *("mean", "deviation"),  # of each token, of layer norms on TPUs
     "middle",  # the tokens between attention and MLP
     "hidden",  # the input of the MLP's activation
+    "kept",  # what dropout keeps, but for attention weights
     "branch",  # the input of a LayerScale or of a norm after a branch
 )
 POLICIES: dict[str, Callable[..., bool] | None] = {
