@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import vit_jax
 from vit_jax.models.forms import platform
+from vit_jax.models.layers import normalize_in_one_pass
 
 TINY = dict(width=32, depth=2, mlp_dim=64, num_heads=2, image_size=16, num_classes=5)
 CASES = [
@@ -54,3 +56,19 @@ def test_both_formulations_have_the_same_loss_and_gradient(options, monkeypatch)
     largest = max(np.abs(x).max() for x in jax.tree.leaves(gradient))
     for (path, x), y in zip(jax.tree.leaves_with_path(gradient), jax.tree.leaves(own), strict=True):
         np.testing.assert_allclose(y, x, rtol=2e-6, atol=2e-6 * largest, err_msg=str(path))
+
+
+@pytest.mark.parametrize("offset", [0.0, 20.0])
+def test_a_norm_in_one_pass_equals_torch(offset):
+    draw = np.random.default_rng(0).normal
+    shape = (3, 5, 24)
+    given = [draw(offset, 1, shape), draw(1, 0.2, 24), draw(0, 0.2, 24), draw(0, 1, shape)]
+    x, scale, bias, grad = (jnp.asarray(each, jnp.float32) for each in given)
+    y, pull = jax.vjp(lambda *args: normalize_in_one_pass(*args, 1e-6, jnp.float32), x, scale, bias)
+    tensors = [torch.tensor(np.array(each), requires_grad=True) for each in (x, scale, bias)]
+    expected = torch.nn.functional.layer_norm(tensors[0], (24,), *tensors[1:], eps=1e-6)
+    expected.backward(torch.tensor(np.array(grad)))
+    tolerance = 3e-6 * (1 + offset**2)
+    np.testing.assert_allclose(y, expected.detach(), atol=tolerance)
+    for found, tensor in zip(pull(grad), tensors, strict=True):
+        np.testing.assert_allclose(found, tensor.grad, atol=tolerance)

@@ -302,7 +302,7 @@ def normalize_in_one_pass(
 ) -> jax.Array:
     """`normalize` for TPUs: the mean of x and that of its square take one pass over x.
 
-    In float32 the variance has a relative error of about 1e-7 (1 + mean^2 / variance). For the
+    The variance has a relative error of a few 1e-7 (1 + mean^2 / variance). For the
     backward pass x, its mean and its standard deviation are kept.
     """
     return _normalize_forward(x, scale, bias, eps, dtype)[0]

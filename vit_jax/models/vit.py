@@ -8,7 +8,7 @@ from vit_jax.errors import InputError
 from vit_jax.models import layers
 from vit_jax.models.block import Intermediates, create_blocks, create_norm
 from vit_jax.models.config import feature_channels
-from vit_jax.models.forms.kernels import of_one_block, rounded_kernels
+from vit_jax.models.forms.kernels import rounded_kernels
 from vit_jax.models.forms.remat import checkpointed
 from vit_jax.models.heads import AttentionPool, create_classifier
 from vit_jax.models.layers import (
@@ -320,7 +320,7 @@ class ViT(nnx.Module):
 
         def apply_block(x, layer):
             block_params, index, drop_rate = layer
-            block = nnx.merge(graphdef, of_one_block(block_params))
+            block = nnx.merge(graphdef, block_params)
             posemb = block.posemb if config.posemb_where == "layers" else self.posemb
             if config.posemb_where != "stem":
                 x = posemb(x)

@@ -16,13 +16,12 @@ def rounded_kernels(blocks: nnx.Module, params: Params) -> Params:
 
     A product rounds its kernel in any case. Done before the loop, the loop reads and keeps half
     of the bytes, and stacks the kernels' gradients in that dtype, which they have in any case.
-    Kernels that fsdp shards are rounded in the loop; see `of_one_block`.
 
     Args:
       blocks: stacked blocks.
       params: state of `nnx.split(blocks)`.
     """
-    if not on_tpu() or _sharded():
+    if not on_tpu():
         return params
     dtypes = {
         (*path, "kernel"): module.dtype
@@ -35,16 +34,3 @@ def rounded_kernels(blocks: nnx.Module, params: Params) -> Params:
         return leaf.astype(dtypes.get(names, leaf.dtype))
 
     return jax.tree_util.tree_map_with_path(rounded, params)
-
-
-def of_one_block(params: Params) -> Params:
-    """The parameters of one block in the loop, where XLA is to slice them from the stack.
-
-    It would round a sharded stack before the loop, and move the small result into a TPU's own
-    memory and out again in each iteration.
-    """
-    return jax.lax.optimization_barrier(params) if on_tpu() and _sharded() else params
-
-
-def _sharded() -> bool:
-    return jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
