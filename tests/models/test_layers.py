@@ -8,8 +8,8 @@ from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 from scipy.special import ndtr
 
-from vit_jax.models import layers
 from vit_jax.models.attention.self_attention import SelfAttention, attend, attention_weights
+from vit_jax.models.forms.remat import POLICIES
 from vit_jax.models.layers import (
     Dense,
     LayerNorm,
@@ -121,7 +121,7 @@ def test_policies_of_rematerialisation_keep_products(remat, products):
     def two(x, first, second):
         return project(jnp.sin(project(x, first)), second).sum()
 
-    two = jax.checkpoint(two, policy=layers.REMAT_POLICIES[remat])
+    two = jax.checkpoint(two, policy=POLICIES[remat])
     arguments = jnp.ones((50, 32)), jnp.ones((32, 8)), jnp.ones((8, 4))
     text = jax.jit(jax.value_and_grad(two, (0, 1, 2))).lower(*arguments).as_text()
     assert text.count("dot_general") == products

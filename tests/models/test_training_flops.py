@@ -9,6 +9,7 @@ from jax.interpreters import partial_eval as pe
 
 from vit_jax import config as configs
 from vit_jax.finetune.methods import apply_method
+from vit_jax.plan.roofline import recomputed_macs
 from vit_jax.train.run import Dataset, prepare
 from vit_jax.train.step import make_gradient
 
@@ -39,10 +40,12 @@ def products(jaxpr):
             total += max(products(branch.jaxpr) for branch in params["branches"])
         elif name == "scan":
             total += params["length"] * products(params["jaxpr"].jaxpr)
-        elif name == "custom_vjp_call":
+        elif name == "custom_jvp_call":
             total += products(params["call_jaxpr"].jaxpr)
         elif name in ("jit", "pjit"):
             total += products(params["jaxpr"].jaxpr)
+        elif name in ("checkpoint", "remat", "remat2"):
+            total += products(params["jaxpr"])
     return total
 
 
@@ -65,6 +68,31 @@ def products(jaxpr):
     ids=str,
 )
 def test_flops_are_those_of_the_products_of_a_step(options):
+    run, found = traced(**options)
+    assert run.train_flops() == pytest.approx(found, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"model.layer_scale": 0.1, "model.mlp": "swiglu", "model.attention_norm": True},
+        {"model.block": "parallel", "model.dropout": 0.1},
+        {"model.block": "sum_norm", "model.position_bias": "table"},
+        {"model.block": "post_norm", "model.qk_norm": True},
+        {"model.block": "branched(2)"},
+    ],
+    ids=str,
+)
+def test_policy_names_repeats_the_products_of_queries_and_keys_alone(options):
+    run, found = traced(**options, **{"model.remat": "names"})
+    again = recomputed_macs(run.model_config, "names")
+    assert again > 0
+    assert run.train_flops() + 2 * again == pytest.approx(found, rel=0.005)
+
+
+def traced(**options):
+    """A run, and the FLOPs of the products in its gradient for one image."""
     run = tiny_run(**options)
     batch = dict(
         image=jax.ShapeDtypeStruct((BATCH, 16, 16, 3), np.uint8),
@@ -77,7 +105,7 @@ def test_flops_are_those_of_the_products_of_a_step(options):
     found = products(used) / BATCH
     if any("embedding" in path for path in run.trained):
         found += 2 * PATCHES * 48 * WIDTH  # the gradient of the images, counted by convention
-    assert run.train_flops() == pytest.approx(found, rel=0.005)
+    return run, found
 
 
 def test_a_head_alone_costs_the_forward_pass_and_its_own_gradient():

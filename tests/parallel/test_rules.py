@@ -55,6 +55,18 @@ def test_the_table_at_vit_l16(path, shape, spec):
     assert partition_spec(path, shape, BOTH) == spec
 
 
+@pytest.mark.parametrize(
+    ("path", "shape", "by_16", "by_128"),
+    [
+        ("qkv/kernel", (24, 1024, 3, 16, 64), P(None, None, None, "fsdp"), P(None, "fsdp")),
+        ("out/kernel", (24, 16, 64, 1024), P(None, "fsdp"), P(None, None, None, "fsdp")),
+    ],
+)
+def test_fsdp_splits_heads_where_it_divides_them(path, shape, by_16, by_128):
+    assert partition_spec(f"blocks/attention/{path}", shape, dict(fsdp=16)) == by_16
+    assert partition_spec(f"blocks/attention/{path}", shape, dict(fsdp=128)) == by_128
+
+
 def test_the_layer_axis_is_never_cut():
     # 64 layers would be the largest axis that 8 divides.
     spec = partition_spec("blocks/mlp/fc2/kernel", (64, 31, 1024), dict(fsdp=8), min_elements=0)
@@ -179,6 +191,6 @@ def test_the_summary_counts_bytes():
     assert lines == [f"parameters: {total:,} bytes, {total:,} on each device"]
     *sharded, last = describe(params, create_mesh(parallel(data=1, fsdp=8)))
     (fc1,) = [line for line in sharded if line.startswith("blocks/mlp/fc1/kernel")]
-    assert "(None, None, fsdp)" in fc1 and f"{12 * 192 * 768 * 4 // 8:,} bytes" in fc1
+    assert "(None, fsdp)" in fc1 and f"{12 * 192 * 768 * 4 // 8:,} bytes" in fc1
     local = int(last.split(", ")[1].split()[0].replace(",", ""))
     assert total / 8 < local < total / 7

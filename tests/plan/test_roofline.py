@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from vit_jax import models
 from vit_jax.parallel.hardware import Chip, find_chip
 from vit_jax.plan.collectives import Collective
-from vit_jax.plan.roofline import links, predict, recomputed_macs
+from vit_jax.plan.roofline import links, predict, recomputed_macs, remat_policy
 
 # Two devices a chip, each of 1 TFLOP/s, 100 GB/s of memory, 10 GB/s of network.
 CHIP = Chip("X", 2e12, 1, 200e9, 20e9, devices=2)
@@ -133,12 +134,24 @@ def test_a_line_takes_twice_as_long_as_a_ring():
 
 def test_remat_computes_part_of_the_forward_pass_again():
     def repeated(remat):
-        return recomputed_macs(models.model_config("ViT-L/16", remat=remat), jax.devices()[0])
+        return recomputed_macs(models.model_config("ViT-L/16"), remat, jax.devices()[0])
 
     # ViT-L/16 at 224 pixels: 197 tokens of 1024, 24 layers, MLP 4096.
     attention = 24 * 2 * 197**2 * 1024
     products = 24 * 197 * (4 * 1024**2 + 2 * 1024 * 4096)
     assert repeated("none") == repeated("dots") == 0
     assert repeated("dots_no_batch") == attention
+    assert repeated("names") == attention / 2
     assert repeated("full") == attention + products
-    assert recomputed_macs(models.model_config("BiT-R50x1"), jax.devices()[0]) == 0
+    assert recomputed_macs(models.model_config("BiT-R50x1"), "full", jax.devices()[0]) == 0
+
+
+def test_the_policy_of_auto_is_that_of_the_platform():
+    vit, bit = (models.model_config(name) for name in ("ViT-L/16", "BiT-R50x1"))
+    policies = {
+        platform: [remat_policy(each, SimpleNamespace(platform=platform)) for each in (vit, bit)]
+        for platform in ("cpu", "gpu", "tpu")
+    }
+    assert policies == dict(cpu=["none"] * 2, gpu=["none"] * 2, tpu=["names", "none"])
+    chosen = models.model_config("ViT-L/16", remat="full")
+    assert remat_policy(chosen, SimpleNamespace(platform="tpu")) == "full"

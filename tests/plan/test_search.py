@@ -53,7 +53,7 @@ class FakeStep:
     """Stands in for a compiled step: what saves memory divides its bytes."""
 
     def __init__(self, config, limit):
-        saved = {"none": 1, "dots_no_batch": 2, "full": 4}[config.model.remat]
+        saved = {"auto": 1, "none": 1, "dots_no_batch": 2, "full": 4}[config.model.remat]
         if config.parallel.accumulate > 8:
             raise InputError("too many microbatches")
         self.temporary_bytes = config.batch_size * 8 // saved // config.parallel.accumulate

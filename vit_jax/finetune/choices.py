@@ -71,7 +71,7 @@ def choose(
     base, images, devices, begun = facts.base, facts.images, facts.devices, facts.begun
     batch, remat = batch_size(base, images, devices)
     if begun is not None:
-        batch, remat = begun.batch_size, begun.remat or "none"
+        batch, remat = begun.batch_size, begun.remat or "auto"
     evaluated = bool(images.test) or hold_out
     held_out = 0.0 if images.test or not hold_out else held_out_share(images)
     return [
@@ -214,7 +214,7 @@ def _batch(
 ) -> Iterator[Choice]:
     if begun is not None:
         yield Choice("batch_size", batch, "as the run began")
-        if remat != "none":
+        if remat not in ("auto", "none"):
             yield Choice("model.remat", remat, "as the run began")
         return
     if devices.memory:

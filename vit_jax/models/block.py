@@ -17,6 +17,7 @@ from vit_jax.models.attention.self_attention import (
     SelfAttention,
     attention_options,
 )
+from vit_jax.models.forms.remat import saved
 from vit_jax.models.layers import NORMS, drop_path, fold_in, shard_batch
 from vit_jax.models.mlp import Mlp
 from vit_jax.models.positions.rotary import Rotation
@@ -95,7 +96,7 @@ class Block(nnx.Module):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """The encoded tokens, and attention weights by name; `options` are the attention's."""
         y, weights = self.attention_branch(x, drop_rate, keys, **options)
-        x = x + y
+        x = saved(x + y, "middle")
         return x + self.mlp_branch(x, drop_rate, keys), dict(attention=weights)
 
     def normed(self, x: jax.Array) -> jax.Array:
@@ -125,7 +126,7 @@ class Block(nnx.Module):
         """A branch after dropout, LayerScale and stochastic depth."""
         y = layers.dropout(y, self.config.dropout, fold_in(keys, site))
         if self.config.layer_scale is not None:
-            y = y * getattr(self, scale)[...].astype(y.dtype)
+            y = saved(y, "branch") * getattr(self, scale)[...].astype(y.dtype)
         if self.config.stochastic_depth > 0.0:
             y = drop_path(y, drop_rate, fold_in(keys, site + 1))
         return y
@@ -166,11 +167,12 @@ class PostNormBlock(Block):
         self, x: jax.Array, drop_rate: jax.Array, keys: jax.Array | None, **options: Any
     ) -> tuple[jax.Array, Any]:
         y, weights = self.attention(x, keys=fold_in(keys, 0), **options)
-        return self._scaled(self.norm1(y), "scale1", drop_rate, keys, 1), weights
+        y = self.norm1(saved(y, "branch"))
+        return self._scaled(y, "scale1", drop_rate, keys, 1), weights
 
     def mlp_branch(self, x: jax.Array, drop_rate: jax.Array, keys: jax.Array | None) -> jax.Array:
         y = self.mlp(x, keys=fold_in(keys, 3))
-        return self._scaled(self.norm2(y), "scale2", drop_rate, keys, 4)
+        return self._scaled(self.norm2(saved(y, "branch")), "scale2", drop_rate, keys, 4)
 
 
 class SumNormBlock(Block):
@@ -187,9 +189,9 @@ class SumNormBlock(Block):
         self, x: jax.Array, drop_rate: jax.Array, keys: jax.Array | None, options: dict[str, Any]
     ) -> tuple[jax.Array, dict[str, Any]]:
         y, weights = self.attention(x, keys=fold_in(keys, 0), **options)
-        x = self.norm1(x + self._scaled(y, "scale1", drop_rate, keys, 1))
+        x = self.norm1(saved(x + self._scaled(y, "scale1", drop_rate, keys, 1), "middle"))
         y = self.mlp(x, keys=fold_in(keys, 3))
-        x = self.norm2(x + self._scaled(y, "scale2", drop_rate, keys, 4))
+        x = self.norm2(saved(x + self._scaled(y, "scale2", drop_rate, keys, 4), "branch"))
         return x, dict(attention=weights)
 
 
@@ -230,7 +232,7 @@ class BranchedBlock(Block):
     ) -> tuple[jax.Array, dict[str, Any]]:
         blocks = [(getattr(self, f"branch{i}"), fold_in(keys, i)) for i in range(self.count)]
         attended = [block.attention_branch(x, drop_rate, own, **options) for block, own in blocks]
-        x = x + sum(y for y, _ in attended)
+        x = saved(x + sum(y for y, _ in attended), "middle")
         x = x + sum(block.mlp_branch(x, drop_rate, own) for block, own in blocks)
         return x, {f"branch{i}/attention": each for i, (_, each) in enumerate(attended)}
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from vit_jax import options
 from vit_jax.errors import InputError
-from vit_jax.models.layers import DTYPES, REMAT_POLICIES
+from vit_jax.models.forms.remat import CHOICES
+from vit_jax.models.layers import DTYPES
 from vit_jax.options import option
 
 Size = tuple[int, int]  # (height, width) in pixels, or (rows, columns)
@@ -39,11 +40,13 @@ class ModelConfig:
         effect="training",
     )
     remat: str = option(
-        "none",
+        "auto",
         "activations that the backward pass recomputes to save memory: none, full (all of a "
-        "block), dots (all but matrix products) or dots_no_batch (all but products with weights)",
+        "block), dots (all but matrix products), dots_no_batch (all but products with weights) or "
+        "names (all but queries, keys, values, attention's output, the tokens before the MLP and "
+        "the input of its activation); auto: names for a ViT on TPUs, else none",
         effect="speed",
-        choices=REMAT_POLICIES,
+        choices=CHOICES,
     )
     resnet_stages: tuple[int, ...] | None = option(
         None,
@@ -145,6 +148,8 @@ class BiTConfig(ModelConfig):
             raise InputError("model.resnet_stages is empty; a BiT has at least one stage")
         if self.naflex:
             raise InputError("model.naflex needs a ViT, not a BiT")
+        if self.remat == "names":
+            raise InputError("model.remat 'names' needs a ViT, not a BiT; choose full or dots")
 
     @property
     def feature_width(self) -> int:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax.models import layers
+from vit_jax.models.forms.remat import saved
 from vit_jax.models.layers import NORMS, Dense
 
 MLPS = ("gelu", "swiglu")
@@ -67,8 +68,10 @@ class Mlp(nnx.Module):
     def __call__(self, x: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         """(..., D) -> (..., D)."""
         with jax.named_scope("mlp"):
-            gated = self.kind == "swiglu"
-            x = swiglu(self.gated(x)) if gated else gelu(self.fc1(x), self.gelu)
+            if self.kind == "swiglu":
+                x = swiglu(saved(self.gated(x), "hidden"))
+            else:
+                x = gelu(saved(self.fc1(x), "hidden"), self.gelu)
             if self.has_norm:
                 x = self.norm(x)
             return self.fc2(layers.dropout(x, self.dropout, keys))

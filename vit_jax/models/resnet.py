@@ -17,7 +17,8 @@ from jax import lax
 
 from vit_jax.models import layers
 from vit_jax.models.config import BiTConfig, ModelConfig
-from vit_jax.models.layers import REMAT_POLICIES, Dense, shard_batch
+from vit_jax.models.forms.remat import POLICIES
+from vit_jax.models.layers import Dense, shard_batch
 
 GROUPS = 32  # of every group norm
 
@@ -155,8 +156,8 @@ class Stage(nnx.Module):
             def apply(params, x, graphdef=graphdef):
                 return nnx.merge(graphdef, params)(x)
 
-            if remat != "none":
-                apply = jax.checkpoint(apply, policy=REMAT_POLICIES[remat])
+            if remat not in ("auto", "names", "none"):  # these two choose for a ViT's blocks
+                apply = jax.checkpoint(apply, policy=POLICIES[remat])
             x = apply(params, x)
         return x
 

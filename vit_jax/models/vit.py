@@ -11,10 +11,11 @@ from vit_jax.models import layers
 from vit_jax.models.attention.sequence import cut_padding, pad_tokens
 from vit_jax.models.block import Intermediates, create_blocks, create_norm
 from vit_jax.models.config import feature_channels
+from vit_jax.models.forms.kernels import rounded_kernels
+from vit_jax.models.forms.remat import checkpointed
 from vit_jax.models.heads import AttentionPool, create_classifier
 from vit_jax.models.layers import (
     NORMS,
-    REMAT_POLICIES,
     Dense,
     fold_in,
     kept_tokens,
@@ -299,6 +300,7 @@ class ViT(nnx.Module):
         """
         config = self.config
         graphdef, params = nnx.split(self.blocks)
+        params = rounded_kernels(self.blocks, params)
         # What all blocks share is computed once, outside of the loop over blocks.
         own_rotary = config.rotary_kind.per_layer
         shared_rotation = None
@@ -332,13 +334,7 @@ class ViT(nnx.Module):
             return x, outputs | pooled
 
         unroll = config.depth if config.unroll == -1 else config.unroll
-        if config.remat != "none":
-            # Without a loop around it, XLA would merge the recomputation with the original.
-            apply_block = jax.checkpoint(
-                apply_block,
-                policy=REMAT_POLICIES[config.remat],
-                prevent_cse=unroll >= config.depth,
-            )
+        apply_block = checkpointed(apply_block, config.remat, looped=unroll < config.depth)
         drop_rates = jnp.linspace(0.0, config.stochastic_depth, config.depth)
         x, outputs = jax.lax.scan(
             apply_block,

@@ -19,6 +19,7 @@ class Chip:
     # bytes/s to other slices (of GPUs: to other nodes), one direction
     slice_bandwidth: float | None = None
     on_chip: int = 0  # bytes of a device's memory on the chip that the compiler manages (VMEM)
+    clock: float | None = None  # cycles of a core per second
     axes: int = 0  # axes of the torus that its links form; 0: no torus
     # Which sides of a slice have links between their ends. With two axes: a side of this length.
     # With three: all, if every side is a multiple of this, so that the slice is of whole cubes.
@@ -36,7 +37,17 @@ MIB = 2**20
 GBIT = 1e9 / 8  # bytes
 # The chip of the paper's TPUv3-core-days.
 TPU_V3 = Chip(
-    "TPU v3", 123e12, 32 * GIB, 0.9e12, 332e9, devices=2, cores=2, axes=2, ring=32, on_chip=16 * MIB
+    "TPU v3",
+    123e12,
+    32 * GIB,
+    0.9e12,
+    332e9,
+    devices=2,
+    cores=2,
+    axes=2,
+    ring=32,
+    on_chip=16 * MIB,
+    clock=0.94e9,
 )
 CHIPS = (
     # TPU: the system architecture pages of Cloud TPU's documentation. "Bidirectional" network
@@ -44,9 +55,21 @@ CHIPS = (
     # between slices is "data center network (DCN) bandwidth per chip" on the page of TPU7x; for v5e
     # the pod's 6.4 Tbit/s divided by its 256 chips. The pages of v3 and v4 give none. Rings: v5e
     # and v6e wrap sides of 16, v4, v5p and TPU7x slices of whole cubes of 4x4x4, v3 the whole pod.
-    # VMEM of each core: JAX's jax/_src/pallas/mosaic/tpu_info.py.
+    # VMEM of each core: JAX's jax/_src/pallas/mosaic/tpu_info.py. The clock is the peak over
+    # 2 * 128 * 128 FLOPs a cycle of each matrix unit: two a core of v3, four later.
     TPU_V3,
-    Chip("TPU v4", 275e12, 32 * GIB, 1.2e12, 300e9, cores=2, axes=3, ring=4, on_chip=32 * MIB),
+    Chip(
+        "TPU v4",
+        275e12,
+        32 * GIB,
+        1.2e12,
+        300e9,
+        cores=2,
+        axes=3,
+        ring=4,
+        on_chip=32 * MIB,
+        clock=1.05e9,
+    ),
     Chip(
         "TPU v5 lite",
         *(197e12, 16 * GIB, 0.819e12, 200e9),
@@ -54,6 +77,7 @@ CHIPS = (
         axes=2,
         ring=16,
         on_chip=128 * MIB,
+        clock=1.5e9,
     ),
     Chip(
         "TPU v5p",
@@ -63,6 +87,7 @@ CHIPS = (
         axes=3,
         ring=4,
         on_chip=128 * MIB,
+        clock=1.75e9,
     ),
     Chip(
         "TPU v6 lite",

@@ -27,6 +27,15 @@ TENSOR_AXES = (
     (r"lora/.*mlp/(fc1|gated)/b/kernel$", -1),
     (r"lora/.*mlp/fc2/a/kernel$", -2),
 )
+# The axis that fsdp splits, counted from the end, if it divides it; other parameters are split
+# along their largest axis. A TPU computes the gradients of these kernels with one of their other
+# axes along its lanes; scattered along this one, they need no other layout.
+FSDP_AXES = (
+    (r"attention/qkv/kernel$", -2),
+    (r"attention/out/kernel$", -3),
+    (r"mlp/fc1/kernel$", -2),
+    (r"mlp/gated/kernel$", -3),
+)
 # Parameters of stacked blocks have a leading layer axis, over which the scan iterates.
 STACKED = r"(^|/)blocks/"
 # Tensors below this size cost more to gather than they save.
@@ -41,8 +50,9 @@ def partition_spec(
 ) -> PartitionSpec:
     """The layout of one parameter.
 
-    `tensor` splits the axis that the table names, `fsdp` the largest other axis that
-    it divides, but never the layer axis of stacked blocks.
+    `tensor` splits the axis that its table names; `fsdp` the axis that its table names or, where
+    it does not divide that, the largest other axis that it divides. The layer axis of stacked
+    blocks is never split.
 
     Args:
       path: path of the parameter, such as "blocks/attention/qkv/kernel".
@@ -67,8 +77,9 @@ def partition_spec(
             for axis in range(first, len(shape))
             if spec[axis] is None and shape[axis] % fsdp == 0
         ]
-        if free:
-            spec[max(free, key=lambda axis: (shape[axis], axis))] = "fsdp"
+        named = [len(shape) + axis for pattern, axis in FSDP_AXES if re.search(pattern, path)]
+        if best := [axis for axis in named if axis in free] or free:
+            spec[max(best, key=lambda axis: (shape[axis], axis))] = "fsdp"
     while spec and spec[-1] is None:
         spec.pop()
     return PartitionSpec(*spec)

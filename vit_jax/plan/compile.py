@@ -18,6 +18,7 @@ from vit_jax.files import expand
 from vit_jax.parallel import hardware
 from vit_jax.parallel.engines import create_engine
 from vit_jax.plan.collectives import Collective, find_collectives
+from vit_jax.plan.cycles import Operation, find_operations
 from vit_jax.plan.hlo import Module
 from vit_jax.plan.traffic import memory_traffic
 from vit_jax.train.batches import abstract_batch
@@ -55,6 +56,7 @@ class Step:
     fits: bool
     found: tuple[Collective, ...] | None  # None: not compiled, or not understood
     traffic_bytes: int | None  # to and from main memory; None as for `found`
+    operations: tuple[Operation, ...] | None  # without collectives; None as for `found`
     compile_seconds: float
     teacher_bytes: int = 0  # parameters of the teacher, in distillation
     analytic: bool = False  # whether formulas predict this, and nothing was compiled
@@ -193,7 +195,7 @@ def compile_run(run: Run, keep: Keep | None = None) -> Step:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         total, limit = _what_did_not_fit(error, kept)
-        batch, fits, found, traffic = 0, False, None, None
+        batch, fits, found, traffic, operations = 0, False, None, None, None
     else:
         memory: Any = compiled.memory_analysis()
         arguments = memory.argument_size_in_bytes
@@ -202,7 +204,7 @@ def compile_run(run: Run, keep: Keep | None = None) -> Step:
         batch = arguments - kept
         limit = memory_of(run.engine.mesh.devices.flat[0])
         fits = limit is None or total <= limit
-        found, traffic = _movement(compiled)
+        found, traffic, operations = _read(compiled)
         if keep and fits:
             keep(run, lowered, compiled)
     return Step(
@@ -216,6 +218,7 @@ def compile_run(run: Run, keep: Keep | None = None) -> Step:
         fits=fits,
         found=found,
         traffic_bytes=traffic,
+        operations=operations,
         compile_seconds=time.perf_counter() - start,
         teacher_bytes=teacher,
     )
@@ -242,16 +245,17 @@ def memory_of(device: jax.Device) -> int | None:
         return None
 
 
-def _movement(
+def _read(
     compiled: jax.stages.Compiled,
-) -> tuple[tuple[Collective, ...] | None, int | None]:
-    """Collectives and memory traffic; None if the compiled text cannot be parsed."""
+) -> tuple[tuple[Collective, ...] | None, int | None, tuple[Operation, ...] | None]:
+    """Collectives, memory traffic and operations; None if the compiled text cannot be parsed."""
     try:
         module = Module(compiled.as_text() or "")
-        return tuple(find_collectives(module)), memory_traffic(module)
+        found, traffic = tuple(find_collectives(module)), memory_traffic(module)
+        return found, traffic, tuple(find_operations(module))
     except ValueError as error:
         log.warning("collectives and memory traffic are not counted: %s", error)
-        return None, None
+        return None, None, None
 
 
 def _what_did_not_fit(error: jax.errors.JaxRuntimeError, kept: int) -> tuple[int, int]:

@@ -107,6 +107,18 @@ def type_bytes(text: str, *, main_memory: bool = False) -> int:
     return total
 
 
+def array_shape(text: str) -> tuple[int, ...]:
+    """The shape of an array type such as `f32[8,4]{1,0}`.
+
+    Raises:
+      ValueError: the text is no array type.
+    """
+    match = _ARRAY.search(text)
+    if not match:
+        raise ValueError(f"{text!r} is no array type")
+    return tuple(int(n) for n in match[2].split(",") if n)
+
+
 def _operand(
     instruction: Instruction, computation: list[Instruction], opcode: str
 ) -> Instruction | None:

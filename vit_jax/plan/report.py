@@ -11,7 +11,7 @@ from vit_jax.models import flops
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel import hardware
 from vit_jax.parallel.mesh import num_slices
-from vit_jax.plan import collectives, roofline
+from vit_jax.plan import collectives, cycles, roofline
 from vit_jax.plan.compile import Step
 from vit_jax.train.run import Run
 
@@ -65,6 +65,7 @@ def describe(step: Step, *, mfu: float, slice_bandwidth: float | None = None) ->
         **step.memory(),
         **_network(step),
         roofline=bound,
+        estimates=_estimates(step, bound, chip),
         **run_time(run, per_image, images, chip, mfu, fastest),
     )
 
@@ -73,8 +74,9 @@ def layout(config: ConfigDict, run: Run) -> dict[str, Any]:
     """The layout of the run: mesh axes above 1, and options that save memory."""
     sizes = {axis: size for axis, size in run.engine.mesh.shape.items() if size > 1}
     result = dict(engine=config.parallel.engine, **sizes)
-    if config.model.remat != "none":
-        result["remat"] = config.model.remat
+    remat = roofline.remat_policy(run.model_config, run.engine.mesh.devices.flat[0])
+    if remat != "none":
+        result["remat"] = remat
     if config.parallel.accumulate > 1:
         result["accumulate"] = config.parallel.accumulate
     return result
@@ -119,17 +121,32 @@ def _roofline(step: Step, chip: hardware.Chip | None) -> dict[str, Any] | None:
         return None
     run = step.run
     placed = list(run.engine.mesh.devices.flat)
-    images = run.config.batch_size / len(placed)
     found = roofline.predict(
-        step_flops=images
-        * (run.train_flops() + 2 * roofline.recomputed_macs(run.model_config, placed[0])),
+        step_flops=_flops_of_device(run),
         traffic=step.traffic_bytes,
         found=step.found,
         chip=chip,
         coords=[device.coords for device in placed] if hasattr(placed[0], "coords") else (),
     )
+    images = run.config.batch_size / len(placed)
     useful = images * run.train_flops() / (chip.bf16_flops / chip.devices)
     return dict(**found, traffic_bytes=step.traffic_bytes, mfu=useful / found["step"])
+
+
+def _flops_of_device(run: Run) -> float:
+    """FLOPs of one device in a step, with what remat computes again."""
+    devices, model = run.engine.mesh.devices, run.model_config
+    again = roofline.recomputed_macs(model, roofline.remat_policy(model, devices.flat[0]))
+    return run.config.batch_size / devices.size * (run.train_flops() + 2 * again)
+
+
+def _estimates(
+    step: Step, bound: dict[str, Any] | None, chip: hardware.Chip | None
+) -> dict[str, Any] | None:
+    """`cycles.predict`; None without a roofline."""
+    if bound is None or chip is None or step.operations is None:
+        return None
+    return cycles.predict(step.operations, bound, _flops_of_device(step.run), chip)
 
 
 def minimum(run: Run) -> dict[str, int]:

@@ -24,6 +24,7 @@ from vit_jax.models import flops
 from vit_jax.models.attention.fused.choice import RECOMPUTED, choose
 from vit_jax.models.attention.sequence import KINDS
 from vit_jax.models.config import ModelConfig
+from vit_jax.models.forms.remat import resolve
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel.hardware import Chip
 from vit_jax.plan.collectives import Collective
@@ -110,21 +111,31 @@ def _spans(coords: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(len(set(axis)) for axis in zip(*coords, strict=True))
 
 
-def recomputed_macs(model_config: ModelConfig, device: jax.Device) -> int:
+def remat_policy(model_config: ModelConfig, device: jax.Device) -> str:
+    """The policy of `model.remat` on a device; what `auto` means for a ResNet is none."""
+    if not isinstance(model_config, ViTConfig):
+        return "none" if model_config.remat == "auto" else model_config.remat
+    return resolve(model_config.remat, tpu=device.platform == "tpu")
+
+
+def recomputed_macs(model_config: ModelConfig, remat: str, device: jax.Device) -> int:
     """MACs of one image that the backward pass recomputes, by the policy of remat.
 
-    `full` repeats the blocks, `dots_no_batch` attention's two products, `dots` none. On top come
-    those of a fused attention on this device.
+    `full` repeats the blocks, `dots_no_batch` attention's two products, `names` the first of
+    them, `dots` none. On top come those of a fused attention on this device.
     """
     if not isinstance(model_config, ViTConfig):
         return 0
     config = flops.in_training(model_config)
-    fused = flops.attention_macs(config) * _recomputed_products(config, device) // 2
-    if model_config.remat == "full":
+    attention = flops.attention_macs(config)
+    again = _recomputed_products(config, device)
+    fused = attention * again // 2
+    if remat == "full":
         return flops.encoder_macs(config) + fused
-    if model_config.remat == "dots_no_batch":
-        return flops.attention_macs(config) + fused
-    return fused
+    if remat == "dots_no_batch" or remat == "names" and not model_config.kind.splits_width:
+        return attention + fused
+    # Fused attention, whose output `names` keeps, computes the products of keys itself.
+    return attention // 2 if remat == "names" and not again else fused
 
 
 def _recomputed_products(config: ViTConfig, device: jax.Device) -> int:

@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
+from vit_jax.models.forms.remat import resolve
 from vit_jax.options import flatten
 from vit_jax.plan.analytic.step import Analyst
 from vit_jax.plan.compile import Step, compile_step
@@ -112,7 +113,8 @@ class Planner:
 
     def _more_remat(self, step: Step) -> list[str]:
         """Policies that recompute more than the present one."""
-        present = self.config.model.remat
+        device = (self.devices or jax.devices())[0]
+        present = resolve(self.config.model.remat, tpu=device.platform == "tpu")
         return list(REMAT[REMAT.index(present) + 1 :]) if present in REMAT else ["full"]
 
     def _more_parts(self, step: Step) -> list[int]:

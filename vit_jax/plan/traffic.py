@@ -5,7 +5,7 @@ import functools
 from vit_jax.plan.hlo import Instruction, Module, type_bytes
 
 # Instructions that name arrays, or wait for them, but move nothing.
-_FREE = (
+FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
     *("opt-barrier", "partition-id", "replica-id", "domain", "add-dependency"),
 )
@@ -26,21 +26,24 @@ def memory_traffic(module: Module) -> int:
     Raises:
       ValueError: the text does not give the length of a loop that moves more than NEGLIGIBLE.
     """
-    return _Traffic(module).of(module.entry)
+    return Traffic(module).of(module.entry)
 
 
-class _Traffic:
+class Traffic:
+    """Bytes moved by a module's computations and instructions; see `memory_traffic`."""
+
     def __init__(self, module: Module):
         self.module = module
 
     @functools.cache  # noqa: B019 (the object is short-lived)
     def of(self, computation: str) -> int:
         """Bytes of one execution of a computation."""
-        return sum(self._of(i) for i in self.module.computations.get(computation, ()))
+        return sum(self.of_instruction(i) for i in self.module.computations.get(computation, ()))
 
-    def _of(self, instruction: Instruction) -> int:
+    def of_instruction(self, instruction: Instruction) -> int:
+        """Bytes of one execution of an instruction."""
         opcode = instruction.opcode
-        if opcode in _FREE:
+        if opcode in FREE:
             return 0
         if opcode == "fusion":
             return self._fusion(instruction)
@@ -70,14 +73,17 @@ class _Traffic:
         return self._read(instruction) + _size(instruction.type)
 
     def _loop(self, loop: Instruction) -> int:
-        once = sum(map(self.of, loop.called))
+        return self.iterations(loop) * sum(map(self.of, loop.called))
+
+    def iterations(self, loop: Instruction) -> int:
+        """The length of a loop; 1 if it is not in the text and an iteration moves little."""
         try:
-            return self.module.trip_count(loop) * once
+            return self.module.trip_count(loop)
         except ValueError:
             # Such as the rejection loop that draws from a Beta distribution, for mixup.
-            if once > NEGLIGIBLE:
+            if sum(map(self.of, loop.called)) > NEGLIGIBLE:
                 raise
-            return once
+            return 1
 
     def _read(self, instruction: Instruction) -> int:
         return sum(map(self._size_of, instruction.operands))

@@ -11,7 +11,10 @@ from flax import nnx
 from jax import lax
 
 from vit_jax.models.attention.fused.choice import fused_attention
-from vit_jax.models.layers import NORMS, Dense, dropout, unstack
+from vit_jax.models.forms.linear import linear
+from vit_jax.models.forms.platform import on_tpu
+from vit_jax.models.forms.remat import saved
+from vit_jax.models.layers import NORMS, Dense, dropout
 from vit_jax.models.positions.rotary import Rotation
 from vit_jax.registry import Registry
 
@@ -32,22 +35,36 @@ def attention_weights(
 
     With `causal`, a query at place i sees the keys at places up to i; the others have weight 0.
     """
+    return jax.nn.softmax(_scores(query, key, bias, causal), axis=-1)
+
+
+def _scores(query: jax.Array, key: jax.Array, bias: jax.Array | None, causal: bool) -> jax.Array:
     query = query * query.shape[-1] ** -0.5
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
     scores = scores if bias is None else scores + bias
     if causal:
         rows, columns = (lax.broadcasted_iota(jnp.int32, scores.shape[2:], i) for i in (0, 1))
         scores = jnp.where(columns <= rows, scores, -jnp.inf)
-    return jax.nn.softmax(scores, axis=-1)
+    return scores
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _tpu_softmax(scores: jax.Array) -> jax.Array:
+    """softmax with one division a row, not one a number, which takes a TPU several times longer.
+
+    The barrier keeps XLA from turning the product into a division.
+    """
+    largest = lax.stop_gradient(scores.max(-1, keepdims=True))
+    weights = jnp.exp(scores - largest)
+    return weights * lax.optimization_barrier(1.0 / weights.sum(-1, keepdims=True))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def attention(
     query: jax.Array, key: jax.Array, value: jax.Array, causal: bool = False
 ) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v; (B, H, Q, d), (B, H, K, d), (B, H, K, d) -> (B, H, Q, d).
 
-    The derivative is written out. The forward pass then keeps one array of Q x K, in the dtype
+    The gradient is written out. The forward pass then keeps one array of Q x K, in the dtype
     of the values; automatic differentiation would also keep the softmax in float32. The
     products of the backward pass are in the same dtype instead of float32.
     """
@@ -55,28 +72,44 @@ def attention(
 
 
 def _attention_forward(query, key, value, causal):
-    weights = attention_weights(query, key, causal=causal).astype(value.dtype)
-    y = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
+    softmax = _tpu_softmax if on_tpu() else jax.nn.softmax
+    weights = softmax(_scores(query, key, None, causal)).astype(value.dtype)
+    y = saved(jnp.einsum("bhqk,bhkd->bhqd", weights, value), "attended")
     return y, (query, key, value, weights, y)
 
 
-def _attention_backward(causal, saved, grad):
-    del causal  # where it hides a key, the weight is 0
-    query, key, value, weights, y = saved
+@attention.defjvp
+def _attention_derivative(causal, primals, tangents):
+    # Causal or not makes no difference to the derivative: a key that is hidden has weight 0.
+    y, kept = _attention_forward(*primals, causal)
+    (tangent,) = linear(_attention_tangent, _attention_gradient, kept, tangents)
+    return y, tangent
+
+
+def _attention_tangent(kept, tangents):
+    query, key, value, weights, y = kept
+    query_tangent, key_tangent, value_tangent = tangents
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query_tangent, key)
+    scores = scores + jnp.einsum("bhqd,bhkd->bhqk", query, key_tangent)
+    scores = weights * (scores * query.shape[-1] ** -0.5)
+    tangent = jnp.einsum("bhqk,bhkd->bhqd", scores, value) - scores.sum(-1, keepdims=True) * y
+    return [tangent + jnp.einsum("bhqk,bhkd->bhqd", weights, value_tangent)]
+
+
+def _attention_gradient(kept, grads):
+    query, key, value, weights, y = kept
+    (grad,) = grads
     # For each query, the sum over keys of weight times its gradient, computed as a sum over d
     # (2205.14135).
     total = (grad.astype(jnp.float32) * y.astype(jnp.float32)).sum(-1, keepdims=True)
     scores = jnp.einsum("bhqd,bhkd->bhqk", grad, value, preferred_element_type=jnp.float32)
     scores = (weights * (scores - total)).astype(weights.dtype)
     scale = query.shape[-1] ** -0.5
-    return (
+    return [
         jnp.einsum("bhqk,bhkd->bhqd", scores, key) * scale,
         jnp.einsum("bhqk,bhqd->bhkd", scores, query) * scale,
         jnp.einsum("bhqk,bhqd->bhkd", weights, grad),
-    )
-
-
-attention.defvjp(_attention_forward, _attention_backward)
+    ]
 
 
 def attend(
@@ -129,9 +162,9 @@ def attend(
     if plain and bias is None:
         return attention(query, key, value, causal).transpose(0, 2, 1, 3), None
     weights = attention_weights(query, key, bias, causal)
-    dropped = dropout(weights, rate, keys).astype(value.dtype)
+    dropped = dropout(weights, rate, keys, store=False).astype(value.dtype)
     y = jnp.einsum("bhqk,bhkd->bhqd", dropped, value).transpose(0, 2, 1, 3)
-    return y, weights if return_weights else None
+    return saved(y, "attended"), weights if return_weights else None
 
 
 class QueryValueBias(nnx.Module):
@@ -140,10 +173,10 @@ class QueryValueBias(nnx.Module):
     def __init__(self, num_heads: int, head_width: int):
         self.bias = nnx.Param(jnp.zeros((2, num_heads, head_width), jnp.float32))
 
-    def __call__(self, qkv: jax.Array) -> jax.Array:
-        """Adds them to queries, keys and values (B, N, 3, H, d)."""
-        query, value = self.bias[...].astype(qkv.dtype)
-        return qkv + jnp.stack([query, jnp.zeros_like(query), value])
+    def __call__(self, query: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Queries and values (B, N, H, d) with their biases."""
+        biases = self.bias[...].astype(query.dtype)
+        return query + biases[0], value + biases[1]
 
 
 class SelfAttention(nnx.Module):
@@ -260,10 +293,10 @@ class SelfAttention(nnx.Module):
 
     def _project(self, x: jax.Array) -> list[jax.Array]:
         """Queries, keys and values, (B, N, H, d) each."""
-        qkv = self.qkv(x)
+        query, key, value = self.qkv.parts(x)
         if self.qkv_bias == "no_key":
-            qkv = self.query_value(qkv)
-        query, key, value = unstack(qkv, 2)
+            query, value = self.query_value(query, value)
+        query, key, value = saved(query, "query"), saved(key, "key"), saved(value, "value")
         if self.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         return [query, key, value]

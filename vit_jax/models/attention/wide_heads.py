@@ -18,6 +18,7 @@ from vit_jax.errors import InputError
 from vit_jax.models.attention.local import check_number, check_parts, check_switch, refuse_bias
 from vit_jax.models.attention.self_attention import ATTENTION_KINDS, AttentionKind, Bias
 from vit_jax.models.block import create_block
+from vit_jax.models.forms.remat import saved
 from vit_jax.models.layers import Dense, dropout, unstack
 from vit_jax.models.positions.embedding import align_offsets
 from vit_jax.models.positions.rotary import Rotation
@@ -134,6 +135,7 @@ class WideHeads(nnx.Module):
             scores = self.scores()[None]
             if self.content:
                 query, key = unstack(self.query_key(x), 2)
+                query, key = saved(query, "query"), saved(key, "key")
                 scores = scores + jnp.einsum(
                     "bqhd,bkhd->bhqk",
                     query * query.shape[-1] ** -0.5,
@@ -148,7 +150,7 @@ class WideHeads(nnx.Module):
                 y = jnp.einsum("bhqk,bkd->bqhd", dropped.astype(dtype), x)
             else:  # the same weights for all images
                 y = jnp.einsum("hqk,bkd->bqhd", weights[0].astype(dtype), x)
-            y = self.projection(self.value(y))
+            y = self.projection(saved(self.value(y), "attended"))
             return y, jnp.broadcast_to(weights, whole) if return_weights else None
 
 

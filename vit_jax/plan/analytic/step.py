@@ -245,7 +245,9 @@ class Analyst:
             chip=self.chip,
         )
         images = run.config.batch_size / len(placed)
-        flops = run.train_flops() + 2 * roofline.recomputed_macs(run.model_config, placed[0])
+        flops = run.train_flops() + 2 * roofline.recomputed_macs(
+            run.model_config, layout.remat, placed[0]
+        )
         predicted = roofline.predict(
             step_flops=images * flops,
             traffic=traffic,

@@ -265,6 +265,7 @@ def lines(plan: dict[str, Any]) -> list[str]:
         *_network(plan),
         _source(plan),
         ("fastest step", _roofline(plan)),
+        *_estimates(plan["estimates"]),
         ("time", _time(plan)),
     ]
     if plan["tpu_core_days"] is not None or plan["paper_tpu_v3_core_days"]:
@@ -355,6 +356,19 @@ def _roofline(plan: dict[str, Any]) -> str:
         f"{1000 * found['step']:.1f} ms, an MFU of {found['mfu']:.0%}, bound by "
         f"{_plain(plan, found['bottleneck'])} ({parts} at the chip's full speed)"
     )
+
+
+def _estimates(estimates: dict[str, float | None] | None) -> list[tuple[str, str]]:
+    """The rows of the estimates beside the roofline, those that there are."""
+    rows = []
+    for name, key, meaning in (
+        ("one by one", "per_operation", "if each operation runs at its own bound, none beside it"),
+        ("XLA's estimate", "compiler", "by its cost model: ranks variants, predicts no time"),
+    ):
+        seconds = estimates[key] if estimates else None
+        if seconds is not None:
+            rows.append((name, f"{1000 * seconds:.1f} ms a step {meaning}"))
+    return rows
 
 
 def _plain(plan: dict[str, Any], term: str) -> str:
