@@ -161,7 +161,8 @@ def _update(
 
     A parameter that the update would take out of the range of its dtype keeps its value. This
     is decided element by element: a decision about all parameters would have the optimizer
-    write them and read them once more.
+    write them and read them once more. The check of an element needs only what the update of that
+    element has computed, so that XLA joins both in one pass over memory.
     """
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
 

@@ -12,7 +12,6 @@ from jax import lax
 
 from vit_jax.models.attention.fused.choice import fused_attention
 from vit_jax.models.forms.linear import linear
-from vit_jax.models.forms.platform import on_tpu
 from vit_jax.models.forms.remat import saved
 from vit_jax.models.layers import NORMS, Dense, dropout
 from vit_jax.models.positions.rotary import Rotation
@@ -35,27 +34,13 @@ def attention_weights(
 
     With `causal`, a query at place i sees the keys at places up to i; the others have weight 0.
     """
-    return jax.nn.softmax(_scores(query, key, bias, causal), axis=-1)
-
-
-def _scores(query: jax.Array, key: jax.Array, bias: jax.Array | None, causal: bool) -> jax.Array:
     query = query * query.shape[-1] ** -0.5
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
     scores = scores if bias is None else scores + bias
     if causal:
         rows, columns = (lax.broadcasted_iota(jnp.int32, scores.shape[2:], i) for i in (0, 1))
         scores = jnp.where(columns <= rows, scores, -jnp.inf)
-    return scores
-
-
-def _tpu_softmax(scores: jax.Array) -> jax.Array:
-    """softmax with one division a row, not one a number, which takes a TPU several times longer.
-
-    The barrier keeps XLA from turning the product into a division.
-    """
-    largest = lax.stop_gradient(scores.max(-1, keepdims=True))
-    weights = jnp.exp(scores - largest)
-    return weights * lax.optimization_barrier(1.0 / weights.sum(-1, keepdims=True))
+    return jax.nn.softmax(scores, axis=-1)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -72,8 +57,7 @@ def attention(
 
 
 def _attention_forward(query, key, value, causal):
-    softmax = _tpu_softmax if on_tpu() else jax.nn.softmax
-    weights = softmax(_scores(query, key, None, causal)).astype(value.dtype)
+    weights = attention_weights(query, key, causal=causal).astype(value.dtype)
     y = saved(jnp.einsum("bhqk,bhkd->bhqd", weights, value), "attended")
     return y, (query, key, value, weights, y)
 
