@@ -179,6 +179,26 @@ def add_json_argument(parser: argparse._ActionsContainer, what: str = "") -> Non
     )
 
 
+def add_mfu_argument(parser: argparse._ActionsContainer) -> None:
+    """Adds --mfu, above 0 and at most 1."""
+    parser.add_argument(
+        "--mfu",
+        type=_speed,
+        default=0.4,
+        help="assumed fraction of the peak speed (%(default)s)",
+    )
+
+
+def _speed(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a share above 0, at most 1")
+    return number
+
+
 def add_dry_run_argument(parser: argparse._ActionsContainer) -> None:
     """Adds --dry-run."""
     parser.add_argument(

@@ -32,7 +32,7 @@ from vit_jax.cli.answers import (
     questions_of,
     scaling_of,
 )
-from vit_jax.cli.arguments import add_config_argument, add_json_argument, whole
+from vit_jax.cli.arguments import add_config_argument, add_json_argument, add_mfu_argument, whole
 from vit_jax.cli.layouts import run_search
 from vit_jax.cli.outputs import check_file
 from vit_jax.config_files import load_config
@@ -60,9 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Gbit/s of one chip to other slices (of a GPU to other nodes), one direction; "
         "default: as published, which v3 and v4 are not",
     )
-    parser.add_argument(
-        "--mfu", type=float, default=0.4, help="assumed fraction of the peak speed (%(default)s)"
-    )
+    add_mfu_argument(parser)
     parser.add_argument(
         "--fit-batch",
         action="store_true",
@@ -99,8 +97,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the plan; returns the exit status."""
-    if not 0 < args.mfu <= 1:
-        raise InputError(f"--mfu={args.mfu:g}: give a share above 0, at most 1")
     _check_arguments(args)
     questions = questions_of(args)
     config = load_config(args.config, args.overrides)
