@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.plan.planning import plan
-from vit_jax.cli.commands.runs.plan import lines
 from vit_jax.parallel import hardware
 from vit_jax.plan import compile as compiling
 from vit_jax.plan import search
 from vit_jax.plan.report import run_time
+from vit_jax.plan.text import lines
 
 CONFIG = """
 from vit_jax.config import default, duration
