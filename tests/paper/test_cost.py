@@ -76,7 +76,7 @@ def test_gpus_are_counted_one_by_one():
         (["--topology=v5e"], "v5e"),
         (["--topology=v9:2x2"], "unknown topology 'v9'"),
         (["--topology=v5e:2x0"], "v5e:2x0"),
-        (["--mfu=1.5"], "1.5: give a share above 0, at most 1"),
+        (["--mfu=1.5"], "1.5 is out of range; give a number above 0, at most 1"),
     ],
 )
 def test_wrong_values(arguments, message, tmp_path, capfd):
