@@ -135,7 +135,7 @@ def test_predict_refuses_wrong_values(run, loaded, tmp_path):
     for arguments, message in (
         ((loaded, PIXELS, dict(topk=0)), "topk is 0"),
         ((loaded, PIXELS, dict(batch_size=0)), "batch size is 0"),
-        ((loaded, PIXELS, dict(use_ema=True)), "give it to load"),
+        ((loaded, PIXELS, dict(use_ema=True)), "give weights by their path"),
         ((tmp_path / "none", PIXELS, {}), "none"),
         ((loaded, str(tmp_path / "*.png"), {}), "matches no file"),
         ((vit_jax.load(run, num_classes=0), PIXELS, {}), "has no classes"),

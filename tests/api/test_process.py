@@ -143,9 +143,9 @@ config = small_config(100_000)
 config.log.every = 1
 
 def interrupt():
-    while not os.path.exists({workdir!r} + "/metrics.jsonl"):
+    file = {workdir!r} + "/metrics.jsonl"
+    while not os.path.exists(file) or "train/loss" not in open(file).read():
         time.sleep(0.05)
-    time.sleep(0.5)
     os.kill(os.getpid(), signal.{signal})
 
 threading.Thread(target=interrupt, daemon=True).start()

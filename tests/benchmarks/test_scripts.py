@@ -126,7 +126,8 @@ def test_smoke_of_prediction():
         "prediction", "--model", "ViT-Ti/16", "--batch", 2, "--batches", 1, "--rounds", 1, "--json"
     )
     assert result.returncode == 0, result.stderr
-    assert set(json.loads(result.stdout)["share"]) == {"compiled step", "arrays", "JPEG files"}
+    inputs = {"compiled step", "arrays", "JPEG files", "arrays, bfloat16", "arrays, int8"}
+    assert set(json.loads(result.stdout)["share"]) == inputs
 
 
 @pytest.mark.slow

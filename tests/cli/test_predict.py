@@ -344,7 +344,7 @@ def test_wrong_input_is_refused_before_the_work(weights, photos, tmp_path, capsy
     maps, file = f"--attention-map={tmp_path}/maps", f"--embeddings={tmp_path}/e.npz"
     for words, reason in (
         ((path, "--json", "--csv"), "--json or --csv, not both"),
-        ((path, "--threshold=1.5"), "1.5 is not from 0 to 1"),
+        ((path, "--threshold=1.5"), "1.5 is out of range; give a number from 0, at most 1"),
         ((path, "--topk=0"), "0 is too small"),
         ((path, f"--embeddings={tmp_path}/e.txt"), "must end in .npz or .parquet"),
         ((path, maps, "--tta=flip"), "--attention-map is of one view"),

@@ -50,7 +50,9 @@ def test_the_printed_commands_work_with_the_s16_config(check, monkeypatch, capsy
 
 def test_what_fits(check):
     found = check.check([*TRAIN, "--config.parallel.fsdp=4", "--config.parallel.replica=2"], 16, 2)
-    assert found.startswith("16 devices, mesh replica=2 data=2 fsdp=4 tensor=1, batch 64")
+    assert found.startswith(
+        "16 devices, mesh replica=2 data=2 fsdp=4 sequence=1 tensor=1, batch 64"
+    )
     pmap = [*TRAIN, "--config.parallel.engine=pmap"]
     assert check.check(pmap, 64).startswith("64 devices, mesh data=64")
 

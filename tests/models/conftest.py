@@ -205,3 +205,27 @@ def vit():
     return types.SimpleNamespace(
         model=random_model, images=random_images, apply=apply, reference=reference
     )
+
+
+@pytest.fixture
+def same_attention():
+    """Compares two attention layers, functions (params, x) -> (y, weights), and their gradients.
+
+    Returns what the first computes: y, weights, gradients of parameters and of x.
+    """
+
+    def compare(ours, theirs, params, x, grad):
+        def all_of(function):
+            def run(params, x):
+                (y, weights), backward = jax.vjp(function, params, x)
+                return y, weights, backward((grad, jnp.zeros_like(weights)))
+
+            return jax.jit(run)(params, x)
+
+        found, expected = all_of(ours), all_of(theirs)
+        assert jax.tree.structure(found) == jax.tree.structure(expected)
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, other, atol=2e-5)
+        return found
+
+    return compare

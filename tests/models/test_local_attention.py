@@ -111,24 +111,16 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind, grid, prefix", KINDS, ids=str)
-def test_outputs_weights_and_gradients_are_those_of_dense_attention(kind, grid, prefix):
+def test_outputs_weights_and_gradients_are_those_of_dense_attention(
+    kind, grid, prefix, same_attention
+):
     config = config_of(kind, grid, prefix)
     local, dense, params = pair_of_layers(config)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, config.num_tokens, WIDTH)).astype(np.float32)
     grad = rng.normal(size=x.shape).astype(np.float32)
 
-    def all_of(function):
-        def run(params, x):
-            (y, weights), backward = jax.vjp(function, params, x)
-            return y, weights, backward((grad, jnp.zeros_like(weights)))
-
-        return jax.jit(run)(params, x)
-
-    found, expected = all_of(local), all_of(dense)
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    found = same_attention(local, dense, params, x, grad)
     hidden = ~dense_mask(kind, grid, prefix)
     assert not np.any(np.asarray(found[1])[:, :, hidden])  # padding is not counted
     np.testing.assert_allclose(np.sum(found[1], axis=-1), 1, atol=1e-5)

@@ -51,7 +51,7 @@ def mask_of(kind, grid):
 
 
 @pytest.mark.parametrize("kind, grid", KINDS, ids=str)
-def test_outputs_weights_and_gradients_are_those_of_dense_attention(kind, grid):
+def test_outputs_weights_and_gradients_are_those_of_dense_attention(kind, grid, same_attention):
     config = config_of(kind, grid)
     cuts = config.kind.cuts(config)
     layer = LocalAttention(WIDTH, HEADS, rngs=nnx.Rngs(0), cuts=cuts, causal=True)
@@ -68,16 +68,7 @@ def test_outputs_weights_and_gradients_are_those_of_dense_attention(kind, grid):
         hidden = jnp.where(mask, 0.0, -jnp.inf)[None, None]
         return merge(full, params)(x, bias=lambda query: hidden, return_weights=True)
 
-    def all_of(function):
-        def run(params, x):
-            (y, weights), backward = jax.vjp(function, params, x)
-            return y, weights, backward((grad, jnp.zeros_like(weights)))
-
-        return jax.jit(run)(params, x)
-
-    found, expected = all_of(local), all_of(dense)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    same_attention(local, dense, params, x, grad)
     assert attention_macs(config) == 2 * 2 * int(mask.sum()) * WIDTH  # two layers, two products
 
 

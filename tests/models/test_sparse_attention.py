@@ -70,7 +70,7 @@ for case in CASES[6:]:
 
 
 @pytest.mark.parametrize("arguments", CASES, ids=str)
-def test_outputs_weights_and_gradients_are_those_of_dense_attention(arguments):
+def test_outputs_weights_and_gradients_are_those_of_dense_attention(arguments, same_attention):
     config = config_of(**arguments)
     kind = config.kind
     layer_options = dict(pattern=kind.laid_out(config), factors=kind.factors)
@@ -89,16 +89,7 @@ def test_outputs_weights_and_gradients_are_those_of_dense_attention(arguments):
             hidden = jnp.where(mask, 0.0, -jnp.inf)[None]
             return merge(full, params)(x, bias=lambda query: hidden, return_weights=True)
 
-        def all_of(function):
-            def run(params, x):
-                (y, weights), backward = jax.vjp(function, params, x)
-                return y, weights, backward((grad, jnp.zeros_like(weights)))
-
-            return jax.jit(run)(params, x)
-
-        found, expected = all_of(sparse), all_of(dense)
-        for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=2e-5)
+        same_attention(sparse, dense, params, x, grad)
 
 
 @pytest.mark.parametrize("arguments", CASES, ids=str)

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from vit_jax import InputError
 from vit_jax.cli.main import main
 from vit_jax.paper import cost
 from vit_jax.paper.paper_scale import pretraining
@@ -65,15 +64,22 @@ def test_the_table_counts_shared_runs_once(tmp_path, capfd):
     assert "3 runs: 2 TFLOPs" in capfd.readouterr().out
 
 
+def test_gpus_are_counted_one_by_one():
+    on = cost.find_slice("h100:8x4", 0.5)
+    assert (on.chips, on.chip.bf16_flops) == (32, 989e12)
+    assert on.hours(989e12 * 16 * 3600) == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(
-    "name, mfu, message",
+    "arguments, message",
     [
-        ("v5e", 0.4, "--topology=v5e: write a TPU and its shape"),
-        ("v9:2x2", 0.4, "--topology=v9:2x2: write a TPU"),
-        ("v5e:2x0", 0.4, "--topology=v5e:2x0"),
-        ("v5e:2x2", 1.5, "--mfu=1.5: give a share above 0, at most 1"),
+        (["--topology=v5e"], "v5e"),
+        (["--topology=v9:2x2"], "unknown topology 'v9'"),
+        (["--topology=v5e:2x0"], "v5e:2x0"),
+        (["--mfu=1.5"], "1.5 is out of range; give a number above 0, at most 1"),
     ],
 )
-def test_wrong_values(name, mfu, message):
-    with pytest.raises(InputError, match=message):
-        cost.find_slice(name, mfu)
+def test_wrong_values(arguments, message, tmp_path, capfd):
+    assert main(["tables", "5", f"--workdir={tmp_path}", *arguments]) == 2
+    error = capfd.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1

@@ -49,7 +49,7 @@ def test_every_layout_that_the_run_allows_is_ranked():
     found = rank(tiny("v5e:2x4", width=256, mlp_dim=512))
     meshes = {each.layout.sizes for each in found.fitting}
     expected = {
-        tuple(dict(replica=1, data=8 // f // t, fsdp=f, tensor=t).items())
+        tuple(dict(replica=1, data=8 // f // t, fsdp=f, sequence=1, tensor=t).items())
         for t in (1, 2)
         for f in (1, 2, 4, 8)
         if f * t <= 8

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.plan.planning import plan
-from vit_jax.cli.commands.runs.plan import lines
 from vit_jax.parallel import hardware
 from vit_jax.plan import compile as compiling
 from vit_jax.plan import search
 from vit_jax.plan.report import run_time
+from vit_jax.plan.text import lines
 
 CONFIG = """
 from vit_jax.config import default, duration
@@ -113,7 +113,7 @@ def test_a_plan_of_local_attention_counts_the_keys_that_are_seen(tmp_path):
 
 def test_wrong_input_is_one_line(config_file, capsys):
     for args, message in [
-        (["--mfu=0"], "--mfu=0: give a share"),
+        (["--mfu=0"], "0 is out of range; give a number above 0, at most 1"),
         (["--config.data.source=folder:not_here"], "set config.model.num_classes"),
         (["--config.batch_size=63"], "the nearest that does is 64"),
         (["--topology=v9:2x2"], "unknown topology 'v9'"),

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.plan.planning import plan
-from vit_jax.cli.commands.runs.plan import lines
 from vit_jax.parallel import hardware
 from vit_jax.plan.compile import topology_devices
+from vit_jax.plan.text import lines
 
 ROOT = Path(__file__).parents[2]
 WIDTH, DEPTH, MLP, TOKENS = 128, 2, 512, 17

@@ -2,10 +2,9 @@
 
 import argparse
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from vit_jax.cli.arguments import whole
+from vit_jax.cli.arguments import number, whole
 from vit_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,32 +13,12 @@ if TYPE_CHECKING:
     from vit_jax.plan.answers.questions import Questions
     from vit_jax.train.run import Dataset, Run
 
-MOST = 1e9
-
-
-def above(least: float = 0.0, *, included: bool = False) -> Callable[[str], float]:
-    """Returns a parser for numbers above `least`, up to a billion."""
-
-    def parse(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
-        if not (number >= least if included else number > least) or number > MOST:
-            bound = "from" if included else "above"
-            raise argparse.ArgumentTypeError(
-                f"{text} is out of range; give a number {bound} {least:g}, at most {MOST:g}"
-            )
-        return number
-
-    return parse
-
 
 def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument(
         "--images-per-core",
-        type=above(),
+        type=number(above=True),
         metavar="N",
         help="images per second that one core of a host prepares; `vit_jax data` measures it",
     )
@@ -51,13 +30,13 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--storage-bandwidth",
-        type=above(),
+        type=number(above=True),
         metavar="GB/S",
         help="GB/s that one host writes to the storage of checkpoints",
     )
     parser.add_argument(
         "--copy-bandwidth",
-        type=above(),
+        type=number(above=True),
         default=10.0,
         metavar="GB/S",
         help="GB/s from the chips of a host to its memory, for which training waits (%(default)g, "
@@ -71,16 +50,14 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--restart",
-        type=above(included=True),
+        type=number(),
         metavar="MINUTES",
         help="with --mtbf: minutes from a failure to the next step (10, an assumption)",
     )
-    parser.add_argument(
-        "--price", type=above(included=True), metavar="PRICE", help="of one chip for an hour"
-    )
+    parser.add_argument("--price", type=number(), metavar="PRICE", help="of one chip for an hour")
     parser.add_argument(
         "--chip-power",
-        type=above(),
+        type=number(above=True),
         metavar="WATTS",
         help="of one chip under load; default: as published, where it is",
     )

@@ -30,15 +30,22 @@ def whole(least: float = -math.inf, most: float = 2**31 - 1) -> Callable[[str], 
     return parse
 
 
-def share(text: str) -> float:
-    """Parses a number from 0 to 1."""
-    try:
-        number = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
-    return number
+def number(least: float = 0.0, most: float = 1e9, *, above: bool = False) -> Callable[[str], float]:
+    """Returns a parser for numbers from `least` to `most`; with `above`, only above `least`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+        if not least <= value <= most or (above and value == least):
+            bound = "above" if above else "from"
+            raise argparse.ArgumentTypeError(
+                f"{text} is out of range; give a number {bound} {least:g}, at most {most:g}"
+            )
+        return value
+
+    return parse
 
 
 def add_config_argument(parser: argparse._ActionsContainer, *, required: bool = True) -> None:
@@ -176,6 +183,16 @@ def add_json_argument(parser: argparse._ActionsContainer, what: str = "") -> Non
     """Adds --json; `what`: what is printed, "" for everything."""
     parser.add_argument(
         "--json", action="store_true", help=f"print {what} as JSON" if what else "print JSON"
+    )
+
+
+def add_mfu_argument(parser: argparse._ActionsContainer) -> None:
+    """Adds --mfu, above 0 and at most 1."""
+    parser.add_argument(
+        "--mfu",
+        type=number(0, 1, above=True),
+        default=0.4,
+        help="assumed fraction of the peak speed (%(default)s)",
     )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from vit_jax.paper.results import recipes_behind, summary
 from vit_jax.paper.runs import Run
 from vit_jax.paper.tables import Key
 from vit_jax.parallel import hardware
+from vit_jax.plan.analytic.devices import describe_devices
 from vit_jax.plan.dataset import known_facts
 from vit_jax.tasks import create_task
 from vit_jax.train.batches import patches_of
@@ -49,19 +49,15 @@ class Slice:
 
 
 def find_slice(name: str, mfu: float) -> Slice:
-    """The slice of a topology such as "v5e:16x16".
+    """The machines of a topology such as "v5e:16x16" or "h100:8x8".
 
     Raises:
-      InputError: the chip is unknown, or the shape or MFU cannot be.
+      InputError: there is no such topology.
     """
-    generation, _, shape = name.partition(":")
-    chip = hardware.find_chip(f"TPU {generation}")
-    sides = shape.split("x")
-    if chip is None or not all(side.isdigit() and int(side) for side in sides):
-        raise InputError(f"--topology={name}: write a TPU and its shape, such as v5e:16x16")
-    if not 0 < mfu <= 1:
-        raise InputError(f"--mfu={mfu:g}: give a share above 0, at most 1")
-    return Slice(name, math.prod(map(int, sides)), chip, mfu)
+    devices = describe_devices(name)
+    chip = hardware.find_chip(devices[0].device_kind)
+    assert chip is not None, name  # all topologies' chips are in the table
+    return Slice(name, len(devices) // chip.devices, chip, mfu)
 
 
 def missing_runs(number: int, key: Key, folder: Path, scale: str) -> list[Run]:

@@ -84,17 +84,20 @@ _TRANSFER = (
 _JFT = "JFT: 50,000 images of Fashion-MNIST"
 _TRANSFORMERS = "16: 4x4 tokens of 16x16 pixels; 32: 2x2; B: 64 wide, 3 blocks; L: 96 wide, 4"
 STAND_INS: dict[int, tuple[str, ...]] = {
-    5: ("ImageNet, ImageNet-21k, JFT: 5,000, 15,000, 50,000 images of Fashion-MNIST", _TRANSFER),
-    6: (_JFT, _TRANSFER, "7 epochs: 60,000 examples"),
+    5: (
+        "ImageNet, ImageNet-21k, JFT: 5,000, 15,000, 50,000 images of Fashion-MNIST",
+        _TRANSFER,
+        _TRANSFORMERS,
+    ),
+    6: (_JFT, _TRANSFER, "7 epochs: 60,000 examples", _TRANSFORMERS),
     7: (_JFT, _TRANSFER, "R50x1: one stage of one unit; R152x2: of two"),
     8: ("trained and tested on Fashion-MNIST, 4x4 tokens of 16x16 pixels",),
     9: (
         f"{_JFT}; I21k: 15,000",
         "SVHN: 1,000 images of digits; CIFAR-100: 1,000 of Fashion-MNIST",
+        _TRANSFORMERS,
     ),
 }
-for _number in (5, 6, 9):
-    STAND_INS[_number] += (_TRANSFORMERS,)
 
 
 def pretraining(upstream: str, model: str, epochs: int = 7, sgd: bool = False) -> Run:

@@ -6,7 +6,6 @@ import pytest
 
 from tests.plan.planning import plan
 from tests.plan.test_plan import CONFIG, PARAMS
-from vit_jax.cli.commands.runs.plan import lines
 from vit_jax.parallel import hardware
 from vit_jax.parallel.hardware import GIB, Chip
 from vit_jax.plan.answers.checkpoints import checkpoint
@@ -14,6 +13,7 @@ from vit_jax.plan.answers.cost import cost, energy
 from vit_jax.plan.answers.data_input import needed
 from vit_jax.plan.answers.machines import HOSTS, WATTS, chip_watts, host_cores
 from vit_jax.plan.answers.text import duration, rows
+from vit_jax.plan.text import lines
 
 DAY = 86_400
 

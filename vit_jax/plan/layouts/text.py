@@ -13,6 +13,7 @@ def short(options: Mapping[str, Any]) -> str:
         "layout": "given",
         "replica": 1,
         "fsdp": 1,
+        "sequence": 1,
         "tensor": 1,
         "accumulate": 1,
         "remat": "none",

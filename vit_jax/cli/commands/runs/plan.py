@@ -23,6 +23,7 @@ import argparse
 import functools
 import json
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vit_jax.cli.answers import (
@@ -32,7 +33,7 @@ from vit_jax.cli.answers import (
     questions_of,
     scaling_of,
 )
-from vit_jax.cli.arguments import add_config_argument, add_json_argument, whole
+from vit_jax.cli.arguments import add_config_argument, add_json_argument, add_mfu_argument, whole
 from vit_jax.cli.layouts import run_search
 from vit_jax.cli.outputs import check_file
 from vit_jax.config_files import load_config
@@ -40,9 +41,11 @@ from vit_jax.errors import InputError
 from vit_jax.text import printable
 
 if TYPE_CHECKING:
-    from vit_jax.plan.compile import Keep
+    import jax
 
-GIB = 2**30
+    from vit_jax.plan.compile import Keep, Step
+    from vit_jax.plan.search import Planner
+
 MAX_GBITS = 10**6  # far more than any network has
 
 
@@ -60,9 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Gbit/s of one chip to other slices (of a GPU to other nodes), one direction; "
         "default: as published, which v3 and v4 are not",
     )
-    parser.add_argument(
-        "--mfu", type=float, default=0.4, help="assumed fraction of the peak speed (%(default)s)"
-    )
+    add_mfu_argument(parser)
     parser.add_argument(
         "--fit-batch",
         action="store_true",
@@ -99,8 +100,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the plan; returns the exit status."""
-    if not 0 < args.mfu <= 1:
-        raise InputError(f"--mfu={args.mfu:g}: give a share above 0, at most 1")
     _check_arguments(args)
     questions = questions_of(args)
     config = load_config(args.config, args.overrides)
@@ -111,13 +110,11 @@ def run(args: argparse.Namespace) -> int:
     import jax
 
     from vit_jax.parallel.distributed import make_cpu_devices
-    from vit_jax.parallel.hardware import GBIT
-    from vit_jax.parallel.mesh import num_slices
     from vit_jax.plan.analytic.step import Analyst
     from vit_jax.plan.analytic.topology import Topology, find_topology
     from vit_jax.plan.answers.answer import answer
     from vit_jax.plan.answers.compare import row as compared_row
-    from vit_jax.plan.answers.text import compared, curve, rows
+    from vit_jax.plan.answers.text import compared
     from vit_jax.plan.compile import compile_step
     from vit_jax.plan.dataset import dataset_of
     from vit_jax.plan.layouts.auto import arrange
@@ -128,12 +125,7 @@ def run(args: argparse.Namespace) -> int:
         make_cpu_devices(config.parallel.cpu_devices)
     topology = find_topology(args.topology, args.slices) if args.topology else Topology([], "")
     devices = topology.devices or None
-    bandwidth = None if args.slice_bandwidth is None else args.slice_bandwidth * GBIT
-    slices = num_slices(devices) if devices else 1
-    if devices and slices > 1 and bandwidth is None:
-        _check_published(devices[0].device_kind, slices)
-    if bandwidth is not None and slices == 1 and not _has_slices(args):
-        raise InputError(f"--slice-bandwidth={args.slice_bandwidth:g} needs --slices above 1")
+    bandwidth = _bandwidth(args, devices)
     dataset = dataset_of(config)
     if args.search:
         return run_search(args, Analyst(config, dataset, devices, bandwidth), topology)
@@ -165,34 +157,69 @@ def run(args: argparse.Namespace) -> int:
         result["compare"] = [compared_row(args.topology, result), *others]
     if args.save:
         result["saved"] = args.save if step.fits else None
-    suggestions = iter(()) if step.fits else planner.suggest(step)
     if args.json:
-        if not step.fits:
-            result["suggestions"] = list(suggestions)
-        if args.fit_batch:
-            result["fit_batch"] = planner.fit_batch(step)
-        print(json.dumps(result, indent=2))
-        return 0
-    answers = [_row(*row) for row in rows(result, args.config)]
+        _print_json(args, planner, step, result)
+    else:
+        _print(args, planner, step, result)
+    return 0
+
+
+def _bandwidth(args: argparse.Namespace, devices: Sequence["jax.Device"] | None) -> float | None:
+    """Bytes per second between slices that --slice-bandwidth gives, None: as published.
+
+    Raises:
+      InputError: there are no slices, or there are and no bandwidth is published.
+    """
+    from vit_jax.parallel.hardware import GBIT
+    from vit_jax.parallel.mesh import num_slices
+
+    slices = num_slices(devices) if devices else 1
+    if args.slice_bandwidth is not None:
+        if slices == 1 and not _has_slices(args):
+            raise InputError(f"--slice-bandwidth={args.slice_bandwidth:g} needs --slices above 1")
+        return args.slice_bandwidth * GBIT
+    if devices and slices > 1:
+        _check_published(devices[0].device_kind, slices)
+    return None
+
+
+def _print_json(
+    args: argparse.Namespace, planner: "Planner", step: "Step", result: dict[str, Any]
+) -> None:
+    """Prints the plan, what would make it fit, and the largest batch, as one document."""
+    if not step.fits:
+        result["suggestions"] = list(planner.suggest(step))
+    if args.fit_batch:
+        result["fit_batch"] = planner.fit_batch(step)
+    print(json.dumps(result, indent=2))
+
+
+def _print(
+    args: argparse.Namespace, planner: "Planner", step: "Step", result: dict[str, Any]
+) -> None:
+    """Prints the plan as text, each suggestion as soon as it is known."""
+    from vit_jax.plan.answers.text import compared, curve, rows
+    from vit_jax.plan.text import lines, row, suggestion
+
+    answers = [row(*each) for each in rows(result, args.config)]
     if args.save:
         answers.append(
-            _row("saved", printable(args.save) if step.fits else "nothing: it does not fit")
+            row("saved", printable(args.save) if step.fits else "nothing: it does not fit")
         )
     print(_joined([*lines(result), *answers]), flush=True)
     for name, table in (("scaling", curve), ("compare", compared)):
         if name in result:
             print(_joined(["", *table(result[name])]), flush=True)
     found = step.fits
-    for attempt in suggestions:  # each may take minutes
+    for attempt in iter(()) if step.fits else planner.suggest(step):  # each may take minutes
         found |= attempt["fits"]
-        print(_row(*_suggestion(attempt)), flush=True)
+        print(row(*suggestion(attempt)), flush=True)
     if not found:
         advice = "nothing that was tried fits; take more devices, larger ones or a smaller batch"
-        print(_row("suggestion", advice))
+        print(row("suggestion", advice))
     if args.fit_batch:
         batch = planner.fit_batch(step)
-        print(_row("largest batch", f"{batch:,}" if batch else "none"))
-    return 0
+        print(row("largest batch", f"{batch:,}" if batch else "none"))
 
 
 def _keep(path: str) -> "Keep":
@@ -247,154 +274,3 @@ def _check_published(kind: str, slices: int) -> None:
             f"--slices={slices}: no bandwidth between slices is published for {kind}; give "
             "--slice-bandwidth=GBITS, one chip's Gbit/s"
         )
-
-
-def lines(plan: dict[str, Any]) -> list[str]:
-    """The plan as lines of text."""
-    height, width = plan["image_size"]
-    spread = " ".join(f"{name}={value}" for name, value in plan["layout"].items())
-    slices = f" in {plan['slices']} {_part(plan)}s" if plan["slices"] > 1 else ""
-    rows = [
-        ("run", f"{plan['model']} at {height}x{width}, batch {plan['batch_size']:,}"),
-        ("devices", f"{plan['devices']} {plan['device']}{slices}: {spread}"),
-        ("parameters", f"{plan['params']:,}"),
-        ("FLOPs", f"{plan['flops_per_image']:.3g} an image, {plan['flops_per_run']:.3g} the run"),
-        *_attention(plan["attention_saved"]),
-        ("length", f"{plan['steps']:,} steps, {plan['images']:,} images"),
-        ("memory", _memory(plan)),
-        *_network(plan),
-        _source(plan),
-        ("fastest step", _roofline(plan)),
-        *_estimates(plan["estimates"]),
-        ("time", _time(plan)),
-    ]
-    if plan["tpu_core_days"] is not None or plan["paper_tpu_v3_core_days"]:
-        rows.append(("TPU-core-days", _core_days(plan)))
-    return [_row(*row) for row in rows]
-
-
-def _part(plan: dict[str, Any]) -> str:
-    """The name of what has a fast network inside."""
-    return "node" if plan["device"].startswith("NVIDIA") else "slice"
-
-
-def _source(plan: dict[str, Any]) -> tuple[str, str]:
-    """The row about where the numbers come from."""
-    if plan["analytic"]:
-        return "formulas", f"nothing was compiled; {plan['why_analytic']}"
-    return "compilation", f"{plan['compile_seconds']:.0f} s"
-
-
-def _attention(saved: float | None) -> list[tuple[str, str]]:
-    """The row about an attention kind that is not full attention."""
-    if saved is None:
-        return []
-    if saved < 0.005:
-        return [("attention", "model.attention_kind saves no FLOPs against full attention")]
-    return [("attention", f"{saved:.0%} fewer FLOPs in the blocks than with full attention")]
-
-
-def _row(name: str, text: str) -> str:
-    return f"{name:14} {text}"
-
-
-def _suggestion(attempt: dict[str, Any]) -> tuple[str, str]:
-    verdict = "fits" if attempt["fits"] else "does not fit"
-    text = f"{' '.join(attempt['flags'])}: {_gib(attempt['total_bytes'])}, {verdict}"
-    return "suggestion" if attempt["fits"] else "tried", text
-
-
-def _memory(plan: dict[str, Any]) -> str:
-    parts = plan["bytes_per_device"]
-    listed = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size)
-    limit = plan["memory_per_device"]
-    of = f" of {_gib(limit)}" if limit else ""
-    return f"{listed}{of} a device: {'fits' if plan['fits'] else 'does not fit'}"
-
-
-def _network(plan: dict[str, Any]) -> list[tuple[str, str]]:
-    """The rows about what is sent: within slices and, where there are several, between them."""
-    sent, least = plan["collective_bytes_per_step"], plan["collective_bytes_minimum"]
-    hidden, kinds = plan["collective_bytes_overlapped"], plan["collectives"]
-    if plan["slices"] == 1:
-        return [("collectives", _sent(kinds, sent, least, hidden))]
-    prefix = "collective_bytes_between_slices"
-    outside = plan["collectives_between_slices"]
-    outside_sent, outside_least = plan[prefix], plan[f"{prefix}_minimum"]
-    outside_hidden = plan[f"{prefix}_overlapped"]
-    if sent is not None:
-        kinds = {kind: size - outside.get(kind, 0) for kind, size in kinds.items()}
-        kinds = {kind: size for kind, size in kinds.items() if size}
-        sent, hidden = sent - outside_sent, hidden - outside_hidden
-    return [
-        (f"within {_part(plan)}s", _sent(kinds, sent, least - outside_least, hidden)),
-        (f"between {_part(plan)}s", _sent(outside, outside_sent, outside_least, outside_hidden)),
-    ]
-
-
-def _sent(kinds: dict[str, int] | None, total: int | None, least: int, hidden: int | None) -> str:
-    if kinds is None or total is None or hidden is None:
-        return f"unknown, at least {_gib(least)} a step from each device"
-    text = ", ".join(f"{kind} {_gib(size)}" for kind, size in kinds.items())
-    if not least:
-        return f"{text or 'none'} a step from each device"
-    return (
-        f"{text} a step from each device, {total / least:.2f} of what the layout needs; "
-        f"{hidden / max(total, 1):.0%} while something is computed"
-    )
-
-
-def _roofline(plan: dict[str, Any]) -> str:
-    found = plan["roofline"]
-    if found is None:
-        return "unknown"
-    terms = ["compute", "memory", "network"]
-    if plan["slices"] > 1:
-        terms.append("between_slices")
-    parts = ", ".join(f"{_plain(plan, name)} {1000 * found[name]:.1f} ms" for name in terms)
-    return (
-        f"{1000 * found['step']:.1f} ms, an MFU of {found['mfu']:.0%}, bound by "
-        f"{_plain(plan, found['bottleneck'])} ({parts} at the chip's full speed)"
-    )
-
-
-def _estimates(estimates: dict[str, float | None] | None) -> list[tuple[str, str]]:
-    """The rows of the estimates beside the roofline, those that there are."""
-    rows = []
-    for name, key, meaning in (
-        ("one by one", "per_operation", "if each operation runs at its own bound, none beside it"),
-        ("XLA's estimate", "compiler", "by its cost model: ranks variants, predicts no time"),
-    ):
-        seconds = estimates[key] if estimates else None
-        if seconds is not None:
-            rows.append((name, f"{1000 * seconds:.1f} ms a step {meaning}"))
-    return rows
-
-
-def _plain(plan: dict[str, Any], term: str) -> str:
-    return f"between {_part(plan)}s" if term == "between_slices" else term
-
-
-def _time(plan: dict[str, Any]) -> str:
-    if plan["days"] is None:
-        return f"unknown: no peak speed known for {plan['device']}"
-    step = f"{1000 * plan['step_seconds']:.0f} ms a step"
-    speed = f"an MFU of {plan['mfu']:.0%}"
-    if plan["bound_by_roofline"]:
-        speed = f"the fastest step, slower than {speed}"
-    if plan["bound_by_input"]:
-        speed = "the speed of the input"
-    return f"{plan['days']:.3g} days at {speed}, {step}"
-
-
-def _core_days(plan: dict[str, Any]) -> str:
-    text = f"{plan['tpu_v3_core_days']:,.0f} on TPU v3 at that MFU"
-    if plan["tpu_core_days"] is not None and plan["device"] != "TPU v3":
-        text = f"{plan['tpu_core_days']:,.0f} here, {text}"
-    if paper := plan["paper_tpu_v3_core_days"]:
-        text += f"; the paper's {paper:,} make an MFU of {plan['paper_mfu']:.0%}"
-    return text
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 2**20:.2f} MiB"

@@ -7,7 +7,8 @@
 
 Values that need no training are computed; others come from finished runs below --workdir. For
 empty cells, the table says which command does the runs, which data they read, and what they cost
-on a slice of TPUs: their FLOPs, without evaluations, at an assumed share of the peak speed.
+on a slice of TPUs or on GPUs: their FLOPs, without evaluations, at an assumed share of the peak
+speed.
 --run trains the missing ones, one after another, and can be resumed; with --slurm it prints
 a batch script for the runs that can start now.
 """
@@ -18,7 +19,7 @@ import json
 import os
 from pathlib import Path
 
-from vit_jax.cli.arguments import add_json_argument, whole
+from vit_jax.cli.arguments import add_json_argument, add_mfu_argument, whole
 from vit_jax.cli.outputs import check_file, check_folder
 from vit_jax.cli.progress import Watching
 from vit_jax.errors import InputError
@@ -48,13 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--topology",
-        metavar="TPU:SHAPE",
+        metavar="CHIPS:SHAPE",
         default="v5e:16x16",
-        help="slice on which missing runs are priced (%(default)s)",
+        help="TPUs or GPUs on which missing runs are priced, e.g. h100:8x8 (%(default)s)",
     )
-    parser.add_argument(
-        "--mfu", type=float, default=0.4, help="assumed fraction of the peak speed (%(default)s)"
-    )
+    add_mfu_argument(parser)
     parser.add_argument(
         "--plot",
         type=os.path.expanduser,

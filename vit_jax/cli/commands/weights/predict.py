@@ -25,7 +25,7 @@ from vit_jax.cli.arguments import (
     add_json_argument,
     add_tta_argument,
     add_use_ema_argument,
-    share,
+    number,
     whole,
 )
 from vit_jax.cli.outputs import check_file, folder_made
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threshold",
-        type=share,
+        type=number(0, 1),
         help="list the classes with at least this probability, from 0 to 1; a model trained with "
         "the sigmoid loss gives each class its own, others give probabilities that add up to 1",
     )
