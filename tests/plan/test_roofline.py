@@ -149,9 +149,12 @@ def test_remat_computes_part_of_the_forward_pass_again():
 def test_the_policy_of_auto_is_that_of_the_platform():
     vit, bit = (models.model_config(name) for name in ("ViT-L/16", "BiT-R50x1"))
     policies = {
-        platform: [remat_policy(each, SimpleNamespace(platform=platform)) for each in (vit, bit)]
+        platform: [
+            remat_policy(each, each.remat, SimpleNamespace(platform=platform))
+            for each in (vit, bit)
+        ]
         for platform in ("cpu", "gpu", "tpu")
     }
     assert policies == dict(cpu=["none"] * 2, gpu=["none"] * 2, tpu=["names", "none"])
     chosen = models.model_config("ViT-L/16", remat="full")
-    assert remat_policy(chosen, SimpleNamespace(platform="tpu")) == "full"
+    assert remat_policy(chosen, "full", SimpleNamespace(platform="tpu")) == "full"

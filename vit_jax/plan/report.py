@@ -74,7 +74,7 @@ def layout(config: ConfigDict, run: Run) -> dict[str, Any]:
     """The layout of the run: mesh axes above 1, and options that save memory."""
     sizes = {axis: size for axis, size in run.engine.mesh.shape.items() if size > 1}
     result = dict(engine=config.parallel.engine, **sizes)
-    remat = roofline.remat_policy(run.model_config, run.engine.mesh.devices.flat[0])
+    remat = _remat(run)
     if remat != "none":
         result["remat"] = remat
     if config.parallel.accumulate > 1:
@@ -133,10 +133,16 @@ def _roofline(step: Step, chip: hardware.Chip | None) -> dict[str, Any] | None:
     return dict(**found, traffic_bytes=step.traffic_bytes, mfu=useful / found["step"])
 
 
+def _remat(run: Run) -> str:
+    """The policy of remat on the run's devices."""
+    model = run.model_config
+    return roofline.remat_policy(model, model.remat, run.engine.mesh.devices.flat[0])
+
+
 def _flops_of_device(run: Run) -> float:
     """FLOPs of one device in a step, with what remat computes again."""
     devices, model = run.engine.mesh.devices, run.model_config
-    again = roofline.recomputed_macs(model, roofline.remat_policy(model, devices.flat[0]))
+    again = roofline.recomputed_macs(model, _remat(run))
     return run.config.batch_size / devices.size * (run.train_flops() + 2 * again)
 
 

@@ -111,11 +111,10 @@ def _spans(coords: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(len(set(axis)) for axis in zip(*coords, strict=True))
 
 
-def remat_policy(model_config: ModelConfig, device: jax.Device) -> str:
-    """The policy of `model.remat` on a device; what `auto` means for a ResNet is none."""
-    if not isinstance(model_config, ViTConfig):
-        return "none" if model_config.remat == "auto" else model_config.remat
-    return resolve(model_config.remat, tpu=device.platform == "tpu")
+def remat_policy(model_config: ModelConfig, remat: str, device: jax.Device) -> str:
+    """What a value of `model.remat` stands for on a device; `auto` means none for a ResNet."""
+    tpu = device.platform == "tpu" and isinstance(model_config, ViTConfig)
+    return resolve(remat, tpu=tpu)
 
 
 def recomputed_macs(model_config: ModelConfig, remat: str, device: jax.Device) -> int:

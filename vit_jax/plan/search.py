@@ -10,13 +10,13 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
-from vit_jax.models.forms.remat import resolve
 from vit_jax.options import flatten
 from vit_jax.plan.analytic.step import Analyst
 from vit_jax.plan.compile import Step, compile_step
-from vit_jax.plan.layouts.search import MAX_ACCUMULATE, REMAT, best_of_each, rank
+from vit_jax.plan.layouts.search import MAX_ACCUMULATE, best_of_each, rank, tried
 from vit_jax.plan.layouts.text import short
 from vit_jax.plan.layouts.waiting import announced
+from vit_jax.plan.roofline import remat_policy
 from vit_jax.train.run import Dataset
 
 log = logging.getLogger(__name__)
@@ -114,8 +114,9 @@ class Planner:
     def _more_remat(self, step: Step) -> list[str]:
         """Policies that recompute more than the present one."""
         device = (self.devices or jax.devices())[0]
-        present = resolve(self.config.model.remat, tpu=device.platform == "tpu")
-        return list(REMAT[REMAT.index(present) + 1 :]) if present in REMAT else ["full"]
+        model = step.run.model_config
+        present, known = remat_policy(model, model.remat, device), tried(model)
+        return known[known.index(present) + 1 :] if present in known else ["full"]
 
     def _more_parts(self, step: Step) -> list[int]:
         """Larger numbers of microbatches that still divide a device's rows."""

@@ -85,14 +85,16 @@ def _residuals(run: Run, rows: int) -> list[jax.ShapeDtypeStruct]:
         return jax.vjp(loss, params)[1]
 
     plain: Callable[[Any], Any] = functools.partial(jax.tree.map, _without_layout)
-    found = jax.eval_shape(
-        backward,
-        plain(run.abstract.params),
-        plain(abstract_rows(run, rows)),
-        jax.eval_shape(lambda: jax.random.key(0)),
-        jax.ShapeDtypeStruct((), jnp.int32),
-        plain(frozen),
-    )
+    # The mesh says for which kind of device the model is traced.
+    with jax.sharding.use_abstract_mesh(run.engine.mesh.abstract_mesh):
+        found = jax.eval_shape(
+            backward,
+            plain(run.abstract.params),
+            plain(abstract_rows(run, rows)),
+            jax.eval_shape(lambda: jax.random.key(0)),
+            jax.ShapeDtypeStruct((), jnp.int32),
+            plain(frozen),
+        )
     return jax.tree.leaves(found)
 
 

@@ -171,8 +171,12 @@ class Analyst:
         known = starting_weights(self.config, "")
         return known.model if known else None
 
+    def policy(self, remat: str) -> str:
+        """The policy that a value of `model.remat` stands for on these devices."""
+        return roofline.remat_policy(self.run("none").model_config, remat, self.devices[0])
+
     def run(self, remat: str) -> Run:
-        """The run with a policy of remat, on a single device."""
+        """The run with a policy of remat, not `auto`, on a single device."""
         if remat not in self._runs:
             config = copy.deepcopy(self.config)
             config.model.remat = remat
@@ -206,9 +210,10 @@ class Analyst:
         return self._states[sizes, whole]
 
     def _estimate(self, layout: Layout, mesh: Mesh, whole: bool = False) -> Estimate:
-        run, sizes = self.run(layout.remat), layout.mesh
+        remat, sizes = self.policy(layout.remat), layout.mesh
+        run = self.run(remat)
         state = self._state(layout.sizes, whole)
-        kept, without = self.kept(layout.remat), self.kept("none")
+        kept, without = self.kept(remat), self.kept("none")
         parts = layout.accumulate
         memory = step_memory(
             run,
@@ -227,7 +232,7 @@ class Analyst:
             sizes,
             [slice_of(device) for device in placed],
             accumulate=parts,
-            remat=layout.remat,
+            remat=remat,
             tpu=self.tpu,
         )
         if self.chip is None:
@@ -241,13 +246,11 @@ class Analyst:
             kept=kept,
             whole=without,
             working=block_bytes(run, without, without, sizes["tensor"], tiles=self.tpu),
-            remat=layout.remat,
+            remat=remat,
             chip=self.chip,
         )
         images = run.config.batch_size / len(placed)
-        flops = run.train_flops() + 2 * roofline.recomputed_macs(
-            run.model_config, layout.remat, placed[0]
-        )
+        flops = run.train_flops() + 2 * roofline.recomputed_macs(run.model_config, remat, placed[0])
         predicted = roofline.predict(
             step_flops=images * flops,
             traffic=traffic,

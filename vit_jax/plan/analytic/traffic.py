@@ -24,7 +24,7 @@ KEPT = 2  # times that what is kept passes: written once, read once
 PASSING = 11.0  # bytes that pass, without memory on the chip, for each that is kept without remat
 AT_ONCE = 7.0  # bytes of a block of which half pass, for each byte of memory on the chip
 # Share of what passes for the second time, by policy of remat.
-REPEATED = {"none": 0.0, "dots": 0.1, "dots_no_batch": 0.2, "full": 0.63}
+REPEATED = {"none": 0.0, "dots": 0.1, "names": 0.1, "dots_no_batch": 0.2, "full": 0.63}
 # Share of what passes on GPUs, whose caches the compiler does not manage: an assumption.
 ON_GPUS = 0.8
 

@@ -76,9 +76,9 @@ def arrange(
 
 
 def _rank(analyst: Analyst, given: dict[str, Any]) -> Ranking:
-    """A ranking without remat, which is traced once; with it only where nothing else fits."""
+    """A ranking with the default of remat, traced once; others only where it fits nowhere."""
     if "model.remat" not in given:
-        ranking = rank(analyst, given | {"model.remat": "none"})
+        ranking = rank(analyst, given | {"model.remat": "auto"})
         if ranking.fitting:
             return ranking
     return rank(analyst, given)
@@ -87,6 +87,6 @@ def _rank(analyst: Analyst, given: dict[str, Any]) -> Ranking:
 def _given(config: ConfigDict) -> dict[str, Any]:
     """Options of a layout that do not have their defaults."""
     plain = {f"parallel.{name}": value for name, value in defaults(ParallelOptions).items()}
-    plain["model.remat"] = "none"
+    plain["model.remat"] = "auto"
     values = {name: config[name.split(".")[0]][name.split(".")[1]] for name in FREE}
     return {name: value for name, value in values.items() if value != plain[name]}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vit_jax.errors import InputError
+from vit_jax.models.config import ModelConfig
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel import hardware
 from vit_jax.parallel.axes import AXES
@@ -14,7 +15,9 @@ from vit_jax.plan.analytic.devices import describe_devices, generation, num_chip
 from vit_jax.plan.analytic.step import Analyst, Estimate, Layout
 from vit_jax.plan.compile import memory_of
 
-REMAT = ("none", "dots_no_batch", "full")  # from least to most recomputation
+REMAT = ("none", "names", "full")  # policies that are tried, from least to most recomputation
+# All of them, the one that changes least first.
+ORDER = ("auto", "none", "dots", "names", "dots_no_batch", "full")
 MAX_ACCUMULATE = 32
 MAX_TENSOR = 16  # activations of a wider group take longer to sum than their products
 MAX_NODES = 4096  # of GPUs, in the search for the smallest number that suffices
@@ -69,12 +72,12 @@ def rank(
 
 def _cost(found: Estimate) -> tuple[float, ...]:
     """Seconds; of layouts that take as long, the one that changes and needs less is first."""
-    layout = found.layout
-    simpler = (layout.accumulate, REMAT.index(layout.remat), layout.mesh["tensor"])
+    layout, again = found.layout, ORDER.index(found.layout.remat)
+    simpler = (layout.accumulate, again, layout.mesh["tensor"])
     if found.roofline is None:
         # The speeds of the device are not known: the plainest layout.
         axes = (layout.mesh["tensor"], layout.mesh["fsdp"])
-        return (REMAT.index(layout.remat), layout.accumulate, *axes, found.memory.total)
+        return (again, layout.accumulate, *axes, found.memory.total)
     return (round(found.seconds, 5), *simpler, found.memory.total)
 
 
@@ -107,8 +110,19 @@ def layouts(analyst: Analyst, pinned: Mapping[str, Any]) -> Iterator[Layout]:
                 parts = [2**k for k in range(MAX_ACCUMULATE.bit_length()) if rows % 2**k == 0]
                 parts = parts if not analyst.run("none").task.whole_batch else [1]
                 for accumulate in _given("parallel.accumulate", parts, pinned):
-                    for remat in _given("model.remat", REMAT, pinned):
+                    for remat in _given("model.remat", policies(analyst), pinned):
                         yield Layout(sizes, remat, accumulate)
+
+
+def policies(analyst: Analyst) -> list[str]:
+    """Values of `model.remat` to try: that which `auto` stands for is called so."""
+    known, default = tried(analyst.run("none").model_config), analyst.policy("auto")
+    return ["auto" if name == default else name for name in known]
+
+
+def tried(model: ModelConfig) -> list[str]:
+    """The policies of remat to try for a model, from least to most recomputation."""
+    return [name for name in REMAT if name != "names" or isinstance(model, ViTConfig)]
 
 
 def _given(name: str, choices: Sequence[Any], pinned: Mapping[str, Any]) -> Sequence[Any]:

@@ -16,7 +16,7 @@ def short(options: Mapping[str, Any]) -> str:
         "sequence": 1,
         "tensor": 1,
         "accumulate": 1,
-        "remat": "none",
+        "remat": "auto",
         "unroll": 1,
     }
     words = []
