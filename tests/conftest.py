@@ -5,7 +5,10 @@ marked `gpu` (or `tpu`) on that device, with the CPU beside it, and skips the ot
 is set before JAX is imported anywhere.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import pytest
 
@@ -15,7 +18,12 @@ if PLATFORM not in PLATFORMS:
     raise pytest.UsageError(f"VIT_JAX_TEST_PLATFORM={PLATFORM}: give one of {', '.join(PLATFORMS)}")
 
 os.environ["JAX_PLATFORMS"] = PLATFORMS[PLATFORM]
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # tests leave the user's cache alone
+# Processes of a test run share what they compile, apart from the user's own cache.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.mkdtemp(prefix="vit_jax_tests_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 if PLATFORM == "cpu":
     os.environ["XLA_FLAGS"] = " ".join(
         [

@@ -107,7 +107,7 @@ def test_the_data_command_escapes_classes(tmp_path, capsys):
     config = ["data", "--config=configs/quickstart.py:pretrain", "--seconds=0.01"]
     assert main([*config, *words, "--config.evals.test.split=train", "--config.batch_size=2"]) == 0
     out = capsys.readouterr().out
-    assert "\\x1b[31mcat, dog\\n" in out and "\x1b" not in out
+    assert "\\x1b[31mcat 1, dog\\n 1\n" in out and "\x1b" not in out
 
 
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])

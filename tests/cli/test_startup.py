@@ -19,8 +19,18 @@ print(json.dumps(dict(directory=jax.config.jax_compilation_cache_dir, hits=hits,
 """
 
 
+def user(**variables):
+    """The environment of a user who has not said where compiled programs are kept."""
+    told = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT"))
+    }
+    return {**told, "JAX_ENABLE_COMPILATION_CACHE": "true", **variables}
+
+
 def start(**variables):
-    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "true", **variables}
+    environment = user(**variables)
     result = subprocess.run(
         [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True
     )
@@ -69,10 +79,12 @@ def test_train_keeps_what_it_compiles(tmp_path):
         "    c.batch_size, c.total.steps, c.log.tensorboard = 8, 1, False\n"
         "    return c\n"
     )
-    variables = dict(os.environ, HOME=str(tmp_path), JAX_ENABLE_COMPILATION_CACHE="true")
     words = ["train", f"--config={config}", f"--workdir={tmp_path / 'run'}"]
     done = subprocess.run(
-        [sys.executable, "-m", "vit_jax", *words], env=variables, capture_output=True, text=True
+        [sys.executable, "-m", "vit_jax", *words],
+        env=user(HOME=str(tmp_path)),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     kept = list((tmp_path / ".cache" / "vit_jax" / "compilations").glob("*/*-cache"))

@@ -107,5 +107,5 @@ def test_the_teacher_is_an_argument_and_counts_in_the_plan(teacher):
         placed = engine.put_batch(batch, 64)
         _, metrics = run.train_step.given(frozen)(engine.init(run.create), placed)
         losses.append(float(metrics["loss"]))
-    assert run.train_step._step.function._cache_size() == 1
+    assert run.train_step.inner.function._cache_size() == 1
     assert abs(losses[0] - losses[1]) > 1e-3
