@@ -83,7 +83,7 @@ def test_training_resolves_the_layout_and_resumes_on_another(config_file, tmp_pa
     assert main([*args, "--config.total.steps=1"]) == 0
     stored = json.loads((tmp_path / "run/config.json").read_text())
     sizes = {axis: stored["parallel"][axis] for axis in ("replica", "data", "fsdp", "tensor")}
-    assert stored["parallel"]["layout"] == "given" and stored["model"]["remat"] == "none"
+    assert stored["parallel"]["layout"] == "given" and stored["model"]["remat"] == "auto"
     assert sizes == dict(replica=1, data=8, fsdp=1, tensor=1)  # the plainest
     assert main([*args, "--config.parallel.fsdp=2"]) == 0
     stored = json.loads((tmp_path / "run/config.json").read_text())

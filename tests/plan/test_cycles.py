@@ -9,10 +9,10 @@ from jax import lax
 
 from tests.plan.planning import plan
 from tests.plan.test_plan import CONFIG
-from vit_jax.cli.commands.runs.plan import lines
 from vit_jax.parallel.hardware import Chip
 from vit_jax.plan import cycles
 from vit_jax.plan.hlo import Module
+from vit_jax.plan.text import lines
 
 MODULE = """HloModule m, is_scheduled=true
 %product (p: bf16[8,16], q: bf16[16,32]) -> f32[8,32] {

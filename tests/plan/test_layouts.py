@@ -19,7 +19,7 @@ from vit_jax.plan.dataset import dataset_of
 from vit_jax.plan.layouts import compiled as compiling
 from vit_jax.plan.layouts.candidates import COMPILED, Candidate, compile_best, ordered, search
 from vit_jax.plan.layouts.compiled import Compiler
-from vit_jax.plan.layouts.search import MARGIN, best_of_each, rank
+from vit_jax.plan.layouts.search import MARGIN, best_of_each, policies, rank
 from vit_jax.plan.layouts.text import short, table
 from vit_jax.plan.layouts.waiting import announced
 
@@ -243,3 +243,18 @@ def test_formulas_do_not_cover_split_tokens(tmp_path):
     config.parallel.sequence = 2
     with pytest.raises(InputError, match="config.parallel.sequence is 2: formulas do not cover it"):
         Analyst(config, dataset_of(config), describe_devices("v5e:2x2"))
+
+
+@pytest.mark.parametrize("remat", ["dots", "dots_no_batch", "names"])
+def test_any_policy_of_remat_can_be_given(remat):
+    found = rank(tiny("v5e:2x4"), {"model.remat": remat}).fitting
+    assert found and {each.layout.remat for each in found} == {remat}
+
+
+def test_the_default_of_remat_is_called_auto():
+    """It keeps what its policy keeps: names on TPUs, all on GPUs."""
+    for topology, policy in (("v5e:2x4", "names"), ("h100:1x8", "none")):
+        found = tiny(topology)
+        assert policies(found).count("auto") == 1 and policy not in policies(found)
+        auto, named = (found.estimate(layout(data=8, remat=name)) for name in ("auto", policy))
+        assert auto.memory == named.memory and auto.traffic_bytes == named.traffic_bytes

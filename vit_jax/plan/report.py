@@ -142,7 +142,7 @@ def _remat(run: Run) -> str:
 def _flops_of_device(run: Run) -> float:
     """FLOPs of one device in a step, with what remat computes again."""
     devices, model = run.engine.mesh.devices, run.model_config
-    again = roofline.recomputed_macs(model, _remat(run))
+    again = roofline.recomputed_macs(model, _remat(run), devices.flat[0])
     return run.config.batch_size / devices.size * (run.train_flops() + 2 * again)
 
 

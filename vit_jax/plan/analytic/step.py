@@ -139,6 +139,7 @@ class Analyst:
             fits=limit is None or memory.total <= limit,
             found=estimate.found,
             traffic_bytes=estimate.traffic_bytes,
+            operations=None,
             compile_seconds=0.0,
             teacher_bytes=memory.teacher,
             analytic=True,
