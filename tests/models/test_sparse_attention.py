@@ -1,17 +1,26 @@
 """Sparse Transformer's patterns against dense attention under masks from the paper's formulas."""
 
+import contextlib
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from jax.extend import core
+from jax.sharding import NamedSharding, PartitionSpec
 
+from vit_jax import config as configs
 from vit_jax.errors import InputError
 from vit_jax.models import merge, model_config, split
+from vit_jax.models.attention.fused import choice, splash
+from vit_jax.models.attention.patterns import Sees
 from vit_jax.models.attention.self_attention import SelfAttention
 from vit_jax.models.attention.sparse import SparseAttention
 from vit_jax.models.flops import attention_macs, encoder_macs, parameters
+from vit_jax.parallel.mesh import create_mesh
+from vit_jax.plan.compile import topology_devices
 
 HEADS, WIDTH = 4, 12
 SHAPE = dict(width=WIDTH, depth=3, mlp_dim=12, num_heads=HEADS, patch_size=2, num_classes=3)
@@ -93,6 +102,85 @@ def test_outputs_weights_and_gradients_are_those_of_dense_attention(arguments, s
 
 
 @pytest.mark.parametrize("arguments", CASES, ids=str)
+def test_the_mask_of_the_kernel_is_that_of_the_paper(arguments):
+    config = config_of(**arguments)
+    places = np.arange(config.num_tokens)
+    sets = dict(merged=[(0, 1)] * 2, by_layer=[(0,), (1,)], by_head=[(0,), (1,)])
+    by_layer = config.kind.factors == "by_layer"
+    for i, which in enumerate(sets[config.kind.factors]):
+        seen = Sees(config.kind.laid_out(config), which, config.prefix_tokens)
+        expected = masks(config)[i if by_layer else 0, 0 if by_layer else i]
+        np.testing.assert_array_equal(seen(places[:, None], places[None]), expected)
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """The kernel for TPUs, run by its interpreter as on a TPU."""
+    interpret = functools.partial(splash.splash_attention, interpret=True)
+    monkeypatch.setattr(splash, "splash_attention", interpret)
+    monkeypatch.setattr(choice, "device_in_use", lambda: ("tpu", "TPU v5 lite"))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("arguments", [CASES[1], CASES[8], CASES[11]], ids=str)
+def test_the_kernel_gives_what_block_products_give(arguments, sharded, interpreted):
+    config = config_of(**arguments)
+    rng = np.random.default_rng(0)
+    x, grad = rng.normal(size=(2, 2, config.num_tokens, WIDTH)).astype(np.float32)
+    results = []
+    for implementation in ("splash", "auto"):
+        layer = SparseAttention(
+            WIDTH,
+            HEADS,
+            rngs=nnx.Rngs(0),
+            pattern=config.kind.laid_out(config),
+            factors=config.kind.factors,
+            implementation=implementation,
+        )
+        graphdef, params = split(layer)
+
+        def total(params, x, graphdef=graphdef):
+            y, _ = merge(graphdef, params)(x, layer=jnp.asarray(1))
+            return (y * grad).sum(), y
+
+        parallel = configs.default().parallel
+        parallel.update(data=2, tensor=2)
+        mesh = create_mesh(parallel, jax.devices()[:4]) if sharded else None
+        with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+            results.append(jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(params, x))
+    for found, expected in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("arguments", [dict(), dict(pattern="fixed", factors="by_head")], ids=str)
+def test_tpus_have_the_kernel(arguments):
+    """Compiled ahead of time, on 64x64 patches: forward and two backward kernels."""
+    pytest.importorskip("libtpu")
+    config = config_of(grid=(64, 64), **arguments)
+    mesh = create_mesh(configs.default().parallel, topology_devices("v5e:2x2"))
+    layer = SparseAttention(
+        1024,
+        16,
+        rngs=nnx.Rngs(0),
+        dtype=jnp.bfloat16,
+        pattern=config.kind.laid_out(config),
+        factors=config.kind.factors,
+        implementation="splash",
+    )
+    graphdef, params = split(layer)
+
+    def total(params, x):
+        return merge(graphdef, params)(x)[0].astype(jnp.float32).sum()
+
+    whole, cut = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("data")))
+    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=whole), params)
+    x = jax.ShapeDtypeStruct((4, 4096, 1024), jnp.bfloat16, sharding=cut)
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(params, x).compile()
+    assert compiled.as_text().count("tpu_custom_call") >= 3
+
+
+@pytest.mark.parametrize("arguments", CASES, ids=str)
 def test_macs_count_the_pairs_of_the_mask(arguments):
     config = config_of(**arguments)
     assert attention_macs(config) == 2 * int(masks(config).sum()) * WIDTH // HEADS
@@ -170,6 +258,15 @@ def test_training_has_no_gather_and_no_array_of_all_pairs():
 def test_what_does_not_fit_is_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         config_of(**arguments)
+
+
+def test_the_kernel_needs_a_tpu(vit):
+    options = dict(image_size=(8, 12), attention="splash", attention_kind="sparse")
+    model = vit.model(**SHAPE | options)
+    with pytest.raises(InputError, match="'splash' needs a TPU, and there is only cpu"):
+        model(vit.images(model))
+    with pytest.raises(InputError, match="needs model.attention 'xla' or 'splash', not 'blockwis"):
+        model_config("ViT-Ti/16", **SHAPE | options | dict(attention="blockwise"))
 
 
 def test_odd_heads_cannot_be_divided():

@@ -139,7 +139,8 @@ def recomputed_macs(model_config: ModelConfig, remat: str, device: jax.Device) -
 
 def _recomputed_products(config: ViTConfig, device: jax.Device) -> int:
     """Products of queries and keys' size that attention's backward pass computes again."""
-    if config.attention_kind.partition("(")[0] not in KINDS or config.attention_dropout:
+    fused = config.attention_kind.partition("(")[0] in KINDS or config.attention == "splash"
+    if not fused or config.attention_dropout:
         return 0
     taken = choose(
         config.attention,

@@ -5,6 +5,7 @@ and all tokens attend to them.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -135,21 +136,28 @@ def refuse_bias(bias: Bias | None, query: jax.Array) -> None:
         )
 
 
-def check_parts(config: ViTConfig, name: str, instead: str = "") -> None:
+def check_parts(
+    config: ViTConfig,
+    name: str,
+    instead: str = "",
+    implementations: Sequence[str] = ("auto", "xla"),
+) -> None:
     """Refuses parts of a model that need the logits of all pairs of tokens.
 
     Args:
       config: configuration of the model.
       name: name of the attention kind.
       instead: what to use instead of a position bias.
+      implementations: values of `model.attention` that the kind takes.
     """
     where = f"model.attention_kind {name!r}"
     if config.posemb.partition("(")[0] == "relative":
         raise InputError(f"{where} needs another model.posemb than 'relative'{instead}")
     if config.position_bias != "none":
         raise InputError(f"{where} needs model.position_bias 'none'{instead}")
-    if config.attention not in ("auto", "xla"):
-        raise InputError(f"{where} needs model.attention 'xla', not {config.attention!r}")
+    if config.attention not in implementations:
+        known = " or ".join(repr(each) for each in implementations[1:])
+        raise InputError(f"{where} needs model.attention {known}, not {config.attention!r}")
 
 
 def check_number(name: str, argument: str, value: object, least: int) -> None:

@@ -14,6 +14,7 @@ the last columns. Each set is a matrix product without gathers; several sets sha
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from vit_jax.models.attention.windows import HIDDEN, Cut, with_prefix
 from vit_jax.models.layers import dropout, fold_in
 
 NAMES = ("strided", "fixed")
+Places = Any  # places in the sequence, an array of JAX or of NumPy; or booleans for them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +57,13 @@ class Pattern:
             return Near(self)
         return Columns(self) if self.name == "strided" else Summaries(self)
 
-    def alone(self) -> np.ndarray:
-        """Queries for which the second set is empty: bool (n,).
+    def alone(self, place: np.ndarray) -> np.ndarray:
+        """Whether the second set is empty for queries at these places.
 
         Causal and fixed, the first block has no summary before its end. These queries see
         themselves.
         """
-        early = np.arange(self.length) < self.stride - self.summary
+        early = place < self.stride - self.summary
         return early & (self.name == "fixed" and self.causal)
 
     def counts(self, sets: Sequence[int]) -> np.ndarray:
@@ -85,7 +87,34 @@ class Pattern:
             both = self.summary * whole
         if tuple(sets) == (0, 1):
             return near + far - both
-        return near if tuple(sets) == (0,) else far + self.alone()
+        return near if tuple(sets) == (0,) else far + self.alone(place)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sees:
+    """Which tokens attend to which, as a mask for `fused.splash`; see `sparse_attention`.
+
+    Attributes:
+      pattern: the pattern.
+      sets: the sets that every query sees.
+      before: number of tokens before the patches.
+    """
+
+    pattern: Pattern
+    sets: tuple[int, ...]
+    before: int
+
+    def __call__(self, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Places of queries (Q, 1) and keys (1, K) among the tokens -> bool (Q, K)."""
+        query, key = queries - self.before, keys - self.before
+        found = np.zeros(np.broadcast_shapes(query.shape, key.shape), bool)
+        for which in self.sets:
+            found |= np.asarray(self.pattern.keys(which).contains(query, key))
+        if self.pattern.causal:
+            found &= key <= query
+        if self.sets == (1,):
+            found |= (query == key) & self.pattern.alone(query)
+        return found | (query < 0) | (key < 0)
 
 
 class KeySet:
@@ -98,7 +127,7 @@ class KeySet:
         """The place of each key in the sequence, which may lie beyond it: int (n, W)."""
         raise NotImplementedError
 
-    def contains(self, query: jax.Array, key: jax.Array) -> jax.Array:
+    def contains(self, query: Places, key: Places) -> Places:
         """Whether places of keys are in the set of places of queries, causality aside."""
         raise NotImplementedError
 
@@ -144,9 +173,9 @@ class Near(KeySet):
         start = jnp.arange(self.pattern.length)[:, None] // self.pattern.stride
         return start * self.pattern.stride - self.cut.halo + jnp.arange(self.span)
 
-    def contains(self, query: jax.Array, key: jax.Array) -> jax.Array:
+    def contains(self, query: Places, key: Places) -> Places:
         if self.pattern.name == "strided":
-            return jnp.abs(query - key) <= self.pattern.stride
+            return abs(query - key) <= self.pattern.stride
         return query // self.pattern.stride == key // self.pattern.stride
 
     def _around(self, x: jax.Array) -> jax.Array:
@@ -168,7 +197,7 @@ class Columns(KeySet):
         column = jnp.arange(self.pattern.length)[:, None] % self.pattern.stride
         return column + self.pattern.stride * jnp.arange(self.pattern.blocks)
 
-    def contains(self, query: jax.Array, key: jax.Array) -> jax.Array:
+    def contains(self, query: Places, key: Places) -> Places:
         return query % self.pattern.stride == key % self.pattern.stride
 
     def scores(self, query: jax.Array, key: jax.Array) -> jax.Array:
@@ -188,7 +217,7 @@ class Summaries(KeySet):
         places = (starts + first + jnp.arange(self.pattern.summary)).reshape(-1)
         return jnp.broadcast_to(places, (self.pattern.length, len(places)))
 
-    def contains(self, query: jax.Array, key: jax.Array) -> jax.Array:
+    def contains(self, query: Places, key: Places) -> Places:
         del query
         return key % self.pattern.stride >= self.pattern.stride - self.pattern.summary
 
@@ -243,10 +272,11 @@ def sparse_attention(
             visible = visible & ~earlier.contains(at, each.places())
         seen.append(visible)
         scores.append(jnp.where(visible, each.scores(own_query, own_key), HIDDEN))
-    itself = tuple(sets) == (1,) and bool(pattern.alone().any())
+    alone = pattern.alone(np.arange(pattern.length))
+    itself = tuple(sets) == (1,) and bool(alone.any())
     if itself:
         own = jnp.einsum("bnhd,bnhd->bhn", own_query, own_key, preferred_element_type=jnp.float32)
-        scores.append(jnp.where(pattern.alone(), own, HIDDEN)[..., None])
+        scores.append(jnp.where(alone, own, HIDDEN)[..., None])
     if before:
         scores.append(
             jnp.einsum(

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax.errors import InputError, unknown
+from vit_jax.models.attention.fused.choice import masked_attention
 from vit_jax.models.attention.local import check_number, check_parts, check_switch, refuse_bias
-from vit_jax.models.attention.patterns import NAMES, Pattern, sparse_attention
+from vit_jax.models.attention.patterns import NAMES, Pattern, Sees, sparse_attention
 from vit_jax.models.attention.self_attention import (
     ATTENTION_KINDS,
     AttentionKind,
@@ -61,6 +62,10 @@ class SparseAttention(SelfAttention):
             key: jax.Array,
             value: jax.Array,
         ) -> tuple[jax.Array, jax.Array | None]:
+            plain = not return_weights and (self.dropout == 0.0 or keys is None)
+            if self.implementation == "splash" and plain:
+                before = query.shape[1] - self.pattern.length
+                return masked_attention(query, key, value, Sees(self.pattern, sets, before)), None
             return sparse_attention(
                 query,
                 key,
@@ -132,7 +137,7 @@ class Sparse(AttentionKind):
     def check(self, config: ViTConfig) -> None:
         """Refuses a stride that does not fit the grid, and parts that need all pairs of tokens."""
         where = "model.attention_kind 'sparse'"
-        check_parts(config, "sparse")
+        check_parts(config, "sparse", implementations=("auto", "xla", "splash"))
         stride = self.stride or config.grid[1]
         if config.num_patches % stride:
             rows, columns = config.grid
@@ -177,7 +182,7 @@ class Sparse(AttentionKind):
     def macs(self, config: ViTConfig) -> int:
         """Multiply-accumulates of the first block, with the keys that queries see.
 
-        Products with keys that are hidden are not counted.
+        Products with keys that are hidden are not counted; `splash` computes those of its blocks.
         """
         if self.factors == "merged":
             return self._macs_of(config, (0, 1))

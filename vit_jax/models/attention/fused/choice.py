@@ -11,6 +11,8 @@ The last three are fused: they hold no array of queries times keys.
 """
 
 import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,9 @@ from vit_jax.errors import InputError
 from vit_jax.models.attention.fused.blockwise import blockwise_attention
 from vit_jax.models.attention.sequence import sequence_shards
 from vit_jax.parallel.axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
+
+if TYPE_CHECKING:
+    from vit_jax.models.attention.fused.splash import Seen
 
 IMPLEMENTATIONS = ("auto", "xla", "blockwise", "cudnn", "splash")
 # Those that add no bias to the logits.
@@ -124,7 +129,7 @@ def fused_attention(
     Returns:
       (B, N, H, d); None: the plain products are to be taken.
     """
-    (batch, queries, heads, width), keys = query.shape, key.shape[1]
+    queries, keys, width = query.shape[1], key.shape[1], query.shape[-1]
     shards = sequence_shards()
     cut = shards > 1 and tokens is not None and queries == keys and not queries % shards
     platform, kind = device_in_use()
@@ -148,17 +153,58 @@ def fused_attention(
         length=keys if tokens is None else min(tokens, keys),
         gathered=cut,
     )
-    mesh = jax.sharding.get_abstract_mesh()
     # XLA divides cuDNN's call by itself.
-    if not mesh.auto_axes or (taken == "cudnn" and not cut):
+    if taken == "cudnn" and not cut:
         return attend(query, key, value, bias)
+    return _over_mesh(attend, query, key, value, bias, cut=cut)
+
+
+def masked_attention(query: jax.Array, key: jax.Array, value: jax.Array, seen: "Seen") -> jax.Array:
+    """softmax(q k^T / sqrt(d)) v over the keys that a mask shows, by the kernel that takes one.
+
+    Args:
+      query, key, value: (B, N, H, d).
+      seen: see `splash.Seen`.
+
+    Returns:
+      (B, N, H, d).
+
+    Raises:
+      InputError: the device lacks the kernel.
+    """
+    check_device("splash", device_in_use()[0])
+    from vit_jax.models.attention.fused import splash
+
+    attend = functools.partial(splash.splash_attention, seen=seen)
+    return _over_mesh(attend, query, key, value)
+
+
+def _over_mesh(
+    attend: Callable[..., jax.Array],
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None = None,
+    *,
+    cut: bool = False,
+) -> jax.Array:
+    """Attention of (B, N, H, d) on each device of the mesh in use, for its examples and heads.
+
+    Args:
+      attend: attention of one device's queries, keys, values and, if there is one, bias.
+      query, key, value: (B, N, H, d).
+      bias: added to the logits, broadcastable to (B, H, N, N), or None.
+      cut: whether the mesh axis `sequence` cuts the tokens.
+    """
+    (batch, queries, heads, _), mesh = query.shape, jax.sharding.get_abstract_mesh()
+    inputs = [query, key, value] if bias is None else [query, key, value, bias]
+    if not mesh.auto_axes:
+        return attend(*inputs)
     rows = _rows(mesh, batch)
     over_heads = _axis(mesh, TENSOR_AXIS, heads)
     own = PartitionSpec(rows, SEQUENCE_AXIS if cut else None, over_heads)
     specs: list[PartitionSpec] = [own, own, own]
-    inputs = [query, key, value]
     if bias is not None:
-        inputs.append(bias)
         specs.append(
             PartitionSpec(
                 rows if bias.shape[0] == batch > 1 else None,
