@@ -104,6 +104,22 @@ def test_smoke_of_local_attention(tmp_path):
 
 
 @pytest.mark.slow
+def test_smoke_of_local_attention_on_a_topology():
+    """The plain block's products, forward and twice backward, and its logits."""
+    pytest.importorskip("libtpu")
+    script = load("local_attention")
+    sizes = dict(width=256, heads=2, batch=8)
+    rows = [
+        script.compile_for("v5e:2x2", kind, side, **sizes)
+        for kind, side in (("full", 14), ("sparse(pattern='fixed') @ splash", 14), ("block(9)", 8))
+    ]
+    assert rows[0]["traffic_bytes"] > 0 and rows[0]["per_operation_ms"] > 0
+    assert rows[1]["per_operation_ms"] is None  # of the kernel
+    assert "larger than the grid" in rows[2]["problem"]
+    assert "| `full` | 197 | " in script.report_compiled(rows)
+
+
+@pytest.mark.slow
 def test_smoke_of_attention():
     result = run("attention", "--batch", 1, "--heads", 1, "--lengths", 5, "--rounds", 1, "--json")
     assert result.returncode == 0, result.stderr
