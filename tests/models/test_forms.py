@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 import vit_jax
 from vit_jax.models.forms import platform
@@ -60,6 +59,7 @@ def test_both_formulations_have_the_same_loss_and_gradient(options, monkeypatch)
 
 @pytest.mark.parametrize("offset", [0.0, 20.0])
 def test_a_norm_in_one_pass_equals_torch(offset):
+    torch = pytest.importorskip("torch")
     draw = np.random.default_rng(0).normal
     shape = (3, 5, 24)
     given = [draw(offset, 1, shape), draw(1, 0.2, 24), draw(0, 0.2, 24), draw(0, 1, shape)]

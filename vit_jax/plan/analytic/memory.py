@@ -9,7 +9,7 @@ their layout. The temporaries of a step are estimated as the sum of
 * the gradients, laid out like the parameters, twice if they are accumulated;
 * the weights of two blocks gathered over fsdp, and of the layers around the blocks, in the dtype
   of the products; and the gradients of the latter before they are scattered;
-* with accumulation, the normalised images of all microbatches.
+* with accumulation, the normalised images of all microbatches, in the dtype of the products.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ FLOAT32 = 4  # bytes
 # Arrays of tokens by tokens in float32, or twice as many in bfloat16, that attention's backward
 # pass holds at a time in main memory; fewer, if one of them fits into the memory on the chip.
 # Fitted to compiled steps of S/16, B/16, L/16 and H/14 on v5e (tests/plan/compiled.json).
-SCORES, SCORES_IF_SMALL = 5.5, 2.0
+SCORES, SCORES_IF_SMALL = 3.5, 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ def step_memory(
     temporaries += params * (2 if accumulate > 1 else 1) + _gathered(run, state.params, sizes)
     if accumulate > 1:
         pixels = math.prod(run.model_config.input_size) * 3
-        temporaries += rows * pixels * FLOAT32
+        temporaries += rows * pixels * jnp.dtype(run.config.model.dtype).itemsize
     return Memory(
         params=params,
         optimizer=local_bytes(state) - params - ema,
