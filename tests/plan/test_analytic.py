@@ -37,16 +37,15 @@ def test_memory_and_collectives_of_compiled_steps(compiled):
     """S/16, B/16, L/16 and H/14 under several layouts: to 15%.
 
     Over all of a few chips the compiler sends weights round in pieces, while it multiplies them.
-    The formulas do not follow that: there they are right to a quarter.
+    The formulas do not follow that: there they miss half of the traffic.
     """
     step = analyst(compiled["config"], compiled["topology"], **compiled["options"]).step()
     pieces = step.run.engine.mesh.shape["fsdp"] == step.run.engine.mesh.size == 16
-    near = 0.25 if pieces else 0.15
     assert step.analytic
-    assert step.total_bytes == pytest.approx(compiled["total_bytes"], rel=near)
+    assert step.total_bytes == pytest.approx(compiled["total_bytes"], rel=0.15)
     assert sum(c.bytes for c in step.found) == pytest.approx(compiled["sent_bytes"], rel=0.15)
-    if not pieces:  # traffic of the main memory is only known to a third
-        assert step.traffic_bytes == pytest.approx(compiled["traffic_bytes"], rel=0.35)
+    if not pieces:
+        assert step.traffic_bytes == pytest.approx(compiled["traffic_bytes"], rel=0.2)
 
 
 @pytest.mark.slow

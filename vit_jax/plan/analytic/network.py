@@ -8,9 +8,8 @@ On TPUs, XLA replaces some collectives by all-reduces, which send twice the byte
 (docs/results/scaling.md; tests/plan/compiled.json has the steps that show it):
 
 * gathers and scatters over all devices of a mesh of MANY or more;
-* the reduce-scatter of the head's gradient;
-* the reduce-scatter of the gradients of attention's kernels, in groups of FEW or more: not in all
-  of them, so that this is up to 10% too much.
+* the reduce-scatter of the head's gradient, though not in every layout;
+* the reduce-scatter of the gradients of attention's kernels, cut into THIN or more slices.
 
 It also sums the gradients of blocks over replicas for every microbatch, where once would do.
 """
@@ -34,7 +33,7 @@ from vit_jax.plan.collectives import ENTERS_BRANCH, Collective, sent_itemsize
 from vit_jax.train.run import Run
 from vit_jax.trees import path_name
 
-MANY, FEW = 64, 8  # devices
+MANY, THIN = 64, 128  # devices
 HEAD = r"(^|/)head/kernel$"
 ATTENTION = r"attention/(qkv|out)/kernel$"
 # Share of the bytes of gathers within blocks that XLA sends while something is computed: between
@@ -107,7 +106,7 @@ def _of_parameter(
     shard = gathers * gathered / parts
     yield _Sum("all-gather", ("fsdp",), overlapped=True), hidden * shard
     yield _Sum("all-gather", ("fsdp",)), (1 - hidden) * shard
-    whole = tpu and (re.search(HEAD, name) or parts >= FEW and re.search(ATTENTION, name))
+    whole = tpu and (re.search(HEAD, name) or parts >= THIN and re.search(ATTENTION, name))
     kind = "all-reduce" if whole else "reduce-scatter"
     yield _Sum(kind, ("fsdp",)), accumulate * size
     others = tuple(axis for axis in batch if axis != "fsdp")

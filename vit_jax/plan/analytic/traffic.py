@@ -19,12 +19,12 @@ from vit_jax.train.run import Run
 from vit_jax.trees import named_leaves
 
 # Fitted to compiled steps of S/16, B/16, L/16 and H/14 on v5e (tests/plan/compiled.json), which
-# these formulas meet to about a third.
-KEPT = 2  # times that what is kept passes: written once, read once
-PASSING = 9.3  # bytes that pass, without memory on the chip, for each that is kept without remat
-AT_ONCE = 9.2  # bytes of a block of which half pass, for each byte of memory on the chip
+# these formulas meet to a fifth.
+KEPT = 1  # times that what is kept passes, beside PASSING
+PASSING = 10.4  # bytes that pass, without memory on the chip, for each that is kept without remat
+AT_ONCE = 7.8  # bytes of a block of which half pass, for each byte of memory on the chip
 # Share of what passes for the second time, by policy of remat.
-REPEATED = {"none": 0.0, "dots": 0.2, "names": 0.22, "dots_no_batch": 0.6, "full": 0.95}
+REPEATED = {"none": 0.0, "dots": 0.1, "names": 0.09, "dots_no_batch": 0.35, "full": 0.5}
 # Share of what passes on GPUs, whose caches the compiler does not manage: an assumption.
 ON_GPUS = 0.8
 
