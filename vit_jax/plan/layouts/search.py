@@ -115,9 +115,13 @@ def layouts(analyst: Analyst, pinned: Mapping[str, Any]) -> Iterator[Layout]:
 
 
 def policies(analyst: Analyst) -> list[str]:
-    """Values of `model.remat` to try: that which `auto` stands for is called so."""
+    """Values of `model.remat` to try: auto, and those that keep less.
+
+    Policies that keep more are slower on TPUs by the estimates of docs/performance.md. The
+    roofline does not tell: in it the memory's traffic passes beside the products.
+    """
     known, default = tried(analyst.run("none").model_config), analyst.policy("auto")
-    return ["auto" if name == default else name for name in known]
+    return ["auto", *known[known.index(default) + 1 :]]
 
 
 def tried(model: ModelConfig) -> list[str]:
