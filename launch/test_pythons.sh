@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv}
 TESTS=("$@")
 if ((${#TESTS[@]} == 0)); then
-  TESTS=(tests/test_packaging.py tests/models/test_layers.py tests/train/test_step.py)
+  TESTS=(tests/test_packaging.py tests/models/test_layers.py tests/models/test_derivatives.py tests/train/test_step.py)
 fi
 
 find_python() {
