@@ -17,6 +17,7 @@ from vit_jax.finetune.begun import Begun
 from vit_jax.finetune.facts import Base, Devices, Facts, Images
 from vit_jax.models.config import BiTConfig
 from vit_jax.models.vit_config import ViTConfig
+from vit_jax.text import count
 from vit_jax.train.log.metrics import LogOptions
 from vit_jax.weights.preprocessing import shown_size
 
@@ -105,12 +106,12 @@ def held_out_images(images: Images) -> int | None:
 
 def doubt(images: Images) -> str:
     """What is to be said of an evaluation on few images; "" if there are enough."""
-    count = held_out_images(images)
-    if count is None or count >= ENOUGH:
+    few = held_out_images(images)
+    if few is None or few >= ENOUGH:
         return ""
-    noun = "image is" if count == 1 else "images are"
+    noun = "image is" if few == 1 else "images are"
     return (
-        f"only {count} {noun} for evaluation: each is {100 / count:.2g} points of accuracy, so "
+        f"only {few} {noun} for evaluation: each is {100 / few:.2g} points of accuracy, so "
         f"that results are rough; {ENOUGH} or more tell models apart"
     )
 
@@ -129,7 +130,7 @@ def _split(images: Images, held_out: float) -> Iterator[Choice]:
         return
     if not held_out_images(images):
         raise InputError(
-            f"{images.source} has {images.count} image{'s' if images.count != 1 else ''} in split "
+            f"{images.source} has {count(images.count, 'image')} in split "
             f"{images.split!r} and no split for evaluation: too few to hold one out; add images, "
             "or a folder val beside train"
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vit_jax.text import printable
+from vit_jax.text import count, printable
 
 GB = 1e9
 
@@ -30,7 +30,7 @@ def rows(plan: dict[str, Any], config_name: str = "FILE") -> list[tuple[str, str
 
 def _input(asked: dict[str, Any], bound: bool, config_name: str) -> list[tuple[str, str]]:
     each, rate = asked["images_per_second_per_host"], asked["bytes_per_second_per_host"]
-    hosts = f"{asked['hosts']:,} host{'s' if asked['hosts'] > 1 else ''}"
+    hosts = count(asked["hosts"], "host")
     text = (
         f"{asked['images_per_second']:,.0f} images/s, {asked['bytes_per_second'] / GB:.3g} GB/s; "
         f"of each of {hosts} {each:,.0f} images/s, {rate / GB:.3g} GB/s"

@@ -14,7 +14,7 @@ from vit_jax import __version__, data, jsonl
 from vit_jax.errors import NotSavedError
 from vit_jax.files import write_atomic
 from vit_jax.report.card import write_card
-from vit_jax.text import reason
+from vit_jax.text import count, reason
 from vit_jax.train.log.clock import Clock
 from vit_jax.train.log.goodput import Goodput
 from vit_jax.train.log.memory import peak_memory
@@ -53,9 +53,9 @@ def announce(run: Run, source: Any, step: int) -> None:
     start = f"going on from step {step}" if step else "from the start"
     log.info(
         f"{run.model_name}, {num_params(run):,} parameters, "
-        f"{source.size:,} images of {source.name}, "
-        f"{run.total_steps:,} steps of {run.config.batch_size} on {jax.device_count()} "
-        f"{jax.devices()[0].device_kind} devices, {start}"
+        f"{count(source.size, 'image')} of {source.name}, "
+        f"{count(run.total_steps, 'step')} of {run.config.batch_size} on "
+        f"{count(jax.device_count(), jax.devices()[0].device_kind + ' device')}, {start}"
     )
     for line in run.engine.describe(run.abstract.params):
         log.info("%s", line)
