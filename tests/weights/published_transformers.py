@@ -59,7 +59,7 @@ class Listed:
       cls: class of transformers whose tensors the files have.
       config: options of its configuration.
       processor: content of preprocessor_config.json.
-      twin: timm's name of the same weights.
+      twin: timm's name of the same weights, for the licence; "": timm has none, it is not said.
     """
 
     name: str
@@ -188,4 +188,26 @@ def _others() -> list[Listed]:
     return [Listed(*row) for row in rows]
 
 
-LISTED = [*_dinov3(), *_dinov2(), *_others()]
+def _igpt() -> list[Listed]:
+    """The colours of the palette are in the published preprocessor_config.json alone."""
+    processor = dict(
+        image_processor_type="ImageGPTImageProcessor",
+        size=dict(height=32, width=32),
+        resample=2,
+        clusters=[[0.0, 0.0, 0.0]] * 512,
+    )
+    sizes = dict(small=(512, 24, 8), medium=(1024, 36, 8), large=(1536, 48, 16))
+    return [
+        Listed(
+            f"openai/imagegpt-{size}",
+            "iGPT",
+            "ImageGPTForCausalImageModeling",
+            dict(n_embd=width, n_layer=depth, n_head=heads),
+            processor,
+            "",
+        )
+        for size, (width, depth, heads) in sizes.items()
+    ]
+
+
+LISTED = [*_dinov3(), *_dinov2(), *_others(), *_igpt()]

@@ -56,6 +56,13 @@ def test_counts_are_those_of_timm():
     assert {name: round(parameters[name] / 1e6, 2) for name in COUNTS} == COUNTS
 
 
+def test_counts_of_igpt_are_those_of_its_paper():
+    """76M, 455M and 1362M parameters (Chen et al. 2020, section 3)."""
+    parameters = {entry.name: entry.parameters for entry in published()}
+    sizes = (parameters[f"openai/imagegpt-{size}"] for size in ("small", "medium", "large"))
+    assert [size // 10**6 for size in sizes] == [76, 455, 1362]
+
+
 def test_figures_say_how_they_were_reached():
     figures = {entry.name: (entry.figures, entry.source) for entry in published()}
     dino, source = figures["facebook/dinov2-base"]

@@ -130,13 +130,14 @@ def transformers_entry(listed: Listed) -> dict:
     """The entry of weights in transformers' layout; see `entry`."""
     torch = importlib.import_module("torch")
     transformers = importlib.import_module("transformers")
-    timm = importlib.import_module("timm")
     cls = getattr(transformers, listed.cls)
     with torch.device("meta"):
         model = cls(cls.config_class(**listed.config))
     document = model.config.to_diff_dict() | dict(model_type=model.config.model_type)
     documents = {"config.json": document, "preprocessor_config.json": listed.processor}
-    licence = timm.get_pretrained_cfg(listed.twin).license
+    licence = ""
+    if listed.twin:
+        licence = importlib.import_module("timm").get_pretrained_cfg(listed.twin).license
     return entry(listed.name, listed.family, model.state_dict(), documents, licence)
 
 
