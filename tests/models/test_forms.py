@@ -29,7 +29,8 @@ CASES = [
 
 def loss_and_gradient(options, tpu, monkeypatch):
     """Of a small model in training, as it is written for one platform."""
-    monkeypatch.setattr(platform, "platform", lambda: "tpu" if tpu else "cpu")
+    monkeypatch.setattr(platform, "device_in_use", lambda: ("tpu" if tpu else "cpu", ""))
+    assert platform.on_tpu() == tpu
     model = vit_jax.create_model("ViT-Ti/4", **(TINY | options))
     graphdef, params = vit_jax.models.split(model)
     generator = np.random.default_rng(0)

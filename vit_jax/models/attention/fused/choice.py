@@ -22,6 +22,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from vit_jax.errors import InputError
 from vit_jax.models.attention.fused.blockwise import blockwise_attention
 from vit_jax.models.attention.sequence import sequence_shards
+from vit_jax.models.forms.platform import device_in_use
 from vit_jax.parallel.axes import BATCH_AXES, SEQUENCE_AXIS, TENSOR_AXIS
 
 if TYPE_CHECKING:
@@ -96,15 +97,6 @@ def choose(
     if platform == "gpu" and half and not biased and "AMD" not in kind:
         return "cudnn"
     return "blockwise"
-
-
-def device_in_use() -> tuple[str, str]:
-    """Platform and kind of the devices for which the program is traced."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is None:
-        chosen = jax.default_device.value  # by a caller's `with jax.default_device(...)`
-        device = chosen if isinstance(chosen, jax.Device) else jax.devices()[0]
-    return device.platform, device.device_kind
 
 
 def fused_attention(
