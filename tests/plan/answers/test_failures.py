@@ -25,6 +25,12 @@ def test_the_best_interval_is_that_of_the_lambert_function(stall, mtbf):
     assert times[1] == min(times)
 
 
+@pytest.mark.parametrize("mtbf, minutes", [(24 * HOUR, 117), (6 * HOUR, 57), (HOUR / 4, 9.1)])
+def test_the_best_intervals_are_those_of_the_paper(mtbf, minutes):
+    """Daly, figures 3 to 5: dumps of 5 minutes; his intervals are approximations."""
+    assert best_interval(stall=300, mtbf=mtbf) / 60 == pytest.approx(minutes, rel=0.01)
+
+
 def test_failures_that_are_rare_give_the_interval_of_young():
     stall, mtbf = 2.0, 100 * HOUR
     assert best_interval(stall=stall, mtbf=mtbf) == pytest.approx(

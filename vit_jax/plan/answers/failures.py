@@ -6,9 +6,9 @@ saves after every `interval` seconds of training, each save stopping it for `sta
 
   M exp(restart / M) (exp((interval + stall) / M) - 1) / interval
 
-seconds for each second of training: Daly, "A higher order estimate of the optimum checkpoint
-interval for restart dumps" (Future Generation Computer Systems 22, 2006), equation 13. Its first
-order in 1 / M is Young, "A first order approximation to the optimum checkpoint interval"
+seconds for each second of training: the second model of Daly, "A higher order estimate of the
+optimum checkpoint interval for restart dumps" (Future Generation Computer Systems 22, 2006). Its
+first order in 1 / M is Young, "A first order approximation to the optimum checkpoint interval"
 (Communications of the ACM 17, 1974), whose best interval is sqrt(2 stall M).
 """
 
