@@ -212,6 +212,14 @@ def test_home_is_expanded(tmp_path, monkeypatch):
         ("default().modle.name", "unknown option 'modle' .did you mean 'model'"),
         ("default()['optmizer']", "unknown option 'optmizer' .did you mean 'optimizer'"),
         ("default().xyz = 3", "unknown option 'xyz'; `vit_jax config` lists all"),
+        (
+            "c = default(); c.unlock(); c.optimizer.learning_rat = 3; return c",
+            r"line 3: unknown option 'optimizer.learning_rat' \(did you mean .*rate'\?\)$",
+        ),
+        (
+            "c = default().unlock(); c.modle = dict(depth=3); return c",
+            "line 3: unknown option 'modle.depth' .did you mean 'model.depth'",
+        ),
         ("c = default(); c.batch_size = 1.5", "line 3: .*1.5 is of original type float and cannot"),
         ("[].lr", "line 3: AttributeError: 'list' object has no attribute 'lr'$"),
         ("1 / 0", "line 3: ZeroDivisionError: division by zero$"),

@@ -24,7 +24,7 @@ from vit_jax.files import expand
 from vit_jax.options import flatten
 from vit_jax.schema import check_given
 from vit_jax.text import some
-from vit_jax.train.config import USUAL_NAMES, every_option
+from vit_jax.train.config import USUAL_NAMES, every_name, every_option, unknown_names
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def stored_config(path: Path) -> ConfigDict:
         for part in parents:
             section = section[part] if isinstance(section, ConfigDict) and part in section else None
         if not isinstance(section, ConfigDict) or last not in section:
-            raise InputError(f"{path}: unknown option {name!r}; remove it there")
+            raise InputError(f"{path}: {unknown_option(name)}; correct or remove it there")
         try:
             section[last] = value
         except (TypeError, ValueError) as error:
@@ -200,20 +200,36 @@ def _explained(path: Path, error: Exception) -> str:
     # The line's code has the sections: `c.optimizer.lr = 3`.
     code = re.search(rf"\b\w+\.((?:\w+\.)*{name})\b", own[-1].line or "") if own else None
     name = code[1] if code else name
-    meant = meant_option(default(), name)
-    hint = suggestion(meant) if meant else nearest(name, default())
-    hint = hint or "; `vit_jax config` lists all"
-    return f"{where}: unknown option {name!r}{hint}"
+    return f"{where}: {unknown_option(name)}"
 
 
 def _check_complete(config: ConfigDict, path: str) -> None:
-    """Refuses a config without an option, as where a file replaces a whole section."""
-    missing = set(_option_names(default())) - set(_option_names(config))
+    """Refuses a config without an option, as where a file replaces a section, or with others."""
+    missing = set(every_name(default())) - set(every_name(config))
     if missing:
         raise InputError(
             f"config file {path}: {some(sorted(missing))} missing; change options of "
             "vit_jax.config.default(), do not replace sections"
         )
+    for name in unknown_names(config):
+        raise InputError(f"config file {path}{_line_with(path, name)}: {unknown_option(name)}")
+
+
+def _line_with(path: str, name: str) -> str:
+    """ ", line K" for the first line of a config file that has the last part of an option."""
+    file = _existing(expand(path))
+    word = re.compile(rf"\b{re.escape(name.rpartition('.')[2])}\b")
+    for number, line in enumerate(file.read_text(errors="replace").splitlines(), 1):
+        if word.search(line):
+            return f", line {number}"
+    return ""
+
+
+def unknown_option(name: str) -> str:
+    """What a message says of an option in a file that does not exist."""
+    meant = meant_option(default(), name)
+    hint = suggestion(meant) if meant else nearest(name, default())
+    return f"unknown option {name!r}{hint or '; `vit_jax config` lists all'}"
 
 
 def set_option(config: ConfigDict, name: str, text: str) -> None:
@@ -229,7 +245,7 @@ def set_option(config: ConfigDict, name: str, text: str) -> None:
     if not isinstance(section, ConfigDict) or last not in section:
         raise _no_option(config, name)
     if isinstance(section[last], ConfigDict):
-        example = next(iter(_option_names(section[last])), "OPTION")
+        example = next(iter(every_name(section[last])), "OPTION")
         raise InputError(f"--config.{name} is a section; set an option, as {name}.{example}")
     value = _literal(text)
     kind = section.get_type(last)
@@ -285,7 +301,7 @@ def meant_option(config: ConfigDict, name: str) -> str | None:
     ("ema"), the name of a section, misspelled names, names that other programs use
     (`train.config.USUAL_NAMES`), and words of an option's meaning.
     """
-    options = _option_names(config)
+    options = every_name(config)
     *parents, last = name.lower().replace("-", "_").split(".")
     ends = {option: option.rpartition(".")[2] for option in options}
     close = difflib.get_close_matches(last, set(ends.values()), n=1, cutoff=0.8)
@@ -336,13 +352,3 @@ def _described_by(name: str) -> set[str]:
 def _initials(name: str) -> str:
     parts = name.split("_")
     return "".join(part[:1] for part in parts) if len(parts) > 1 else ""
-
-
-def _option_names(config: ConfigDict, prefix: str = "") -> list[str]:
-    names = []
-    for key, value in config.items(preserve_field_references=True):
-        if isinstance(value, ConfigDict):
-            names += _option_names(value, f"{prefix}{key}.")
-        else:
-            names.append(prefix + key)
-    return names

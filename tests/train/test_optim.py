@@ -311,6 +311,32 @@ def test_the_whole_run_may_be_warmup():
     np.testing.assert_allclose(rates(4, warmup=duration(steps=4)), [0, 0.5, 1, 1.5, 2])
 
 
+@pytest.mark.parametrize(
+    "options, same, text",
+    [
+        (
+            dict(warmup=duration(epochs=4)),
+            dict(warmup=duration(steps=3)),
+            "the run has 30 steps: config.optimizer.warmup.epochs=4.0 is 40 steps and takes 3 of "
+            "them",
+        ),
+        (
+            dict(warmup=duration(steps=2), cooldown=duration(epochs=2.9)),
+            dict(warmup=duration(steps=2), cooldown=duration(steps=3)),
+            "the run has 30 steps: config.optimizer.cooldown.epochs=2.9 is 29 steps and takes 3 of "
+            "them",
+        ),
+        (dict(warmup=duration(steps=24), cooldown=duration(epochs=0.6)), None, ""),
+    ],
+)
+def test_what_is_longer_than_the_run_takes_a_tenth_of_it(options, same, text):
+    np.testing.assert_array_equal(rates(30, **options), rates(30, **(same or options)))
+    config = default().optimizer
+    for name, value in options.items():
+        config[name] = value
+    assert optim.shortened(config, 30, batch_size=10, train_size=100) == text
+
+
 def test_after_the_horizon_the_rate_is_constant():
     """The schedule that a lengthened run had, then its last value or a given one."""
     options = dict(schedule="cosine", warmup=duration(steps=10), end_value=0.25)
@@ -382,12 +408,6 @@ def test_ema_of_a_short_run_is_the_plain_mean_and_of_a_long_one_constant():
         (dict(weight_decay=float("nan")), "weight_decay is nan"),
         (dict(rsqrt_timescale=0), "rsqrt_timescale is 0"),
         (dict(name="sgd", momentum=0.0, nesterov=True), "nesterov needs"),
-        (
-            dict(warmup=duration(steps=25), cooldown=duration(epochs=0.6)),
-            "optimizer.warmup.steps=25 is 25 steps and config.optimizer.cooldown.epochs=0.6 is 6 "
-            "steps: longer than config.total, 30 steps",
-        ),
-        (dict(warmup=duration(epochs=4)), "warmup.epochs=4.0 is 40 steps: longer than config.to"),
         (
             dict(warmup=duration(steps=9), horizon=duration(steps=8)),
             "warmup.steps=9 is 9 steps: longer than config.optimizer.horizon, 8 steps",

@@ -16,7 +16,7 @@ from vit_jax import options
 from vit_jax.checkpoint.options import CheckpointOptions
 from vit_jax.data.options import DataOptions
 from vit_jax.durations import duration, in_steps
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, nearest
 from vit_jax.evaluate import classification, imagenet  # noqa: F401  their types
 from vit_jax.evaluate.analysis import confusion  # noqa: F401  its type
 from vit_jax.evaluate.evaluation import EVALUATIONS, create_evaluation, evaluation
@@ -238,6 +238,9 @@ def check(config: ConfigDict) -> None:
     Raises:
       InputError: names the option.
     """
+    if names := unknown_names(config):
+        hint = nearest(names[0], every_name(default())) or "; `vit_jax config` lists all"
+        raise InputError(f"unknown option config.{names[0]}{hint}")
     check_section(RunOptions, config, "config")
     for name, kind in SECTIONS.items():
         check_section(kind, config[name], f"config.{name}")
@@ -248,6 +251,22 @@ def check(config: ConfigDict) -> None:
     check_log(config.log)
     for name, entry in config.evals.items():
         create_evaluation(entry, f"config.evals.{name}")
+
+
+def every_name(config: ConfigDict) -> list[str]:
+    """The full names of a config's options."""
+    return [name for name, value in options.flatten(config) if not isinstance(value, ConfigDict)]
+
+
+def unknown_names(config: ConfigDict) -> list[str]:
+    """Full names that a config should not have, as of an option misspelled under `unlocked()`.
+
+    The options of evaluations are checked where those are created.
+    """
+    known = set(every_name(default()))
+    return [
+        name for name in every_name(config) if name not in known and not name.startswith("evals.")
+    ]
 
 
 def every_option() -> Iterator[Described]:

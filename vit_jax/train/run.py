@@ -26,7 +26,7 @@ from vit_jax.tasks.distill import Distillation
 from vit_jax.tasks.losses import class_weights
 from vit_jax.train.config import DEFAULT_MODEL
 from vit_jax.train.distill.teacher import OpenTeacher, open_teacher
-from vit_jax.train.optim import create_optimizer, differentiated
+from vit_jax.train.optim import create_optimizer, differentiated, shortened
 from vit_jax.train.progressive.stages import Stage, create_stages
 from vit_jax.train.state import TrainState, create_state, init_params
 from vit_jax.train.step import make_train_step
@@ -157,14 +157,16 @@ def prepare(
     graphdef, params = models.abstract(create_model)
     add_adapter = functools.partial(add_lora, options=config.lora, seed=config.seed)
     params = jax.eval_shape(add_adapter, params)
+    sizes: dict[str, int] = dict(batch_size=config.batch_size, train_size=dataset.size)
     optimizer, schedule = create_optimizer(
         config.optimizer,
         params,
         total_steps,
-        batch_size=config.batch_size,
-        train_size=dataset.size,
+        **sizes,
         pooled_norm=isinstance(model_config, ViTConfig) and model_config.pool_then_norm,
     )
+    if text := shortened(config.optimizer, total_steps, **sizes):
+        log.warning("%s", text)
 
     def create() -> TrainState:
         params = add_adapter(init_params(create_model, config.seed))

@@ -12,10 +12,16 @@ from ml_collections import ConfigDict
 
 from vit_jax import schema
 from vit_jax.checkpoint.load import read_start, stored_model
-from vit_jax.checkpoint.stored import latest_checkpoint
+from vit_jax.checkpoint.stored import latest_checkpoint, steps_in
 from vit_jax.cli.configs.origins import writes_of
 from vit_jax.config import default
-from vit_jax.config_files import PREFIX, find_config, load_config
+from vit_jax.config_files import (
+    PREFIX,
+    find_config,
+    load_config,
+    stored_config,
+    unknown_option,
+)
 from vit_jax.errors import InputError
 from vit_jax.files import expand
 from vit_jax.models.config import ModelConfig
@@ -116,12 +122,18 @@ ABSENT = object()
 def stored_values(file: Path) -> dict[str, Any]:
     """Full name -> value in a run's config.json; what it lacks has its default.
 
+    Options that do not exist, as those of another version, are named in a warning.
+
     Raises:
       InputError: it cannot be read, or an option has a wrong type.
     """
     stored = schema.read(file, dict)
     _check_types(stored, default(), file)
-    return _flat(default().to_dict()) | _flat(stored)
+    values, usual = _flat(stored), _flat(default().to_dict())
+    for name in values:
+        if name not in usual and not name.startswith("evals."):
+            log.warning("%s: %s; a run would refuse it", file, unknown_option(name))
+    return usual | values
 
 
 def _check_types(stored: dict[str, Any], usual: ConfigDict, file: Path, prefix: str = "") -> None:
@@ -221,9 +233,11 @@ def _decided_elsewhere(
         found = _fill_model(values, _named_model(values), origin)
         return {name: origin for name, origin in found.items() if name != "model.name"}
     try:
-        if stored is not None:
+        if stored is not None and steps_in(stored.parent / "checkpoints"):
             model = stored_model(latest_checkpoint(stored.parent))
             return _fill_model(values, model, ("weights", str(stored.parent)))
+        if config is None and stored is not None:  # a copy, outside of its workdir
+            config = stored_config(stored)
         if config is not None and _is_here(config.init_from):
             return _of_weights(values, config)
         why = "is not on this machine"
@@ -301,8 +315,8 @@ def _resolved(
     usual = start.get(name, _plain(found.default) if found else None)
     if name.startswith("model.") and usual is None and found:
         usual = _plain(found.default)
-    implicit = origin[0] == "name" or origin[1].endswith("config.json")
-    if implicit and value == usual:
+    implicit = origin[0] == "name" or origin[1].endswith(".json")
+    if implicit and value in (usual, None):
         origin = ("default", "")
     return Resolved(
         name=name,

@@ -13,7 +13,7 @@ from vit_jax.train.optim.options import (
     Parts,
     Whole,
 )
-from vit_jax.train.optim.schedules import Schedule, create_schedule
+from vit_jax.train.optim.schedules import Schedule, create_schedule, shortened
 from vit_jax.train.optim.sharpness import ascend
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "create_schedule",
     "differentiated",
     "gradient_point",
+    "shortened",
     "trained_tree",
     "update_ema",
 ]

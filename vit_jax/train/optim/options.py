@@ -139,10 +139,13 @@ class OptimizerOptions:
         choices=SCHEDULES,
     )
     warmup: Duration = option(
-        Duration(steps=0), "length of the linear warm-up from 0 to learning_rate"
+        Duration(steps=0),
+        "length of the linear warm-up from 0 to learning_rate; a tenth of the run where warm-up "
+        "and cooldown do not fit into it",
     )
     cooldown: Duration = option(
-        Duration(steps=0), "length of the linear decay to end_value at the end of the run"
+        Duration(steps=0),
+        "length of the linear decay to end_value at the end of the run; likewise",
     )
     horizon: Duration = option(
         Duration(),

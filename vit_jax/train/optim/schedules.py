@@ -21,23 +21,20 @@ def create_schedule(
     With a warm-up of w steps, the rate grows linearly from 0 and reaches its peak at t = w. It
     then decays until the horizon, which is the end of the run unless `config.horizon` is set. The
     tail follows. The cooldown takes the rate linearly to the end value at the end of the run.
+    Where warm-up and cooldown together are longer than the run, as where a config's run is
+    shortened, each takes at most a tenth of it (`shortened`).
 
     Raises:
-      InputError: the durations do not fit into the run, or the tail would train nothing.
+      InputError: a warm-up longer than the horizon, or the tail would train nothing.
     """
-    names = ("warmup", "cooldown", "horizon")
-    steps = {
-        name: in_steps(
-            getattr(config, name),
-            name=f"optimizer.{name}",
-            batch_size=batch_size,
-            train_size=train_size,
-        )
-        for name in names
-    }
-    warmup, cooldown = steps["warmup"] or 0, steps["cooldown"] or 0
+    steps = _in_steps(config, batch_size, train_size)
     horizon = steps["horizon"] or total_steps
-    _check_lengths(config, warmup, cooldown, horizon, total_steps)
+    warmup, cooldown = _fitted(steps, total_steps)
+    if warmup > horizon:
+        raise InputError(
+            f"{_told('warmup', config, warmup)}: longer than config.optimizer.horizon, {horizon} "
+            "steps; lengthen that, or shorten the other (--config.optimizer.warmup.steps=N)"
+        )
     decay, end = SCHEDULES[config.schedule], config.end_value
 
     def decayed(since_peak: jax.Array) -> jax.Array:
@@ -80,23 +77,34 @@ def _tail_value(config: OptimizerOptions, last: Callable[[], float]) -> float:
     return 1.0 if config.tail == "restart" else last()
 
 
-def _check_lengths(
-    config: OptimizerOptions, warmup: int, cooldown: int, horizon: int, total_steps: int
-) -> None:
-    limits: list[tuple[tuple[str, ...], int, str]] = [
-        (("warmup", "cooldown"), total_steps, "config.total")
+def shortened(
+    config: OptimizerOptions, total_steps: int, *, batch_size: int, train_size: int
+) -> str:
+    """What is to be said where warm-up and cooldown do not fit into the run; "" where they do."""
+    steps = _in_steps(config, batch_size, train_size)
+    fitted = dict(zip(("warmup", "cooldown"), _fitted(steps, total_steps), strict=True))
+    parts = [
+        f"{_told(name, config, given)} and takes {fitted[name]} of them"
+        for name in fitted
+        if (given := steps[name]) and fitted[name] != given
     ]
-    if horizon != total_steps:
-        limits.append((("warmup",), horizon, "config.optimizer.horizon"))
-    for names, limit, lengthen in limits:
-        steps = dict(warmup=warmup, cooldown=cooldown)
-        if sum(steps[name] for name in names) <= limit:
-            continue
-        parts = [_told(name, config, steps[name]) for name in names if steps[name]]
-        raise InputError(
-            f"{' and '.join(parts)}: longer than {lengthen}, {limit} steps; lengthen that, or "
-            "shorten the other (--config.optimizer.warmup.steps=N)"
-        )
+    return f"the run has {total_steps} steps: {', '.join(parts)}" if parts else ""
+
+
+def _in_steps(config: OptimizerOptions, batch_size: int, train_size: int) -> dict[str, int | None]:
+    about: dict[str, int] = dict(batch_size=batch_size, train_size=train_size)
+    return {
+        name: in_steps(getattr(config, name), name=f"optimizer.{name}", **about)
+        for name in ("warmup", "cooldown", "horizon")
+    }
+
+
+def _fitted(steps: dict[str, int | None], total_steps: int) -> tuple[int, int]:
+    """The steps of warm-up and cooldown; at most a tenth of the run each, if they do not fit."""
+    warmup, cooldown = steps["warmup"] or 0, steps["cooldown"] or 0
+    if warmup + cooldown <= total_steps:
+        return warmup, cooldown
+    return min(warmup, total_steps // 10), min(cooldown, total_steps // 10)
 
 
 def _told(name: str, config: OptimizerOptions, steps: int) -> str:
