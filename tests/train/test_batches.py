@@ -1,6 +1,7 @@
 """What a run says about its data."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from vit_jax import config as configs
-from vit_jax.errors import Preempted
+from vit_jax.errors import InputError, Preempted
 from vit_jax.evaluate.stored import evaluate_checkpoint
 from vit_jax.parallel.engines import create_engine
 from vit_jax.train import batches, loop
@@ -112,12 +113,17 @@ def test_a_set_that_lacks_classes_is_evaluated_by_their_names(tmp_path):
     assert abs(plain["loss"] - alone["loss"]) > 1e-4
 
 
-def test_unreadable_examples_are_counted_over_all_starts(config, tmp_path, monkeypatch):
-    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+def photographs(folder, count):
+    """Folders of four classes with small images, and the first image's file."""
+    images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
     for i, image in enumerate(images):
-        (tmp_path / "pictures" / str(i % 4)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(tmp_path / "pictures" / str(i % 4) / f"{i}.png")
-    (tmp_path / "pictures" / "0" / "0.png").write_bytes(b"rubbish")
+        (folder / str(i % 4)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / str(i % 4) / f"{i:03}.png")
+    return folder / "0" / "000.png"
+
+
+def test_unreadable_examples_are_counted_over_all_starts(config, tmp_path, monkeypatch):
+    photographs(tmp_path / "pictures", 20).write_bytes(b"rubbish")
     config.data.update(source=f"folder:{tmp_path}/pictures", max_unreadable=0.5)
     config.data.pp = "random_crop(8, padding=1)|flip_lr|value_range(-1, 1)"
     config.log.every = 1
@@ -134,3 +140,49 @@ def test_unreadable_examples_are_counted_over_all_starts(config, tmp_path, monke
     monkeypatch.undo()
     loop.train(config, str(tmp_path / "parts"))
     assert counts("parts") == counts("whole")
+
+
+def test_an_evaluation_does_without_a_damaged_image(config, tmp_path, caplog):
+    """Its result is that over the others."""
+    photographs(tmp_path / "photos", 24)
+    damaged = photographs(tmp_path / "held_out", 30)
+    shutil.copytree(tmp_path / "held_out", tmp_path / "readable")
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    (tmp_path / "readable/0/000.png").unlink()
+    config.data.update(source=f"folder:{tmp_path}/photos", pp="resize(8)|value_range(-1, 1)")
+    config.eval_every.steps = 2
+    with config.unlocked():
+        for name in ("held_out", "readable"):
+            config.evals[name] = configs.evaluation(
+                source=f"folder:{tmp_path}/{name}", split="train"
+            )
+    metrics = loop.train(config, str(tmp_path / "run"))["metrics"]
+    for name in ("top1", "loss", "examples"):
+        assert metrics[f"eval/held_out/{name}"] == pytest.approx(metrics[f"eval/readable/{name}"])
+    assert metrics["eval/held_out/examples"] == 29
+    told = [record.message for record in caplog.records if "000.png" in record.message]
+    assert len(told) == 1 and told[0].endswith("; the evaluation does without it")
+    found = evaluate_checkpoint(
+        str(tmp_path / "run"), source=f"folder:{tmp_path}/held_out", split="train"
+    )
+    assert found["examples"] == 29
+
+
+def test_steps_before_an_evaluation_that_fails_are_kept(config, tmp_path):
+    photographs(tmp_path / "photos", 24)
+    damaged = photographs(tmp_path / "held_out", 30)
+    content = damaged.read_bytes()
+    config.data.update(source=f"folder:{tmp_path}/photos", pp="resize(8)|value_range(-1, 1)")
+    config.data.max_unreadable = 0.0
+    config.total.steps = 3
+    with config.unlocked():
+        config.evals.test = configs.evaluation(source=f"folder:{tmp_path}/held_out", split="train")
+    expected = loop.train(config, str(tmp_path / "whole"))["metrics"]
+    damaged.write_bytes(content[:60])
+    with pytest.raises(InputError, match="000.png.*; the state after step 3 is saved: replace"):
+        loop.train(config, str(tmp_path / "run"))
+    damaged.write_bytes(content)
+    assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
+    found = loop.train(config, str(tmp_path / "run"))
+    for name in ("eval/test/top1", "eval/test/loss", "eval/test/examples"):
+        assert found["metrics"][name] == pytest.approx(expected[name])

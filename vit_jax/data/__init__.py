@@ -3,6 +3,7 @@
 The only package that imports TensorFlow, and only for sources and operations that need it.
 """
 
+from vit_jax.data.batches.unreadable import LeftOut
 from vit_jax.data.listing import read_labels
 from vit_jax.data.named import find_images
 from vit_jax.data.ops.image_files import MAX_PIXELS
@@ -19,6 +20,7 @@ from vit_jax.data.sources.source import Source, check_unchanged
 
 __all__ = [
     "MAX_PIXELS",
+    "LeftOut",
     "Preprocess",
     "Source",
     "check_unchanged",

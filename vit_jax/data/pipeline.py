@@ -16,7 +16,13 @@ import numpy as np
 from vit_jax.data import order
 from vit_jax.data.batches import memory, plain
 from vit_jax.data.batches.examples import EvaluationPlan, Plan, TrainingPlan
-from vit_jax.data.batches.unreadable import Refusal, Replacements, Unreadable
+from vit_jax.data.batches.unreadable import (
+    LEFT_OUT,
+    LeftOut,
+    Refusal,
+    Replacements,
+    Unreadable,
+)
 from vit_jax.data.named import NamedSource, open_images
 from vit_jax.data.ops.image_files import MAX_PIXELS
 from vit_jax.data.ops.op import coin
@@ -161,6 +167,7 @@ def eval_batches(
     threads: int = 0,
     prefetch: int = 2,
     examples: np.ndarray | None = None,
+    left_out: LeftOut | None = None,
 ) -> Iterator[Batch]:
     """Every example once, in order; the last batch is padded.
 
@@ -169,13 +176,15 @@ def eval_batches(
     Args:
       source, preprocess, batch_size, rows, threads, prefetch: as in `train_batches`.
       examples: int (n,), numbers of the examples to use, in this order; None: all.
+      left_out: names and counts unreadable examples, which are masked like padding; None: the
+        first one is an error.
 
     Returns:
       An iterator of batches as in training, with "mask": bool (b,), False for padding
-      (black images, label 0, index -1). Every process gets the same number of batches.
+      (black images, index -1). Every process gets the same number of batches.
 
     Raises:
-      InputError: as in training; when iterated: an unreadable example, by name.
+      InputError: as in training; when iterated: an unreadable example, by name, or too many.
     """
     rows = _rows(batch_size, rows)
     preprocess = preprocess.deterministic()
@@ -183,7 +192,8 @@ def eval_batches(
     examples = np.arange(source.size) if examples is None else np.asarray(examples, np.int64)
     plan = EvaluationPlan(examples, batch_size, rows)
     steps = range(-(-len(examples) // batch_size))
-    batches = _batches(source, preprocess, plan, steps, size, threads, prefetch, Refusal())
+    unreadable = left_out or Refusal()
+    batches = _batches(source, preprocess, plan, steps, size, threads, prefetch, unreadable)
     return (_padded(batch, len(rows)) for batch in batches)
 
 
@@ -312,8 +322,8 @@ def _padded(batch: Batch, rows: int) -> Batch:
     have = len(batch["index"])
     missing = rows - have
     padded = {name: _extended(value, missing) for name, value in batch.items()}
-    padded["index"] = np.concatenate([batch["index"], np.full(missing, -1, np.int64)])
-    padded["mask"] = np.arange(rows) < have
+    padded["index"] = np.concatenate([batch["index"], np.full(missing, LEFT_OUT, np.int64)])
+    padded["mask"] = padded["index"] != LEFT_OUT
     return padded
 
 

@@ -43,6 +43,7 @@ class Prepared:
       views: views over which predictions are averaged; None: the image alone.
       match: the model's class of each of its classes; None: the task has no classes.
       batch_size: size of the global batch.
+      left_out: what happens to images that cannot be read.
     """
 
     source: Source
@@ -50,6 +51,7 @@ class Prepared:
     views: Views | None
     match: Match | None
     batch_size: int
+    left_out: data.LeftOut
 
     def batches(self, context: Context) -> Iterator[dict[str, np.ndarray]]:
         """This process's part of each batch, with labels in the data set's numbers."""
@@ -59,6 +61,7 @@ class Prepared:
             batch_size=self.batch_size,
             rows=context.engine.rows(self.batch_size),
             threads=context.data.threads,
+            left_out=self.left_out,
         )
 
 
@@ -119,7 +122,9 @@ class ClassificationEvaluation(Evaluation):
         match = None if classes is None else match_classes(source, context.labels, classes)
         if match and match.line:
             log.info("%s", match.line)
-        return Prepared(source, pp, views, match, context.whole_batch_size(self.batch_size))
+        batch_size = context.whole_batch_size(self.batch_size)
+        left_out = data.LeftOut(source, context.data.max_unreadable)
+        return Prepared(source, pp, views, match, batch_size, left_out)
 
     def _open_sets(
         self,

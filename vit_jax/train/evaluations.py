@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from vit_jax.evaluate.evaluation import Context, Opened, create_evaluation
 from vit_jax.tasks.evaluation import make_eval_step
 from vit_jax.train.run import Run
 from vit_jax.train.state import TrainState
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,17 +43,31 @@ class RunEvaluation:
             f"eval/{self.name}/{part}{metric}" for part in parts for metric in self.opened.metrics
         ]
 
-    def run(self, state: TrainState, after_batch: Callable[[], None]) -> dict[str, float]:
-        """Runs the evaluation; returns the results that are numbers."""
+    def run(
+        self, step: int, state: TrainState, after_batch: Callable[[], None]
+    ) -> dict[str, float]:
+        """Runs the evaluation, and logs the results that are numbers.
+
+        Args:
+          step: number of steps that led to `state`.
+          state: state of the run.
+          after_batch: function called after each batch.
+
+        Returns:
+          Those results, named eval/<name>/<metric>.
+        """
         chosen = {"": state.ema if self.use_ema else state.params}
         if self.also_ema:
             chosen["ema/"] = state.ema
-        return {
+        found = {
             part + name: value
             for part, params in chosen.items()
             for name, value in self.opened.run(self.usable(params), after_batch).items()
             if isinstance(value, (int, float))
         }
+        shown = ", ".join(f"{key} {value:.4g}" for key, value in found.items())
+        log.info("step %d: %s %s", step, self.name, shown)
+        return {f"eval/{self.name}/{key}": value for key, value in found.items()}
 
 
 def open_evaluations(run: Run, source: Source, pp: Preprocess) -> list[RunEvaluation]:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from vit_jax.checkpoint.interval import SaveInterval
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.durations import due
-from vit_jax.errors import NonFiniteError, NotSavedError
+from vit_jax.errors import InputError, NonFiniteError, NotSavedError
 from vit_jax.options import flatten
 from vit_jax.parallel import same
 from vit_jax.parallel.distributed import make_cpu_devices
@@ -91,6 +91,8 @@ def train(
         if isinstance(begun, dict):
             return begun
         loop, evals = begun
+        if loop.evaluation_failed:
+            loop.evaluate(evals)
         while not loop.finished:
             if preemption.reached(loop.step):
                 loop.stop(preemption)
@@ -99,11 +101,8 @@ def train(
             if evaluated:
                 loop.evaluate(evals)
             # The best can only be kept if what was evaluated is saved.
-            if (
-                loop.finished
-                or loop.interval.due(loop.step)
-                or (evaluated and config.checkpoint.best)
-            ):
+            best = evaluated and config.checkpoint.best
+            if loop.finished or best or loop.interval.due(loop.step):
                 loop.save(final=loop.finished)
         return loop.end()
 
@@ -125,9 +124,9 @@ def _begin(
     def opened(thing: Any) -> Any:
         return stack.enter_context(contextlib.closing(thing))
 
-    first_process = jax.process_index() == 0
+    first = jax.process_index() == 0
     best = config.checkpoint.best or ""
-    progress = opened(Progress(config.log.progress, active=first_process, best_by=best))
+    progress = opened(Progress(config.log.progress, active=first, best_by=best))
     engine = given_engine(config, arrange)
     config, start = preprocessing_known(config, workdir)
     progress.stage(f"opening the data: {config.data.source}")
@@ -141,9 +140,8 @@ def _begin(
     eval_every = steps_of(config.eval_every, "eval_every", config, dataset)
     save_every = steps_of(config.checkpoint.every, "checkpoint.every", config, dataset)
     folder = open_workdir(workdir, config)
-    same.compare(
-        {"the number of devices": jax.local_device_count(), "--compiled given": bool(compiled)}
-    )
+    devices = jax.local_device_count()
+    same.compare({"the number of devices": devices, "--compiled given": bool(compiled)})
     stack.enter_context(only_run_in(folder))
     checkpoints = Checkpoints(folder, config.checkpoint)
     newest = checkpoints.latest()
@@ -155,14 +153,12 @@ def _begin(
         return summary
     run = run.with_teacher(meta.get("teacher"))
     announce_schedule(run, folder, step, state.skipped, dataset.size)
-    if first_process:
+    if first:
         claim_workdir(folder, config)
     preemption.lost = lambda: lost_since(step, checkpoints.directory)
     unreadable = meta.get("unreadable", 0)
     options = dict(flatten(config.to_dict()))
-    metrics = opened(
-        MetricsLog(folder, config.log, step=step, write=first_process, options=options)
-    )
+    metrics = opened(MetricsLog(folder, config.log, step=step, write=first, options=options))
     for line in metrics.earlier:
         progress.evaluated(line["step"], line)
     if config.parallel.check_network:
@@ -173,7 +169,7 @@ def _begin(
         step,
         state,
         clock,
-        goodput=opened(Goodput(folder, clock, write=first_process)),
+        goodput=opened(Goodput(folder, clock, write=first)),
         batches=opened(TrainingBatches(run, source, pp, start_step=step, unreadable=unreadable)),
         metrics=metrics,
         progress=progress,
@@ -181,9 +177,7 @@ def _begin(
         meta=describe(run, source, pp),
         eval_every=eval_every,
         interval=SaveInterval(config.checkpoint, save_every, step),
-        bad_steps=BadSteps(
-            run, source, folder, before=meta.get("bad_steps", 0), write=first_process
-        ),
+        bad_steps=BadSteps(run, source, folder, before=meta.get("bad_steps", 0), write=first),
         spikes=SpikeWatch(config.log.spike, meta.get("spikes")),
         early_stop=early_stop,
         watchdog=opened(Watchdog(config.watchdog, clock)),
@@ -230,6 +224,12 @@ class Loop:
         """Whether the last step is done, or early stopping ends the run."""
         return self.step >= self.run.total_steps or self.early_stop.done
 
+    @property
+    def evaluation_failed(self) -> bool:
+        """Whether an earlier start ended in its last evaluation; see `_kept`."""
+        evaluated = self.metrics.evaluated(self.step)
+        return self.finished and not evaluated and jax.process_count() == 1
+
     def advance(self) -> None:
         """Runs one step; its results are checked some steps later."""
         with self.clock.phase("data"):
@@ -264,20 +264,31 @@ class Loop:
         """Evaluates on every data set of the config."""
         self.settle()
         with self.clock.phase("eval"):
-            for evaluation in evals:
-                self.watchdog.pause()  # it may compile
-                self.progress.stage(f"evaluating {evaluation.name}", quiet=True)
-                result = evaluation.run(self.state, self.watchdog.beat)
-                named = {f"eval/{evaluation.name}/{key}": v for key, v in result.items()}
-                self.metrics.add(self.step, named)
-                self.progress.evaluated(self.step, named)
-                shown = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
-                log.info("step %d: %s %s", self.step, evaluation.name, shown)
+            try:
+                for evaluation in evals:
+                    self.watchdog.pause()  # it may compile
+                    self.progress.stage(f"evaluating {evaluation.name}", quiet=True)
+                    named = evaluation.run(self.step, self.state, self.watchdog.beat)
+                    self.metrics.add(self.step, named)
+                    self.progress.evaluated(self.step, named)
+            except InputError as error:
+                raise self._kept(error) from None
             self.metrics.flush()
         self.progress.stage("")
         self._evaluated = self.step
         self.early_stop.see(self.step, self.metrics.last)
         self.watchdog.beat()
+
+    def _kept(self, error: InputError) -> InputError:
+        """Saves the state where data of an evaluation cannot be read; returns what to say."""
+        if jax.process_count() > 1:
+            return error  # the others are inside the evaluation
+        self.save(final=True)
+        self.checkpoints.close()
+        return InputError(
+            f"{error}; the state after step {self.step} is saved: replace the file by a readable "
+            "one of the same name, and the same command goes on"
+        )
 
     def save(self, *, final: bool = False) -> None:
         """Starts writing a checkpoint; the metrics up to this step are on disk before.
@@ -296,7 +307,7 @@ class Loop:
         with self.clock.phase("checkpoint"):
             self.metrics.flush(sync=True)
             state = self.run.engine.globalize(self.state)
-            seen = dict(
+            meta = self.meta | dict(
                 spikes=self.spikes.memory(),
                 unreadable=int(self.batches.unreadable),
                 bad_steps=self.bad_steps.count,
@@ -304,7 +315,6 @@ class Loop:
             )
             # Metrics of an earlier step's evaluation are not this state's.
             own = self.metrics.last if self._evaluated == self.step else {}
-            meta = self.meta | seen
             saved = self.checkpoints.save(self.step, state.items(), meta, own, wait=final)
         if final and not saved:
             raise NotSavedError(
@@ -325,12 +335,9 @@ class Loop:
         self.goodput.close()
         if self.bad_steps:
             raise NonFiniteError(self.bad_steps.report(self.checkpoints.sound()))
-        folder = self.checkpoints.directory.parent
-        first_process = jax.process_index() == 0
+        first, folder = jax.process_index() == 0, self.checkpoints.directory.parent
         last = self.metrics.last
-        return write_summary(
-            self.run, self.step, folder, last, self.clock, self.goodput, first_process
-        )
+        return write_summary(self.run, self.step, folder, last, self.clock, self.goodput, first)
 
     def stop(self, asked: PreemptionWatch) -> NoReturn:
         """Saves the state and ends the run early."""
@@ -353,8 +360,7 @@ class Loop:
         self.goodput.record(step)
         self.spikes.see(step, float(loss))
         if self._logs(step):
-            # Known only now, before the line of this step is written.
-            lagging = self._stragglers.answer(step)
+            lagging = self._stragglers.answer(step)  # known only now
             self.watchdog.note = self._stragglers.note
             self.metrics.add(step, {"train/spikes": self.spikes.count} | lagging)
         if not skipped:
@@ -373,8 +379,7 @@ class Loop:
             self.watchdog.pause()  # this takes long
             found = find_cause(self.run, self.state, batch, self.step - 1)
             self.checkpoints.wait()
-            report = self.bad_steps.report(self.checkpoints.sound())
-            raise NonFiniteError(f"{report}\n{found}")
+            raise NonFiniteError(f"{self.bad_steps.report(self.checkpoints.sound())}\n{found}")
 
     def _log(self, metrics: dict[str, jax.Array]) -> None:
         values = training_values(self.run, self.step, metrics)
@@ -385,8 +390,7 @@ class Loop:
         self.metrics.add(self.step, values)
         self._stragglers.ask(self.step)
         images_left = (self.run.total_steps - self.step) * self.run.config.batch_size
-        left = images_left / speed["train/images_per_second"]
-        self.progress.show(self.metrics.last, left)
+        self.progress.show(self.metrics.last, images_left / speed["train/images_per_second"])
 
     def _logs(self, step: int) -> bool:
         return due(step, self.run.config.log.every) or step == self.run.total_steps

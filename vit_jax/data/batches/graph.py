@@ -211,6 +211,6 @@ def _filled(found: Batch, wanted: Planned, replace: Callable) -> tuple[Batch, np
     for slot in np.setdiff1d(np.arange(len(index)), found["slot"]):
         example = replace(int(wanted.epoch[slot]), int(index[slot]), wanted.words[slot])
         index[slot] = example["index"]
-        for name in filled:
+        for name in filled.keys() & example.keys():  # none, if it is left out
             filled[name][slot] = example[name]
     return filled, index

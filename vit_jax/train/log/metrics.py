@@ -128,6 +128,11 @@ class MetricsLog:
         """Whether there is a tracker, which takes images and histograms."""
         return bool(self._trackers)
 
+    def evaluated(self, step: int) -> bool:
+        """Whether an earlier start has evaluated the state after `step`."""
+        lines = [line for line in self.earlier if line["step"] == step]
+        return any(name.startswith("eval/") for line in lines for name in line)
+
     def images(self, step: int, name: str, images: np.ndarray) -> None:
         """Gives images, uint8 (N, H, W, 3), to the trackers."""
         self._trackers.images(step, name, images)
