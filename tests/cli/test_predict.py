@@ -239,6 +239,8 @@ def test_names_from_standard_input(weights, photos, capsys, monkeypatch):
     found = json.loads(out)
     assert [one["path"] for one in found] == [paths[1], f"{photos}/missing.png", paths[0], paths[3]]
     assert status == 2 and "missing.png: no such file" in found[1]["error"]
+    status, out, err = run(capsys, f"--checkpoint={weights}", paths[1], f"{photos}/missing.png")
+    assert status == 2 and "1.png: " in out and "missing.png: no such file" in err
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
     status, out, err = run(capsys, f"--checkpoint={weights}", "-")
     assert status == 2 and out == "" and "standard input names no image" in err

@@ -91,6 +91,8 @@ def test_folders_and_patterns_name_their_images_once(tmp_path):
         inside[1],
         inside[3],
     ]
+    missing = str(tmp_path / "x.png")
+    assert find_images([missing, inside[1]]) == [missing, inside[1]]  # reading it will fail
     (tmp_path / "empty").mkdir()
     for wrong, message in (
         ("empty", "no image in"),

@@ -39,40 +39,51 @@ def find_images(paths: Sequence[str]) -> list[str]:
       paths: files; folders, whose images at any depth are taken in order of their names, 2
         before 10; patterns with *, ? or [...]; and addresses, which are not read yet.
 
+    Returns:
+      Their names. A file that does not exist is among them, if others do: reading it fails, and
+      the others are not lost.
+
     Raises:
-      InputError: nothing is there, or a folder or pattern has no image.
+      InputError: none of the files exists, or a folder or pattern has no image.
     """
     found: dict[str, None] = {}
+    missing: list[str] = []
     for path in paths:
-        if is_address(path):
-            found[path] = None
-            continue
-        path = os.path.expanduser(path)
-        if os.path.isdir(path):
-            inside = sorted(
-                (
-                    os.path.join(folder, name)
-                    for folder, _, names in os.walk(path)
-                    for name in names
-                    if name.lower().endswith(EXTENSIONS)
-                ),
-                key=natural,
-            )
-            if not inside:
-                if os.path.exists(os.path.join(path, "config.json")):
-                    raise InputError(f"no image in {path}, which holds a run or a model")
-                raise InputError(f"no image in {path}; its names end in {', '.join(EXTENSIONS)}")
-        elif os.path.exists(path):
-            inside = [path]
-        else:
-            matches = filter(os.path.isfile, glob.glob(path, recursive=True))
-            inside = sorted(matches, key=natural)
-            if not inside:
-                is_pattern = path != glob.escape(path)
-                problem = "matches no file" if is_pattern else "does not exist"
-                raise InputError(f"image {path} {problem}")
-        found |= dict.fromkeys(inside)
+        inside = images_at(path)
+        missing += [] if inside else [path]
+        found |= dict.fromkeys(inside or [path])
+    if missing and not found.keys() - set(missing):
+        raise InputError(f"image {missing[0]} does not exist")
     return list(found)
+
+
+def images_at(path: str) -> list[str]:
+    """The images that one argument names, see `find_images`; [] for a file that does not exist.
+
+    Raises:
+      InputError: a folder or pattern has no image.
+    """
+    if is_address(path):
+        return [path]
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        inside = [
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(path)
+            for name in names
+            if name.lower().endswith(EXTENSIONS)
+        ]
+        if not inside and os.path.exists(os.path.join(path, "config.json")):
+            raise InputError(f"no image in {path}, which holds a run or a model")
+        if not inside:
+            raise InputError(f"no image in {path}; its names end in {', '.join(EXTENSIONS)}")
+        return sorted(inside, key=natural)
+    if os.path.exists(path):
+        return [path]
+    matches = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)), key=natural)
+    if not matches and path != glob.escape(path):
+        raise InputError(f"image {path} matches no file")
+    return matches
 
 
 def read_address(address: str) -> bytes:

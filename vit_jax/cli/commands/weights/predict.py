@@ -186,8 +186,10 @@ def _predict(args: argparse.Namespace, stack: contextlib.ExitStack) -> int:
 
 def _named(arguments: Sequence[str]) -> list[str]:
     """The images that arguments and standard input name."""
-    from vit_jax.data.named import find_images
+    from vit_jax.data.named import find_images, images_at
 
+    if "-" not in arguments:
+        return find_images(arguments)
     found: dict[str, None] = {}
     for argument in arguments:
         if argument == "-":
@@ -196,7 +198,7 @@ def _named(arguments: Sequence[str]) -> list[str]:
             if not named:
                 raise InputError("-: standard input names no image; give a path a line")
         else:
-            named = find_images([argument])
+            named = images_at(argument) or [argument]
         found |= dict.fromkeys(named)
     return list(found)
 
