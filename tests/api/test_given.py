@@ -93,6 +93,8 @@ def test_palettes_and_orientation(loaded, tmp_path):
         (3.5, "of type float"),
         (Image.new("F", (4, 4)), "mode F"),
         ([], "no images"),
+        (np.zeros((2, 9, 16, 3), np.float32), r"floats of shape \(2, 9, 16, 3\).*takes \(batch, "),
+        (np.zeros((2, 16, 16, 1), np.float32), r"\(2, 16, 16, 1\).*uint8"),
     ],
 )
 def test_what_is_no_image_is_refused(loaded, image, message):

@@ -63,6 +63,8 @@ def test_what_is_no_path_is_named(value, tmp_path):
         (lambda: vit_jax.evaluate(MODEL, use_ema="yes"), "use_ema is 'yes'; give True or False"),
         (lambda: vit_jax.predict(MODEL, IMAGE, topk="3"), "topk is '3'; give a whole number"),
         (lambda: vit_jax.load(MODEL, leave_out="head"), "leave_out is 'head'; give a list"),
+        (lambda: vit_jax.list_models(3), "pattern is 3; give a text"),
+        (lambda: vit_jax.list_models(None, pretrained=True), "pattern is None; give a text"),
         (lambda: vit_jax.load_config("x.py", "seed=3"), "overrides is 'seed=3'; give a list"),
         (lambda: vit_jax.create_model("ViT-B/16", num_classes="ten"), "model.num_classes is 'ten'"),
         (lambda: vit_jax.create_model("ViT-B/16", width=[3]), r"model.width is \[3\]"),

@@ -70,6 +70,7 @@ class Loaded(Weights):
         if isinstance(images, Patches):
             return images
         if _is_input(images):
+            self._check_input(images)
             return jnp.asarray(images)
         return self._prepared(listed(images), 0)
 
@@ -211,6 +212,18 @@ class Loaded(Weights):
         given = listed(images)
         for start in range(0, len(given), batch_size):
             yield self._prepared(given[start : start + batch_size], start)
+
+    def _check_input(self, images: jax.Array | np.ndarray) -> None:
+        """Refuses floats (batch, height, width, 3) of another size than the model takes."""
+        *size, channels = images.shape[1:]
+        of_any_size = not isinstance(self.model, ViT)
+        if channels != 3 or not (of_any_size or tuple(size) == tuple(self.config.input_size)):
+            wanted = "height, width" if of_any_size else ", ".join(map(str, self.config.input_size))
+            raise InputError(
+                f"the images are floats of shape {tuple(images.shape)}, which the model is given "
+                f"as they are; it takes (batch, {wanted}, 3). Give uint8 images to have them "
+                "resized"
+            )
 
     def _prepared(self, images: Sequence[GivenImage], start: int) -> jax.Array | Patches:
         """Images, of which the first has the number `start`, as the model takes them."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vit_jax import models
+from vit_jax.schema import check_given
 
 TABLE = Path(__file__).with_name("published.tsv")
 COLUMNS = (
@@ -119,12 +120,16 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
         `create_model` makes; the pattern is for their name, with or without what stands before
         the "/", their family or their model.
 
+    Raises:
+      InputError: the pattern is no text.
+
     Example:
         >>> vit_jax.list_models("vit-b/*")
         ['ViT-B/8', 'ViT-B/16', 'ViT-B/32']
         >>> "google/vit-base-patch16-224" in vit_jax.list_models("*patch16*", pretrained=True)
         True
     """
+    check_given(pattern, "pattern", str)
     if pretrained:
         return [entry.name for entry in find_published(pattern)]
     return models.list_models(pattern)
