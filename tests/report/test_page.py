@@ -67,6 +67,15 @@ def test_evaluation_on_the_page_is_that_of_the_command(whole, finished, capsys):
     assert float(said[1]) == pytest.approx(100 * top1, abs=0.01)
 
 
+def test_worst_errors_are_in_the_order_of_the_command(whole, finished, capsys):
+    assert main(["evaluate", f"--checkpoint={finished}", "--json"]) == 0
+    worst = json.loads(capsys.readouterr().out)["worst"]
+    shown = look.look(read_run(str(finished)), 10_000).worst
+    assert shown and worst
+    pairs = [(one.label, one.guesses[0].label) for one in shown]
+    assert pairs[: len(worst)] == [(one["label"], one["predicted"]) for one in worst][: len(pairs)]
+
+
 def test_names_from_others_are_escaped(whole):
     assert "<img src=x onerror=document.title=1>" in whole.text  # as text
     assert [attrs for tag, attrs in whole.tags if tag == "img" and "onerror" in attrs] == []

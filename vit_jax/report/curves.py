@@ -56,6 +56,7 @@ class Chart:
       first, last: smallest and largest step.
       style: how values are written: "percent" or "number".
       log: whether values lie on a logarithmic axis.
+      compares: whether the page is about several runs, so that a single curve has to be named.
     """
 
     title: str
@@ -67,6 +68,7 @@ class Chart:
     last: int
     style: str
     log: bool
+    compares: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +194,7 @@ def _chart(kind: _Kind, runs: Sequence[Run]) -> Chart | None:
         last=int(last),
         style="percent" if kind.percent else "number",
         log=log,
+        compares=many,
     )
 
 

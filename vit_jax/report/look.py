@@ -15,6 +15,7 @@ from vit_jax import data, models
 from vit_jax.data import Source
 from vit_jax.errors import InputError
 from vit_jax.evaluate.analysis.confusion import confusion_matrix, results
+from vit_jax.evaluate.analysis.records import compile_records
 from vit_jax.evaluate.classes import match_classes
 from vit_jax.evaluate.features import compile_outputs
 from vit_jax.evaluate.stored import Stored, open_stored, own_entry
@@ -180,7 +181,49 @@ def _errors(stored: Stored, source: Source, chosen: np.ndarray, found: Look) -> 
     if source.num_classes > width and match.trivial:
         raise InputError(f"the data have {source.num_classes} classes, the model {width}")
     names = [*context.labels] or [str(number) for number in range(width)]
-    top = min(TOP, width)
+    batches = data.eval_batches(
+        source,
+        context.pp,
+        batch_size=context.batch_size,
+        rows=context.engine.rows(context.batch_size),
+        threads=context.data.threads,
+        examples=chosen,
+        left_out=data.LeftOut(source, context.data.max_unreadable),
+    )
+    run = compile_records(context, None, context.batch_size)
+    records = run(stored.params, match(batches, False), lambda: None)
+    matrix = confusion_matrix(records.label, records.predicted, width)
+    told = results(matrix, names)
+    found.confusion = Confusion(
+        names, matrix, told["top1"], told["class_accuracy"], told["confused"]
+    )
+    worst = records.worst(WORST)
+    if not len(worst):
+        found.missing["worst"] = f"all {len(records):,} images are classified correctly"
+        return
+    examples = records.index[worst].astype(np.int64)
+    guesses, shares = _guesses(stored, source, examples)
+    pictures, why = _pictures(context.pp, source, examples)
+    if why:
+        found.missing["pictures"] = why
+    found.worst = [
+        Mistake(
+            _name(source, int(examples[number])),
+            names[records.label[row]],
+            [
+                Guess(names[int(place)], float(share))
+                for place, share in zip(guesses[number], shares[number])
+            ],
+            _uri(pictures[number]) if pictures is not None else "",
+        )
+        for number, row in enumerate(worst)
+    ]
+
+
+def _guesses(stored: Stored, source: Source, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The most probable classes of images, best first, and their probabilities: (n, TOP)."""
+    context = stored.context
+    top = min(TOP, context.model_config.num_classes)
     probabilities = jax.nn.sigmoid if stored.info.multi_label else jax.nn.softmax
 
     def reduce(logits: jax.Array) -> jax.Array:
@@ -195,35 +238,8 @@ def _errors(stored: Stored, source: Source, chosen: np.ndarray, found: Look) -> 
         reduce=reduce,
         threads=context.data.threads,
     )
-    values, labels = outputs(stored.params, source, chosen)
-    places = match.places[labels]
-    known = places >= 0
-    guessed = values[:, 0].astype(np.int64)
-    matrix = confusion_matrix(places[known], guessed[known, 0], width)
-    told = results(matrix, names)
-    found.confusion = Confusion(
-        names, matrix, told["top1"], told["class_accuracy"], told["confused"]
-    )
-    wrong = np.flatnonzero(known & (guessed[:, 0] != places))
-    worst = wrong[np.argsort(-values[wrong, 1, 0], kind="stable")][:WORST]
-    if not len(worst):
-        found.missing["worst"] = f"all {known.sum():,} images are classified correctly"
-        return
-    pictures, why = _pictures(context.pp, source, chosen[worst])
-    if why:
-        found.missing["pictures"] = why
-    found.worst = [
-        Mistake(
-            _name(source, int(chosen[row])),
-            names[places[row]],
-            [
-                Guess(names[int(place)], float(probability))
-                for place, probability in zip(guessed[row], values[row, 1])
-            ],
-            _uri(pictures[number]) if pictures is not None else "",
-        )
-        for number, row in enumerate(worst)
-    ]
+    values, _ = outputs(stored.params, source, examples)
+    return values[:, 0].astype(np.int64), values[:, 1]
 
 
 def _attention(stored: Stored, source: Source, chosen: np.ndarray, found: Look) -> None:

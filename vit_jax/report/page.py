@@ -328,7 +328,7 @@ def _results(runs: Sequence[Run]) -> list[Compared]:
         if not name.startswith("eval/") or name.endswith("/examples"):
             continue
         larger = is_larger_better(name)
-        curves = [run.curve(name) for run in runs]
+        curves = [run.curve(name) if name in run.names() else [] for run in runs]
         short = name.removeprefix("eval/")
         bests = [best(curve, larger)[1] if curve else None for curve in curves]
         lasts = [curve[-1][1] if curve else None for curve in curves]
