@@ -127,6 +127,8 @@ def test_the_projects_configs_are_found_from_anywhere_and_own_ones_come_first(
     assert load_config("configs/quickstart.py:finetune").init_from.endswith("quickstart/pretrain")
     with pytest.raises(InputError, match=r"did you mean 'configs/quickstart.py'\?"):
         load_config("configs/quikstart.py")
+    with pytest.raises(InputError, match="configs/nix.py does not exist; known: configs/augreg.py"):
+        load_config("configs/nix.py")
     write_config(tmp_path / "configs/quickstart.py", "c = default(); c.seed = 7; return c")
     assert load_config("configs/quickstart.py").seed == 7
 

@@ -125,7 +125,10 @@ def import_file(path: str | Path) -> ModuleType:
         known = sorted(
             {f"configs/{f.name}" for d in (Path("configs"), SHIPPED) for f in d.glob("*.py")}
         )
-        hint = nearest(str(path), known) or f"; known: {', '.join(known) or 'none here'}"
+        stems = {Path(name).stem: name for name in known}  # all paths begin alike
+        meant = difflib.get_close_matches(path.stem, stems, n=1)
+        listed = f"; known: {', '.join(known) or 'none here'}"
+        hint = suggestion(stems[meant[0]]) if meant else listed
         raise InputError(f"config file {path} does not exist{hint}")
     # The same name whenever a file is read, so that its entries replace those from before.
     name = f"config_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"

@@ -24,6 +24,8 @@ def nearest(name: str, options: Iterable[str], cutoff: float = 0.5) -> str:
     Matching ignores case: `Adamw` finds `adamw`. `cutoff` is the similarity, from 0 to 1, that
     is needed.
     """
+    if str(name).isdigit():  # no number is a misspelled one
+        return ""
     by_lower = {str(option).lower(): str(option) for option in options}
     match = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=cutoff)
     return suggestion(by_lower[match[0]]) if match else ""

@@ -3,14 +3,16 @@ import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vit_jax.data import open_source
 from vit_jax.data.sources import arrays
+from vit_jax.data.sources.opening import as_source
 from vit_jax.errors import InputError
-from vit_jax.finetune.run import as_source
 
 FASHION = "/usr/share/datasets/fashion-mnist"
 
@@ -115,6 +117,20 @@ def test_damaged_idx_files_are_named(mnist, damage):
         open_source(f"idx:{mnist}", "test")
 
 
+def test_a_folder_or_table_needs_no_kind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/cat", "photos/dog"):
+        Path(name).mkdir(parents=True)
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(f"{name}/1.png")
+    Path("labels.csv").write_text("path,label\nphotos/cat/1.png,cat\nphotos/dog/1.png,dog\n")
+    for name, kind in (("photos", "folder"), ("labels.csv", "csv")):
+        plain, told = open_source(name, "train"), open_source(f"{kind}:{name}", "train")
+        assert plain.name == told.name and plain.fingerprint() == told.fingerprint()
+        assert list(plain.label_names) == ["cat", "dog"]
+    with pytest.raises(InputError, match="no folder or table photo .did you mean 'photos'"):
+        open_source("photo", "train")
+
+
 def test_npz(tmp_path):
     path = tmp_path / "set.npz"
     images = np.random.default_rng(0).integers(0, 256, (12, 5, 6, 3), np.uint8)
@@ -184,6 +200,7 @@ def test_damaged_npz(tmp_path, damage):
         ("digit", "train", "did you mean 'digits'"),
         ("digits:x", "train", "write digits"),
         ("lmdb:x", "train", "unknown data source 'lmdb:x'; known: csv, digits, folder"),
+        ("nowhere", "train", "no folder or table nowhere here.*sources are digits, idx"),
         ("idx:", "train", "write idx:DIR"),
         ("folder", "train", "write folder:DIR"),
         ("idx:/does/not/exist", "train", "no such directory"),

@@ -302,7 +302,7 @@ def test_a_huggingface_directory_to_npz_and_back_bit_for_bit(case, randomise, tm
         ("hybrid", "folder", "timm", r"no R26\+ViT-Ti/16 with stages \(1, 2\)"),
         ("plain", "folder", "tim", "did you mean 'timm'"),
         ("plain", "x.npz", "timm", "format timm is written to"),
-        ("plain", "x.h5", "", "format huggingface is written to a directory"),
+        ("plain", "x.h5", "", "no format ends in .h5; write one of .npz, .onnx, .safetensors, "),
     ],
 )
 def test_what_a_format_lacks_is_refused(case, path, format, message, tmp_path):

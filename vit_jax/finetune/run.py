@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax.config_files import PREFIX, load_config
-from vit_jax.data.sources.opening import SOURCES, kind_of
+from vit_jax.data.sources.opening import as_source, kind_of
 from vit_jax.errors import InputError
 from vit_jax.files import expand
 from vit_jax.finetune.begun import begun_in
@@ -142,25 +142,6 @@ def as_overrides(overrides: Mapping[str, object] | Sequence[str]) -> list[str]:
     for text in overrides:
         check_given(text, "overrides", str)
     return [PREFIX + text.removeprefix(PREFIX) for text in overrides]
-
-
-def as_source(text: str) -> str:
-    """DATA as a data source: photos is folder:photos, labels.csv is csv:labels.csv.
-
-    Raises:
-      InputError: it is neither a folder, a file of a known ending nor a data source.
-    """
-    kind, colon, _ = text.partition(":")
-    if kind in SOURCES:
-        return text
-    if meant := kind_of(text):
-        return f"{meant}:{text}"
-    if colon:
-        return text
-    raise InputError(
-        f"there is no folder or table {text} here, and no data source of that name; sources are "
-        f"{', '.join(SOURCES)}, such as folder:DIR"
-    )
 
 
 def default_workdir(weights: str, source: str) -> str:

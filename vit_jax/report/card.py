@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Any
 from vit_jax import __version__, options
 from vit_jax.checkpoint.load import read_description
 from vit_jax.checkpoint.stored import read_meta
+from vit_jax.data.sources.opening import SOURCES
 from vit_jax.errors import InputError
 from vit_jax.files import expand, write_atomic
 from vit_jax.text import printable, reason
@@ -135,7 +137,9 @@ def dataset(source: str | None) -> tuple[str, str, bool] | None:
     """
     if not source:
         return None
-    kind, _, rest = source.partition(":")
+    kind, colon, rest = source.partition(":")
+    if not colon and kind not in SOURCES:  # a folder or table without its kind
+        kind, rest = os.path.splitext(source)[1].lstrip(".") or "folder", source
     place = re.split(r"[*+]", rest)[0].rstrip("/")
     if kind == "hf":
         return place, place, True

@@ -70,18 +70,24 @@ def write_directory(
     return write(weights, path, format=format, beside={card.NAME: card.card(subject)})
 
 
-def check_repository(repo_id: str, format: str, *, upload: bool) -> str:
-    """Checks what an upload needs, before the work; returns the token, "" without `upload`.
+def check_repository(repo_id: str, format: str) -> None:
+    """Checks the id and the format of a repository, before the work.
 
     Raises:
-      InputError: a wrong id or format, or no library or token.
+      InputError: one of them is wrong.
     """
     if not card.HUB_ID.fullmatch(repo_id):
         raise InputError(f"{repo_id} is no id of the Hugging Face hub; write OWNER/NAME")
     if format not in LIBRARIES:
         raise unknown("format of a hub directory", format, LIBRARIES)
-    if not upload:
-        return ""
+
+
+def hub_token() -> str:
+    """The user's token for the hub.
+
+    Raises:
+      InputError: there is none, or no library.
+    """
     try:
         from huggingface_hub import get_token
     except ImportError as error:

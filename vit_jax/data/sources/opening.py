@@ -1,9 +1,11 @@
 """Opens data sources by name, users' own among them; see `SOURCES`."""
 
+import contextlib
 import dataclasses
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from vit_jax.data.options import DataOptions
 from vit_jax.data.sources import arrays, folder, mixture, splits
 from vit_jax.data.sources.layouts import flat, imagenet
 from vit_jax.data.sources.source import ArraySource, FileSource, Source
-from vit_jax.errors import InputError, suggestion, unknown
+from vit_jax.errors import InputError, nearest, unknown
 from vit_jax.registry import Registry
 
 
@@ -101,6 +103,30 @@ def kind_of(path: str) -> str:
     return _BY_ENDING.get(os.path.splitext(path)[1].lower(), "") if os.path.exists(path) else ""
 
 
+def as_source(text: str) -> str:
+    """A source with its kind: photos is folder:photos, labels.csv is csv:labels.csv.
+
+    Raises:
+      InputError: it is neither a data source, a folder nor a file of a known ending.
+    """
+    kind, colon, _ = text.partition(":")
+    if kind in SOURCES:
+        return text
+    if meant := kind_of(text):
+        return f"{meant}:{text}"
+    if colon or nearest(text, SOURCES):
+        raise unknown("data source", text, SOURCES)
+    place = Path(os.path.expanduser(text))
+    with contextlib.suppress(OSError):
+        beside = [str(one) for one in sorted(place.parent.iterdir()) if kind_of(str(one))]
+        if hint := nearest(str(place), beside, cutoff=0.7):
+            raise InputError(f"there is no folder or table {text}{hint}")
+    raise InputError(
+        f"there is no folder or table {text} here, and no data source of that name; sources are "
+        f"{', '.join(SOURCES)}, such as folder:DIR"
+    )
+
+
 def open_source(
     spec: str,
     split: str,
@@ -116,7 +142,8 @@ def open_source(
     """Opens a data source.
 
     Args:
-      spec: source, e.g. "folder:photos" or "mix:digits*0.3+folder:photos*0.7"; see `SOURCES`.
+      spec: source, e.g. "photos", "folder:photos" or "mix:digits*0.3+folder:photos*0.7"; see
+        `SOURCES` and `as_source`.
       split: split in tfds syntax, e.g. "train[:80%]"; see `splits.select` for how slices are cut.
       data_dir: folder of tfds data; "": the default of tfds.
       cache_dir: folder for cached lists and indices; "": beside the data, see `cache`.
@@ -129,11 +156,8 @@ def open_source(
       InputError: an unknown kind, split or data set, missing or unreadable data, or more
         than 2**31 examples.
     """
+    spec = as_source(spec)
     name, _, argument = spec.partition(":")
-    if name not in SOURCES:
-        if meant := kind_of(spec):
-            raise InputError(f"unknown data source {spec!r}{suggestion(f'{meant}:{spec}')}")
-        raise unknown("data source", spec, SOURCES)
     kind = SOURCES[name]
     if (":" in kind.form) != bool(argument):
         raise InputError(f"bad data source {spec!r}; write {kind.form}")

@@ -134,9 +134,9 @@ def run(args: argparse.Namespace) -> int:
 def _config_of(args: argparse.Namespace) -> ConfigDict:
     """A config that reads DATA: its splits, as a fine-tuning run finds them, at 224 pixels."""
     from vit_jax.config import default, evaluation
+    from vit_jax.data.sources.opening import as_source
     from vit_jax.finetune.choices import hold_out
     from vit_jax.finetune.facts import look_at_images
-    from vit_jax.finetune.run import as_source
 
     config = default()
     config.data.source = as_source(args.source)

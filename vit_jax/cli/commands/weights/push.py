@@ -40,12 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Uploads; returns the exit status."""
-    from vit_jax.report.publish import check_repository, push
-
-    token = check_repository(args.repository, args.format, upload=not args.dry_run)
     from vit_jax.checkpoint import read_weights
+    from vit_jax.report.publish import check_repository, hub_token, push
 
+    check_repository(args.repository, args.format)
     weights = read_weights(args.source, use_ema=args.use_ema)
+    token = "" if args.dry_run else hub_token()
     sizes, lines, address = push(
         weights,
         args.repository,
