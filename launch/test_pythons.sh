@@ -23,6 +23,10 @@ find_python() {
   return 1
 }
 
+test_under() { # PYTHON FOLDER
+  VENV=$2 PYTHON=$1 bash launch/install.sh test && "$2/bin/python" -m pytest -p no:cacheprovider "${TESTS[@]}"
+}
+
 tested=$("$VENV/bin/python" -c 'import sys; print(sys.version_info.minor)' 2>/dev/null || true)
 jobs=()
 for minor in 11 12 13; do
@@ -30,14 +34,13 @@ for minor in 11 12 13; do
   python=$(find_python $minor) || continue
   folder=$VENV-3.$minor
   rm -rf "$folder"
-  VENV=$folder PYTHON=$python bash launch/install.sh test
-  "$folder/bin/python" -m pytest -p no:cacheprovider "${TESTS[@]}" >"$folder/log.txt" 2>&1 &
+  test_under "$python" "$folder" >"$folder.log" 2>&1 &
   jobs+=("$!:$folder")
 done
 status=0
 for job in "${jobs[@]}"; do
   wait "${job%%:*}" || status=$?
-  cat "${job#*:}/log.txt"
-  rm -rf "${job#*:}"
+  cat "${job#*:}.log"
+  rm -rf "${job#*:}" "${job#*:}.log"
 done
 exit "$status"
