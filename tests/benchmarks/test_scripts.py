@@ -31,7 +31,7 @@ def load(name):
 
 
 def run(name, *arguments):
-    environment = dict(os.environ, XLA_FLAGS="--xla_backend_optimization_level=0")
+    environment = dict(os.environ, XLA_FLAGS=os.environ["QUICK_XLA_FLAGS"])
     return subprocess.run(
         [sys.executable, BENCHMARKS / f"{name}.py", *map(str, arguments)],
         cwd=BENCHMARKS.parent,

@@ -127,7 +127,11 @@ def test_processes_agree(tmp_path):
         subprocess.Popen(
             [sys.executable, __file__, address, str(i), str(tmp_path)],
             cwd=ROOT,
-            env=dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=4"),
+            env=dict(
+                os.environ,
+                XLA_FLAGS="--xla_force_host_platform_device_count=4 "
+                + os.environ["QUICK_XLA_FLAGS"],
+            ),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

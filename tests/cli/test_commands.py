@@ -182,7 +182,7 @@ def test_a_plan_is_for_the_devices_of_the_config():
     done = subprocess.run(
         [sys.executable, "-m", "vit_jax", "plan", "--config=configs/quickstart.py:pretrain",
          "--config.parallel.cpu_devices=2", "--json"],
-        env=dict(os.environ, XLA_FLAGS="--xla_backend_optimization_level=0"),
+        env=dict(os.environ, XLA_FLAGS=os.environ["QUICK_XLA_FLAGS"]),
         capture_output=True,
         text=True,
     )  # fmt: skip

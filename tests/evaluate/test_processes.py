@@ -40,7 +40,7 @@ def two_processes(*words, numbered=()):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    flags = "--xla_force_host_platform_device_count=2 " + os.environ["QUICK_XLA_FLAGS"]
     processes = [
         subprocess.Popen(
             [sys.executable, *map(str, words), *(text.format(address, i) for text in numbered)],

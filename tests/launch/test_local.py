@@ -23,7 +23,7 @@ TRAIN = [
     "--config.log.every=1",
     "--config.log.tensorboard=False",
 ]
-QUICK = "--xla_backend_optimization_level=0"
+QUICK = os.environ["QUICK_XLA_FLAGS"]
 
 
 def steps(workdir):

@@ -40,7 +40,7 @@ ENGINES = {
 
 
 def start(devices, *args, **env):
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count={devices} " + os.environ["QUICK_XLA_FLAGS"]
     return subprocess.Popen(
         [sys.executable, "-m", "vit_jax", "train", *OPTIONS, *args],
         cwd=ROOT,

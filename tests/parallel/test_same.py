@@ -44,7 +44,7 @@ def start(process, port, command, arguments, prelude=("-m", "vit_jax"), folder=R
             os.environ,
             JAX_PLATFORMS="cpu",
             PYTHONPATH=str(ROOT),
-            XLA_FLAGS="--xla_force_host_platform_device_count=2",
+            XLA_FLAGS="--xla_force_host_platform_device_count=2 " + os.environ["QUICK_XLA_FLAGS"],
         ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -40,7 +40,7 @@ class Training:
         environment = dict(
             os.environ,
             JAX_PLATFORMS="cpu",
-            XLA_FLAGS=f"{flags} --xla_backend_optimization_level=0",
+            XLA_FLAGS=f"{flags} {os.environ.get('QUICK_XLA_FLAGS', '')}",
             JAX_ENABLE_COMPILATION_CACHE="true",
             JAX_COMPILATION_CACHE_DIR=str(cache),
             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",

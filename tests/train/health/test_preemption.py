@@ -43,7 +43,7 @@ def spawn(*command, **environment):
 
 
 def train(workdir, devices, *options):
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count={devices} " + os.environ["QUICK_XLA_FLAGS"]
     return spawn(
         *("-m", "vit_jax", "train", f"--workdir={workdir}"),
         *("--config=tests/soak/config.py:100000", "--config.checkpoint.every.steps=100000"),

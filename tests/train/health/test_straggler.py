@@ -108,7 +108,7 @@ def test_the_slow_one_of_two_processes_is_named_and_their_network_measured(tmp_p
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    flags = "--xla_force_host_platform_device_count=2 " + os.environ["QUICK_XLA_FLAGS"]
     words = ["train", f"--config={config}", f"--workdir={tmp_path / 'run'}"]
     words += [f"--coordinator={address}", "--num-processes=2"]
     processes = [
