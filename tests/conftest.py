@@ -31,7 +31,8 @@ os.environ["QUICK_XLA_FLAGS"] = ""  # for processes with devices of their own
 if PLATFORM == "cpu":
     # Tests compile much and run little: with this, compiling takes a quarter of the time, and
     # without the emitters of fusions, which later versions cannot do without, two thirds of that.
-    quick = ["--xla_backend_optimization_level=0"]
+    # Compiled in one part, a program takes no second core: that is another worker's.
+    quick = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
     if Version(version("jaxlib")) < Version("0.11"):
         quick += ["--xla_cpu_use_fusion_emitters=false"]
     if platform.machine() == "x86_64":

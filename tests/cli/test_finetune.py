@@ -94,7 +94,7 @@ def test_a_sweep_of_real_runs(pretrained, photos_in_splits, tmp_path):  # noqa: 
         "sweep.RATES, sweep.DECAYS, sweep.SHARES = (1.0, 10.0), (0.8,), (0.1,); "
         "sys.exit(main(sys.argv[1:]))"
     )
-    words = ["finetune", str(pretrained), str(photos_in_splits), "--sweep", "--epochs=10"]
+    words = ["finetune", str(pretrained), str(photos_in_splits), "--sweep", "--epochs=4"]
     command = [sys.executable, "-c", program, *words, f"--workdir={tmp_path / 'run'}", "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -244,7 +244,7 @@ def test_every_switch_is_the_same_under_a_mesh_and_trains(options):
     def loss(params, batch):
         return jnp.square(merge(graphdef, params)(batch) - 1.0).mean()
 
-    expected, expected_grads = jax.value_and_grad(loss)(params, batch)
+    expected, expected_grads = jax.jit(jax.value_and_grad(loss))(params, batch)
     section = configs.default().parallel
     section.update(data=2, fsdp=2, tensor=2)
     mesh = create_mesh(section)

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     "options",
     [
-        ["--count=4", "--steps=150", "--events=kill,kill-save"],
-        ["--count=4", "--steps=100", "--events=term,damage,layout"],
+        ["--count=2", "--steps=100", "--events=kill,kill-save"],
+        ["--count=3", "--steps=100", "--events=term,damage,layout"],
     ],
     ids=["kills", "damage and layouts"],
 )
