@@ -5,13 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from vit_jax import data
 from vit_jax.checkpoint.loaded import Loaded, listed
 from vit_jax.data.given import GivenImage, name_of, read_given
 from vit_jax.errors import InputError
-from vit_jax.evaluate.predict import MAX_BATCH, Predictor, find_images, load_for
+from vit_jax.evaluate.predict import MAX_BATCH, Predictor, find_images, load_for, top_classes
 from vit_jax.models.resnet import BiT
 from vit_jax.models.vit import ViT
 from vit_jax.schema import check_given
@@ -97,22 +95,10 @@ def predict(
         part = given[start : start + batch_size]
         rows = predictor(read_given(part, pp, limit, start))
         for place, (image, row) in enumerate(zip(part, rows, strict=True), start):
-            results.append(dict(path=name_of(image, place), top=top_classes(row, topk, info)))
+            results.append(
+                dict(path=name_of(image, place), top=top_classes(row, topk, info.labels))
+            )
     return results
-
-
-def top_classes(row: np.ndarray, topk: int, info: Loaded) -> list[dict[str, Any]]:
-    """The classes with the highest of the probabilities (K,), the highest first."""
-    order = np.argsort(-row, kind="stable")[:topk]
-    names = info.labels
-    return [
-        dict(
-            label=names[i] if i < len(names) else str(i),
-            index=int(i),
-            probability=float(row[i]),
-        )
-        for i in order
-    ]
 
 
 def _found(images: Any) -> Iterator[GivenImage]:

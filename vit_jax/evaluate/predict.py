@@ -297,17 +297,31 @@ def described(
     row = prediction.probabilities
     if topk is None:
         topk = TOPK if threshold is None else len(row)
-    order = np.argsort(-row, kind="stable")[:topk]
-    top = [
+    top = top_classes(row, topk, labels)
+    if threshold is not None:
+        top = [one for one in top if one["probability"] >= threshold]
+    return dict(path=prediction.path, top=top)
+
+
+def top_classes(row: np.ndarray, topk: int, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The classes with the highest of the probabilities (K,), the highest first.
+
+    Args:
+      row: probability of each class.
+      topk: largest number of classes.
+      labels: class names by number; a class without one is called by its number.
+
+    Returns:
+      A list of {"label", "index", "probability"}.
+    """
+    return [
         dict(
             label=labels[i] if i < len(labels) else str(i),
             index=int(i),
             probability=float(row[i]),
         )
-        for i in order
-        if threshold is None or row[i] >= threshold
+        for i in np.argsort(-row, kind="stable")[:topk]
     ]
-    return dict(path=prediction.path, top=top)
 
 
 def _padded_size(count: int) -> int:
