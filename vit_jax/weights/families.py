@@ -80,6 +80,8 @@ class Family:
         return (self.signature,) if isinstance(self.signature, str) else self.signature
 
 
+_ALIKE = 0.05  # share of a file's names that a family must have to be called the nearest
+
 # What PyTorch's wrappers put into names: DistributedDataParallel, compile, FSDP, checkpointing.
 _WRAPPERS = (
     r"^(module\.)+"
@@ -152,7 +154,18 @@ def recognise(
                 found = Recognised(path, title, family, configs, left_out=left_out)
                 _collect(found, renamed, tensors)
                 return found
-    raise InputError(f"{path}: its tensors are of no known family; {_nearest(names)}")
+    raise no_family(path, names)
+
+
+def no_family(path: str, names: Sequence[str]) -> InputError:
+    """The error for a file whose tensors have these names, which belong to no family."""
+    return InputError(f"{path}: its tensors are of no known family; {_nearest(names)}")
+
+
+def without_place(found: Recognised) -> list[str]:
+    """The names, as in the file, of tensors for which the family's table has no place."""
+    known = re.compile("|".join(_name_patterns(found.family)))
+    return [name for own, name in found.original.items() if not known.fullmatch(own)]
 
 
 def _nearest(names: Sequence[str]) -> str:
@@ -167,7 +180,7 @@ def _nearest(names: Sequence[str]) -> str:
             rank = (len(names) - len(strange), -len(lacking))
             best = max(best, (rank, title, sorted(strange) or lacking), key=lambda each: each[0])
     (fitting, _), title, odd = best
-    if not fitting:
+    if fitting < _ALIKE * len(names):
         return f"they are {some(sorted(names), 3)}; known are {', '.join(FAMILIES)}"
     verb = "lacks" if fitting == len(names) else "has no place for"
     subject = "but the file" if verb == "lacks" else "which"

@@ -10,7 +10,7 @@ from vit_jax.errors import InputError
 from vit_jax.models.config import BiTConfig, ModelConfig
 from vit_jax.models.variants import VARIANTS
 from vit_jax.models.vit_config import ViTConfig
-from vit_jax.weights.families import Recognised, Words
+from vit_jax.weights.families import Recognised, Words, no_family, without_place
 from vit_jax.weights.layout import MAX_BRANCHES, Shape, groups, place
 
 # (width, depth, MLP width) -> number of heads, which tensors may not show: the sizes with a plain
@@ -135,7 +135,7 @@ def infer(
     hints = {key: value for key, value in hints.items() if value is not None}
     if "resnet/conv_root/kernel" in seen.rows and seen.depth == 0:
         return _infer_bit(seen, hints, options)
-    fields = _structure(path, seen, {**options, **hints})
+    fields = _structure(path, found, seen, {**options, **hints})
     for key in _IN_TENSORS:
         if hints.get(key, fields[key]) != fields[key]:
             where = next(iter(found.configs), "config.json")
@@ -208,7 +208,9 @@ def _infer_bit(seen: Survey, hints: Mapping, options: Mapping) -> BiTConfig:
     )
 
 
-def _structure(path: str, seen: Survey, known: Mapping[str, Any]) -> dict[str, Any]:
+def _structure(
+    path: str, found: Recognised, seen: Survey, known: Mapping[str, Any]
+) -> dict[str, Any]:
     """The fields that decide which parameters a ViT has and their shapes."""
     sizes, rows = seen.sizes, seen.rows
     pixels = "embedding/palette" in rows  # instead of patches
@@ -216,6 +218,8 @@ def _structure(path: str, seen: Survey, known: Mapping[str, Any]) -> dict[str, A
     if pixels:
         sizes = sizes | dict(p=1, q=1)
     absent = [part for letter, part in parts.items() if not sizes.get(letter)]
+    if (absent or not seen.depth) and without_place(found):
+        raise no_family(path, list(found.original.values()))
     if absent or not seen.depth:
         part = absent[0] if absent else "blocks"
         raise InputError(f"{path} is not a whole model: its tensors hold no {part}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.errors import InputError, nearest
-from vit_jax.weights.families import Recognised
+from vit_jax.weights.families import Recognised, no_family, without_place
 from vit_jax.weights.files.json_fields import Fields
 from vit_jax.weights.formats.rows import TORCH_RESNET
 from vit_jax.weights.formats.timm.architectures import architecture, architectures
@@ -88,6 +88,8 @@ def _check_plain(found: Recognised, pooled: bool) -> None:
     # DeiT-III's own files, .pth, and timm's vit_*_rope_ape have the same names.
     own = found.path.endswith((".pth", ".pt")) and not pooled
     reasons += [name for name in names if name.endswith(".gamma_1") and not own]
+    if reasons and without_place(found):
+        raise no_family(found.path, list(names))
     if reasons:
         raise InputError(
             f"{found.path}: its tensors ({reasons[0]}) do not tell how positions, norms or GELU "

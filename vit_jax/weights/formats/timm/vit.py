@@ -23,7 +23,9 @@ FAMILIES.add(
         words=WORDS,
     ),
 )
-FAMILIES.add("timm BiT", Family("stem.conv.weight", TIMM_BIT, hints, recipe))
+# Many networks have the first of the two.
+_BIT = ("stem.conv.weight", "stages.0.blocks.0.conv1.weight")
+FAMILIES.add("timm BiT", Family(_BIT, TIMM_BIT, hints, recipe))
 FAMILIES.add(
     "timm NaFlexVit",
     Family(
