@@ -102,7 +102,7 @@ def get_config():
 
 @pytest.mark.slow
 def test_the_slow_one_of_two_processes_is_named_and_their_network_measured(tmp_path):
-    """Process 1 sleeps 0.1 s for each of its four images of a step."""
+    """Process 1 sleeps 0.3 s for each of its four images of a step."""
     config = tmp_path / "sleepy.py"
     config.write_text(CONFIG)
     with socket.socket() as probe:
@@ -115,7 +115,7 @@ def test_the_slow_one_of_two_processes_is_named_and_their_network_measured(tmp_p
         subprocess.Popen(
             [sys.executable, "-m", "vit_jax", *words, f"--process-id={i}"],
             cwd=ROOT,
-            env=dict(os.environ, XLA_FLAGS=flags, JAX_PLATFORMS="cpu", SLEEPY=str(0.1 * i)),
+            env=dict(os.environ, XLA_FLAGS=flags, JAX_PLATFORMS="cpu", SLEEPY=str(0.3 * i)),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

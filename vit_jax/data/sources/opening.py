@@ -119,7 +119,7 @@ def as_source(text: str) -> str:
     place = Path(os.path.expanduser(text))
     with contextlib.suppress(OSError):
         beside = [str(one) for one in sorted(place.parent.iterdir()) if kind_of(str(one))]
-        if hint := nearest(str(place), beside, cutoff=0.7):
+        if hint := nearest(str(place), beside, cutoff=0.8):
             raise InputError(f"there is no folder or table {text}{hint}")
     raise InputError(
         f"there is no folder or table {text} here, and no data source of that name; sources are "
