@@ -110,10 +110,11 @@ def check_target(path: str | Path, *, format: str = "") -> tuple[Path, Format]:
     path = expand(path)
     if not format:
         by_ending = {end: name for name, found in FORMATS.items() for end in found.endings if end}
-        if path.suffix and path.suffix not in by_ending and _is_ending(path.suffix):
+        if path.suffix and path.suffix not in by_ending:
             known = ", ".join(sorted(by_ending))
             raise InputError(
-                f"{path}: no format ends in {path.suffix}; write one of {known}, or a directory"
+                f"{path}: no format ends in {path.suffix}; write one of {known}, or a "
+                "directory without an ending"
             )
         format = by_ending.get(path.suffix, "huggingface")
     endings = FORMATS[format].endings
@@ -131,11 +132,6 @@ def check_target(path: str | Path, *, format: str = "") -> tuple[Path, Format]:
     except OSError as error:
         raise InputError(f"{path} cannot be written: {reason(error)}") from error
     return path, FORMATS[format]
-
-
-def _is_ending(suffix: str) -> bool:
-    """Whether a suffix is that of a file: letters, unlike the ".5" of a directory vit-0.5."""
-    return suffix[1:].isalpha()
 
 
 def check_expressible(program: str, config: ModelConfig, has: Mapping[str, Any]) -> None:
