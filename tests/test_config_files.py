@@ -219,6 +219,10 @@ def test_home_is_expanded(tmp_path, monkeypatch):
             r"line 3: unknown option 'optimizer.learning_rat' \(did you mean .*rate'\?\)$",
         ),
         (
+            "c = default().unlock(); c.model.depth = 3\n    c.optimizer.depth = 3; return c",
+            "line 4: unknown option 'optimizer.depth' .did you mean 'model.depth'",
+        ),
+        (
             "c = default().unlock(); c.modle = dict(depth=3); return c",
             "line 3: unknown option 'modle.depth' .did you mean 'model.depth'",
         ),

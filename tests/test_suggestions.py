@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from ml_collections import ConfigDict
 
 import vit_jax
 from vit_jax.cli.main import COMMANDS, main
@@ -15,9 +14,9 @@ from vit_jax.config_files import set_option
 from vit_jax.errors import InputError
 from vit_jax.evaluate.frozen import vtab
 from vit_jax.models.variants import canonical_name, list_models
-from vit_jax.options import check_section, declarations, flatten
+from vit_jax.options import check_section, declarations
 from vit_jax.registry import Registry
-from vit_jax.train.config import SECTIONS, RunOptions
+from vit_jax.train.config import SECTIONS, RunOptions, every_name
 
 PACKAGE = Path(vit_jax.__path__[0])
 
@@ -54,12 +53,8 @@ def test_every_registry_suggests_its_own_names():
             assert "\n" not in str(error.value)
 
 
-def option_names():
-    return [name for name, value in flatten(default()) if not isinstance(value, ConfigDict)]
-
-
 def test_every_option_suggests_an_option():
-    names = option_names()
+    names = every_name(default())
     assert len(names) > 150
     for name in names:
         with pytest.raises(InputError) as error:
@@ -70,7 +65,7 @@ def test_every_option_suggests_an_option():
 
 def test_the_last_part_of_a_name_finds_it():
     config = default()
-    for name in option_names():
+    for name in every_name(default()):
         with pytest.raises(InputError) as error:
             set_option(config, f"nowhere.{name.rpartition('.')[2]}", "1")
         assert suggested(error).rpartition(".")[2] == name.rpartition(".")[2]

@@ -219,12 +219,13 @@ def _check_complete(config: ConfigDict, path: str) -> None:
 
 
 def _line_with(path: str, name: str) -> str:
-    """ ", line K" for the first line of a config file that has the last part of an option."""
-    file = _existing(expand(path))
-    word = re.compile(rf"\b{re.escape(name.rpartition('.')[2])}\b")
-    for number, line in enumerate(file.read_text(errors="replace").splitlines(), 1):
-        if word.search(line):
-            return f", line {number}"
+    """ ", line K" for the first line of a config file that has an option, or its last part."""
+    lines = _existing(expand(path)).read_text(errors="replace").splitlines()
+    for words in (name, name.rpartition(".")[2]):
+        pattern = re.compile(rf"\b{re.escape(words)}\b")
+        for number, line in enumerate(lines, 1):
+            if pattern.search(line):
+                return f", line {number}"
     return ""
 
 

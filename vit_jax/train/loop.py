@@ -124,9 +124,9 @@ def _begin(
     def opened(thing: Any) -> Any:
         return stack.enter_context(contextlib.closing(thing))
 
-    first = jax.process_index() == 0
+    is_first = jax.process_index() == 0
     best = config.checkpoint.best or ""
-    progress = opened(Progress(config.log.progress, active=first, best_by=best))
+    progress = opened(Progress(config.log.progress, active=is_first, best_by=best))
     engine = given_engine(config, arrange)
     config, start = preprocessing_known(config, workdir)
     progress.stage(f"opening the data: {config.data.source}")
@@ -153,12 +153,12 @@ def _begin(
         return summary
     run = run.with_teacher(meta.get("teacher"))
     announce_schedule(run, folder, step, state.skipped, dataset.size)
-    if first:
+    if is_first:
         claim_workdir(folder, config)
     preemption.lost = lambda: lost_since(step, checkpoints.directory)
     unreadable = meta.get("unreadable", 0)
     options = dict(flatten(config.to_dict()))
-    metrics = opened(MetricsLog(folder, config.log, step=step, write=first, options=options))
+    metrics = opened(MetricsLog(folder, config.log, step=step, write=is_first, options=options))
     for line in metrics.earlier:
         progress.evaluated(line["step"], line)
     if config.parallel.check_network:
@@ -169,7 +169,7 @@ def _begin(
         step,
         state,
         clock,
-        goodput=opened(Goodput(folder, clock, write=first)),
+        goodput=opened(Goodput(folder, clock, write=is_first)),
         batches=opened(TrainingBatches(run, source, pp, start_step=step, unreadable=unreadable)),
         metrics=metrics,
         progress=progress,
@@ -177,7 +177,7 @@ def _begin(
         meta=describe(run, source, pp),
         eval_every=eval_every,
         interval=SaveInterval(config.checkpoint, save_every, step),
-        bad_steps=BadSteps(run, source, folder, before=meta.get("bad_steps", 0), write=first),
+        bad_steps=BadSteps(run, source, folder, before=meta.get("bad_steps", 0), write=is_first),
         spikes=SpikeWatch(config.log.spike, meta.get("spikes")),
         early_stop=early_stop,
         watchdog=opened(Watchdog(config.watchdog, clock)),
@@ -226,7 +226,7 @@ class Loop:
 
     @property
     def evaluation_failed(self) -> bool:
-        """Whether an earlier start ended in its last evaluation; see `_kept`."""
+        """Whether an earlier start ended in its last evaluation; see `_ended_by`."""
         evaluated = self.metrics.evaluated(self.step)
         return self.finished and not evaluated and jax.process_count() == 1
 
@@ -272,15 +272,15 @@ class Loop:
                     self.metrics.add(self.step, named)
                     self.progress.evaluated(self.step, named)
             except InputError as error:
-                raise self._kept(error) from None
+                raise self._ended_by(error) from None
             self.metrics.flush()
         self.progress.stage("")
         self._evaluated = self.step
         self.early_stop.see(self.step, self.metrics.last)
         self.watchdog.beat()
 
-    def _kept(self, error: InputError) -> InputError:
-        """Saves the state where data of an evaluation cannot be read; returns what to say."""
+    def _ended_by(self, error: InputError) -> InputError:
+        """Saves the state where an evaluation cannot read its data; the error says so."""
         if jax.process_count() > 1:
             return error  # the others are inside the evaluation
         self.save(final=True)
@@ -335,9 +335,9 @@ class Loop:
         self.goodput.close()
         if self.bad_steps:
             raise NonFiniteError(self.bad_steps.report(self.checkpoints.sound()))
-        first, folder = jax.process_index() == 0, self.checkpoints.directory.parent
-        last = self.metrics.last
-        return write_summary(self.run, self.step, folder, last, self.clock, self.goodput, first)
+        folder, last = self.checkpoints.directory.parent, self.metrics.last
+        is_first = jax.process_index() == 0
+        return write_summary(self.run, self.step, folder, last, self.clock, self.goodput, is_first)
 
     def stop(self, asked: PreemptionWatch) -> NoReturn:
         """Saves the state and ends the run early."""
