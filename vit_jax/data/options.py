@@ -52,7 +52,7 @@ class DataOptions:
     max_unreadable: float = option(
         0.01,
         "largest share of unreadable images, in training and in evaluations of accuracy; unless 0, "
-        "ten different ones (in small data sets a tenth of all) are always allowed",
+        "ten different ones (in small data sets a tenth of all, at least one) are always allowed",
         at_least=0,
     )
     max_pixels: int = option(

@@ -14,7 +14,7 @@ from vit_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# Always allowed, unless max_unreadable is 0: ten examples, in small data sets a tenth of all.
+# Always allowed, unless max_unreadable is 0: ten examples, in small data sets a tenth, at least one.
 _FEW = 10
 _ATTEMPTS = 100
 
@@ -54,7 +54,7 @@ def too_many(source: Source, skipped: int, seen: int, max_unreadable: float) -> 
 
 
 def _few(source: Source, max_unreadable: float) -> int:
-    return min(_FEW, source.size // 10) if max_unreadable else 0
+    return min(_FEW, max(1, source.size // 10)) if max_unreadable else 0
 
 
 class _Counted:
@@ -79,17 +79,18 @@ class _Counted:
           InputError: there are too many.
         """
         self.skipped += 1
-        if index not in self._named:
-            self._named.add(index)
-            log.warning("%s; %s", reason, self.instead)
+        is_new = index not in self._named
+        self._named.add(index)
         few = _few(self.source, self.max_unreadable)
         often = too_many(self.source, self.skipped, self.seen, self.max_unreadable)
         if often and len(self._named) > few:
             raise InputError(
-                f"{len(self._named)} examples of {self.source.name} are unreadable "
+                f"{self.source.name} has unreadable examples: {len(self._named)} "
                 f"({self.skipped} of {self.seen} reads), more than data.max_unreadable = "
                 f"{self.max_unreadable:g}; `vit_jax data --check` names all; the last: {reason}"
             )
+        if is_new:
+            log.warning("%s; %s", reason, self.instead)
 
 
 class LeftOut(_Counted):
