@@ -14,7 +14,7 @@ from vit_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# Always allowed, unless max_unreadable is 0: ten examples, in small data sets a tenth, at least one.
+# Always allowed, unless max_unreadable is 0: ten examples, in small data sets a tenth, at least one
 _FEW = 10
 _ATTEMPTS = 100
 
