@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Under every other supported Python of this machine: installs vit_jax with the libraries that are
-# newest there, and runs the tests of its packages and of what depends most on JAX.
+# newest there, checks types against them, and runs the tests of its packages and of what depends
+# most on JAX.
 #
 #   bash launch/test_pythons.sh [PYTEST ARGUMENTS]     the tests to run instead, such as tests
 #
@@ -24,7 +25,8 @@ find_python() {
 }
 
 test_under() { # PYTHON FOLDER
-  VENV=$2 PYTHON=$1 bash launch/install.sh test && "$2/bin/python" -m pytest -p no:cacheprovider "${TESTS[@]}"
+  VENV=$2 PYTHON=$1 bash launch/install.sh test && "$2/bin/mypy" &&
+    "$2/bin/python" -m pytest -p no:cacheprovider "${TESTS[@]}"
 }
 
 tested=$("$VENV/bin/python" -c 'import sys; print(sys.version_info.minor)' 2>/dev/null || true)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from vit_jax.models import layers
 from vit_jax.models.attention.self_attention import attend
@@ -29,7 +30,7 @@ class AttentionPool(nnx.Module):
         mlp_dim: int,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         gelu: str = "tanh",
         norm: str = "layer",
         norm_eps: float = 1e-6,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 
 from vit_jax.models.attention.sequence import sequence_shards
 from vit_jax.models.forms.linear import linear
@@ -147,7 +148,7 @@ class Dense(nnx.Module):
         outputs: Sequence[int],
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         kernel_init: nnx.Initializer | None = None,
         bias: bool = True,
         bias_init: nnx.Initializer = zeros,
@@ -255,7 +256,7 @@ def _cpu_kernel_gradient(x: jax.Array, grad: jax.Array) -> jax.Array:
 def xavier_uniform(num_inputs: int = 1, groups: int = 0) -> nnx.Initializer:
     """Xavier uniform over kernels (*inputs, *groups, *outputs), each group on its own."""
 
-    def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         fan_in = _product(shape[:num_inputs])
         fan_out = _product(shape[num_inputs + groups :])
         bound = (6.0 / (fan_in + fan_out)) ** 0.5
@@ -279,7 +280,7 @@ NORMS: Registry[Callable[..., nnx.Module]] = Registry("norm")
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis, computed in float32 (1607.06450)."""
 
-    def __init__(self, width: int, *, eps: float = 1e-6, dtype: jnp.dtype = jnp.float32):
+    def __init__(self, width: int, *, eps: float = 1e-6, dtype: DTypeLike = jnp.float32):
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
         self.eps = eps
@@ -361,7 +362,7 @@ def _centred(x: jax.Array, normed: jax.Array) -> jax.Array:
 class RmsNorm(nnx.Module):
     """Root mean square normalisation over the last axis, in float32, no bias (1910.07467)."""
 
-    def __init__(self, width: int, *, eps: float = 1e-6, dtype: jnp.dtype = jnp.float32):
+    def __init__(self, width: int, *, eps: float = 1e-6, dtype: DTypeLike = jnp.float32):
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
         self.eps = eps
         self.dtype = dtype

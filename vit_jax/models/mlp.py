@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from vit_jax.models import layers
 from vit_jax.models.forms.remat import saved
@@ -42,7 +43,7 @@ class Mlp(nnx.Module):
         mlp_dim: int,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         kind: str = "gelu",
         gelu: str = "tanh",
         dropout: float = 0.0,

@@ -98,7 +98,7 @@ def select_shots(labels: np.ndarray, shots: int, seed: int, names: Sequence[str]
     order = rng.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     counts = np.bincount(labels, minlength=len(names))
-    place = np.arange(min(shots, max(counts.max(), 1)))
+    place = np.arange(min(shots, max(int(counts.max()), 1)))
     rows = np.minimum((np.cumsum(counts) - counts)[:, None] + place, len(labels) - 1)
     return np.where(place < counts[:, None], order[rows], -1)
 

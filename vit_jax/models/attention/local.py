@@ -5,6 +5,7 @@ and all tokens attend to them.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,10 +52,10 @@ class RelativeOffsets(nnx.Module):
         rows, columns = (
             _aligned(table.astype(queries.dtype), each) for table, each in zip(tables, cuts)
         )
-        options = dict(preferred_element_type=jnp.float32)
+        einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
         return (
-            jnp.einsum("bijhace,awhe->bijhacw", queries[..., :half], rows, **options),
-            jnp.einsum("bijhace,cxhe->bijhacx", queries[..., half:], columns, **options),
+            einsum("bijhace,awhe->bijhacw", queries[..., :half], rows),
+            einsum("bijhace,cxhe->bijhacx", queries[..., half:], columns),
         )
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.typing import DTypeLike
 
 from vit_jax.models.attention.fused.choice import fused_attention
 from vit_jax.models.forms.linear import linear
@@ -189,7 +190,7 @@ class SelfAttention(nnx.Module):
         num_heads: int,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         qkv_bias: str = "all",
         out_bias: bool = True,
         qk_norm: bool = False,
