@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vit_jax import config as configs
 from vit_jax.checkpoint import damage, stored
 from vit_jax.checkpoint.load import read_weights
-from vit_jax.checkpoint.manager import Checkpoints
+from vit_jax.checkpoint.manager import SMALLEST_PART, Checkpoints
 from vit_jax.errors import InputError
 
 SHAPES = {"kernel": (8, 48, 64), "bias": (64,)}  # one fingerprinted on devices, one on the host
@@ -242,6 +242,18 @@ def test_layouts_and_donated_buffers(there, tmp_path):
     checkpoints.wait()
     for step in range(1, 5):
         assert_equal(checkpoints.restore(step, abstract_items(other)), numbers(step))
+
+
+def test_only_large_arrays_are_written_in_parts_by_the_devices_that_hold_them(tmp_path):
+    sharding = NamedSharding(Mesh(np.array(jax.devices()), ("a",)), PartitionSpec())
+    shapes = dict(small=(64, 64), large=(8, SMALLEST_PART // 4))
+    tree = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    checkpoints = Checkpoints(tmp_path, options())
+    assert checkpoints.save(1, dict(params=jax.device_put(tree, sharding)), {}, {}, wait=True)
+    checkpoints.close()
+    found = ocp.StandardCheckpointHandler().metadata(checkpoints.directory / "1/params").tree
+    parts = {name: leaf.storage.chunk_shape for name, leaf in found.items()}
+    assert parts == dict(small=(64, 64), large=(1, SMALLEST_PART // 4))
 
 
 def test_moments_in_another_type_are_converted_after_verification(workdir):

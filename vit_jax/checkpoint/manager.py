@@ -34,6 +34,10 @@ from vit_jax.text import some
 
 log = logging.getLogger(__name__)
 
+# Of an array that several devices hold, each writes a part, but none smaller than this. Cutting
+# hundreds of small arrays into parts holds the training loop for seconds, and saves no time.
+SMALLEST_PART = 2**20  # bytes
+
 
 class Checkpoints:
     """The checkpoints of one workdir.
@@ -197,9 +201,9 @@ class Checkpoints:
             import orbax.checkpoint as ocp  # a new run starts without: it takes long to import
 
             if self._checkpointer is None:
-                self._checkpointer = self._new_checkpointer()
+                self._checkpointer = self._new_checkpointer(items)
             notes = dict(step=step, metrics=metrics, fingerprints=stored.fingerprints_of(items))
-            saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+            saves = {name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
             args = ocp.args.Composite(meta=ocp.args.JsonSave(dict(meta, **notes)), **saves)
             self._writing = step
             problem = attempt(lambda: self._checkpointer.save(self._path(step), args=args))
@@ -269,15 +273,26 @@ class Checkpoints:
             raise InputError(steps)
         return steps
 
-    def _new_checkpointer(self) -> Any:
+    def _new_checkpointer(self, names: Iterable[str]) -> Any:
         import orbax.checkpoint as ocp
 
         aftermath.silence()
 
+        types = ocp.type_handlers
+        arrays = types.create_type_handler_registry(
+            (np.ndarray, types.NumpyHandler()),
+            (
+                jax.Array,
+                types.ArrayHandler(min_slice_bytes_for_replica_parallel=SMALLEST_PART),
+            ),
+        )
+        handlers = {
+            name: ocp.PyTreeCheckpointHandler(type_handler_registry=arrays) for name in names
+        }
         # A new prefix, because a failed save may leave barriers that some processes missed.
         prefix = f"after{self.failures}" if self.failures else None
         return ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(),
+            ocp.CompositeCheckpointHandler(meta=ocp.JsonCheckpointHandler(), **handlers),
             async_options=ocp.AsyncOptions(
                 timeout_secs=self._config.timeout,
                 # Called on process 0 when all files are there, before the checkpoint appears.
