@@ -28,13 +28,11 @@ from vit_jax.train import loop
 from vit_jax.train.batches import TrainingBatches, open_training_data
 from vit_jax.train.run import prepare
 
-WARM_UP = 50  # steps of each turn that are not timed
 
-
-def quickstart(steps: int) -> Any:
+def quickstart(warm_up: int, steps: int) -> Any:
     config = load_config("configs/quickstart.py:pretrain", [])
     config.data.resident = True
-    config.total = duration(steps=WARM_UP + steps)
+    config.total = duration(steps=warm_up + steps)
     config.optimizer.warmup = duration(steps=0)
     with config.unlocked():
         config.evals = type(config)()
@@ -47,14 +45,15 @@ def now() -> np.ndarray:
 
 
 class Timed(loop.Loop):
-    """The loop of a run, which notes when it did its last WARM_UP step and its last one."""
+    """The loop of a run, which notes when it ended its warm-up and when its last step."""
 
+    warm_up = 0  # steps of each turn that are not timed
     times: list[np.ndarray] = []
 
     def advance(self) -> None:
         """As the loop does; waits for steps in flight at both ends of what is timed."""
         super().advance()
-        if self.step in (WARM_UP, self.run.total_steps):
+        if self.step in (self.warm_up, self.run.total_steps):
             self.settle()
             self.times.append(now())
 
@@ -65,7 +64,7 @@ def of_train(config: Any) -> np.ndarray:
     with tempfile.TemporaryDirectory() as workdir:
         loop.train(config, workdir)
     first, last = Timed.times
-    return (last - first) / (config.total.steps - WARM_UP)
+    return (last - first) / (config.total.steps - Timed.warm_up)
 
 
 def of_bare_steps(config: Any, *, fixed: bool) -> np.ndarray:
@@ -82,14 +81,14 @@ def of_bare_steps(config: Any, *, fixed: bool) -> np.ndarray:
             state, metrics = run.train_step(state, batch if fixed else next(batches))
             yield metrics
 
-    ends = [now() for _ in step_ends(steps())][WARM_UP - 1 :]
+    ends = [now() for _ in step_ends(steps())][Timed.warm_up - 1 :]
     return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
-def measure(rounds: int, steps: int) -> dict[str, Any]:
+def measure(rounds: int, warm_up: int, steps: int) -> dict[str, Any]:
     """Medians over rounds in which the three take turns, and what comes on top of the step."""
-    config = quickstart(steps)
-    loop.Loop = Timed
+    config = quickstart(warm_up, steps)
+    loop.Loop, Timed.warm_up = Timed, warm_up
     turns = {
         "compiled step": lambda: of_bare_steps(config, fixed=True),
         "compiled step, its batches": lambda: of_bare_steps(config, fixed=False),
@@ -129,10 +128,13 @@ def main() -> None:
     restart_with_huge_pages()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="turns of each")
+    parser.add_argument("--warm-up", type=int, default=50, help="steps of each turn, not timed")
     parser.add_argument("--steps", type=int, default=400, help="timed in each turn")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     args = parser.parse_args()
-    found = measure(args.rounds, args.steps)
+    if args.warm_up < 1:
+        parser.error("--warm-up is at least 1: the first step compiles")
+    found = measure(args.rounds, args.warm_up, args.steps)
     print(json.dumps(found) if args.json else report(found))
 
 

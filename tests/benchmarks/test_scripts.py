@@ -130,7 +130,7 @@ def test_smoke_of_attention():
 
 @pytest.mark.slow
 def test_smoke_of_loop_overhead():
-    result = run("loop_overhead", "--rounds", 1, "--steps", 5, "--json")
+    result = run("loop_overhead", "--rounds", 1, "--warm-up", 2, "--steps", 3, "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert all(ms > 0 for times in found["step_ms"].values() for ms in times)
@@ -139,7 +139,7 @@ def test_smoke_of_loop_overhead():
 @pytest.mark.slow
 def test_smoke_of_prediction():
     result = run(
-        "prediction", "--model", "ViT-Ti/16", "--batch", 2, "--batches", 1, "--rounds", 1, "--json"
+        "prediction", "--model", "ViT-Ti/32", "--batch", 2, "--batches", 1, "--rounds", 1, "--json"
     )
     assert result.returncode == 0, result.stderr
     inputs = {"compiled step", "arrays", "JPEG files", "arrays, bfloat16", "arrays, int8"}
@@ -148,7 +148,7 @@ def test_smoke_of_prediction():
 
 @pytest.mark.slow
 def test_smoke_of_startup():
-    result = run("startup", "--model", "ViT-Ti/16", "--depths", "--json")
+    result = run("startup", "--model", "ViT-Ti/32", "--depths", "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)["starts"]
     assert found["first_seconds"] > 0 and found["second_seconds"] > 0

@@ -121,6 +121,8 @@ def test_two_processes_equal_one_and_each_goes_on_with_the_others_run(engine, tm
     codes, outputs = finish(two_processes(f"--workdir={one}", *options))
     assert codes == [0, 0] and "from step 3" in outputs[0], outputs
     same_run(one, expected, end, params)
+    if engine == "pmap":  # the other way round is the same for both
+        return
     codes, outputs = finish([start(8, f"--workdir={two}", *options)])
     assert codes == [0] and "from step 3" in outputs[0], outputs
     same_run(two, expected, end, params)

@@ -20,7 +20,6 @@ DATASET = Dataset(64, 10, (16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 LAYOUTS = {
     "data=8": dict(data=8),
     "fsdp=8": dict(data=1, fsdp=8),
-    "data=2 fsdp=4": dict(data=2, fsdp=4),
     "tensor=2 fsdp=4": dict(data=1, fsdp=4, tensor=2),
     "replica=2 data=2 fsdp=2": dict(replica=2, data=2, fsdp=2),
 }
@@ -115,8 +114,7 @@ def test_every_layout_gives_the_run_of_one_device(layout, capfd):
     [
         dict(posemb="relative", posemb_where="layers"),
         dict(posemb="learned2d", attention_kind="axial", head="gap"),
-        dict(attention_kind="halo(3, 1, relative=True)"),
-        dict(attention_kind="window(3)", registers=2),
+        dict(attention_kind="halo(3, 1, relative=True)", registers=2),
         dict(attention_kind="sparse(factors='by_layer')"),
         dict(attention_kind="local_2d(2, 2, above=2, beside=1)", head="gap"),
     ],
