@@ -78,17 +78,19 @@ def stopped_after(processes, workdir, reason):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["pjit", "pmap"])
-def test_sigterm_to_one_process(engine, tmp_path):
+@pytest.mark.parametrize(
+    "engine, number, reason",
+    [("pjit", signal.SIGTERM, "SIGTERM"), ("pmap", signal.SIGINT, "Ctrl-C")],
+)
+def test_a_signal_to_one_process_saves_and_stops(engine, number, reason, tmp_path):
     process = train(tmp_path, 2, f"--config.parallel.engine={engine}")
     wait_until_it_trains([process], tmp_path)
-    process.send_signal(signal.SIGTERM)
-    stopped_after([process], tmp_path, "SIGTERM")
+    process.send_signal(number)
+    stopped_after([process], tmp_path, reason)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["pjit", "pmap"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("engine, number", [("pjit", signal.SIGINT), ("pmap", signal.SIGTERM)])
 def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(engine, number, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -101,14 +103,6 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(engine,
     wait_until_it_trains(processes, tmp_path)
     processes[1].send_signal(number)
     stopped_after(processes, tmp_path, "(Ctrl-C|a notice)")
-
-
-@pytest.mark.slow
-def test_ctrl_c_saves_and_stops(tmp_path):
-    process = train(tmp_path, 1)
-    wait_until_it_trains([process], tmp_path)
-    process.send_signal(signal.SIGINT)
-    stopped_after([process], tmp_path, "Ctrl-C")
 
 
 @pytest.mark.parametrize("body", ["time.sleep(100)", STUCK])
