@@ -37,6 +37,8 @@ make_venv() {
   else
     fail "$python has neither ensurepip nor pip (Debian: python3-venv); name another with PYTHON=..."
   fi
+  # The one that comes with a Python is old, and takes minutes to find versions that fit together.
+  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
 }
 
 if [[ $STAMP -nt setup.py && $STAMP -nt pyproject.toml ]]; then
