@@ -87,6 +87,22 @@ def test_json(pretrained, photos_in_splits, tmp_path, capfd):  # noqa: F811
     assert set(found["outcome"]["class_accuracy"]) == {"red", "green", "blue"}
 
 
+def test_the_outcome_is_of_what_the_run_evaluates(pretrained, photos_in_splits, tmp_path, capfd):  # noqa: F811
+    """Averaged parameters and flipped images, where its evaluation says so."""
+    workdir = tmp_path / "run"
+    words = ["--epochs=1", "--config.optimizer.ema_decay=0.9", "--config.evals.test.use_ema=True"]
+    words += ["--config.evals.test.tta=flip", "--config.optimizer.learning_rate=0.03"]
+    words += [f"--workdir={workdir}", "--json"]
+    assert main(["finetune", str(pretrained), str(photos_in_splits), *words]) == 0
+    found = json.loads(capfd.readouterr().out)
+    expected = found["metrics"]["eval/test/loss"]
+    assert found["outcome"]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert "--use-ema" in found["outcome"]["predict"]
+    plain = ["evaluate", f"--checkpoint={workdir}", "--json", "--source"]
+    assert main([*plain, found["outcome"]["source"], "--split=val", "--tta=none"]) == 0
+    assert json.loads(capfd.readouterr().out)["loss"] != pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.slow
 def test_a_sweep_of_real_runs(pretrained, photos_in_splits, tmp_path):  # noqa: F811
     program = (

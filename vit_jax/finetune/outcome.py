@@ -6,15 +6,14 @@ from typing import Any
 
 from vit_jax.checkpoint.choose import chosen_checkpoint
 from vit_jax.checkpoint.load import run_config
-from vit_jax.evaluate.analysis.confusion import ConfusionEvaluation
-from vit_jax.evaluate.stored import open_stored
+from vit_jax.evaluate.stored import evaluate_details
 from vit_jax.text import printable
 
 PAIRS = 5  # of classes that are printed
 
 
 def outcome(workdir: str) -> dict[str, Any]:
-    """Evaluates the best checkpoint of a run on its evaluation `test`.
+    """Evaluates the best checkpoint of a run on its evaluation `test`, by the same parameters.
 
     Args:
       workdir: workdir of a run that is done, with the config of `images_config`.
@@ -29,20 +28,26 @@ def outcome(workdir: str) -> dict[str, Any]:
     checkpoint, _ = chosen_checkpoint(workdir)
     config = run_config(checkpoint)
     entry = config["evals"]["test"]
+    averaged = ["--use-ema"] if entry["use_ema"] else []
     found = dict(
         checkpoint=str(checkpoint),
         source=entry["source"] or config["data"]["source"],
         split=entry["split"],
-        predict=shlex.join(["vit_jax", "predict", f"--checkpoint={workdir}", "IMAGE"]),
+        predict=shlex.join(["vit_jax", "predict", f"--checkpoint={workdir}", *averaged, "IMAGE"]),
         report=shlex.join(["vit_jax", "report", str(workdir)]),
     )
     if config["data"]["multi_label"]:
         return found
-    stored = open_stored(str(checkpoint), batch_size=config["batch_size"])
-    evaluation = ConfusionEvaluation(
-        source=found["source"], split=entry["split"], pp=entry["pp"], use_ema=entry["use_ema"]
+    results, _ = evaluate_details(
+        str(checkpoint),
+        source=found["source"],
+        split=entry["split"],
+        pp=entry["pp"],
+        batch_size=config["batch_size"],
+        use_ema=entry["use_ema"],
+        tta=entry["tta"],
     )
-    return found | stored.run(evaluation)
+    return found | results
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
