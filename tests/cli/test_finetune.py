@@ -98,6 +98,8 @@ def test_the_outcome_is_of_what_the_run_evaluates(pretrained, photos_in_splits, 
     expected = found["metrics"]["eval/test/loss"]
     assert found["outcome"]["loss"] == pytest.approx(expected, rel=1e-5)
     assert "--use-ema" in found["outcome"]["predict"]
+    card = (workdir / "README.md").read_text()
+    assert "vit_jax predict --checkpoint=run --use-ema IMAGE" in card
     plain = ["evaluate", f"--checkpoint={workdir}", "--json", "--source"]
     assert main([*plain, found["outcome"]["source"], "--split=val", "--tta=none"]) == 0
     assert json.loads(capfd.readouterr().out)["loss"] != pytest.approx(expected, rel=1e-3)

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import logging
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -324,6 +326,18 @@ def own_entry(ran: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
         source = own.get("source") or ran.get("data", {}).get("source")
         entry = entry | own | dict(source=source)
     return entry | {name: value for name, value in asked.items() if value is not None}
+
+
+def predict_command(checkpoint: str, *, run: Mapping[str, Any]) -> str:
+    """`vit_jax predict` by the parameters that a run evaluates: the plain or the averaged ones.
+
+    Args:
+      checkpoint: workdir, checkpoint or weight file.
+      run: config of the run whose checkpoint it is; {} for a weight file, which holds one kind.
+    """
+    entry = own_entry(dict(run), dict.fromkeys(("source", "split", "use_ema")))
+    averaged = ["--use-ema"] if entry["use_ema"] else []
+    return shlex.join(["vit_jax", "predict", f"--checkpoint={checkpoint}", *averaged, "IMAGE"])
 
 
 def _plain(evals: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from vit_jax.checkpoint.choose import chosen_checkpoint
 from vit_jax.checkpoint.load import run_config
-from vit_jax.evaluate.stored import evaluate_details
+from vit_jax.evaluate.stored import evaluate_details, predict_command
 from vit_jax.text import printable
 
 PAIRS = 5  # of classes that are printed
@@ -28,12 +28,11 @@ def outcome(workdir: str) -> dict[str, Any]:
     checkpoint, _ = chosen_checkpoint(workdir)
     config = run_config(checkpoint)
     entry = config["evals"]["test"]
-    averaged = ["--use-ema"] if entry["use_ema"] else []
     found = dict(
         checkpoint=str(checkpoint),
         source=entry["source"] or config["data"]["source"],
         split=entry["split"],
-        predict=shlex.join(["vit_jax", "predict", f"--checkpoint={workdir}", *averaged, "IMAGE"]),
+        predict=predict_command(workdir, run=config),
         report=shlex.join(["vit_jax", "report", str(workdir)]),
     )
     if config["data"]["multi_label"]:

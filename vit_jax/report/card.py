@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from vit_jax.checkpoint.load import read_description
 from vit_jax.checkpoint.stored import read_meta
 from vit_jax.data.sources.opening import SOURCES
 from vit_jax.errors import InputError
+from vit_jax.evaluate.stored import predict_command
 from vit_jax.files import expand, write_atomic
 from vit_jax.text import printable, reason
 from vit_jax.weights.files.paths import is_shipped
@@ -59,6 +59,7 @@ class Subject:
       params: number of parameters; None if unknown.
       library: OWN, TRANSFORMERS or TIMM: the program that reads the files beside the card.
       where: path or hub id by which that program loads it.
+      run: config of the run, if that is a workdir.
       license: licence in the hub's words.
     """
 
@@ -69,6 +70,7 @@ class Subject:
     params: int | None = None
     library: str = OWN
     where: str = ""
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     license: str = UNKNOWN
 
 
@@ -267,7 +269,7 @@ def _use(subject: Subject) -> list[str]:
             "transform = timm.data.create_transform(**config)",
         ]
     else:
-        line = shlex.join(["vit_jax", "predict", f"--checkpoint={subject.where}", "IMAGE"])
+        line = predict_command(subject.where, run=subject.run)
         return ["```bash", printable(line), "```"]
     return ["```python", *code, "```"]
 
@@ -339,6 +341,7 @@ def write_card(workdir: Path, params: int) -> None:
             step=step,
             params=params,
             where=workdir.name,
+            run=weights.run_config,
         )
         write_atomic(file, card(subject))
     except (OSError, InputError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax import __version__
+from vit_jax.evaluate.stored import predict_command
 from vit_jax.report.curves import Chart, charts, is_share
 from vit_jax.report.look import Confusion, Look, heatmap
 from vit_jax.report.run import (
@@ -284,9 +285,10 @@ def _commands(run: Run) -> list[Fact]:
         elif run.status != FINISHED:
             commands.append(Fact("begin" if run.status == EMPTY else "resume", shlex.join(resume)))
     if run.checkpoint is not None:
-        for command, words in (("evaluate", []), ("predict", ["IMAGE"])):
-            line = ["vit_jax", command, f"--checkpoint={folder}", *words]
-            commands.append(Fact(command, shlex.join(line)))
+        evaluate = shlex.join(["vit_jax", "evaluate", f"--checkpoint={folder}"])
+        commands.append(Fact("evaluate", evaluate))
+        predict = predict_command(folder, run=run.meta.get("config", {}))
+        commands.append(Fact("predict", predict))
     return [*commands, Fact("this page again", shlex.join(["vit_jax", "report", folder]))]
 
 
