@@ -5,7 +5,6 @@
 
 import json
 import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,7 @@ NUMBERS = ("train/loss", "train/grad_norm", "train/learning_rate", "eval/test/lo
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("earlier")
-    with tarfile.open(HERE / "runs.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
+    shutil.unpack_archive(HERE / "runs.tar.xz", folder)
     return folder
 
 
