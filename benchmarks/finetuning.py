@@ -7,6 +7,8 @@ Each run is `vit_jax finetune WEIGHTS DATA` with some arguments, in a workdir of
 --workdir; runs that are done are not repeated. Prints a table and writes it to --output as JSON,
 with the command of each row, top-1, the seconds of the run, the trained parameters and the memory
 of the process. Learning rates are those that the command chooses, but for the rows that name one.
+The teacher of the distilled rows is the run of `lora` with the same seed, and a soup is the average
+of the runs that it names: those are done first.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from vit_jax.errors import InputError, unknown
 from vit_jax.files import write_atomic
 
 OPTIMIZER = "--config.optimizer"
+TEACHER = ["--config.task=distill", "--config.distill.teacher={workdir}/lora/{seed}"]
 RUNS: dict[str, list[str]] = {
     "full": [],
     "lora": ["--method=lora"],
@@ -49,7 +52,23 @@ RUNS: dict[str, list[str]] = {
     "class-weights": ["--config.loss.class_weights=effective(beta=0.999)"],
     "balance": ["--config.data.balance=0.5"],
     "flips-averaged": ["--config.evals.test.tta=flip"],
+    "crops-averaged": ["--config.evals.test.tta=ten_crop"],
+    "mixup-ended": ["--config.mixup.alpha=0.2", "--config.mixup.off_after.epochs=4"],
+    "resized": ["--config.progressive.sizes=16@0.4, 20@0.7, 28"],
+    "adafactor": [f"{OPTIMIZER}.name=adafactor", f"{OPTIMIZER}.moment_dtype=bfloat16"],
+    "prodigy": [f"{OPTIMIZER}.name=prodigy", f"{OPTIMIZER}.learning_rate=1.0"],
+    "16-bit-moments": [f"{OPTIMIZER}.moment_dtype=bfloat16",
+                       f"{OPTIMIZER}.second_moment_dtype=bfloat16"],
+    "clipped-less": [f"{OPTIMIZER}.clip_norm=0"],
+    "clipped-by-value": [f"{OPTIMIZER}.clip_norm=0", f"{OPTIMIZER}.clip_value=0.01"],
+    "clipped-adaptively": [f"{OPTIMIZER}.clip_norm=0", f"{OPTIMIZER}.clip_adaptive=0.01"],
+    "distilled-softly": [*TEACHER, "--config.distill.kind=soft", "--config.distill.alpha=0.9",
+                         "--config.distill.temperature=2"],
+    "distilled-hard": [*TEACHER, "--config.distill.kind=hard", "--config.distill.alpha=0.5"],
+    "distilled-features": [*TEACHER, "--config.distill.kind=feature",
+                           "--config.distill.alpha=0.5"],
 }  # fmt: skip
+SOUPS = {"soup": ("rate-3", "no-layer-decay", "label-smoothing", "class-weights")}
 
 
 def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -58,10 +77,42 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     Raises:
       InputError: the run fails.
     """
-    words = ["vit_jax", "finetune", args.weights, args.data, *RUNS[name]]
+    folder = args.workdir.as_posix()
+    options = [word.format(workdir=folder, seed=seed) for word in RUNS[name]]
+    if any("{workdir}/lora" in word for word in RUNS[name]):
+        run("lora", seed, args)
+    words = ["vit_jax", "finetune", args.weights, args.data, *options]
     words += [f"--epochs={args.epochs:g}"] if args.epochs else []
     words += [f"--image-size={args.image_size}"] if args.image_size else []
     words += [f"--config.seed={seed}", f"--workdir={args.workdir / name / str(seed)}"]
+    return _summary(words)
+
+
+def soup(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Averages runs and evaluates the average; a summary as of a run.
+
+    Raises:
+      InputError: a run fails.
+    """
+    runs = [run(part, seed, args) for part in SOUPS[name]]
+    paths = [(args.workdir / part / str(seed)).as_posix() for part in SOUPS[name]]
+    target = args.workdir / name / f"{seed}.npz"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    made = _summary(["vit_jax", "soup", *paths, str(target)])
+    config = json.loads((Path(paths[0]) / "config.json").read_text())
+    data = [f"--source={config['data']['source']}", f"--split={config['evals']['test']['split']}"]
+    found = _summary(["vit_jax", "evaluate", f"--checkpoint={target}", *data])
+    return {
+        **runs[0],
+        "command": made["command"],
+        "outcome": found,
+        "wall_seconds": sum(one["wall_seconds"] for one in runs),
+        "peak_memory_bytes": max(one["peak_memory_bytes"] for one in runs),
+    }
+
+
+def _summary(words: list[str]) -> dict[str, Any]:
     done = subprocess.run([sys.executable, "-m", *words, "--json"], capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"{shlex.join(words)}: {done.stderr.strip().splitlines()[-1]}")
@@ -70,7 +121,8 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
 
 def row(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """The result of a method over its seeds."""
-    summaries = [run(name, seed, args) for seed in range(args.seeds)]
+    one = soup if name in SOUPS else run
+    summaries = [one(name, seed, args) for seed in range(args.seeds)]
     tops = [100 * summary["outcome"]["top1"] for summary in summaries]
     return dict(
         name=name,
@@ -110,7 +162,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default=",".join(RUNS), help="rows, with commas between them")
+    rows_help = "rows, with commas between them"
+    parser.add_argument("--only", default=",".join([*RUNS, *SOUPS]), help=rows_help)
     parser.add_argument("--workdir", type=Path, default=Path("workdirs/finetuning"))
     parser.add_argument("--output", type=Path, help="JSON file, written after each row")
     args = parser.parse_args(argv)
@@ -118,8 +171,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         names = args.only.split(",")
         for name in names:
-            if name not in RUNS:
-                raise unknown("row", name, RUNS)
+            if name not in [*RUNS, *SOUPS]:
+                raise unknown("row", name, [*RUNS, *SOUPS])
         for name in names:
             rows.append(row(name, args))
             print(f"{name}: {rows[-1]['top1']:.2f}", file=sys.stderr)
