@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import os
 import platform
+import re
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -73,8 +74,26 @@ def base(family: str) -> tuple[Run, ...]:
     return seeded(f"small/{family}", family)
 
 
+def _model(**values: object) -> tuple[str, ...]:
+    """Overrides of options of the model."""
+    return tuple(f"--config.model.{name}={value}" for name, value in values.items())
+
+
+# Beside the rows of table 8: rotary embeddings, and attention that needs no other position.
+OTHER_POSITIONS = {
+    "Rotary": _model(posemb="none", rotary="centred"),
+    "None, window(3)": _model(posemb="none", attention_kind="window(3)"),
+    "None, window(3) with offsets": _model(
+        posemb="none", attention_kind="window(3, relative=True)"
+    ),
+    "1-D, block(2)": _model(attention_kind="block(2)"),
+    "1-D, window(3)": _model(attention_kind="window(3)"),
+    "1-D, sparse": _model(attention_kind="sparse(pattern='strided')"),
+}
+
+
 def positions() -> Study:
-    """Table 8, and its first column also on digits."""
+    """Table 8, its first column also on digits, and OTHER_POSITIONS."""
     cells = {}
     for (kind, place), recipe in recipes(8, "small").items():
         cells["Fashion-MNIST: " + place, kind] = dataclasses.replace(recipe, percent=True)
@@ -82,7 +101,40 @@ def positions() -> Study:
             own = [word for word in recipe.runs[0].overrides if "posemb" in word]
             runs = seeded(f"small/digits/{kind}", "ViT", *own, *DIGITS)
             cells["digits: Stem", kind] = Recipe(runs, METRIC)
+    for kind, other in OTHER_POSITIONS.items():
+        folder = "small/positions/" + _folder(kind)
+        cells["Fashion-MNIST: Stem", kind] = Recipe(seeded(folder, "ViT", *other), METRIC)
+        runs = seeded("small/digits/" + _folder(kind), "ViT", *other, *DIGITS)
+        cells["digits: Stem", kind] = Recipe(runs, METRIC)
     return Study("Position embeddings (table 8)", cells)
+
+
+def attention() -> Study:
+    """Local and sparse attention on an 8x8 grid, and patches of 2 and of 4 pixels at one cost."""
+    kinds = {
+        "full": "full",
+        "block(4)": "block(4)",
+        "halo(4, 1)": "halo(4, 1)",
+        "window(3)": "window(3)",
+        "window(3) with offsets": "window(3, relative=True)",
+        "window(5)": "window(5)",
+        "sparse, strided": "sparse(pattern='strided')",
+        "sparse, fixed": "sparse(pattern='fixed')",
+    }
+    small = _model(patch_size="(2,2)")
+    arms = {name: (*small, *_model(attention_kind=kind)) for name, kind in kinds.items()}
+    # Patches of 2x2 pixels take 4.4 times the multiply-adds of an image.
+    arms["full, 4x4 patches, 4.4 times the examples"] = examples(264_000)
+    cells = {
+        ("", name): Recipe(seeded(f"small/attention/{_folder(name)}", "ViT", *own), METRIC)
+        for name, own in arms.items()
+    }
+    return Study("Attention kinds on 2x2 patches", cells)
+
+
+def _folder(name: str) -> str:
+    """A name for a folder: letters and digits, with underscores between them."""
+    return re.sub(r"\W+", "_", name).strip("_")
 
 
 def resolution() -> Study:
@@ -160,7 +212,8 @@ def masked() -> Study:
 
 
 STUDIES: dict[str, Callable[[], Study]] = {
-    study.__name__: study for study in (positions, resolution, subsets, compute, pooling, masked)
+    study.__name__: study
+    for study in (positions, attention, resolution, subsets, compute, pooling, masked)
 }
 
 
