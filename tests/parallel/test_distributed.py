@@ -128,15 +128,16 @@ def test_two_processes_equal_one_and_each_goes_on_with_the_others_run(engine, tm
     same_run(two, expected, end, params)
 
 
-def same_run(workdir, expected, expected_end, expected_params):
+def same_run(workdir, expected, expected_end, expected_params, tolerance=1e-5):
     found, end = losses(workdir)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=tolerance)
     assert end["eval/test/examples"] == expected_end["eval/test/examples"]
-    assert end["eval/test/loss"] == pytest.approx(expected_end["eval/test/loss"], rel=1e-5)
+    assert end["eval/test/loss"] == pytest.approx(expected_end["eval/test/loss"], rel=tolerance)
     for leaf, wanted in zip(
         jax.tree.leaves(read_weights(workdir).params), jax.tree.leaves(expected_params), strict=True
     ):
-        np.testing.assert_allclose(leaf, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max() + 1e-9)
+        margin = tolerance * np.abs(wanted).max() + 1e-9
+        np.testing.assert_allclose(leaf, wanted, rtol=0, atol=margin)
 
 
 @pytest.mark.slow
