@@ -8,6 +8,7 @@ import pytest
 
 from tests.train.optim.stepping import create, descend, nested, run
 from vit_jax import InputError
+from vit_jax.train.optim import OPTIMIZERS
 
 SHAPES = {
     "blocks/fc/kernel": (2, 5, 4),
@@ -150,6 +151,23 @@ def test_estimated_rates_decay_kernels_alone_as_optax_decays_everything(name):
     )
     for path in only:
         np.testing.assert_allclose(after[path], expected[path], rtol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_warm_up_from_zero_spoils_no_optimizer(name):
+    """The first step has the rate 0; by it Prodigy's estimate was 0 / 0."""
+    decay = 0.0 if name.startswith("momo") else 0.1
+    start, gradients = draw(0), [draw(step) for step in range(1, 9)]
+    options = dict(warmup=dict(steps=3), weight_decay=decay, learning_rate=0.5)
+    seen = []
+    tx = create(nested(start), name=name, **options)
+    descend(tx, nested(start), map(nested, gradients), lambda *state: seen.append(state))
+    for params, state in seen:
+        scalars = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim == 0]
+        assert all(map(np.isfinite, scalars)), scalars
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    before, after = jax.tree.leaves(seen[0][0]), jax.tree.leaves(seen[-1][0])
+    assert all((old != new).any() for old, new in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

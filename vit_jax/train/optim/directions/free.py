@@ -153,13 +153,21 @@ class Prodigy(OptimizerKind):
 def decayed(
     whole: optax.GradientTransformation, config: OptimizerOptions, parts: Parts
 ) -> optax.GradientTransformation:
-    """An estimator of AdamW's learning rate, with decoupled weight decay of kernels alone."""
+    """An estimator of AdamW's learning rate, with decoupled weight decay of kernels alone.
+
+    While the schedule is at 0, as at the start of a warm-up, it only counts: the estimate would
+    be 0 / 0.
+    """
 
     def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        updates, new = whole.update(gradients, state, params)
+        factor = parts.schedule(state.count)
         count = state.count + 1
+        updates, new = whole.update(gradients, state, params)
+        moves = factor > 0
+        updates = jax.tree.map(lambda u: jnp.where(moves, u, 0), updates)
+        new = jax.tree.map(lambda n, s: jnp.where(moves, n, s), new, state)._replace(count=count)
         correction = jnp.sqrt(1 - config.b2**count) / (1 - config.b1**count)
-        rate = state.estim_lr * parts.schedule(state.count) * correction
+        rate = state.estim_lr * factor * correction
         for part in parts.decay:
             zeros = jax.tree.map(jnp.zeros_like, updates)
             decay, _ = part.update(zeros, part.init(params), params)
