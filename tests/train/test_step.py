@@ -158,6 +158,28 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(parallel):
     assert_equal(steps.arrays(), undisturbed.arrays())
 
 
+def test_a_step_that_would_spoil_the_optimizer_changes_nothing_but_the_counters(monkeypatch):
+    """After it an estimated rate would be NaN, and every later update, in silence."""
+
+    def update(grads, estimate, params=None, **_):
+        estimate = jnp.where(jnp.abs(grads["bias"]) > 1e3, jnp.nan, estimate + 1)
+        return jax.tree.map(lambda grad: -grad / estimate, grads), estimate
+
+    estimator = optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
+    monkeypatch.setitem(globals(), "create_optimizer", lambda *_, **__: (estimator, lambda _: RATE))
+    steps = Steps()
+    good, large, last = batches(3)
+    steps(good)
+    before = steps.arrays()
+    large["y"][:] = 1e4
+    metrics = steps(large)
+    assert np.isfinite(metrics["loss"]) and metrics["finite_gradients"].all()
+    assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (1, 1)
+    assert_equal(steps.arrays(), before)
+    assert steps(last)["skipped_in_a_row"] == 0
+    assert steps.state.opt_state == 2
+
+
 def test_skipped_steps_do_not_move_the_schedule_on():
     options = dict(schedule="cosine", warmup=dict(steps=50))
     steps, (good, bad, last) = Steps(**options), batches(3)

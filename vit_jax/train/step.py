@@ -43,8 +43,10 @@ def make_train_step(
     Metrics are scalars of the global batch: loss, grad_norm, learning_rate, and counts of
     skipped steps; and `finite_gradients`, bool (leaves of params,). With `config.log.histograms`
     there is also `histograms`, see `log.histograms.count`; they are zero at steps without.
-    A step whose loss or gradient is not finite changes nothing but the counters. A parameter
-    that an update would make overflow keeps its value.
+    A step whose loss or gradient is not finite changes nothing but the counters, nor does one after
+    which a scalar of the optimizer's state would not be finite: of Prodigy it is the estimated
+    rate, and all later updates would be NaN. A parameter that an update would make overflow keeps
+    its value.
     """
     config = task.setting.config
     gradient = make_gradient(task, axis_name)
@@ -157,7 +159,7 @@ def _update(
     optimizer: optax.GradientTransformationExtraArgs,
     options: OptimizerOptions,
 ) -> TrainState:
-    """Applies the gradient, or leaves everything as it is where that is not finite.
+    """Applies the gradient, or leaves everything as it is if that or a scalar is not finite.
 
     A parameter that the update would take out of the range of its dtype keeps its value. This
     is decided element by element: a decision about all parameters would have the optimizer
@@ -165,6 +167,9 @@ def _update(
     element has computed, so that XLA joins both in one pass over memory.
     """
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
+    for old, new in zip(*map(jax.tree.leaves, (state.opt_state, opt_state)), strict=True):
+        if new.ndim == 0:
+            finite &= jnp.isfinite(new) | ~jnp.isfinite(old)
 
     def unless_overflowing(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(finite & jnp.isfinite(new), new, old)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,4 +116,7 @@ class BadSteps:
 def _what(entry: dict[str, Any]) -> str:
     if entry["parameters"]:
         return f"loss {entry['loss']}, gradients not finite of {some(entry['parameters'], FEW)}"
-    return f"loss {entry['loss']}, norm of the gradient {entry['grad_norm']}"
+    what = f"loss {entry['loss']}, norm of the gradient {entry['grad_norm']}"
+    if all(map(math.isfinite, map(float, (entry["loss"], entry["grad_norm"])))):
+        what += ", and the optimizer's state would not be finite"
+    return what
