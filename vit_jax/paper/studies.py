@@ -117,10 +117,10 @@ def attention() -> Study:
         "window(3) with offsets": "window(3, relative=True)",
         "sparse": "sparse(pattern='strided')",
     }
-    small = _model(patch_size="(2,2)")
+    small = (*_model(patch_size="(2,2)"), *examples(30_000))
     arms = {name: (*small, *_model(attention_kind=kind)) for name, kind in kinds.items()}
     # Patches of 2x2 pixels take 4.4 times the multiply-adds of an image.
-    arms["full, 4x4 patches, 4.4 times the examples"] = examples(264_000)
+    arms["full, 4x4 patches, 4.4 times the examples"] = examples(132_000)
     cells = {
         ("", name): Recipe(seeded(f"small/attention/{_folder(name)}", "ViT", *own), METRIC)
         for name, own in arms.items()
