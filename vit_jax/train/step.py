@@ -168,7 +168,7 @@ def _update(
     """
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
     for old, new in zip(*map(jax.tree.leaves, (state.opt_state, opt_state)), strict=True):
-        if new.ndim == 0:
+        if new.ndim == 0 and jnp.issubdtype(new.dtype, jnp.floating):
             finite &= jnp.isfinite(new) | ~jnp.isfinite(old)
 
     def unless_overflowing(new: jax.Array, old: jax.Array) -> jax.Array:
