@@ -240,6 +240,9 @@ def test_a_folder_or_table_without_its_kind_is_recognised(tmp_path, monkeypatch)
     }  # fmt: skip
     for name, kind in kinds.items():
         assert as_source(name) == f"{kind}:{name}"
-    for name in ("x.jpg", "absent.csv"):
-        with pytest.raises(InputError, match=f"no folder or table {name} here"):
+    for name in ("labels.csv?label=breed", "photos?label=(.*)_"):
+        assert as_source(name) == f"{kinds[name.partition('?')[0]]}:{name}"
+    for name in ("x.jpg", "absent.csv", "images", "foldr"):
+        with pytest.raises(InputError, match=f"no folder or table {name} here") as error:
             as_source(name)
+        assert ("did you mean 'folder'" in str(error.value)) == (name == "foldr")

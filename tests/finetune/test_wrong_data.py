@@ -68,7 +68,10 @@ def place(tmp_path_factory):
     [
         (["new.csv"], "new.csv line 26 has the class 'c', which is not among the 2 classes"),
         (["blank.csv"], "blank.csv line 26 has no label"),
-        (["gone.csv"], "gone.csv line 26: nowhere.jpg: no such file"),
+        (
+            ["gone.csv"],
+            "gone.csv line 26: nowhere.jpg: no such file; paths begin at the table",
+        ),
         (["rows.csv"], "has no rows below its first line"),
         (["column.csv"], "column.csv has no column label, class, target or labels"),
         (["other.parquet"], "has no column of images; its columns are x (int64), y (string)"),

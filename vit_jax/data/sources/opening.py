@@ -112,18 +112,20 @@ def as_source(text: str) -> str:
     kind, colon, _ = text.partition(":")
     if kind in SOURCES:
         return text
-    if meant := kind_of(text):
+    # A file may be followed by options, as in labels.csv?label=breed.
+    if meant := kind_of(text) or kind_of(text.partition("?")[0]):
         return f"{meant}:{text}"
-    if colon or nearest(text, SOURCES):
+    if colon:
         raise unknown("data source", text, SOURCES)
     place = Path(os.path.expanduser(text))
     with contextlib.suppress(OSError):
         beside = [str(one) for one in sorted(place.parent.iterdir()) if kind_of(str(one))]
         if hint := nearest(str(place), beside, cutoff=0.8):
             raise InputError(f"there is no folder or table {text}{hint}")
+    known = f"; sources are {', '.join(SOURCES)}, such as folder:DIR"
     raise InputError(
-        f"there is no folder or table {text} here, and no data source of that name; sources are "
-        f"{', '.join(SOURCES)}, such as folder:DIR"
+        f"there is no folder or table {text} here, and no data source of that name"
+        f"{nearest(text, SOURCES, cutoff=0.8) or known}"
     )
 
 

@@ -65,7 +65,10 @@ class FileSizes:
                 f"{describe(row)}: {path} is a link that leaves the table's folder{more}; "
                 "data.follow_links=True reads it"
             )
-        raise InputError(f"{describe(row)}: {path}: no such file{more}")
+        raise InputError(
+            f"{describe(row)}: {path}: no such file{more}; paths begin at the table's folder; "
+            "correct or remove such rows"
+        )
 
     def _stays(self, folder: bytes) -> bool:
         """Whether the real place of a folder or file is within that of the root."""
