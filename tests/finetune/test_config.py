@@ -4,8 +4,9 @@ import pytest
 
 from tests.finetune.conftest import write_images
 from vit_jax import InputError
-from vit_jax.config_files import load_config
+from vit_jax.config_files import PREFIX, load_config
 from vit_jax.finetune.config import Wanted
+from vit_jax.finetune.run import warmup_of
 
 CONFIG = "configs/images.py"
 
@@ -105,3 +106,20 @@ def test_weights_or_images_that_do_not_exist(pretrained, photos, tmp_path):
         load_config(f"{CONFIG}:{pretrained},folder:{tmp_path / 'none'}")
     with pytest.raises(InputError, match="none.npz"):
         load_config(f"{CONFIG}:{tmp_path / 'none.npz'},folder:{photos}")
+
+
+@pytest.mark.parametrize(
+    "given, method, warmup",
+    [
+        (["total.steps=150"], "full", ["optimizer.warmup.steps=15"]),
+        (["total.epochs=2.5", "seed=1"], "lora", ["optimizer.warmup.epochs=0.25"]),
+        (["total.examples=1000"], "head", ["optimizer.warmup.examples=100"]),
+        (["total.steps=150", "optimizer.warmup.steps=3"], "full", []),
+        (["total.steps=150"], "probe", []),  # which has none
+        (["total.steps=many"], "full", []),
+        (["seed=1"], "full", []),
+    ],
+)
+def test_a_length_given_as_an_override_has_a_tenth_of_it_as_warm_up(given, method, warmup):
+    overrides = [PREFIX + word for word in given]
+    assert warmup_of(overrides, method) == [PREFIX + word for word in warmup]

@@ -117,10 +117,28 @@ def prepare(
         wanted, overrides = found.wanted, [*found.overrides, *overrides]
     if begun_in(workdir) and "," not in workdir:
         wanted = dataclasses.replace(wanted, resume=workdir)
+    overrides = [*overrides, *warmup_of(overrides, method)]
     spec = f"configs/images.py:{wanted.argument()}"
     command = ["vit_jax", "train", f"--config={spec}", f"--workdir={workdir}", *overrides]
     log.info("this is %s", shlex.join(command))
     return Prepared(load_config(spec, overrides), workdir)
+
+
+def warmup_of(overrides: Sequence[str], method: str) -> list[str]:
+    """The warm-up that goes with a length given as an override: a tenth of it.
+
+    Nothing if no length is given, if a warm-up is given, too, or if the method has none. The rule
+    of `choices` knows no length but the one that it chooses.
+    """
+    given = dict(word.removeprefix(PREFIX).partition("=")[::2] for word in overrides)
+    if method == "probe" or any(name.startswith("optimizer.warmup") for name in given):
+        return []
+    for unit in ("steps", "examples", "epochs"):
+        # Another text is refused with the config.
+        if re.fullmatch(r"\d+(\.\d+)?", text := given.get(f"total.{unit}", "")):
+            tenth = float(text) / 10 if unit == "epochs" else round(float(text) / 10)
+            return [f"{PREFIX}optimizer.warmup.{unit}={tenth}"]
+    return []
 
 
 def _is_model(path: str) -> bool:
