@@ -59,7 +59,7 @@ RUNS: dict[str, list[str]] = {
     "prodigy": [f"{OPTIMIZER}.name=prodigy", f"{OPTIMIZER}.learning_rate=1.0"],
     "16-bit-moments": [f"{OPTIMIZER}.moment_dtype=bfloat16",
                        f"{OPTIMIZER}.second_moment_dtype=bfloat16"],
-    "clipped-less": [f"{OPTIMIZER}.clip_norm=0"],
+    "not-clipped": [f"{OPTIMIZER}.clip_norm=0"],
     "clipped-by-value": [f"{OPTIMIZER}.clip_norm=0", f"{OPTIMIZER}.clip_value=0.01"],
     "clipped-adaptively": [f"{OPTIMIZER}.clip_norm=0", f"{OPTIMIZER}.clip_adaptive=0.01"],
     "distilled-softly": [*TEACHER, "--config.distill.kind=soft", "--config.distill.alpha=0.9",

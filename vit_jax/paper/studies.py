@@ -79,7 +79,7 @@ def _model(**values: object) -> tuple[str, ...]:
     return tuple(f"--config.model.{name}={value}" for name, value in values.items())
 
 
-# Beside the rows of table 8: rotary embeddings, and attention that needs no other position.
+# Beside the rows of table 8: rotary embeddings, local and sparse attention.
 OTHER_POSITIONS = {
     "Rotary": _model(posemb="none", rotary="centred"),
     "None, window(3)": _model(posemb="none", attention_kind="window(3)"),
