@@ -106,19 +106,25 @@ def test_the_outcome_is_of_what_the_run_evaluates(pretrained, photos_in_splits, 
 
 
 @pytest.mark.slow
-def test_a_sweep_of_real_runs(pretrained, photos_in_splits, tmp_path):  # noqa: F811
+def test_a_sweep_of_real_runs(pretrained, photos, tmp_path):  # noqa: F811
+    """Without a split for evaluation: a run without the held-out images tells the accuracy."""
     program = (
         "import sys; from vit_jax.finetune import sweep; from vit_jax.cli.main import main; "
         "sweep.RATES, sweep.DECAYS, sweep.SHARES = (1.0, 10.0), (0.8,), (0.1,); "
         "sys.exit(main(sys.argv[1:]))"
     )
-    words = ["finetune", str(pretrained), str(photos_in_splits), "--sweep", "--epochs=4"]
+    words = ["finetune", str(pretrained), str(photos), "--sweep", "--epochs=4"]
     command = [sys.executable, "-c", program, *words, f"--workdir={tmp_path / 'run'}", "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run" / "sweep" / "sweep.json").read_text())
-    (scores,) = (rung["scores"] for rung in record["rungs"])
+    scores, whole = (rung["scores"] for rung in record["rungs"])
     assert record["best"] == max(scores, key=scores.get)
+    outcome = json.loads(done.stdout)["outcome"]
+    assert outcome["top1"] == pytest.approx(whole[record["best"]])
+    assert outcome["split"].startswith("train[") and "/sweep/whole/" in outcome["measured"]
+    assert outcome["checkpoint"].startswith(str(tmp_path / "run" / "checkpoints"))
+    assert main(["predict", f"--checkpoint={tmp_path / 'run'}", str(next(photos.glob("*/*")))]) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["optimizer"]["layer_decay"] == 0.8 and config["data"]["split"] == "train"
 

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 RATES = (0.1, 0.3, 1.0, 3.0)
 DECAYS = (0.65, 0.85)
 SHARES = (1 / 9, 1 / 3)  # of the run's length, one for each rung
+_WHOLE = "whole"  # folder of the run of the whole length, beside those of the rungs
 _KEPT = 3  # one candidate of this number goes on to the next rung
 
 
@@ -58,6 +59,11 @@ class Candidate:
     def overrides(self) -> list[str]:
         """The overrides of the config."""
         return [] if self.decay is None else [f"--config.optimizer.layer_decay={self.decay:g}"]
+
+
+def whole_runs(workdir: str) -> list[Path]:
+    """The workdirs of a sweep's runs of the whole length: one, or none."""
+    return sorted((expand(workdir) / "sweep" / _WHOLE).glob("*"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +123,7 @@ def sweep(wanted: Wanted, workdir: str, overrides: Sequence[str], *, jobs: int =
     log.info("sweep: the best is %s (%.2f%% on %s)", best.name, 100 * scores[best], held)
     final = dataclasses.replace(wanted, rate=best.rate if best.rate != 1 else None)
     if not images.test:
-        told_by = runs.scores(dataclasses.replace(base, share=None), [best], "whole")[best]
+        told_by = runs.scores(dataclasses.replace(base, share=None), [best], _WHOLE)[best]
         log.info("a run of the whole length on the others: %.2f%% on %s", 100 * told_by, held)
         record.append(dict(share=1.0, scores={best.name: told_by}))
         final = dataclasses.replace(final, hold_out=False)
