@@ -1,4 +1,4 @@
-"""The paper's claims on small models and real images, each over three seeds.
+"""The paper's claims on small models and real images, each over three or five seeds.
 
     python benchmarks/small_scale.py STUDY [--workdir=workdirs/tables] [--output=docs/results]
     python benchmarks/small_scale.py --list [STUDY]
@@ -27,7 +27,9 @@ def report(found: dict[str, Any]) -> str:
     """A Markdown table: a row for each point, a column for each curve."""
     cells: dict[str, dict[str, str]] = collections.defaultdict(dict)
     for point in found["points"]:
-        text = f"{point['mean']:.2f} ± {point['std']:.2f}"
+        text = f"{point['mean']:.2f}"
+        if point["std"] is not None:
+            text += f" ± {point['std']:.2f}"
         if point["chosen"]:
             text += f" ({point['chosen'].rpartition('.')[2]})"
         cells[point["point"]][point["curve"]] = text
@@ -55,7 +57,7 @@ def plot(found: dict[str, Any], study: Study, file: Path) -> None:
         axes.errorbar(
             [float(p["point"]) if study.x else names.index(p["point"]) for p in points],
             [p["mean"] for p in points],
-            [p["std"] for p in points],
+            [p["std"] or 0 for p in points],
             marker="o",
             linestyle="-" if study.x else "",
             capsize=3,

@@ -4,6 +4,8 @@
 
 The argument names the family, ViT, BiT or hybrid, each with about the same number of
 multiply-accumulates. Images are resized to 16x16 pixels; the Transformers have 4x4 tokens.
+iGPT is a fourth: 10x10 pixels of 16 greys are its tokens, it learns without labels, and a linear
+probe of each layer tests it.
 `vit_jax tables N --scale=small --run` and benchmarks/small_scale.py start from this config
 and change the options that they compare; docs/results has the results.
 configs/small.py:FAMILY,DIR reads the IDX files of another folder.
@@ -22,15 +24,17 @@ FAMILIES = {
     "hybrid": ("R+ViT-Ti/2", dict(width=64, depth=2, mlp_dim=128, num_heads=4)),
     "BiT": ("BiT-R50x1", dict(resnet_stages=(1,))),
 }
+# 20 million.
+IGPT = ("iGPT-S", dict(width=48, depth=6, mlp_dim=192, num_heads=4, palette=16))
 
 
 def get_config(arg: str = "ViT") -> ConfigDict:
     """The config of "FAMILY" or "FAMILY,DIR"."""
     family, _, folder = arg.partition(",")
-    if family not in FAMILIES:
-        raise unknown("family", family, FAMILIES)
+    if family not in (*FAMILIES, "iGPT"):
+        raise unknown("family", family, (*FAMILIES, "iGPT"))
     config = default()
-    config.model.name, options = FAMILIES[family]
+    config.model.name, options = IGPT if family == "iGPT" else FAMILIES[family]
     config.model.update(**options)
     config.data.source = f"idx:{folder or DEBIAN}"
     config.data.pp = (
@@ -46,4 +50,12 @@ def get_config(arg: str = "ViT") -> ConfigDict:
     config.optimizer.warmup = duration(examples=6_000)
     config.optimizer.clip_norm = 1.0
     config.log.tensorboard = False
+    if family == "iGPT":
+        config.task = "pixels"
+        config.data.pp = "resize(10, antialias=True)|flip_lr|value_range(-1, 1)"
+        config.batch_size = 64
+        config.optimizer.weight_decay = 0.0
+        with config.unlocked():
+            splits = dict(train="train[:10000]", test="test")
+            config.evals.probe = evaluation("probe", layers="all", batch_size=500, **splits)
     return config

@@ -49,6 +49,10 @@ def test_the_last_layer_is_what_the_plain_probe_sees(workdir, capsys):
     assert main([*probe, "--layers=all", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["layer"] for row in found["layers"]] == [0, 1, 2]
+    # Training logs numbers: there each layer has a metric of its own.
+    assert [found[f"layer{row['layer']}/top1"] for row in found["layers"]] == [
+        row["top1"] for row in found["layers"]
+    ]
     assert main([*probe, "--json"]) == 0
     plain = json.loads(capsys.readouterr().out)
     assert found["layers"][2]["top1"] == plain["top1"] > 0.3

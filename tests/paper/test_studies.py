@@ -37,8 +37,9 @@ def test_a_learning_rate_is_chosen_on_images_that_are_held_out():
 def check(cells):
     for recipe in cells.values():
         runs = [*recipe.runs, *(run for _, run in recipe.choices)]
-        assert len(recipe.runs) == 3 and len({run.workdir for run in runs}) == len(runs)
-        assert [config.seed for config in map(loaded, recipe.runs)] == [0, 1, 2]
+        assert len({run.workdir for run in runs}) == len(runs)
+        seeds = [config.seed for config in map(loaded, recipe.runs)]
+        assert seeds in ([0], [0, 1, 2], [0, 1, 2, 3, 4])
         for run in runs:
             config = loaded(run)
             options = {key: value for key, value in config.model.items() if key != "name"}

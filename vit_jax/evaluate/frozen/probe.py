@@ -194,6 +194,10 @@ def chosen_layers(spec: str, config: ModelConfig, where: str) -> list[int]:
     return layers
 
 
+def _layer_metric(layer: int) -> str:
+    return f"layer{layer}/top1"
+
+
 def _layer_features(model: Any, images: Any, *, layers: Sequence[int]) -> jax.Array:
     """Features (B, layers, D) in float32; see `ViT.layer_features`."""
     return model.layer_features(images)[:, np.array(layers)].astype(jnp.float32)
@@ -251,7 +255,7 @@ class LinearProbe(AllLabelsEvaluation):
     )
 
     def open(self, context: Context) -> Opened:
-        """See `Evaluation.open`; with `layers`, a probe of each."""
+        """See `Evaluation.open`; with `layers`, a probe of each, as layer<number>/top1 too."""
         if not self.layers:
             return super().open(context)
         layers = chosen_layers(self.layers, context.model_config, f"{context.where}: layers")
@@ -277,9 +281,10 @@ class LinearProbe(AllLabelsEvaluation):
                     rows.append(dict(layer=layer, **found))
             best = max(rows, key=lambda row: row["top1"])
             where = dict(source=train.name, train=train.split, test=test.split)
-            return dict(best, layers=rows, examples=test.size, **where)
+            by_layer = {_layer_metric(row["layer"]): row["top1"] for row in rows}
+            return dict(best, layers=rows, examples=test.size, **where, **by_layer)
 
-        return Opened(("top1",), run)
+        return Opened(("top1", *map(_layer_metric, layers)), run)
 
     def score(
         self,
