@@ -1,10 +1,10 @@
 """Emoji by several vendors as a folder of images: the same pictures, drawn by other hands.
 
-    python benchmarks/emoji.py photos/emoji [--train=apple,google] [--test=twitter]
+    python benchmarks/emoji.py photos/emoji [--train=apple,google] [--test=twitter] [--dev=facebook]
 
 Downloads npm's packages emoji-datasource-VENDOR with `npm pack` into DIR-packages, once, and
-writes DIR/train/CATEGORY/VENDOR-NAME.png and DIR/val/... on white, at 64 pixels. Nine categories;
-some 1,900 pictures a vendor. Vendors: apple, facebook, google, twitter.
+writes DIR/train/CATEGORY/VENDOR-NAME.png, DIR/val/... and, if asked for, DIR/dev/... on white, at
+64 pixels. Nine categories; some 1,900 pictures a vendor. Vendors: apple, facebook, google, twitter.
 """
 
 import argparse
@@ -97,9 +97,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", metavar="DIR", type=Path)
     parser.add_argument("--train", default="apple,google", help="vendors (%(default)s)")
     parser.add_argument("--test", default="twitter", help="vendors (%(default)s)")
+    parser.add_argument("--dev", help="vendors, to choose options by (none)")
     args = parser.parse_args(argv)
+    vendors = dict(train=args.train, val=args.test) | ({"dev": args.dev} if args.dev else {})
     try:
-        counts = make(args.folder, dict(train=args.train.split(","), val=args.test.split(",")))
+        counts = make(args.folder, {split: names.split(",") for split, names in vendors.items()})
     except InputError as error:
         print(f"emoji.py: {error}", file=sys.stderr)
         return 2
