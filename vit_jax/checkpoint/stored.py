@@ -213,7 +213,7 @@ def check_shapes(
       items: item -> pytree of ShapeDtypeStructs.
 
     Raises:
-      InputError: lists what is missing, unexpected or misshapen, with both shapes.
+      InputError: names the first of what is missing, unexpected or misshapen, with both shapes.
     """
     problems = []
     for item, tree in items.items():
@@ -226,7 +226,7 @@ def check_shapes(
             if found.get(name) != wanted.get(name)
         ]
     if problems:
-        raise InputError(f"{checkpoint} does not fit the config: " + "; ".join(problems))
+        raise InputError(f"{checkpoint} does not fit the config: {some(problems, 3, '; ')}")
 
 
 def read_item(checkpoint: Path, item: str, stored: dict[str, Any], tree: Any) -> Any:

@@ -171,7 +171,7 @@ def matched(config: ModelConfig, found: Recognised, where: str = "") -> dict[str
 
     Raises:
       InputError: tensors are missing, unexpected, of another shape or not floating-point; the
-        message lists them.
+        message names the first three.
     """
     rows, words = layouts(config, found.family.table, found.name), found.family.words
     wanted = {name: row.their_shape for row in rows.values() for name, _ in row.tensors(words)}
@@ -200,7 +200,7 @@ def matched(config: ModelConfig, found: Recognised, where: str = "") -> dict[str
         name, _ = models.identify(config)
         raise InputError(
             f"{found.path} does not fit {name} as a file of {found.name} "
-            f"({len(problems)} tensors differ):\n  " + "\n  ".join(problems)
+            f"({len(problems)} tensors differ): {some(problems, 3, '; ')}"
         )
     return rows
 

@@ -11,6 +11,7 @@ from vit_jax import models
 from vit_jax.errors import InputError
 from vit_jax.models.config import BiTConfig, ModelConfig
 from vit_jax.models.vit_config import ViTConfig
+from vit_jax.text import some
 from vit_jax.weights.adapters.lora import Adapter
 from vit_jax.weights.layout import Layout, Table, layout_of
 
@@ -83,5 +84,5 @@ def layouts(config: ModelConfig, table: Table, family: str) -> dict[str, Layout]
     }
     homeless = sorted(path for path, layout in found.items() if layout is None)
     if homeless:
-        raise InputError(f"the names of {family} have no place for {', '.join(homeless)}")
+        raise InputError(f"the names of {family} have no place for {some(homeless)}")
     return {path: layout for path, layout in found.items() if layout is not None}
