@@ -49,13 +49,13 @@ def plot(found: dict[str, Any], study: Study, file: Path) -> None:
     for point in found["points"]:
         curves[point["curve"]].append(point)
     names = list(dict.fromkeys(point["point"] for point in found["points"]))
-    panels = 1 if study.x else len(curves)
-    figure = figure_class()(figsize=(max(6, 2.5 * panels), 4), layout="constrained")
-    every_axes = figure.subplots(1, panels, squeeze=False)[0]
+    shares = [1] if study.x else [2 + len(points) for points in curves.values()]
+    figure = figure_class()(figsize=(max(6, 0.45 * sum(shares)), 4.5), layout="constrained")
+    every_axes = figure.subplots(1, len(shares), squeeze=False, width_ratios=shares)[0]
     for i, (curve, points) in enumerate(curves.items()):
         axes = every_axes[0 if study.x else i]
         axes.errorbar(
-            [float(p["point"]) if study.x else names.index(p["point"]) for p in points],
+            [float(p["point"]) for p in points] if study.x else range(len(points)),
             [p["mean"] for p in points],
             [p["std"] or 0 for p in points],
             marker="o",
@@ -70,8 +70,9 @@ def plot(found: dict[str, Any], study: Study, file: Path) -> None:
             axes.minorticks_off()
             axes.legend(fontsize=8)
         else:
-            axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
-            axes.set_xlim(-0.5, len(names) - 0.5)
+            own = [p["point"] for p in points]
+            axes.set_xticks(range(len(own)), own, rotation=45, ha="right", fontsize=8)
+            axes.set_xlim(-0.5, len(own) - 0.5)
             axes.set_title(curve.replace(": ", "\n"), fontsize=9)
     figure.suptitle(found["title"], fontsize=10)
     figure.savefig(file, dpi=120)
