@@ -92,7 +92,10 @@ setup(
     # would take the clone's folder for the package.
     package_dir={"": "."},
     package_data={
-        "vit_jax": ["py.typed", "weights/published.tsv", "weights/shipped/*", "report/page.*"]
+        "vit_jax": [
+            *("py.typed", "models/sizes.tsv", "report/page.*"),
+            *("weights/published.tsv", "weights/shipped/*"),
+        ]
     },
     cmdclass={"build_py": BuildWithConfigs},
     python_requires=">=3.11",

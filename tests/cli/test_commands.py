@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import vit_jax
+from vit_jax.cli.commands.weights import models
 from vit_jax.cli.main import main
 
 TINY = [
@@ -88,6 +89,11 @@ def test_models_prints_the_papers_counts(capfd):
     assert rows["ViT-B/16"]["params"] == 86_567_656
     assert round(rows["ViT-L/16"]["macs"] / 1e9, 3) == 61.555
     assert rows["ViT-S/16"]["image_size"] == 224
+
+
+def test_the_kept_sizes_of_models_are_what_they_have():
+    remedy = "write vit_jax/models/sizes.tsv anew: SIZES.write_text(sizes())"
+    assert models.SIZES.read_text() == models.sizes(), remedy
 
 
 def test_data_shows_what_a_config_reads(photographs, tmp_path, capfd):

@@ -8,11 +8,17 @@ vit_jax models --pretrained "dinov3*"
 """
 
 import argparse
+import csv
 import dataclasses
+import fnmatch
 import json
+from importlib.resources import files
 
 from vit_jax.cli.arguments import add_json_argument
 from vit_jax.errors import InputError
+
+# What `sizes` returns, kept because JAX is imported and traces the models in seconds.
+SIZES = files("vit_jax") / "models" / "sizes.tsv"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,24 +36,32 @@ def run(args: argparse.Namespace) -> int:
     """Prints the table; returns the exit status."""
     if args.pretrained:
         return _published(args.pattern, args.json)
-    from vit_jax import models
-    from vit_jax.models import flops
-
-    rows = []
-    for name in models.list_models(args.pattern):
-        config = models.model_config(name, num_classes=1000)
-        count, macs = flops.parameters(config), flops.macs(config)
-        rows.append((name, count, macs, config.image_size[0]))
+    with SIZES.open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    rows = [row for row in rows if fnmatch.fnmatchcase(row["name"].lower(), args.pattern.lower())]
     if not rows:
         raise InputError(f"no model matches {args.pattern!r}; `vit_jax models` lists all")
     if args.json:
-        keys = ("name", "params", "macs", "image_size")
-        print(json.dumps([dict(zip(keys, row)) for row in rows], indent=2))
+        found = [{key: row[key] if key == "name" else int(row[key]) for key in row} for row in rows]
+        print(json.dumps(found, indent=2))
     else:
         print(f"{'model':14}{'parameters':>16}{'GMACs':>10}")
-        for name, count, macs, _ in rows:
-            print(f"{name:14}{count:>16,}{macs / 1e9:>10.3f}")
+        for row in rows:
+            print(f"{row['name']:14}{int(row['params']):>16,}{int(row['macs']) / 1e9:>10.3f}")
     return 0
+
+
+def sizes() -> str:
+    """The contents of SIZES, computed: each model's parameters, multiply-adds and pixels a side."""
+    from vit_jax import models
+    from vit_jax.models import flops
+
+    lines = ["name\tparams\tmacs\timage_size"]
+    for name in models.list_models():
+        config = models.model_config(name, num_classes=1000)
+        numbers = flops.parameters(config), flops.macs(config), config.image_size[0]
+        lines.append("\t".join([name, *map(str, numbers)]))
+    return "\n".join(lines) + "\n"
 
 
 def _published(pattern: str, as_json: bool) -> int:
