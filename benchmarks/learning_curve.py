@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from small_scale import machine
+
 from vit_jax.errors import InputError
 from vit_jax.figures.draw import figure_class
-from vit_jax.paper.studies import machine
 
 
 def document(workdir: Path, command: str) -> dict[str, Any]:

@@ -10,17 +10,67 @@ What the studies compare stands in vit_jax/paper/studies.py; the JSON has each r
 
 import argparse
 import collections
+import dataclasses
+import datetime
 import json
 import logging
 import os
+import platform
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from vit_jax.errors import InputError, unknown
 from vit_jax.figures.draw import figure_class
 from vit_jax.paper import queue
-from vit_jax.paper.studies import STUDIES, Study, document
+from vit_jax.paper.results import choice, measured
+from vit_jax.paper.runs import Run
+from vit_jax.paper.studies import STUDIES, Study
+
+
+def document(name: str, study: Study, folder: Path) -> dict[str, Any]:
+    """The results of a study, as a document for JSON."""
+    points = []
+    metrics = dict.fromkeys(recipe.metric for recipe in study.cells.values())
+    for (curve, point), recipe in study.cells.items():
+        ours = measured(recipe, folder)
+        chosen = choice(recipe, folder)
+        runs = [run for run in recipe.final(chosen) if isinstance(run, Run)]
+        points.append(
+            dict(
+                curve=curve,
+                point=point,
+                mean=ours.value,
+                std=ours.std,
+                runs=ours.runs,
+                chosen=chosen,
+                values=[
+                    measured(dataclasses.replace(recipe, runs=(run,), choices=()), folder).value
+                    for run in runs
+                ],
+                commands=[run.command(folder) for run in runs],
+            )
+        )
+    return dict(
+        study=name,
+        title=study.title,
+        metric=f"{', '.join(metrics)} in percent",
+        **machine(),
+        points=points,
+    )
+
+
+def machine() -> dict[str, Any]:
+    """The date, hardware and versions of a measurement."""
+    with open("/proc/cpuinfo") as file:
+        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    versions = {name: version(name) for name in ("jax", "flax", "optax", "vit_jax")}
+    return dict(
+        date=datetime.date.today().isoformat(),
+        hardware=f"{[*names, platform.machine()][0]}, {len(os.sched_getaffinity(0))} cores",
+        versions=versions | dict(python=platform.python_version()),
+    )
 
 
 def report(found: dict[str, Any]) -> str:
@@ -31,7 +81,8 @@ def report(found: dict[str, Any]) -> str:
         if point["std"] is not None:
             text += f" ± {point['std']:.2f}"
         if point["chosen"]:
-            text += f" ({point['chosen'].rpartition('.')[2]})"
+            option, _, value = point["chosen"].partition("=")
+            text += f" ({option.rpartition('.')[2]}={value})"
         cells[point["point"]][point["curve"]] = text
     curves = list(dict.fromkeys(point["curve"] for point in found["points"]))
     lines = [

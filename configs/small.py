@@ -8,7 +8,8 @@ iGPT is a fourth: 10x10 pixels of 16 greys are its tokens, it learns without lab
 probe of each layer tests it.
 `vit_jax tables N --scale=small --run` and benchmarks/small_scale.py start from this config
 and change the options that they compare; docs/results has the results.
-configs/small.py:FAMILY,DIR reads the IDX files of another folder.
+configs/small.py:FAMILY,fewshot also measures 5-shot accuracy on digits; FAMILY,DIR reads the IDX
+files of another folder.
 """
 
 from ml_collections import ConfigDict
@@ -29,8 +30,9 @@ IGPT = ("iGPT-S", dict(width=48, depth=6, mlp_dim=192, num_heads=4, palette=16))
 
 
 def get_config(arg: str = "ViT") -> ConfigDict:
-    """The config of "FAMILY" or "FAMILY,DIR"."""
-    family, _, folder = arg.partition(",")
+    """The config of "FAMILY", "FAMILY,fewshot" or "FAMILY,DIR"."""
+    family, _, rest = arg.partition(",")
+    folder = "" if rest == "fewshot" else rest
     if family not in (*FAMILIES, "iGPT"):
         raise unknown("family", family, (*FAMILIES, "iGPT"))
     config = default()
@@ -50,6 +52,10 @@ def get_config(arg: str = "ViT") -> ConfigDict:
     config.optimizer.warmup = duration(examples=6_000)
     config.optimizer.clip_norm = 1.0
     config.log.tensorboard = False
+    if rest == "fewshot":
+        with config.unlocked():
+            splits = dict(train="train[:80%]", test="train[80%:]", seeds=10)
+            config.evals.fewshot = evaluation("fewshot", source="digits", shots=(5,), **splits)
     if family == "iGPT":
         config.task = "pixels"
         config.data.pp = "resize(10, antialias=True)|flip_lr|value_range(-1, 1)"
