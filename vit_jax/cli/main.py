@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import errno
-import importlib
 import io
 import logging
 import os
@@ -13,7 +12,7 @@ from typing import NoReturn
 
 from vit_jax import __version__
 from vit_jax.cli.arguments import add_import_argument
-from vit_jax.cli.startup import restart_with_huge_pages
+from vit_jax.cli.startup import import_quickly, restart_with_huge_pages
 from vit_jax.errors import (
     InputError,
     NonFiniteError,
@@ -156,7 +155,7 @@ def _run(argv: list[str]) -> int:
     for command, (room, summary) in COMMANDS.items():
         # Only the chosen command is imported: start-up stays quick.
         if command == name:
-            module = modules[command] = importlib.import_module(f"{room}.{command}")
+            module = modules[command] = import_quickly(f"{room}.{command}")
             sub = commands.add_parser(
                 command,
                 help=summary,

@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import json
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -154,6 +155,42 @@ def test_a_tracker_that_fails_ends_alone(tmp_path, caplog):
     assert len(rows(tmp_path / "metrics.csv")) == 3
     (message,) = caplog.messages
     assert message == f"{tmp_path}: no more broken things: KeyError: 'of any library'"
+
+
+class Seen(Writer):
+    def __init__(self, calls):
+        self.calls = calls
+
+    def scalars(self, step, values):
+        self.calls.append(f"metrics of {step}")
+
+    def images(self, step, name, images):
+        self.calls.append(f"images of {step}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SeenTracker(Tracker):
+    calls: list
+
+    def open(self, start):
+        self.calls.append("opened")
+        return Seen(self.calls)
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_tracker_opens_with_the_first_metrics(measured, tmp_path):
+    # Images come before the first step is compiled, which imports in a thread would slow.
+    calls = []
+    trackers = Trackers([SeenTracker(calls)], Start(tmp_path, 0))
+    trackers.images(1, "batch", IMAGES)
+    time.sleep(0.1)
+    assert calls == []
+    if measured:
+        trackers.scalars(1, {"loss": 1.0})
+        trackers.images(2, "batch", IMAGES)
+    trackers.close(True)
+    later = ["metrics of 1", "images of 2"] if measured else []
+    assert calls == ["opened", "images of 1", *later]
 
 
 @pytest.mark.parametrize(

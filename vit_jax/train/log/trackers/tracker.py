@@ -106,7 +106,7 @@ class Tracker(abc.ABC):
 
     @abc.abstractmethod
     def open(self, start: Start) -> Writer:
-        """Opens the tracker; called in its thread, at the first thing to write."""
+        """Opens the tracker; called in its thread, with the first metrics."""
 
 
 TRACKERS: Registry[Callable[..., Tracker]] = Registry("tracker")
@@ -144,19 +144,27 @@ class Trackers:
     """All trackers of a run, each in a thread of its own."""
 
     def __init__(self, trackers: Sequence[Tracker], start: Start):
-        """Opens nothing yet: what imports take happens while the device works."""
+        """Opens nothing before the first metrics: what imports take happens between steps.
+
+        Imports in another thread would slow the compilation of the first step.
+        """
         self._threads = [_Thread(tracker, start) for tracker in trackers]
+        self._early: list[tuple[int, str, np.ndarray]] | None = []  # images before the metrics
 
     def __bool__(self) -> bool:
         return bool(self._threads)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Queues the metrics of a step."""
+        self._release()
         for thread in self._threads:
             thread.call(lambda writer: writer.scalars(step, values))
 
     def images(self, step: int, name: str, images: np.ndarray) -> None:
         """Queues images, uint8 (N, H, W, 3)."""
+        if self._early is not None:
+            self._early.append((step, name, images))
+            return
         for thread in self._threads:
             thread.call(lambda writer: writer.images(step, name, images))
 
@@ -167,9 +175,16 @@ class Trackers:
 
     def close(self, finished: bool) -> None:
         """Waits until everything is written."""
+        self._release()
         for thread in self._threads:
             thread.close(finished)
         self._threads = []
+
+    def _release(self) -> None:
+        """Queues the images that came before the first metrics."""
+        early, self._early = self._early or (), None
+        for step, name, images in early:
+            self.images(step, name, images)
 
 
 class _Thread:
