@@ -6,7 +6,7 @@ from tests.finetune.conftest import write_images
 from vit_jax import InputError
 from vit_jax.config_files import PREFIX, load_config
 from vit_jax.finetune.config import Wanted
-from vit_jax.finetune.run import warmup_of
+from vit_jax.finetune.run import prepare, warmup_of
 
 CONFIG = "configs/images.py"
 
@@ -59,6 +59,15 @@ def test_a_folder_of_classes(pretrained, photos, caplog):
     assert (config.data.split, config.evals.test.split) == ("train[:90%]", "train[90%:]")
     assert config.batch_size == 16 and config.optimizer.warmup.steps is None
     assert "--config.batch_size=8: " in caplog.text
+
+
+def test_what_the_user_gives_is_shown_after_the_choices(pretrained, photos, tmp_path, caplog):
+    caplog.set_level("INFO")
+    given = ["--config.batch_size=16"]
+    prepare(str(pretrained), str(photos), workdir=str(tmp_path / "run"), overrides=given)
+    chosen, last = [line for line in caplog.messages if line.startswith("--config.batch_size")]
+    assert chosen.startswith("--config.batch_size=8: ")
+    assert last == "--config.batch_size=16: as given"
 
 
 def test_what_the_user_says_of_the_data_stays(pretrained, photos_in_splits, caplog):

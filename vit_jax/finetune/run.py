@@ -108,7 +108,7 @@ def prepare(
         raise
     words = {word: word.removeprefix(PREFIX).partition("=") for word in overrides}
     told = {name: text for name, _, text in words.values() if name.startswith(TOLD)}
-    overrides = [word for word, (name, _, _) in words.items() if name not in told]
+    overrides = given = [word for word, (name, _, _) in words.items() if name not in told]
     wanted = Wanted(weights, source, epochs, image_size, method=method, told=told)
     Wanted.parse(wanted.argument())  # which checks the values
     workdir = workdir or default_workdir(weights, source)
@@ -121,7 +121,10 @@ def prepare(
     spec = f"configs/images.py:{wanted.argument()}"
     command = ["vit_jax", "train", f"--config={spec}", f"--workdir={workdir}", *overrides]
     log.info("this is %s", shlex.join(command))
-    return Prepared(load_config(spec, overrides), workdir)
+    config = load_config(spec, overrides)
+    for word in given:
+        log.info("%s: as given", word)
+    return Prepared(config, workdir)
 
 
 def warmup_of(overrides: Sequence[str], method: str) -> list[str]:
