@@ -7,6 +7,7 @@ import pytest
 
 from vit_jax import config as configs
 from vit_jax import data
+from vit_jax.cli.main import main
 from vit_jax.errors import InputError
 from vit_jax.parallel.engines import create_engine
 from vit_jax.train.resident import resident_batches
@@ -45,5 +46,20 @@ def test_what_cannot_live_on_the_device_is_refused(engine):
     parallel = configs.default().parallel
     parallel.engine = "pmap"
     pmap = create_engine(parallel)
-    with pytest.raises(InputError, match="engine='pjit'"):
+    with pytest.raises(InputError, match="engine='pmap'; set config.data.resident to False"):
         resident_batches(source, data.parse("flip_lr"), pmap, batch_size=8, seed=0)
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("parallel.engine=pmap", "set config.data.resident to False"),
+        ("data.pp=inception_crop(16)", "inception_crop"),
+    ],
+)
+def test_it_is_refused_before_anything_is_written(option, message, tmp_path, capsys):
+    arguments = ["--config=configs/quickstart.py:pretrain", "--config.data.resident=True"]
+    workdir = tmp_path / "run"
+    assert main(["train", *arguments, f"--config.{option}", f"--workdir={workdir}"]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not workdir.exists()

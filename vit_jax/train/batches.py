@@ -18,7 +18,7 @@ from vit_jax.parallel.same import compare_data
 from vit_jax.train.prefetch import prefetch
 from vit_jax.train.progressive.options import parse_sizes
 from vit_jax.train.progressive.stages import Stage
-from vit_jax.train.resident import resident_batches
+from vit_jax.train.resident import check_resident, resident_batches
 from vit_jax.train.run import Dataset, Run
 
 
@@ -32,6 +32,8 @@ def open_training_data(config: ConfigDict) -> tuple[Any, Any, Dataset]:
     source = data.open_configured(options)
     pp = data.parse(options.pp)
     compare_data("config.data.source", source.fingerprint())
+    if options.resident:
+        check_resident(source, pp, config.parallel.engine)
     size = pp.output_size(source.image_size)
     sizes = parse_sizes(config.progressive)
     if sizes and source.sequential:

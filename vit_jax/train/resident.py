@@ -48,7 +48,8 @@ def resident_batches(
     Raises:
       InputError: a source, an operation or an engine that this does not cover.
     """
-    images, pp = _check(source, pp, engine)
+    check_resident(source, pp, "pjit" if isinstance(engine, PjitEngine) else "pmap")
+    images, pp = _check(source, pp)
     labels = source.labels(np.arange(source.size))
     images, labels = jax.device_put((images, labels), engine.replicated)
 
@@ -71,16 +72,32 @@ def resident_batches(
     return batches()
 
 
-def _check(source: Any, pp: Preprocess, engine: Any) -> tuple[np.ndarray, Preprocess]:
-    """Images to copy to the devices, and the operations that remain to be done there."""
-    if not isinstance(engine, PjitEngine):
-        raise InputError("config.data.resident wants config.parallel.engine='pjit'")
+def check_resident(source: Any, pp: Preprocess, engine: str) -> None:
+    """Refuses what `resident_batches` cannot do, before the run begins.
+
+    Args:
+      source: training data.
+      pp: its preprocessing.
+      engine: `config.parallel.engine`.
+
+    Raises:
+      InputError: another engine than pjit, or data that are not in memory.
+    """
+    if engine != "pjit":
+        raise InputError(
+            f"config.data.resident does not work with config.parallel.engine={engine!r}; set "
+            "config.data.resident to False, or the engine to 'pjit'"
+        )
     if not isinstance(source, ArraySource):
         raise InputError(
             f"config.data.resident wants a source in memory (digits, idx, npz), not {source.name}"
         )
     if not pp.has_batched:
         raise InputError(f"config.data.resident cannot do all of {str(pp)!r} in memory")
+
+
+def _check(source: Any, pp: Preprocess) -> tuple[np.ndarray, Preprocess]:
+    """Images to copy to the devices, and the operations that remain to be done there."""
     images, left = settled(source, pp)
     for op in left.ops:
         if not op.exact:

@@ -191,12 +191,6 @@ def first_state(
     Raises:
       InputError: a checkpoint does not fit the config or the data, or none is good.
     """
-    palette = _colors(run)
-    if run.config.init_palette and not palette:
-        raise InputError(
-            "config.init_palette needs a model of pixels: config.model.name 'iGPT-S', or "
-            "model.palette"
-        )
     found = checkpoints.restore_newest(run.abstract.items(), USE)
     if found is None:
         return 0, _new_state(run, checkpoints.directory.parent, start, source), {}
@@ -226,10 +220,6 @@ def _new_palette(run: Run, source: Source) -> np.ndarray:
 def _new_state(run: Run, workdir: Path, start: Start | None, source: Source) -> TrainState:
     """A fresh state, with the weights of `init_from` if given; init_from.txt reports on them."""
     loaded: dict[str, Any] = {}
-    if run.config.init_from and run.config.init_palette:
-        raise InputError(
-            "config.init_palette is for new models; the weights of init_from have their palette"
-        )
     if not run.config.init_from and _colors(run):
         loaded[PALETTE] = _new_palette(run, source)
     state = run.engine.init(run.create)
