@@ -24,7 +24,8 @@ rate here is to be searched likewise.
 from ml_collections import ConfigDict
 
 from vit_jax.config import default, duration, evaluation
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, unknown
+from vit_jax.models import list_models
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 SIZES = ("32", "48", "64")
@@ -33,8 +34,13 @@ SIZES = ("32", "48", "64")
 def get_config(arg: str = "fashion_mnist") -> ConfigDict:
     """The config of "fashion_mnist" ("fashion_mnist,DIR"), "cifar10", "NAME" or "NAME,SIDE"."""
     name, _, rest = arg.partition(",")
+    known = ("fashion_mnist", "cifar10", *list_models("iGPT-*"))
+    if name not in known:
+        raise unknown("argument of configs/igpt.py:", name, known)
     if arg == "cifar10":
         return _cifar10()
+    if name == "cifar10":
+        raise InputError(f"configs/igpt.py:{arg}: cifar10 takes no size; give cifar10 alone")
     return _fashion_mnist(rest or DEBIAN) if name == "fashion_mnist" else _imagenet(name, rest)
 
 

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import default, duration, evaluation
 from vit_jax.config_files import import_file
-from vit_jax.errors import unknown
+from vit_jax.errors import InputError, unknown
 
 SMALL = Path(__file__).with_name("small.py")  # Fashion-MNIST for two CPU cores
 # Norms of sums, the mean of the last tokens without a norm, positions in the scores alone.
@@ -49,6 +49,8 @@ def get_config(arg: str = "quadratic,fashion_mnist") -> ConfigDict:
     if dataset not in DATASETS:
         raise unknown("data set", dataset, DATASETS)
     small = dataset == "fashion_mnist"
+    if folder and not small:
+        raise InputError(f"configs/two_by_two.py:{arg}: only fashion_mnist takes a folder")
     config = import_file(SMALL).get_config(f"ViT,{folder}") if small else default()
     config.model.name = "ViT-Ti/2"
     config.model.head = "gap"

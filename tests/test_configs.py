@@ -128,6 +128,19 @@ def test_augreg_follows_the_code_of_its_authors():
     assert "randaug(2, 10, published=True)" in load("vit_s16_i1k").data.pp
 
 
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("igpt:iGPT-X", "unknown argument of configs/igpt.py: 'iGPT-X' .did you mean 'iGPT-S'"),
+        ("igpt:cifar10,32", "cifar10 takes no size"),
+        ("two_by_two:quadratic,cifar10,/x", "only fashion_mnist takes a folder"),
+    ],
+)
+def test_a_wrong_argument_of_a_config_is_named(argument, message):
+    with pytest.raises(InputError, match=message):
+        load(argument)
+
+
 def test_two_by_two_has_the_setting_of_its_publication():
     """1911.03584 and its code: 300 epochs of 500 steps, a twentieth of them warm-up."""
     for name, millions in (("quadratic", 12.1), ("learned", 12.3), ("content", 29.5)):

@@ -42,6 +42,8 @@ def _first_line(result: Result) -> str:
             shown.append(f"{label} {result[name]:.2%}")
     if "loss" in result:
         shown.append(f"loss {result['loss']:.4f}")
+    if "bits_per_dim" in result:
+        shown.append(f"{result['bits_per_dim']:.4f} bits per dimension")
     if "mean_average_precision" in result:
         shown.append(f"mean average precision {result['mean_average_precision']:.2%}")
     left_out = f"; {result['left_out']:,} without a label" if result.get("left_out") else ""

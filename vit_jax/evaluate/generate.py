@@ -56,10 +56,15 @@ def generate(
     _check(samples, keep, temperature, top_k)
     model, info = load(checkpoint, use_ema=use_ema)
     config = info.config
-    if not isinstance(config, ViTConfig) or not (config.autoregressive and config.color_head):
+    if not isinstance(config, ViTConfig) or not config.color_head:
         raise InputError(
-            f"{checkpoint} is a {info.name} that draws no pixels: that needs model.palette, "
-            "model.color_head and attention_kind 'causal', as iGPT has"
+            f"{checkpoint} is a {info.name} that draws no pixels: that needs model.palette and "
+            "model.color_head, as iGPT has"
+        )
+    if not config.autoregressive:
+        raise InputError(
+            f"{checkpoint} sees all pixels at once and draws none: that needs "
+            "model.attention_kind 'causal', local_1d, local_2d or sparse(causal=True)"
         )
     if top_k > config.palette:
         raise InputError(f"top_k is {top_k}, the model has {config.palette} colours")

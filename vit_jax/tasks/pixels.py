@@ -124,7 +124,7 @@ class NextPixel(Task):
         if not found.autoregressive:
             raise InputError(
                 "config.task 'pixels' predicts each pixel from those before it: set "
-                "config.model.attention_kind to 'causal' (or local_1d, local_2d)"
+                "config.model.attention_kind to 'causal', local_1d, local_2d or sparse(causal=True)"
             )
         _check_headless(found, "pixels")
         return models.build_model(config, rngs)
