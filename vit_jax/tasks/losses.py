@@ -5,7 +5,6 @@ Everything is computed in float32, whatever the dtype of the logits.
 """
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Sequence
 
 import jax
@@ -119,10 +118,7 @@ def class_weights(options: "LossOptions", counts: Sequence[int]) -> tuple[float,
     function = CLASS_WEIGHTS[name]
     numbers = np.asarray(counts, np.float64)
     present = numbers > 0
-    try:
-        inspect.signature(function).bind(numbers, *args, **given)
-    except TypeError as error:
-        raise InputError(f"{where} {options.class_weights!r}: {error}") from error
+    spec.check_arguments(function, options.class_weights, where, given=1)
     weights = np.zeros(len(numbers))
     weights[present] = function(numbers[present], *args, **given)
     return tuple(weights.tolist())

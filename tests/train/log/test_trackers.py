@@ -199,7 +199,7 @@ def test_a_tracker_opens_with_the_first_metrics(measured, tmp_path):
         (("cvs",), "unknown tracker 'cvs' (did you mean 'csv'?)"),
         (("csv", "csv(file='a.csv')"), "names 'csv' twice"),
         (("csv(file='../a.csv')",), "without a folder"),
-        (("csv(path='a.csv')",), "unexpected keyword argument"),
+        (("csv(path='a.csv')",), "unknown argument of config.log.trackers csv: 'path'"),
         ((3,), "3 is no name"),
         ("csv, mlflow", "write several trackers as ('csv', 'mlflow')"),
     ],

@@ -128,6 +128,11 @@ class Sparse(AttentionKind):
         check_number("sparse", "stride", self.stride, 0)
         check_number("sparse", "summary", self.summary, 1)
         check_switch("sparse", "causal", self.causal)
+        if self.pattern != "fixed" and self.summary != 1:
+            raise InputError(
+                f"model.attention_kind 'sparse': summary is {self.summary}, but only the pattern "
+                "'fixed' has summaries; leave it out, or set pattern to 'fixed'"
+            )
 
     @property
     def by_layer(self) -> bool:

@@ -215,6 +215,10 @@ class Quadratic(WideKind):
         return QuadraticScores(config.grid, config.num_heads, rngs=rngs)
 
 
+# More rows of patches than an image has: a larger number would fill the memory with its table.
+MOST_POSITIONS = 4096
+
+
 @ATTENTION_KINDS.register("offsets")
 @dataclasses.dataclass(frozen=True)
 class Offsets(WideKind):
@@ -231,6 +235,11 @@ class Offsets(WideKind):
 
     def __post_init__(self) -> None:
         check_number(self.name, "positions", self.positions, 1)
+        if self.positions > MOST_POSITIONS:
+            raise InputError(
+                f"model.attention_kind 'offsets': positions is {self.positions}; give the largest "
+                f"number of rows or columns of a grid, at most {MOST_POSITIONS}"
+            )
         check_switch(self.name, "content", self.content)
 
     def check(self, config: ViTConfig) -> None:

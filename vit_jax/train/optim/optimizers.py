@@ -12,7 +12,6 @@ State mirrors parameters: each moment is a nested dict like the parameters, so
 that the path of a moment ends in the path of its parameter.
 """
 
-import inspect
 from typing import Any
 
 import jax
@@ -109,12 +108,8 @@ def _create(config: OptimizerOptions, kernels: Any) -> Direction:
     create = OPTIMIZERS[name]
     if isinstance(create, type):
         return arguments(OPTIMIZERS, config.name, where).create(config, kernels)
-    args = (config, kernels, *args)
-    try:
-        inspect.signature(create).bind(*args, **kwargs)
-    except TypeError as error:
-        raise InputError(f"{where} {name!r}: {error}") from error
-    return create(*args, **kwargs)
+    spec.check_arguments(create, config.name, where, given=2)
+    return create(config, kernels, *args, **kwargs)
 
 
 def _keep(trained: Any) -> optax.GradientTransformation:

@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-import numbers
 import typing
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -250,18 +249,9 @@ def arguments(registry: Registry[Any], text: str, where: str) -> Any:
     for field, value in given.items():
         if field not in fields:
             raise unknown(f"option of {where}={name}; option", field, fields or ["none"])
-        if not _fits(value, hints[field]):
+        if not spec.fits(value, hints[field]):
             expected = str(hints[field]).removeprefix("<class '").removesuffix("'>")
             raise InputError(f"{where}={name}: {field} is {value!r}; it must be {expected}")
     made = kind(**given)
     check_section(kind, made, f"{where}={name}")
     return made
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value has the type of a field: one of bool, int, float, str, None, or a union."""
-    if kinds := typing.get_args(hint):
-        return any(_fits(value, kind) for kind in kinds)
-    if hint is float:
-        return isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
