@@ -124,6 +124,7 @@ def test_wandb_goes_on_with_its_run_and_has_no_step_twice(tmp_path, monkeypatch)
 
 
 def test_a_damaged_memory_begins_a_new_run(tmp_path, caplog):
+    caplog.set_level("WARNING", logger="vit_jax")  # an earlier test may have been quiet
     memory = Memory(tmp_path, "x")
     memory.id = "a"
     memory.note(7)
