@@ -95,7 +95,8 @@ def test_the_wheel_holds_every_module_and_config(wheel):
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "vit_jax").rglob("*.py")}
     expected |= {f"vit_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    for pattern in ("weights/shipped/*", "weights/published.tsv", "report/page.*", "py.typed"):
+    tables = ("models/sizes.tsv", "weights/published.tsv")
+    for pattern in (*tables, "weights/shipped/*", "report/page.*", "py.typed"):
         expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "vit_jax").glob(pattern)}
     assert held == expected
 
