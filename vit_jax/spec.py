@@ -37,7 +37,7 @@ def create(registry: Registry[Callable[..., Any]], text: str, where: str) -> Any
     except (TypeError, ValueError) as error:
         raise InputError(f"{where} {text!r}: {error}") from error
     # Afterwards, since a class's own checks say more.
-    _check_types(thing, text, where)
+    check_types(thing, text, where)
     return made
 
 
@@ -75,11 +75,18 @@ def check_arguments(thing: Callable[..., Any], text: str, where: str, given: int
 _MEANT = {bool: "True or False", int: "a whole number", float: "a number", str: "a text in quotes"}
 
 
-def _check_types(thing: Callable[..., Any], text: str, where: str) -> None:
-    """Refuses arguments of another type, where the type is a plain one."""
+def check_types(thing: Callable[..., Any], text: str, where: str, given: int = 0) -> None:
+    """Checks the values of a text's arguments whose types are plain; see `check_arguments`.
+
+    Raises:
+      InputError: a value has another type.
+    """
     _, args, kwargs = parse(text, where)
-    values = dict(zip(inspect.signature(thing).parameters, args)) | kwargs
-    hints = typing.get_type_hints(thing)
+    values = dict(zip([*inspect.signature(thing).parameters][given:], args)) | kwargs
+    try:
+        hints = typing.get_type_hints(thing.__init__ if isinstance(thing, type) else thing)
+    except NameError:  # names that only a type checker imports
+        return
     for key, value in values.items():
         hint = hints.get(key)
         if hint in _MEANT and not fits(value, hint):

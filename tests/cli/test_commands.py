@@ -14,6 +14,7 @@ from PIL import Image
 
 import vit_jax
 from vit_jax.cli.commands.weights import models
+from vit_jax.cli.evaluations import as_text
 from vit_jax.cli.main import main
 
 TINY = [
@@ -89,6 +90,11 @@ def test_models_prints_the_papers_counts(capfd):
     assert rows["ViT-B/16"]["params"] == 86_567_656
     assert round(rows["ViT-L/16"]["macs"] / 1e9, 3) == 61.555
     assert rows["ViT-S/16"]["image_size"] == 224
+
+
+def test_an_evaluation_of_pixels_shows_their_bits():
+    found = dict(top1=0.5, loss=1.0, bits_per_dim=0.4809, examples=3, source="x", split="test")
+    assert "loss 1.0000, 0.4809 bits per dimension on 3 examples of x (test)" in as_text(found)
 
 
 def test_the_kept_sizes_of_models_are_what_they_have():

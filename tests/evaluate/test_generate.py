@@ -1,5 +1,6 @@
 """Pixels drawn one after the other: as transformers does, with the model's probabilities."""
 
+import dataclasses
 import json
 
 import jax
@@ -145,3 +146,7 @@ def test_what_draws_no_pixels_is_refused(weights, tmp_path):
     write(other, tmp_path / "other.npz")
     with pytest.raises(InputError, match="draws no pixels"):
         generate(str(tmp_path / "other.npz"))
+    options = record.options | dict(attention_kind="full")
+    write(dataclasses.replace(record, options=options), tmp_path / "full.npz")
+    with pytest.raises(InputError, match="sees all pixels at once"):
+        generate(str(tmp_path / "full.npz"))

@@ -88,6 +88,7 @@ def test_sources_count_their_classes():
     [
         ({"loss.class_weights": "invers"}, "unknown config.loss.class_weights 'invers'"),
         ({"loss.class_weights": "effective(beta=1)"}, "beta is 1; it must be in"),
+        ({"loss.name": "sigmoid(mean=3)"}, "mean is 3; give True or False"),
         ({"loss.class_weights": "effective(gamma=1)"}, "unknown argument .* effective: 'gamma'"),
         (
             {"loss.class_weights": "inverse", "loss.name": "sigmoid", "data.multi_label": True},

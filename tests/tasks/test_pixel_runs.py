@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 import vit_jax
 from vit_jax import config as configs
+from vit_jax.checkpoint.stored import latest_checkpoint
 from vit_jax.cli.main import main
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
@@ -120,7 +121,7 @@ def test_palettes_that_do_not_fit_are_refused(palette, message, digits, tmp_path
     config.init_palette = str(path)
     with pytest.raises(InputError, match=message):
         vit_jax.train(config, str(tmp_path / "run"))
-    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_more_colours_than_the_images_have_are_refused(digits, tmp_path):
@@ -140,6 +141,11 @@ def test_a_palette_of_a_file_is_taken(digits, tmp_path):
     vit_jax.train(config, str(tmp_path / "run"))
     model, _ = vit_jax.load(str(tmp_path / "run"))
     np.testing.assert_allclose(model.embedding.palette[...], own, atol=1e-6)
+    # A resumed run has its palette: the file may be gone.
+    (tmp_path / "palette.npy").unlink()
+    config.total.steps = 2
+    vit_jax.train(config, str(tmp_path / "run"))
+    assert latest_checkpoint(tmp_path / "run").name == "2"
 
 
 def test_the_small_config_trains_on_images_of_that_kind(tmp_path):

@@ -245,8 +245,6 @@ def test_a_benchmark_takes_the_images_of_the_model():
         (dict(task="joint(weight='x')"), "weight is 'x'; give a number"),
         (dict(task="masked_pixels(ratio=0.3)"), "unknown argument of config.task masked_pixels"),
         (dict(task="joint(weight=0)"), "give a positive number"),
-        # Before anything is written: when the run is prepared.
-        (dict(init_palette="nowhere.npy"), "config.init_palette nowhere.npy: No such file"),
         (dict(**{"model.patch_size": 2}), "needs model.patch_size"),
         (dict(**{"model.head": "token"}), "head"),
         (dict(**{"model.registers": 2}), "needs model.registers 0"),

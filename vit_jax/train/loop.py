@@ -40,14 +40,13 @@ from vit_jax.train.progressive.stages import stage_at
 from vit_jax.train.progressive.steps import StagedSteps
 from vit_jax.train.resume import announce_schedule, check_length, finished_summary
 from vit_jax.train.run import Arrange, Run, arranged, given_engine, prepare, steps_of
-from vit_jax.train.start import first_state, preprocessing_known, starting_weights
+from vit_jax.train.start import check_palette, first_state, preprocessing_known, starting_weights
 from vit_jax.train.state import TrainState
 from vit_jax.train.workdir import claim_workdir, compare_starts, only_run_in, open_workdir
 
 log = logging.getLogger(__name__)
 
-# Steps dispatched ahead of the oldest unfinished one: the device never waits for
-# Python, and batches do not pile up in its memory.
+# Steps ahead of the oldest unfinished one: no waiting for Python, no batches that pile up.
 STEPS_IN_FLIGHT = 2
 
 
@@ -135,6 +134,7 @@ def _begin(
     config = arranged(config, dataset, arrange)
     progress.stage("building the model and the step")
     run = load_step(compiled, prepare(config, dataset, engine, start.model if start else None))
+    check_palette(run, workdir)
     evals = open_evaluations(run, source, pp)
     early_stop = EarlyStop(config.checkpoint)
     eval_every = steps_of(config.eval_every, "eval_every", config, dataset)

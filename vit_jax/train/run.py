@@ -31,7 +31,6 @@ from vit_jax.train.progressive.stages import Stage, create_stages
 from vit_jax.train.state import TrainState, create_state, init_params
 from vit_jax.train.step import make_train_step
 from vit_jax.weights.adapters.lora import add_lora, merge
-from vit_jax.weights.palette import read_palette
 
 log = logging.getLogger(__name__)
 
@@ -127,22 +126,6 @@ def arranged(config: ConfigDict, dataset: Dataset, arrange: Arrange | None) -> C
     return config if arrange is None else arrange(config, dataset)
 
 
-def _check_palette(config: ConfigDict, model_config: ModelConfig) -> None:
-    """Refuses colours that cannot be used, before anything is written."""
-    if not config.init_palette:
-        return
-    if not isinstance(model_config, ViTConfig) or not model_config.palette:
-        raise InputError(
-            "config.init_palette needs a model of pixels: config.model.name 'iGPT-S', or "
-            "model.palette"
-        )
-    if config.init_from:
-        raise InputError(
-            "config.init_palette is for new models; the weights of init_from have their palette"
-        )
-    read_palette(config.init_palette, model_config.palette)
-
-
 def prepare(
     config: ConfigDict,
     dataset: Dataset,
@@ -166,7 +149,6 @@ def prepare(
     total_steps = _checked_length(config, dataset, engine, task)
     model_config = configure_model(config, dataset, task, start)
     _check_attention(model_config, engine)
-    _check_palette(config, model_config)
     teacher = None
     if isinstance(task, Distillation):
         teacher = open_teacher(config, dataset.labels, model_config, engine)

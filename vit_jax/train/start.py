@@ -71,14 +71,43 @@ def starting_weights(config: ConfigDict, workdir: str | Path) -> Start | None:
             )
         return None
     workdir = expand(workdir)
-    own = workdir / "checkpoints"
-    if own.is_dir() and any(own.iterdir()):
+    if not _is_new(workdir):
         try:
             return Start(stored_model(latest_checkpoint(workdir)))
         except InputError:
             log.debug("no checkpoint in %s; its start is read again", workdir)
     told = {name: value for name, value in config.model.items() if value is not None}
     return Start(*read_start(config.init_from, told, use_ema=config.init_ema))
+
+
+def _is_new(workdir: Path) -> bool:
+    """Whether a run has nothing to resume from."""
+    own = workdir / "checkpoints"
+    return not (own.is_dir() and any(own.iterdir()))
+
+
+def check_palette(run: Run, workdir: str | Path) -> None:
+    """Refuses a `config.init_palette` that cannot be used, before anything is written.
+
+    A resumed run has its palette, so that the file may be gone by then.
+
+    Raises:
+      InputError: the model has no palette, the weights have one, or the file holds another thing.
+    """
+    if not run.config.init_palette:
+        return
+    if not _colors(run):
+        raise InputError(
+            "config.init_palette needs a model of pixels: config.model.name 'iGPT-S', or "
+            "model.palette"
+        )
+    if not _is_new(expand(workdir)):
+        return
+    if run.config.init_from:
+        raise InputError(
+            "config.init_palette is for new models; the weights of init_from have their palette"
+        )
+    read_palette(run.config.init_palette, _colors(run))
 
 
 def lacks_preprocessing(config: ConfigDict) -> bool:

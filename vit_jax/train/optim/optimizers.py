@@ -109,6 +109,7 @@ def _create(config: OptimizerOptions, kernels: Any) -> Direction:
     if isinstance(create, type):
         return arguments(OPTIMIZERS, config.name, where).create(config, kernels)
     spec.check_arguments(create, config.name, where, given=2)
+    spec.check_types(create, config.name, where, given=2)
     return create(config, kernels, *args, **kwargs)
 
 
