@@ -84,7 +84,7 @@ def check_types(thing: Callable[..., Any], text: str, where: str, given: int = 0
     _, args, kwargs = parse(text, where)
     values = dict(zip([*inspect.signature(thing).parameters][given:], args)) | kwargs
     try:
-        hints = typing.get_type_hints(thing.__init__ if isinstance(thing, type) else thing)
+        hints = typing.get_type_hints(thing)
     except NameError:  # names that only a type checker imports
         return
     for key, value in values.items():
