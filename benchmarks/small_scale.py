@@ -1,10 +1,12 @@
 """The paper's claims on small models and real images, each over three or five seeds.
 
     python benchmarks/small_scale.py STUDY [--workdir=workdirs/tables] [--output=docs/results]
+    python benchmarks/small_scale.py STUDY --points POINT ...
     python benchmarks/small_scale.py --list [STUDY]
 
 Does the runs that a study still lacks, one on each core at a time (--jobs), then writes
 STUDY.json and STUDY.png and prints a table. Started again it goes on where it was stopped.
+With --points it does only these rows of the table, in this order.
 What the studies compare stands in vit_jax/paper/studies.py; the JSON has each run's command.
 """
 
@@ -17,6 +19,7 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,22 @@ def document(name: str, study: Study, folder: Path) -> dict[str, Any]:
         **machine(),
         points=points,
     )
+
+
+def only(study: Study, points: Sequence[str]) -> Study:
+    """The part of a study at some of its points, in their order.
+
+    Raises:
+      InputError: the study has no such point.
+    """
+    names = dict.fromkeys(point for _, point in study.cells)
+    for point in points:
+        if point not in names:
+            raise unknown("point", point, names)
+    cells = {
+        key: recipe for point in points for key, recipe in study.cells.items() if key[1] == point
+    }
+    return dataclasses.replace(study, cells=cells)
 
 
 def machine() -> dict[str, Any]:
@@ -137,6 +156,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--jobs", type=int, default=cores, help="runs at a time (%(default)s)")
     parser.add_argument("--list", action="store_true", help="print the commands of the runs")
+    parser.add_argument("--points", nargs="+", metavar="POINT", help="only these rows")
     args = parser.parse_args()
     folder = Path(args.workdir)
     if args.study not in STUDIES and not (args.list and args.study is None):
@@ -149,6 +169,8 @@ def main() -> None:
     if args.jobs < 1:
         raise InputError(f"--jobs={args.jobs}: at least one run at a time")
     study = STUDIES[args.study]()
+    if args.points:
+        study = only(study, args.points)
     figure_class()  # says at once where matplotlib is missing
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     do = queue.processes(folder, args.jobs)

@@ -187,6 +187,17 @@ def test_a_small_study_is_what_its_runs_say(tmp_path, monkeypatch, capsys):
     row = "| token | 92.00 ± 1.58 (learning_rate=4.5e-3) | 81.00 ± 1.00 |"
     assert row in capsys.readouterr().out
     assert (tmp_path / "results/pooling.png").stat().st_size > 1000
+    # Only some points, in their own order.
+    arguments = [f"--workdir={tmp_path}/others", arguments[1], "--points", "map", "gap"]
+    monkeypatch.setattr(sys, "argv", ["small_scale.py", "pooling", *arguments])
+    done.clear()
+    small_scale.main()
+    assert len(done) == 2 * (5 + 5 + 3) and "pooling/map" in done[0]
+    found = json.loads((tmp_path / "results/pooling.json").read_text())
+    assert [point["point"] for point in found["points"]] == ["map", "map", "gap", "gap"]
+    monkeypatch.setattr(sys, "argv", ["small_scale.py", "pooling", "--points", "gan"])
+    with pytest.raises(InputError, match="point 'gan'.*gap"):
+        small_scale.main()
 
 
 def test_a_learning_curve_is_that_of_the_metrics(tmp_path, monkeypatch):
