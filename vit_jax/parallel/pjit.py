@@ -39,7 +39,8 @@ class PjitEngine:
         Raises:
           InputError: more stays replicated than config.parallel.replicated_tolerance.
         """
-        shapes = jax.eval_shape(create)
+        with jax.set_mesh(self.mesh):  # as in `init`, which then need not trace it again
+            shapes = jax.eval_shape(create)
         check_replication(shapes.params, self.mesh, self.tolerance)
         shardings = state_shardings(shapes, shapes.params, self.mesh)
         return jax.tree.map(

@@ -2,7 +2,6 @@
 
 import jax
 import numpy as np
-from PIL import Image
 
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.train.log.metrics import MetricsLog
@@ -61,6 +60,8 @@ def batch_images(
     scale = LARGEST / max(height, width)
     if scale >= 1:
         return images
+    from PIL import Image  # most runs start without it
+
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.stack([np.asarray(Image.fromarray(image).resize(size)) for image in images])
 
