@@ -47,11 +47,11 @@ def document(workdir: Path, command: str) -> dict[str, Any]:
 
 
 def plot(found: dict[str, Any], file: Path) -> None:
-    """Loss and top-1 over the examples seen."""
+    """Loss, and top-1 with k-shot accuracy, over the examples seen."""
     figure = figure_class()(figsize=(8, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name in sorted({name for line in found["curve"] for name in line}):
-        axes = left if name.endswith("loss") else right if name.endswith("top1") else None
+        axes = left if name.endswith("loss") else right if name.endswith(("top1", "shot")) else None
         if axes is not None:
             points = [
                 (line["step"] * found["batch_size"], line[name])
@@ -85,4 +85,5 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        sys.exit(f"learning_curve.py: {error}")
+        print(f"learning_curve.py: {error}", file=sys.stderr)
+        sys.exit(2)
