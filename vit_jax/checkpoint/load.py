@@ -220,12 +220,14 @@ def _record(
     checkpoint: Path, meta: dict[str, Any], params: dict[str, Any], report: list[str]
 ) -> Weights:
     """The record of a checkpoint, from its metadata."""
+    # Data may have classes where the model has none.
+    labels = [] if meta["model"].get("num_classes") == 0 else meta["labels"]
     return Weights(
         name=meta["model"]["name"],
         options={key: value for key, value in meta["model"].items() if key != "name"},
         params=params,
         pp=meta["pp"],
-        labels=meta["labels"],
+        labels=labels,
         multi_label=_has_sigmoid_loss(meta["config"]),
         source=str(checkpoint),
         run_config=meta["config"],
