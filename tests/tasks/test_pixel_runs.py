@@ -18,6 +18,7 @@ from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
 from vit_jax.models import model_config
 from vit_jax.train.run import Dataset, configure_model
+from vit_jax.weights.palette import read_palette
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,53 @@ def test_palettes_that_do_not_fit_are_refused(palette, message, digits, tmp_path
     with pytest.raises(InputError, match=message):
         vit_jax.train(config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def _archive(path):
+    np.savez(path, np.zeros((8, 3)))
+
+
+def _terabytes(path):
+    np.save(path, np.zeros((8, 3)))
+    header = path.read_bytes()
+    path.write_bytes(
+        header.replace(b"(8, 3), ", b"(9999999999999, 3), ").replace(b" " * 12, b"", 1)
+    )
+
+
+def _nested(path):
+    path.write_text("[" * 200_000)
+
+
+def _complex(path):
+    np.save(path, np.zeros((8, 3), complex))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("palette.npz", _archive),
+        ("palette.npy", _terabytes),
+        ("palette.json", _nested),
+        ("palette.npy", _complex),
+    ],
+)
+def test_files_that_are_no_palette_are_refused(name, write, tmp_path):
+    write(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name}: no table of colours"):
+        read_palette(tmp_path / name, 8)
+
+
+def test_a_model_without_labels_is_written_and_read(digits, tmp_path, capsys):
+    """The images have ten classes, the model none."""
+    workdir, _, _ = digits
+    assert main(["convert", str(workdir), str(tmp_path / "pixels.npz")]) == 0
+    written = json.loads((tmp_path / "pixels.npz.json").read_text())
+    assert written["labels"] == [] and written["model"]["num_classes"] == 0
+    ours, theirs = (vit_jax.load(str(path))[0] for path in (workdir, tmp_path / "pixels.npz"))
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_array_equal(ours(images), theirs(images))
 
 
 def test_more_colours_than_the_images_have_are_refused(digits, tmp_path):

@@ -43,8 +43,13 @@ def read_palette(path: str | Path, colors: int) -> np.ndarray:
             document = json.loads(file.read_text())
             found = np.array(document["clusters"], np.float32)
         else:
-            found = np.load(file, allow_pickle=False).astype(np.float32)
-    except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
+            # Mapped, so that a header that claims more than the file holds reserves no memory.
+            found = np.load(file, mmap_mode="r", allow_pickle=False)
+            if not isinstance(found, np.ndarray):
+                raise ValueError("an archive")
+            if found.shape == (colors, 3):
+                found = found.astype(np.float32, casting="same_kind")
+    except (OSError, ValueError, TypeError, KeyError, EOFError, RecursionError) as error:
         why = reason(error) if isinstance(error, OSError) else "no table of colours is in it"
         raise InputError(f"config.init_palette {file}: {why}") from error
     if found.shape != (colors, 3):
