@@ -2,7 +2,7 @@
 
     python benchmarks/small_scale.py STUDY [--workdir=workdirs/tables] [--output=docs/results]
     python benchmarks/small_scale.py STUDY --points POINT ...
-    python benchmarks/small_scale.py --list [STUDY]
+    python benchmarks/small_scale.py --list [STUDY [--points POINT ...]]
 
 Does the runs that a study still lacks, one on each core at a time (--jobs), then writes
 STUDY.json and STUDY.png and prints a table. Started again it goes on where it was stopped.
@@ -161,16 +161,19 @@ def main() -> None:
     folder = Path(args.workdir)
     if args.study not in STUDIES and not (args.list and args.study is None):
         raise unknown("study", str(args.study), STUDIES)
+    if args.points and args.study is None:
+        raise InputError("--points are those of a STUDY: name it")
+    studies = [STUDIES[name]() for name in ([args.study] if args.study else STUDIES)]
+    if args.points:
+        studies = [only(studies[0], args.points)]
     if args.list:
-        for name in [args.study] if args.study else STUDIES:
-            for run in queue.next_runs(STUDIES[name]().cells.values(), folder):
+        for study in studies:
+            for run in queue.next_runs(study.cells.values(), folder):
                 print(run.command(folder))
         return
     if args.jobs < 1:
         raise InputError(f"--jobs={args.jobs}: at least one run at a time")
-    study = STUDIES[args.study]()
-    if args.points:
-        study = only(study, args.points)
+    (study,) = studies
     figure_class()  # says at once where matplotlib is missing
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     do = queue.processes(folder, args.jobs)

@@ -195,8 +195,21 @@ def test_a_small_study_is_what_its_runs_say(tmp_path, monkeypatch, capsys):
     assert len(done) == 2 * (5 + 5 + 3) and "pooling/map" in done[0]
     found = json.loads((tmp_path / "results/pooling.json").read_text())
     assert [point["point"] for point in found["points"]] == ["map", "map", "gap", "gap"]
+    # What they lack, as commands.
+    capsys.readouterr()
+    monkeypatch.setattr(
+        sys, "argv", ["small_scale.py", "--list", "pooling", *arguments[:1], "--points", "token"]
+    )
+    small_scale.main()
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == 5 + 3 and all(
+        "model.head=token" in line or "lengths" in line for line in listed
+    )
     monkeypatch.setattr(sys, "argv", ["small_scale.py", "pooling", "--points", "gan"])
     with pytest.raises(InputError, match="point 'gan'.*gap"):
+        small_scale.main()
+    monkeypatch.setattr(sys, "argv", ["small_scale.py", "--list", "--points", "gap"])
+    with pytest.raises(InputError, match="name it"):
         small_scale.main()
 
 

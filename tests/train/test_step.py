@@ -117,6 +117,23 @@ def assert_equal(a, b):
 
 
 @pytest.mark.parametrize("parallel", ENGINES, ids=str)
+def test_a_state_is_traced_once_for_its_shapes_and_its_arrays(parallel):
+    config = configs.default()
+    config.parallel.update(parallel)
+    engine, traced = create_engine(config.parallel), []
+
+    def create():
+        traced.append(True)
+        params = nnx.to_pure_dict(nnx.state(Line()))
+        return create_state(params, optax.sgd(0.1), ema=False)
+
+    shapes = engine.abstract(create)
+    state = engine.init(create)
+    assert len(traced) == 1
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, shapes)
+
+
+@pytest.mark.parametrize("parallel", ENGINES, ids=str)
 def test_a_step_goes_down_the_mean_gradient_of_the_global_batch(parallel):
     steps, params = Steps(parallel), dict(START)
     for number, batch in enumerate(batches(3)):
