@@ -1,6 +1,7 @@
 """Names with arguments, such as "window(7, relative=True)", for entries of a registry."""
 
 import ast
+import dataclasses
 import inspect
 import numbers
 import typing
@@ -9,6 +10,11 @@ from typing import Any
 
 from vit_jax.errors import InputError, unknown
 from vit_jax.registry import Registry
+
+
+def internal() -> Any:
+    """A field of a frozen dataclass, None at first, that the program sets: no text may give it."""
+    return dataclasses.field(default=None, kw_only=True, repr=False, metadata={"internal": True})
 
 
 def create(registry: Registry[Callable[..., Any]], text: str, where: str) -> Any:
@@ -53,23 +59,39 @@ def check_arguments(thing: Callable[..., Any], text: str, where: str, given: int
       InputError: unknown, missing or too many arguments.
     """
     name, args, kwargs = parse(text, where)
-    parameters = [*inspect.signature(thing).parameters.values()][given:]
+    parameters = arguments(thing)[given:]
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         return
     names = [parameter.name for parameter in parameters]
+    in_order = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    if not names and (args or kwargs):
+        raise InputError(f"{where} {text!r}: {name} takes no arguments")
     for key in kwargs:
         if key not in names:
-            raise unknown(f"argument of {where} {name}:", key, names or ["none"])
-    if len(args) > len(names):
-        takes = f"takes only {', '.join(names)}" if names else "takes no arguments"
+            raise unknown(f"argument of {where} {name}:", key, names)
+    if len(args) > len(in_order):
+        takes = f"takes only {', '.join(in_order) or 'arguments with names'}"
+        if by_name := names[len(in_order) :]:
+            takes += f" without a name; give others as {', '.join(f'{key}=...' for key in by_name)}"
         raise InputError(f"{where} {text!r}: {name} {takes}")
-    if twice := [key for key in names[: len(args)] if key in kwargs]:
-        raise InputError(f"{where} {text!r} gives {twice[0]} twice")
-    for parameter in parameters[len(args) :]:
-        if parameter.default is parameter.empty and parameter.name not in kwargs:
-            raise InputError(
-                f"{where} {text!r}: give {parameter.name}, as in {name}({parameter.name}=...)"
-            )
+    _check_once([*in_order[: len(args)], *kwargs], f"{where} {text!r}")
+    missing = [
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty
+        and parameter.name not in [*in_order[: len(args)], *kwargs]
+    ]
+    if missing:
+        example = ", ".join([*map(repr, args), *(f"{key}=..." for key in missing)])
+        listed = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
+        raise InputError(f"{where} {text!r}: give {listed}, as in {name}({example})")
+
+
+def arguments(thing: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters that a text may give: all but the fields made by `internal`."""
+    fields = dataclasses.fields(thing) if dataclasses.is_dataclass(thing) else ()
+    hidden = {field.name for field in fields if "internal" in field.metadata}
+    return [p for p in inspect.signature(thing).parameters.values() if p.name not in hidden]
 
 
 _MEANT = {bool: "True or False", int: "a whole number", float: "a number", str: "a text in quotes"}
@@ -82,7 +104,7 @@ def check_types(thing: Callable[..., Any], text: str, where: str, given: int = 0
       InputError: a value has another type.
     """
     _, args, kwargs = parse(text, where)
-    values = dict(zip([*inspect.signature(thing).parameters][given:], args)) | kwargs
+    values = dict(zip([p.name for p in arguments(thing)[given:]], args)) | kwargs
     try:
         hints = typing.get_type_hints(thing)
     except NameError:  # names that only a type checker imports
@@ -106,20 +128,35 @@ def parse(text: str, where: str) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
     """Name, positional and keyword arguments of a text such as "window(7, relative=True)".
 
     Raises:
-      InputError: the text is not a name, or an argument is not a plain value.
+      InputError: the text is not a name, an argument is not a plain value, or is given twice.
     """
     try:
         node = ast.parse(text.strip(), mode="eval").body
-        if isinstance(node, ast.Name):
-            return node.id, (), {}
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            args = tuple(ast.literal_eval(argument) for argument in node.args)
-            kwargs = {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
-            if len(kwargs) == len(node.keywords):  # none is given twice
-                return node.func.id, args, kwargs
     except (SyntaxError, ValueError):
-        pass
+        node = None
+    if isinstance(node, ast.Name):
+        return node.id, (), {}
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        args = tuple(_value(argument, text, where) for argument in node.args)
+        words = [(str(word.arg), _value(word.value, text, where)) for word in node.keywords]
+        _check_once([key for key, _ in words], f"{where} {text!r}")
+        return node.func.id, args, dict(words)
     raise InputError(
         f"{where} {text!r} is not understood; write a name, or a name with plain values in "
         "parentheses, such as window(7, relative=True)"
     )
+
+
+def _value(node: ast.expr, text: str, where: str) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        raise InputError(
+            f"{where} {text!r}: {ast.unparse(node)} is no plain value; give a number, a text in "
+            "quotes, True, False, None, or a tuple of them"
+        ) from None
+
+
+def _check_once(names: list[str], where: str) -> None:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"{where} gives {twice[0]} twice")

@@ -101,7 +101,7 @@ def test_pixels_are_generated_one_by_one(kind):
         ("local_1d(36)", {}, "size is 36, larger than the sequence of 35 patches; give at most 35"),
         ("local_2d(6, 2, above=1, beside=1)", {}, "rows is 6, larger than the grid of 5x7"),
         ("local_2d(2, 2, above=5, beside=1)", {}, "above is 5.* give at most 4"),
-        ("local_2d(2, 2)", {}, "give above, as in local_2d"),
+        ("local_2d(2, 2)", {}, "give above and beside, as in local_2d"),
         ("local_1d(4)", dict(head="token"), "is causal and has no place for a class token"),
         ("local_1d(4)", dict(posemb="relative"), "another model.posemb than 'relative'"),
     ],

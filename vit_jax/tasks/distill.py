@@ -20,6 +20,7 @@ from vit_jax.models import flops
 from vit_jax.models.config import ModelConfig
 from vit_jax.models.layers import Dense, shard_batch
 from vit_jax.options import check_section, defaults, option
+from vit_jax.spec import internal
 from vit_jax.tasks.classification import Classification, Inputs
 from vit_jax.tasks.losses import create_loss
 from vit_jax.tasks.task import TASKS
@@ -157,7 +158,7 @@ class Distillation(Classification):
       teacher: the teacher, set when a run begins; its parameters are `frozen`.
     """
 
-    teacher: Teacher | None = dataclasses.field(default=None, kw_only=True, repr=False)
+    teacher: Teacher | None = internal()
     own_params = ("distill/.*",)
 
     def check(self, config: ConfigDict) -> None:

@@ -17,6 +17,7 @@ from vit_jax.models.config import ModelConfig
 from vit_jax.models.layers import shard_batch
 from vit_jax.models.naflex import model_inputs
 from vit_jax.registry import Registry
+from vit_jax.spec import internal
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -76,8 +77,8 @@ class Task(abc.ABC):
     whole_batch: ClassVar[bool] = False
     own_params: ClassVar[tuple[str, ...]] = ()
 
-    setting: Setting = dataclasses.field(default=None, kw_only=True, repr=False)  # type: ignore[assignment]
-    frozen: Any = dataclasses.field(default=None, kw_only=True, repr=False)
+    setting: Setting = internal()
+    frozen: Any = internal()
 
     def check(self, config: ConfigDict) -> None:  # noqa: B027  most tasks suit all options
         """Raises InputError if other options of the run do not suit the task."""

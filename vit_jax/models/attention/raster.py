@@ -125,8 +125,8 @@ class Local2D(RasterKind):
         grid = f"the grid of {rows}x{columns} patches"
         self._check_at_most("rows", self.rows, rows, grid)
         self._check_at_most("columns", self.columns, columns, grid)
-        self._check_at_most("above", self.above, max(rows - 1, 0), "the rows above a block can be")
-        self._check_at_most("beside", self.beside, max(columns - 1, 0), "the columns beside it")
+        self._check_at_most("above", self.above, max(rows - 1, 0), f"{grid} allows")
+        self._check_at_most("beside", self.beside, max(columns - 1, 0), f"{grid} allows")
 
     def cuts(self, config: ViTConfig) -> Cuts:
         rows, columns = config.grid
