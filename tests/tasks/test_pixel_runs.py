@@ -12,12 +12,14 @@ from sklearn.datasets import load_digits
 
 import vit_jax
 from vit_jax import config as configs
+from vit_jax import models
 from vit_jax.checkpoint.stored import latest_checkpoint
 from vit_jax.cli.main import main
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
 from vit_jax.models import model_config
 from vit_jax.train.run import Dataset, configure_model
+from vit_jax.weights import Weights, write
 from vit_jax.weights.palette import read_palette
 
 
@@ -102,11 +104,36 @@ def test_evaluate_prints_bits_per_dimension(digits, capsys):
     assert found["bits_per_dim"] == pytest.approx(found["loss"] / math.log(8), rel=1e-5)
 
 
+def test_weights_without_a_run_are_evaluated_on_pixels(digits, tmp_path, capsys):
+    workdir, _, _ = digits
+    weights = str(tmp_path / "pixels.npz")
+    assert main(["convert", str(workdir), weights]) == 0
+    own = ["--source=digits", "--split=train[80%:]", "--json"]
+    found = []
+    for checkpoint in (str(workdir), weights):
+        capsys.readouterr()
+        assert main(["evaluate", f"--checkpoint={checkpoint}", *own]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[1]["bits_per_dim"] == pytest.approx(found[0]["bits_per_dim"], rel=1e-5)
+
+
+def test_features_alone_have_nothing_to_evaluate(tmp_path, capsys):
+    weights = tmp_path / "features.npz"
+    options = dict(width=8, depth=1, num_heads=1, mlp_dim=8, image_size=16, num_classes=0)
+    _, params = models.split(vit_jax.create_model("ViT-Ti/16", **options))
+    write(Weights(name="ViT-Ti/16", options=options, params=params, pp="resize(16)"), weights)
+    command = ["evaluate", f"--checkpoint={weights}", "--source=digits", "--split=train[80%:]"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "has no classes to evaluate; `vit_jax probe`" in error and "matched" not in error
+
+
 @pytest.mark.parametrize(
     ("palette", "message"),
     [
         (np.zeros((7, 3)), r"shape \(7, 3\), config.model.palette is 8"),
         (np.full((8, 3), 127.0), "from -1 to 1"),
+        (np.arange(8)[:, None].repeat(3, 1) // 2 / 8, "holds colours twice: of 8 only 4 differ"),
         (None, "No such file"),
         ("text", "no table of colours"),
     ],

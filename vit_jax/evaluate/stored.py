@@ -89,7 +89,7 @@ def open_stored(
     params, info = weights.params, dataclasses.replace(weights, params={})
     if info.run_config:
         log.info("%s", info.report[0])  # which checkpoint it is
-    config = task_options(info.run_config)
+    config = task_options(info.run_config, info.config)
     data_options = section(DataOptions)
     fill(
         data_options, DataOptions, info.run_config.get("data", {}), "in the config of the run, data"
@@ -228,6 +228,11 @@ def _open_own(
         use_ema=entry["use_ema"],
         watch=watch,
     )
+    if stored.context.task.num_classes == 0:
+        raise InputError(
+            f"{stored.info.source} has no classes to evaluate; `vit_jax probe` and `vit_jax "
+            "fewshot` test its features, `vit_jax finetune` trains it on classes"
+        )
     if entry["source"] is None:
         raise InputError(
             f"{stored.info.source} names no evaluation data; give {argument('source')} and "
