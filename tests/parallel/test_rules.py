@@ -155,6 +155,9 @@ def test_a_share_that_stays_replicated_is_refused_by_name():
     odd = abstract_params(num_classes=0, width=190, mlp_dim=700, num_heads=5)
     with pytest.raises(InputError, match=r"largest is blocks/mlp/fc[12]/kernel"):
         check_replication(odd, create_mesh(parallel(data=1, fsdp=8)), 0.05)
+    small = abstract_params(num_classes=0, width=24, mlp_dim=96, num_heads=3, depth=1)
+    with pytest.raises(InputError, match=r"fewer than 16,384 numbers are not split; set fsdp to 1"):
+        check_replication(small, create_mesh(parallel(data=1, fsdp=8)), 0.05)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ def whole(least: float = -math.inf, most: float = 2**31 - 1) -> Callable[[str], 
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
         if number > most:
-            raise argparse.ArgumentTypeError(f"{text} is too large; give at most {most:g}")
+            raise argparse.ArgumentTypeError(f"{text} is too large; give at most {most}")
         if number < least:
-            raise argparse.ArgumentTypeError(f"{text} is too small; give at least {least:g}")
+            raise argparse.ArgumentTypeError(f"{text} is too small; give at least {least}")
         return number
 
     return parse

@@ -62,7 +62,10 @@ def _check_pixels(config: "ViTConfig") -> None:
         *(("patch_dropout", 0.0), ("registers", 0), ("distillation", "none")),
     ):
         if getattr(config, name) != usual:
-            raise InputError(f"model.palette needs model.{name} {usual!r}: a token is a pixel")
+            raise InputError(
+                f"a model of pixels (model.palette {config.palette}) needs model.{name} "
+                f"{usual!r}: a token is a pixel"
+            )
     if config.has_class_token:
         raise InputError("model.palette needs model.head 'gap' or 'map': there is no class token")
     if config.color_head and (config.pool_then_norm or not config.final_norm):

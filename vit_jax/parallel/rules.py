@@ -160,11 +160,17 @@ def check_replication(params: Any, mesh: Mesh, tolerance: float) -> None:
         ]
         share = sum(size for size, _, _ in whole) / max(1, total)
         if share > tolerance:
-            _, path, shape = max(whole)
+            size, path, shape = max(whole)
+            remedy = f"choose {axis} so that it divides it, or raise the tolerance"
+            if axis == "fsdp" and size < MIN_SHARD_ELEMENTS:
+                remedy = (
+                    f"parameters of fewer than {MIN_SHARD_ELEMENTS:,} numbers are not split; set "
+                    "fsdp to 1, as a model this small needs no fsdp"
+                )
             raise InputError(
                 f"{axis}={sizes[axis]} leaves {share:.0%} of the parameters replicated, more than "
                 f"config.parallel.replicated_tolerance={tolerance:g}; the largest is {path} "
-                f"{tuple(shape)}: choose {axis} so that it divides it, or raise the tolerance"
+                f"{tuple(shape)}: {remedy}"
             )
 
 

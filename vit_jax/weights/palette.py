@@ -59,6 +59,10 @@ def read_palette(path: str | Path, colors: int) -> np.ndarray:
         )
     if not (np.isfinite(found).all() and np.abs(found).max() <= 1.001):
         raise InputError(f"config.init_palette {file}: colours must be from -1 to 1")
+    if (different := len(np.unique(found, axis=0))) < colors:
+        raise InputError(
+            f"config.init_palette {file} holds colours twice: of {colors} only {different} differ"
+        )
     return found
 
 
