@@ -1,5 +1,6 @@
 """Registries: functions and classes by name, to which a user's own file may add."""
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
@@ -13,10 +14,13 @@ class Registry(Mapping[str, T], Generic[T]):
 
     Args:
       kind: name of the kind in messages, such as "optimizer".
+      *modules: modules of this package that register entries. A command imports them, in this
+        order, until one has registered the name that it looks for.
     """
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, *modules: str):
         self.kind = kind
+        self._modules = list(modules)  # not imported yet
         self._things: dict[str, T] = {}
         self._origins: dict[str, tuple[str, str]] = {}
 
@@ -32,6 +36,8 @@ class Registry(Mapping[str, T], Generic[T]):
           InputError: another entry has the name. A file that is read again replaces its own.
         """
         origin = _origin(thing if definition is None else definition)
+        if origin[0].partition(".")[0] != __package__:
+            self._import_until(lambda: False)  # so that no name is taken twice
         if self._origins.setdefault(name, origin) != origin:
             raise InputError(f"{self.kind} {name!r} is registered already; choose another name")
         self._things[name] = thing
@@ -47,18 +53,28 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises:
           InputError: there is none; names the nearest.
         """
-        if name not in self._things:
+        if name not in self:
             raise unknown(self.kind, name, self._things)
         return self._things[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._things
+        return self._import_until(lambda: name in self._things)
 
     def __iter__(self) -> Iterator[str]:
+        self._import_until(lambda: False)
         return iter(self._things)
 
     def __len__(self) -> int:
+        self._import_until(lambda: False)
         return len(self._things)
+
+    def _import_until(self, found: Callable[[], bool]) -> bool:
+        """Imports modules until `found` is true; returns whether it is."""
+        while not found():
+            if not self._modules:
+                return False
+            importlib.import_module(self._modules.pop(0))
+        return True
 
 
 def _origin(thing: object) -> tuple[str, str]:

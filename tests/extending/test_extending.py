@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import vit_jax.train.loop  # noqa: F401  registers what the package has, before the fixture saves it
 from vit_jax.cli.main import main
 from vit_jax.data.ops import op
 from vit_jax.data.sources import opening
@@ -75,6 +74,7 @@ OTHER_ARGUMENTS = {
 def folder(tmp_path, monkeypatch):
     """The guide's files in the working directory, beside the configs; registries are restored."""
     for registry in REGISTRIES:
+        list(registry)  # registers what the package has
         for field in ("_things", "_origins"):
             monkeypatch.setattr(registry, field, dict(getattr(registry, field)))
     for name, text in FILES.items():

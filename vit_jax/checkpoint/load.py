@@ -27,7 +27,6 @@ from vit_jax.text import shown
 from vit_jax.weights import Weights, refit
 from vit_jax.weights.adapters import lora
 from vit_jax.weights.adapters.lora import Adapter
-from vit_jax.weights.adapters.peft import with_adapter
 from vit_jax.weights.read import read_stored
 
 
@@ -127,6 +126,8 @@ def read_weights(
     else:
         weights = read_stored(path, options, leave_out, use_ema=use_ema)
     if adapter:
+        from vit_jax.weights.adapters.peft import with_adapter
+
         weights = with_adapter(weights, adapter)
     return refit(weights, resample=resample, **options)
 

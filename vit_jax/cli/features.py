@@ -42,7 +42,6 @@ def evaluate_features(args: argparse.Namespace, type: str, **options: Any) -> di
     """
     join_processes(args)
     from vit_jax.evaluate.evaluation import EVALUATIONS
-    from vit_jax.evaluate.frozen import fewshot, probe, sweep  # noqa: F401  register their types
     from vit_jax.evaluate.stored import open_stored, own_pair
 
     if args.batch_size < 1:

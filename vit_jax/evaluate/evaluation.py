@@ -168,7 +168,15 @@ class Evaluation(abc.ABC):
         """
 
 
-EVALUATIONS: Registry[type[Evaluation]] = Registry("type of evaluation")
+EVALUATIONS: Registry[type[Evaluation]] = Registry(
+    "type of evaluation",
+    "vit_jax.evaluate.classification",
+    "vit_jax.evaluate.imagenet",
+    "vit_jax.evaluate.analysis.confusion",
+    "vit_jax.evaluate.frozen.fewshot",
+    "vit_jax.evaluate.frozen.probe",
+    "vit_jax.evaluate.frozen.sweep",
+)
 
 
 def evaluation(type: str = "classification", **options: Any) -> ConfigDict:

@@ -14,7 +14,6 @@ from vit_jax import data, models
 from vit_jax.checkpoint.load import read_weights, run_config
 from vit_jax.data.options import DataOptions
 from vit_jax.errors import InputError, unknown
-from vit_jax.evaluate import imagenet  # noqa: F401  registers its types
 from vit_jax.evaluate.analysis.confusion import WORST, ConfusionEvaluation, Details
 from vit_jax.evaluate.classification import ClassificationEvaluation
 from vit_jax.evaluate.evaluation import EVALUATIONS, Context, Evaluation, Watch

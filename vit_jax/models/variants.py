@@ -8,7 +8,6 @@ from typing import Any
 from flax import nnx
 
 from vit_jax.errors import InputError, unknown
-from vit_jax.models.attention import axial, local, raster, sparse, wide_heads  # noqa: F401  kinds
 from vit_jax.models.config import BiTConfig, ModelConfig
 from vit_jax.models.pixels.vit import PixelViT
 from vit_jax.models.resnet import BiT

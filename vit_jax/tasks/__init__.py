@@ -9,12 +9,7 @@ from ml_collections import ConfigDict
 from vit_jax import spec
 from vit_jax.errors import InputError
 from vit_jax.options import defaults
-from vit_jax.tasks import (  # noqa: F401  register themselves
-    classification,
-    distill,
-    masked_patches,
-    pixels,
-)
+from vit_jax.tasks import distill
 from vit_jax.tasks.task import TASKS, Batch, Metrics, Setting, Task, gather, positions
 
 __all__ = [

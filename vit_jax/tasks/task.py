@@ -179,7 +179,13 @@ class Task(abc.ABC):
         return self.example_keys(key, count, axis_name)
 
 
-TASKS: Registry[Callable[..., Task]] = Registry("task")
+TASKS: Registry[Callable[..., Task]] = Registry(
+    "task",
+    "vit_jax.tasks.classification",
+    "vit_jax.tasks.distill",
+    "vit_jax.tasks.masked_patches",
+    "vit_jax.tasks.pixels",
+)
 
 
 def positions(count: int, axis_name: str | None) -> jax.Array:

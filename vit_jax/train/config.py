@@ -17,10 +17,7 @@ from vit_jax.checkpoint.options import CheckpointOptions
 from vit_jax.data.options import DataOptions
 from vit_jax.durations import duration, in_steps
 from vit_jax.errors import InputError, nearest
-from vit_jax.evaluate import classification, imagenet  # noqa: F401  their types
-from vit_jax.evaluate.analysis import confusion  # noqa: F401  its type
 from vit_jax.evaluate.evaluation import EVALUATIONS, create_evaluation, evaluation
-from vit_jax.evaluate.frozen import fewshot, probe, sweep  # noqa: F401  likewise
 from vit_jax.models.config import BiTConfig
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.options import FREE_EFFECTS, Described, Duration, check_section, described, option

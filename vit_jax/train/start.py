@@ -26,7 +26,6 @@ from vit_jax.train.optim.frozen import NEVER as PALETTE
 from vit_jax.train.run import Run
 from vit_jax.train.state import TrainState
 from vit_jax.weights import Weights, fit
-from vit_jax.weights.adapters.peft import with_adapter
 from vit_jax.weights.fit import check_finite, other_normalization, replace
 from vit_jax.weights.palette import normalized, palette_of, read_palette
 from vit_jax.weights.preprocessing import Recipe, shown_size
@@ -296,6 +295,8 @@ def pretrained(run: Run, weights: Weights | None = None) -> tuple[dict[str, Any]
     if weights is None:
         weights = read_weights(config.init_from, use_ema=config.init_ema, layout=layout)
     if config.init_adapter:
+        from vit_jax.weights.adapters.peft import with_adapter
+
         weights = with_adapter(weights, config.init_adapter)
     target = traverse_util.flatten_dict(run.abstract.params, sep="/")
     try:

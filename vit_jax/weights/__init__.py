@@ -1,7 +1,5 @@
 """Weights that others publish or read: in and out, strictly."""
 
-from vit_jax.weights import formats  # noqa: F401  registers them
-from vit_jax.weights.adapters import peft  # noqa: F401  registers its formats
 from vit_jax.weights.fit import fit, refit
 from vit_jax.weights.read import read
 from vit_jax.weights.record import Weights

@@ -88,7 +88,7 @@ _WRAPPERS = (
     r"|(?:(?<=^)|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.(module\.)*"
 )
 
-FAMILIES: Registry[Family] = Registry("family of weight files")
+FAMILIES: Registry[Family] = Registry("family of weight files", "vit_jax.weights.formats")
 
 
 @dataclasses.dataclass(frozen=True)

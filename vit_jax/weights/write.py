@@ -40,7 +40,9 @@ class Format:
     write: Callable[[Weights, Path], list[str]]
 
 
-FORMATS: Registry[Format] = Registry("format")
+FORMATS: Registry[Format] = Registry(
+    "format", "vit_jax.weights.formats", "vit_jax.weights.adapters.peft"
+)
 Writer = Callable[[Weights, Path], list[str]]
 
 

@@ -116,7 +116,14 @@ class Op:
             raise InputError(f"{self.name}: {field} is {getattr(self, field)!r}; wanted {wanted}")
 
 
-OPERATIONS: Registry[type[Op]] = Registry("preprocessing operation")
+OPERATIONS: Registry[type[Op]] = Registry(
+    "preprocessing operation",
+    "vit_jax.data.ops.values",
+    "vit_jax.data.ops.geometry",
+    "vit_jax.data.ops.flip",
+    "vit_jax.data.ops.naflex",
+    "vit_jax.data.ops.color",
+)
 
 
 @dataclass_transform(frozen_default=True)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.ops import color  # noqa: F401  registers its operations
 from vit_jax.data.ops.flip import FlipLeftRight
 from vit_jax.data.ops.geometry import (
     CentralCrop,

@@ -374,7 +374,11 @@ class AttentionKind(abc.ABC):
         return 4 * config.num_tokens * config.width**2
 
 
-ATTENTION_KINDS: Registry[Callable[..., AttentionKind]] = Registry("attention kind")
+ATTENTION_KINDS: Registry[Callable[..., AttentionKind]] = Registry(
+    "attention kind",
+    "vit_jax.models.block",
+    *(f"{__package__}.{name}" for name in ("axial", "local", "raster", "sparse", "wide_heads")),
+)
 
 
 def attention_options(config: "ViTConfig") -> dict:

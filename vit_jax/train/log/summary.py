@@ -13,7 +13,6 @@ import jax
 from vit_jax import __version__, data, jsonl
 from vit_jax.errors import NotSavedError
 from vit_jax.files import write_atomic
-from vit_jax.report.card import write_card
 from vit_jax.text import count, reason
 from vit_jax.train.log.clock import Clock
 from vit_jax.train.log.goodput import Goodput
@@ -102,6 +101,8 @@ def write_summary(
                 f"cannot write {path}: {reason(error)}; the run is done and its state saved: "
                 "the same command writes it"
             ) from error
+        from vit_jax.report.card import write_card  # not needed before the end
+
         write_card(workdir, num_params(run))
     log.info(
         f"{step:,} steps done, {summary['trained_params']:,} of {summary['params']:,} parameters "

@@ -22,7 +22,6 @@ from vit_jax import spec
 from vit_jax.errors import InputError
 from vit_jax.options import check_section
 from vit_jax.train.optim.clipping import clippings
-from vit_jax.train.optim.directions import contrib, elementwise, free, muon  # noqa: F401  they register
 from vit_jax.train.optim.frozen import keep_trained, trained_tree
 from vit_jax.train.optim.matrices import map_paths
 from vit_jax.train.optim.options import (

@@ -61,7 +61,13 @@ class OptimizerKind(abc.ABC):
 
 # Name -> class; or (options, which parameters are kernels, the arguments in parentheses) -> the
 # transformation of gradients into a direction, before learning rate and decoupled decay.
-OPTIMIZERS: Registry[type[OptimizerKind] | Callable[..., Direction]] = Registry("optimizer")
+OPTIMIZERS: Registry[type[OptimizerKind] | Callable[..., Direction]] = Registry(
+    "optimizer",
+    "vit_jax.train.optim.directions.elementwise",
+    "vit_jax.train.optim.directions.contrib",
+    "vit_jax.train.optim.directions.free",
+    "vit_jax.train.optim.directions.muon",
+)
 # Name -> (steps since the peak, steps from there to the end, options) -> share of the peak rate.
 SCHEDULES: Registry[Callable[..., jax.Array]] = Registry("schedule")
 # Name -> frozen dataclass of the arguments in parentheses; see `averages.EmaWarmup`.

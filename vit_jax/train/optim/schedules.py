@@ -41,12 +41,14 @@ def create_schedule(
         return decay(since_peak, max(horizon - warmup, 1), config)
 
     tail_steps = total_steps - horizon
-    first = _tail_value(config, lambda: float(decayed(jnp.float32(horizon - warmup))))
-    if tail_steps > 0 and not first:
-        raise InputError(
-            f"config.optimizer: the learning rate is 0 at the horizon, step {horizon}, and stays 0 "
-            "after it; set config.optimizer.tail_value, a share of the peak such as 0.1"
-        )
+    first = 0.0
+    if tail_steps > 0:
+        first = _tail_value(config, lambda: float(decayed(jnp.float32(horizon - warmup))))
+        if not first:
+            raise InputError(
+                f"config.optimizer: the learning rate is 0 at the horizon, step {horizon}, and "
+                "stays 0 after it; set config.optimizer.tail_value, a share of the peak such as 0.1"
+            )
 
     def tail(since: jax.Array) -> jax.Array:
         if config.tail == "restart":

@@ -109,7 +109,12 @@ class Tracker(abc.ABC):
         """Opens the tracker; called in its thread, with the first metrics."""
 
 
-TRACKERS: Registry[Callable[..., Tracker]] = Registry("tracker")
+TRACKERS: Registry[Callable[..., Tracker]] = Registry(
+    "tracker",
+    "vit_jax.train.log.trackers.csv_file",
+    "vit_jax.train.log.trackers.mlflow_run",
+    "vit_jax.train.log.trackers.wandb_run",
+)
 
 
 def create_trackers(names: Sequence[str]) -> list[Tracker]:

@@ -1,0 +1,77 @@
+"""Registries import the package's own entries when they are looked for."""
+
+import subprocess
+import sys
+
+import pytest
+
+from vit_jax.errors import InputError
+from vit_jax.registry import Registry
+
+# Imports every module of the package; all names were there before, from the registries' own lists.
+COMPLETE = """
+import gc, importlib, pkgutil
+import vit_jax.train.loop, vit_jax.finetune.run, vit_jax.weights
+from vit_jax.registry import Registry
+
+registries = [thing for thing in gc.get_objects() if isinstance(thing, Registry)]
+before = {registry.kind: list(registry) for registry in registries}
+for module in pkgutil.walk_packages(vit_jax.__path__, "vit_jax."):
+    if "._" not in module.name:
+        importlib.import_module(module.name)
+assert before == {registry.kind: list(registry) for registry in registries}, before
+print(len(before), sum(map(len, before.values())))
+"""
+# What a run that uses none of it does not import.
+LAZY = """
+import sys
+import vit_jax.train.loop
+from vit_jax.config import default
+from vit_jax.train.config import check
+
+check(default())
+loaded = [name for name in sys.modules if name.startswith("vit_jax.")]
+for name in ("weights.formats", "data.ops.color", "evaluate.imagenet", "models.attention.local",
+             "train.optim.directions.muon"):
+    assert f"vit_jax.{name}" not in loaded, name
+"""
+
+
+def _output(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    return done.stdout
+
+
+def test_every_entry_of_the_package_is_found():
+    registries, entries = map(int, _output(COMPLETE).split())
+    assert registries >= 19 and entries > 150
+
+
+def test_a_run_imports_what_it_uses():
+    _output(LAZY)
+
+
+def test_modules_are_imported_until_a_name_is_there(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    things: Registry[int] = Registry("thing", "lazy_one", "lazy_two")
+    monkeypatch.setattr(sys, "lazy_things", things, raising=False)
+    for number, name in enumerate(("one", "two")):
+        text = f"import sys\nsys.lazy_things._things[{name!r}] = {number}\n"
+        (tmp_path / f"lazy_{name}.py").write_text(text)
+    assert things["one"] == 0 and "lazy_two" not in sys.modules
+    assert "two" in things
+    assert list(things) == ["one", "two"] and len(things) == 2
+    with pytest.raises(InputError, match="did you mean 'two'"):
+        things["tow"]
+
+
+def test_a_users_entry_takes_no_name_of_the_package():
+    from vit_jax.models.attention.self_attention import ATTENTION_KINDS
+
+    def window():
+        """Of a user's file."""
+
+    window.__module__ = "my_file"
+    with pytest.raises(InputError, match="attention kind 'window' is registered already"):
+        ATTENTION_KINDS.add("window", window)
