@@ -99,6 +99,8 @@ def test_preprocessing_is_that_of_the_weights_with_a_random_box():
     )
     few = chosen(Facts(base(), images(30, smallest=10), CPU))["data.pp"]
     assert few == pp.replace("(224)", "(224, area_min=50)")
+    little = chosen(Facts(base(size=64), images(1_000), CPU))["data.pp"]
+    assert little == pp.replace("(224)", "(64, area_min=50)")
     naflex = data.parse("naflex(64, 16)|value_range(-1, 1)")
     weights = Base("weights", models.model_config("ViT-B/16", naflex=64), naflex, False)
     found = chosen(Facts(weights, images(1_000), CPU))["data.pp"]
@@ -138,6 +140,12 @@ def test_optimizer_by_model():
     assert found["optimizer.learning_rate"] == pytest.approx(5e-4 * 2**0.5, rel=0.02)
     tripled = chosen(Facts(base(), images(10_000), GPU), rate=3)
     assert tripled["optimizer.learning_rate"] == pytest.approx(1.5e-3 * 2**0.5, rel=0.02)
+    for name, factor in {"ViT-L/16": 1, "ViT-S/16": 2, "ViT-Ti/16": 4}.items():  # 1 / width
+        found = chosen(Facts(base(name), images(10_000), GPU))
+        rate = factor * 5e-4 * (found["batch_size"] / 256) ** 0.5
+        assert found["optimizer.learning_rate"] == pytest.approx(rate, rel=0.02)
+    adapters = chosen(Facts(base("ViT-Ti/16"), images(10_000), GPU), method="lora")
+    assert adapters["optimizer.learning_rate"] == pytest.approx(7.1e-3, rel=0.02)
     resnet = Base("w", models.model_config("BiT-R50x1"), base().preprocess, False)
     found = chosen(Facts(resnet, images(10_000), GPU))
     assert found["optimizer.name"] == "sgd" and found["optimizer.learning_rate"] == 0.003

@@ -3,8 +3,9 @@
 Sources of the rules: BiT-HyperRule (1912.11370, section 3.3: length and mixup by the number of
 images, SGD for ResNets), BEiT (2106.08254, table 9) and MAE (2111.06377, table 9) for AdamW with
 layer-wise decay of the learning rate, weight decay 0.05 and stochastic depth, Malladi et al.
-(2205.10287) for the square root in the learning rate. What none of them says was chosen here, and
-says so. docs/finetuning.md has the rules in a table.
+(2205.10287) for the square root in the learning rate, Yang et al. (2203.03466) for its part of the
+width. What none of them says was chosen here, and says so. docs/finetuning.md has the rules in a
+table.
 """
 
 import dataclasses
@@ -29,6 +30,8 @@ LARGEST_BATCH = 512
 HELD_OUT, MOST_HELD_OUT = 10, 10_000  # percent, images
 LINES = 20  # of metrics.jsonl, in a short run
 ENOUGH = 30  # images for evaluation: one of them is three points of accuracy
+LITTLE = 64  # pixels of a side: a smaller part of such an image shows too little
+NARROW = 768  # width of ViT-B, the narrowest model for which BEiT and MAE have a learning rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +148,9 @@ def _preprocessing(base: Base, images: Images) -> Iterator[Choice]:
     size = pp.image_size
     if pp.naflex or size is None:
         steps, why = ["flip_lr", str(pp.naflex)], "patches of any aspect ratio, as the weights say"
-    elif _few(images):
+    elif (few := _few(images)) or max(size) <= LITTLE:
         steps = [f"inception_crop({shown_size(size)}, area_min=50)", "flip_lr"]
-        why = "at least half of the image, as there are few"
+        why = f"at least half of the image, as there are few{'' if few else ' pixels'}"
     else:
         steps = [f"inception_crop({shown_size(size)})", "flip_lr"]
         why = "a random box of the image; without flip_lr if left and right matter, as in text"
@@ -273,6 +276,10 @@ def _optimizer(base: Base, batch: int, factor: float, method: str) -> Iterator[C
         rate = factor * (5e-3 if few else 5e-4) * math.sqrt(batch / 256)
         yield Choice("optimizer.name", "adamw", "as BEiT and MAE are fine-tuned")
         why = f"{'5e-3' if few else '5e-4'} at batch 256, by the square root of the batch"
+        width = base.model.width if isinstance(base.model, ViTConfig) else NARROW
+        if not few and width < NARROW:
+            rate *= NARROW / width
+            why += f"; times {NARROW} / {width}, as the model is narrow"
         yield Choice("optimizer.learning_rate", _rounded(rate), why + again)
         if not few:
             why = "of the rate, from block to block downwards"
