@@ -10,6 +10,7 @@ import pytest
 from tests.plan.planning import plan
 from vit_jax import config as configs
 from vit_jax.config_files import load_config
+from vit_jax.errors import InputError
 from vit_jax.parallel.axes import AXES
 from vit_jax.plan.analytic.activations import kept_by, padded_size
 from vit_jax.plan.analytic.devices import describe_devices
@@ -70,8 +71,8 @@ def tiny(topology, batch=64, bandwidth=None, **options):
     return Analyst(config, dataset, describe_devices(topology), bandwidth)
 
 
-def layout(data=1, fsdp=1, tensor=1, replica=1, remat="auto", accumulate=1):
-    given = dict(replica=replica, data=data, fsdp=fsdp, tensor=tensor)
+def layout(data=1, fsdp=1, tensor=1, replica=1, sequence=1, remat="auto", accumulate=1):
+    given = dict(replica=replica, data=data, fsdp=fsdp, sequence=sequence, tensor=tensor)
     sizes = {axis: given.get(axis, 1) for axis in AXES}
     return Layout(tuple(sizes.items()), remat, accumulate)
 
@@ -129,6 +130,43 @@ def test_tensor_parallelism_sums_each_branch_twice():
     alone = [c for c in found.estimate(layout(data=4, tensor=2)).found if c.group == 2]
     tokens = 4 * TOKENS * WIDTH * 64 / 4
     assert sum(c.bytes for c in alone) == pytest.approx(DEPTH * 4 * tokens, rel=0.01)
+
+
+def test_divided_tokens_gather_keys_and_values():
+    """Of each block keys and values, whose gradients are summed and scattered; and all gradients
+    are summed over the devices with other tokens."""
+    found = tiny("v5e:2x4")
+    plain = found.estimate(layout(data=4, sequence=2, remat="none"))
+    own = 4 * TOKENS * WIDTH * 64 / 8  # bytes of a device's tokens
+    pairs = [c for c in plain.found if c.group == 2]
+    assert sum(c.bytes for c in pairs if c.kind == "all-gather") == pytest.approx(2 * DEPTH * own)
+    scattered = sum(c.bytes for c in pairs if c.kind == "reduce-scatter")
+    assert scattered == pytest.approx(2 * DEPTH * own)
+    params = sum(leaf.size for leaf in jax.tree.leaves(found.run("none").abstract.params))
+    summed = sum(c.bytes for c in plain.found if c.kind == "all-reduce")
+    assert summed == pytest.approx(2 * 7 / 8 * 4 * params, rel=1e-3)
+    # A device has the pixels of as many images as without the axis, and a part of their tokens.
+    alone = found.estimate(layout(data=4, tensor=2, remat="none"))
+    assert plain.memory.batch == alone.memory.batch
+    with pytest.raises(InputError, match="leaves devices without any of the 17 tokens"):
+        tiny("v5e:4x4").estimate(layout(data=1, sequence=16))
+
+
+def test_fused_attention_holds_no_array_of_tokens_by_tokens():
+    """At 1,024 pixels one array of logits of L/16 takes a GiB an image."""
+    pp = "decode|resize(1024)|value_range(-1, 1)"
+    options = {"batch_size": 256, "data.pp": pp, "model.remat": "full", "parallel.layout": "given"}
+    for topology in ("h100:1x8", "v5e:16x16"):
+        name = "configs/vit_jft.py:ViT-L/16"
+        fused, plain = (
+            analyst(name, topology, **options, **{"model.attention": attention}).step()
+            for attention in ("auto", "xla")
+        )
+        images = 256 / fused.run.engine.mesh.size
+        logits = 3.5 * images * 16 * 4097**2 * 4
+        saved = plain.temporary_bytes - fused.temporary_bytes
+        assert 0.9 * logits < saved < 1.2 * logits
+        assert fused.temporary_bytes < logits
 
 
 def test_microbatches_divide_what_is_kept():

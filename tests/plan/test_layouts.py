@@ -238,11 +238,23 @@ def test_a_long_compilation_is_announced_and_counted(capsys):
     assert later and all(line == "compiling the step: 0 s so far" for line in later)
 
 
-def test_formulas_do_not_cover_split_tokens(tmp_path):
+def test_long_sequences_are_divided_where_it_pays():
+    """64 images on 256 chips: beside four-fold tensor parallelism, tokens can be divided."""
     config = load_config("configs/vit_jft.py:ViT-L/16")
-    config.parallel.sequence = 2
-    with pytest.raises(InputError, match="config.parallel.sequence is 2: formulas do not cover it"):
-        Analyst(config, dataset_of(config), describe_devices("v5e:2x2"))
+    config.batch_size = 64
+    config.data.pp = "decode|resize(2048)|value_range(-1, 1)"
+    analyst = Analyst(config, dataset_of(config), describe_devices("v5e:16x16"))
+    free = rank(analyst).fitting
+    whole = rank(analyst, {"parallel.sequence": 1}).fitting
+    assert free[0].layout.mesh["sequence"] > 1 and free[0].seconds < whole[0].seconds
+    assert {found.layout.mesh["sequence"] for found in whole} == {1}
+    assert {found.layout.mesh["sequence"] for found in free} >= {1, 2, 4, 8, 16}
+    given = rank(analyst, {"parallel.sequence": 3}).fitting  # does not divide 256
+    assert not given
+    config.data.pp = "decode|resize(224)|value_range(-1, 1)"
+    analyst = Analyst(config, dataset_of(config), describe_devices("v5e:2x2"))
+    assert {found.layout.mesh["sequence"] for found in rank(analyst).fitting} == {1}
+    assert rank(analyst, {"parallel.sequence": 2}).fitting
 
 
 @pytest.mark.parametrize("remat", ["dots", "dots_no_batch", "names"])

@@ -139,10 +139,17 @@ def recomputed_macs(model_config: ModelConfig, remat: str, device: jax.Device) -
 
 def _recomputed_products(config: ViTConfig, device: jax.Device) -> int:
     """Products of queries and keys' size that attention's backward pass computes again."""
+    return RECOMPUTED[implementation(config, device)]
+
+
+def implementation(config: ModelConfig, device: jax.Device) -> str:
+    """The implementation of attention that a model takes in training; see `fused.choice`."""
+    if not isinstance(config, ViTConfig):
+        return "xla"
     fused = config.attention_kind.partition("(")[0] in KINDS or config.attention == "splash"
     if not fused or config.attention_dropout:
-        return 0
-    taken = choose(
+        return "xla"
+    return choose(
         config.attention,
         queries=config.num_tokens,
         keys=config.num_tokens,
@@ -154,4 +161,3 @@ def _recomputed_products(config: ViTConfig, device: jax.Device) -> int:
         platform=device.platform,
         kind=device.device_kind,
     )
-    return RECOMPUTED[taken]

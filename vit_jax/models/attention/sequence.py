@@ -75,6 +75,11 @@ def check_model(config: "ViTConfig", size: int) -> None:
         )
 
 
+def suits(config: "ViTConfig", size: int) -> bool:
+    """Whether a model's tokens can be divided over an axis of that size; see `check_model`."""
+    return size == 1 or not (_unsuited(config) or _empty(config.num_tokens, size))
+
+
 def _unsuited(config: "ViTConfig") -> str:
     """What a model needs for the axis, and does not have; "" if it has all."""
     if config.attention_kind.partition("(")[0] not in KINDS:

@@ -9,12 +9,13 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from vit_jax.models.vit_config import ViTConfig
+from vit_jax.plan.roofline import implementation
 from vit_jax.train.batches import abstract_rows
 from vit_jax.train.run import Run
 from vit_jax.weights.adapters.lora import merge
@@ -50,11 +51,13 @@ def kept_by(run: Run, *, tiles: bool) -> Kept:
       tiles: whether arrays are padded to the tiles of a TPU.
     """
     few, many = (_residuals(run, rows) for rows in (ROWS, 2 * ROWS))
-    sizes = _split_sizes(run)
+    sizes, heads = _split_sizes(run), _kernel_heads(run)
     whole = split = largest = 0.0
     # What does not grow with the batch, such as weights cast to bfloat16, is counted elsewhere.
     for one, two in itertools.zip_longest(few, many, fillvalue=_NOTHING):
         more = (_bytes(two, tiles) - _bytes(one, tiles)) / ROWS
+        if two.shape[-2:] == heads:
+            more *= _up(heads[1], TILE[1]) / heads[1]
         if more <= 0:
             continue
         if any(size in sizes for size in two.shape[2:]):
@@ -106,6 +109,31 @@ def _split_sizes(run: Run) -> tuple[int, ...]:
     """Sizes of the axes that tensor parallelism splits: heads and the MLP's hidden width."""
     model = run.model_config
     return (model.num_heads, model.mlp_dim) if isinstance(model, ViTConfig) else ()
+
+
+def _kernel_heads(run: Run) -> tuple[int, int]:
+    """Number and width of heads of queries, keys and values for the kernel of TPUs, or (0, 0).
+
+    It takes each head's width as the last axis of the tiles, which is padded.
+    """
+    model = run.model_config
+    if not isinstance(model, ViTConfig):
+        return 0, 0
+    taken = implementation(model, run.engine.mesh.devices.flat[0])
+    return (model.num_heads, model.width // model.num_heads) if taken == "splash" else (0, 0)
+
+
+def kernel_bytes(run: Run) -> float:
+    """Bytes of one example's queries, keys or values in one block, as TPUs' kernel takes them.
+
+    0 where another implementation computes attention.
+    """
+    heads, width = _kernel_heads(run)
+    if not heads:
+        return 0.0
+    model = cast(ViTConfig, run.model_config)
+    tokens = _up(model.prefix_tokens + model.kept_patches, TILE[1])
+    return tokens * heads * _up(width, TILE[1]) * jnp.dtype(model.dtype).itemsize
 
 
 def _bytes(leaf: jax.ShapeDtypeStruct, tiles: bool) -> int:

@@ -5,11 +5,13 @@ their layout. The temporaries of a step are estimated as the sum of
 
 * what the forward pass of a microbatch keeps for the backward pass (`activations`);
 * what the backward pass of one block holds at a time: what remat recomputes of it, and attention's
-  weights and their gradient in float32;
+  weights and their gradient in float32, unless a fused implementation holds none;
 * the gradients, laid out like the parameters, twice if they are accumulated;
 * the weights of two blocks gathered over fsdp, and of the layers around the blocks, in the dtype
   of the products; and the gradients of the latter before they are scattered;
-* with accumulation, the normalised images of all microbatches, in the dtype of the products.
+* with accumulation, the normalised images of all microbatches, in the dtype of the products;
+* with the mesh axis sequence, which divides all of the tokens' arrays, the keys and values of one
+  block that are gathered, and their gradients.
 """
 
 import dataclasses
@@ -22,11 +24,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
+from vit_jax.models.attention.fused.blockwise import BLOCK
 from vit_jax.models.vit_config import ViTConfig
-from vit_jax.parallel.axes import AXES
+from vit_jax.parallel.axes import AXES, BATCH_AXES
 from vit_jax.parallel.rules import STACKED, partition_spec, state_shardings
-from vit_jax.plan.analytic.activations import Kept, padded_size
+from vit_jax.plan.analytic.activations import Kept, kernel_bytes, padded_size
 from vit_jax.plan.compile import local_bytes
+from vit_jax.plan.roofline import implementation
 from vit_jax.train.batches import abstract_rows
 from vit_jax.train.run import Run
 from vit_jax.trees import named_leaves
@@ -104,13 +108,15 @@ def step_memory(
       on_chip: bytes of memory on the chip that the compiler manages.
     """
     params, ema = local_bytes(state.params), local_bytes(state.ema)
-    shards = math.prod(size for axis, size in sizes.items() if axis != "tensor")
-    rows = run.config.batch_size // shards
+    rows = run.config.batch_size // math.prod(sizes[axis] for axis in BATCH_AXES)
     batch = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in _batch(run, rows))
-    micro, tensor = rows / accumulate, sizes.get("tensor", 1)
-    small = micro * _scores(run, tensor, tiles) <= on_chip
+    tensor, sequence = sizes["tensor"], sizes["sequence"]
+    micro = rows / accumulate
+    small = micro * _scores(run, tensor, tiles) / sequence <= on_chip
     block = block_bytes(run, kept, whole, tensor, tiles=tiles, small=small)
-    temporaries = micro * (kept.bytes(tensor) + block)
+    temporaries = micro * (kept.bytes(tensor) + block) / sequence
+    if sequence > 1:
+        temporaries += micro * 4 * (kernel_bytes(run) or token_bytes(run, tiles)) / tensor
     temporaries += params * (2 if accumulate > 1 else 1) + _gathered(run, state.params, sizes)
     if accumulate > 1:
         pixels = math.prod(run.model_config.input_size) * 3
@@ -152,8 +158,20 @@ def _scores(run: Run, tensor: int, tiles: bool) -> float:
     model = run.model_config
     if not isinstance(model, ViTConfig):
         return 0.0
-    tokens = model.prefix_tokens + model.kept_patches
-    return _size((model.num_heads, tokens, tokens), tiles) * FLOAT32 / tensor
+    tokens = keys = model.prefix_tokens + model.kept_patches
+    taken = implementation(model, run.engine.mesh.devices.flat[0])
+    if taken != "xla":
+        keys = BLOCK if taken == "blockwise" else 0
+    return _size((model.num_heads, tokens, keys), tiles) * FLOAT32 / tensor if keys else 0.0
+
+
+def token_bytes(run: Run, tiles: bool = False) -> int:
+    """Bytes of one example's tokens between two blocks; 0 of a model without tokens."""
+    model = run.model_config
+    if not isinstance(model, ViTConfig):
+        return 0
+    shape = (model.prefix_tokens + model.kept_patches, model.width)
+    return _size(shape, tiles) * jnp.dtype(model.dtype).itemsize
 
 
 def _gathered(run: Run, params: Any, sizes: Mapping[str, int]) -> float:

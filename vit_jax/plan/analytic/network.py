@@ -22,14 +22,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from vit_jax.models.vit_config import ViTConfig
-from vit_jax.parallel.axes import AXES, BATCH_AXES
+from vit_jax.parallel.axes import AXES, BATCH_AXES, SEQUENCE_AXIS
 from vit_jax.parallel.rules import STACKED
-from vit_jax.plan.collectives import ENTERS_BRANCH, Collective, sent_itemsize
+from vit_jax.plan.analytic.memory import token_bytes
+from vit_jax.plan.collectives import ENTERS_BRANCH, HAS_KEYS, Collective, sent_itemsize
 from vit_jax.train.run import Run
 from vit_jax.trees import path_name
 
@@ -39,6 +38,8 @@ ATTENTION = r"attention/(qkv|out)/kernel$"
 # Share of the bytes of gathers within blocks that XLA sends while something is computed: between
 # 0.6 and 0.9 in compiled steps. Of all other collectives it overlaps none.
 OVERLAPPED = 0.75
+# Times that keys and values are gathered over the axis sequence where remat computes them again.
+GATHERED_AGAIN = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,8 @@ def _of_parameter(
     spec: PartitionSpec = leaf.sharding.spec
     itemsize = sent_itemsize(name, leaf, run.config.model.dtype)
     size = leaf.size * itemsize / (sizes["tensor"] if "tensor" in spec else 1)
-    batch = tuple(axis for axis in BATCH_AXES if sizes[axis] > 1)
+    # Devices with other examples or tokens, each with a part of the gradient's sum.
+    batch = tuple(axis for axis in (*BATCH_AXES, SEQUENCE_AXIS) if sizes[axis] > 1)
     parts, blocks = sizes["fsdp"], bool(re.search(STACKED, name))
     sums = accumulate if tpu and blocks else 1
     if "fsdp" not in spec:
@@ -116,18 +118,27 @@ def _of_parameter(
 def _of_activations(
     run: Run, params: Any, sizes: Mapping[str, int], remat: str
 ) -> Iterator[tuple[_Sum, float]]:
-    """Collectives of tensor parallelism: sums of each branch's output, and of its gradient."""
-    model, tensor = run.model_config, sizes["tensor"]
-    if tensor == 1 or not isinstance(model, ViTConfig):
-        return
+    """Collectives of the tokens of each block.
+
+    tensor sums each branch's output, and its gradient; sequence gathers keys and values, and sums
+    and scatters their gradients.
+    """
+    tensor, sequence = sizes["tensor"], sizes["sequence"]
     rows = run.config.batch_size / (math.prod(sizes.values()) / tensor)
-    tokens = model.prefix_tokens + model.kept_patches
-    size = rows * tokens * model.width * jnp.dtype(model.dtype).itemsize
+    size = rows * token_bytes(run)  # of one device's tokens
+    if not size or tensor == sequence == 1:
+        return
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if "tensor" in leaf.sharding.spec and re.search(ENTERS_BRANCH, path_name(path)):
+        name, split = path_name(path), "tensor" in leaf.sharding.spec
+        if split and tensor > 1 and re.search(ENTERS_BRANCH, name):
             # `full` repeats the forward pass of a block, up to its last product.
             times = 2.5 if remat == "full" else 2
             yield _Sum("all-reduce", ("tensor",)), times * leaf.shape[0] * size
+        if sequence > 1 and re.search(HAS_KEYS, name):
+            own = 2 * leaf.shape[0] * size / (tensor if split else 1)  # keys and values
+            again = 1 if remat in ("none", "dots") else GATHERED_AGAIN
+            yield _Sum("all-gather", (SEQUENCE_AXIS,)), again * own
+            yield _Sum("reduce-scatter", (SEQUENCE_AXIS,)), own * sequence
 
 
 def _placed(

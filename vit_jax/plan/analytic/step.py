@@ -11,11 +11,12 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
-from vit_jax.errors import InputError
 from vit_jax.files import expand
+from vit_jax.models.attention.sequence import check_is_vit, check_model
 from vit_jax.models.config import ModelConfig
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel import hardware, rules
-from vit_jax.parallel.axes import AXES
+from vit_jax.parallel.axes import AXES, BATCH_AXES
 from vit_jax.parallel.engines import create_engine
 from vit_jax.parallel.mesh import check_batch_size, check_slices, create_mesh, num_slices, slice_of
 from vit_jax.plan import roofline
@@ -75,9 +76,6 @@ class Analyst:
       dataset: facts about its training data.
       devices: devices, which may be descriptions; None: those present.
       slice_bandwidth: bytes/s of one chip to other slices; None: as published.
-
-    Raises:
-      InputError: the config splits the tokens of an image, which the formulas do not cover.
     """
 
     def __init__(
@@ -87,11 +85,6 @@ class Analyst:
         devices: Sequence[jax.Device] | None = None,
         slice_bandwidth: float | None = None,
     ):
-        if config.parallel.sequence > 1:
-            raise InputError(
-                f"config.parallel.sequence is {config.parallel.sequence}: formulas do not cover "
-                "it; set config.parallel.layout=given and plan with the compiler for TPUs"
-            )
         self.config = config
         self.dataset = dataset
         self.devices = list(jax.devices() if devices is None else devices)
@@ -152,10 +145,14 @@ class Analyst:
           InputError: the batch, the slices or the parameters do not divide so.
         """
         parallel, sizes = self.config.parallel, layout.mesh
-        shards = math.prod(size for axis, size in layout.sizes if axis != "tensor")
+        shards = math.prod(sizes[axis] for axis in BATCH_AXES)
         check_batch_size(
             self.config.batch_size, shards, accumulate=layout.accumulate, name="config.batch_size"
         )
+        if isinstance(model := self.run("none").model_config, ViTConfig):
+            check_model(model, sizes["sequence"])
+        else:
+            check_is_vit(sizes["sequence"])
         if self.tpu:
             check_slices(sizes["replica"], num_slices(self.devices))
         mesh: Any = AbstractMesh(tuple(sizes.values()), tuple(sizes))
@@ -182,9 +179,14 @@ class Analyst:
             config = copy.deepcopy(self.config)
             config.model.remat = remat
             config.parallel.update(
-                engine="pjit", replica=1, data=1, fsdp=1, tensor=1, accumulate=1, cpu_devices=0
+                engine="pjit", accumulate=1, cpu_devices=0, **dict.fromkeys(AXES, 1)
             )
-            self._runs[remat] = self._prepared(config, self.devices[:1])
+            run = self._prepared(config, self.devices[:1])
+            if roofline.implementation(run.model_config, self.devices[0]) == "cudnn":
+                # It can be traced only where cuDNN is; blockwise attention keeps the same arrays.
+                config.model.attention = "blockwise"
+                run = self._prepared(config, self.devices[:1])
+            self._runs[remat] = run
         return self._runs[remat]
 
     def kept(self, remat: str) -> Kept:

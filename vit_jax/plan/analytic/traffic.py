@@ -11,9 +11,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel.hardware import Chip
 from vit_jax.parallel.rules import STACKED
-from vit_jax.plan.analytic.activations import Kept
+from vit_jax.plan.analytic.activations import Kept, kernel_bytes
 from vit_jax.plan.analytic.memory import Memory
 from vit_jax.train.run import Run
 from vit_jax.trees import named_leaves
@@ -23,6 +24,11 @@ from vit_jax.trees import named_leaves
 KEPT = 1  # times that what is kept passes, beside PASSING
 PASSING = 10.4  # bytes that pass, without memory on the chip, for each that is kept without remat
 AT_ONCE = 7.8  # bytes of a block of which half pass, for each byte of memory on the chip
+# Times that an array of queries of TPUs' kernel, padded as it takes them, passes without memory on
+# the chip, for all that is computed of queries, keys, values and their gradients: of a device's own
+# tokens, and of the keys and values that the axis sequence gathers. Half of it passes where the
+# array fills the third share of that memory. Fitted to L/16 at 1,024 and 2,048 pixels.
+KERNEL, GATHERED, KERNEL_AT_ONCE = 97, 34, 0.36
 # Share of what passes for the second time, by policy of remat.
 REPEATED = {"none": 0.0, "dots": 0.1, "names": 0.09, "dots_no_batch": 0.35, "full": 0.5}
 # Share of what passes on GPUs, whose caches the compiler does not manage: an assumption.
@@ -63,13 +69,27 @@ def predict_traffic(
     block = rows / accumulate * working
     outside = ON_GPUS
     if chip.on_chip:
-        filled = (block / (AT_ONCE * chip.on_chip)) ** 1.5
-        outside = filled / (1 + filled)
+        outside = _outside(block / (AT_ONCE * chip.on_chip))
     passing = PASSING * outside * (1 + REPEATED[remat]) * whole.bytes(tensor)
     activations = KEPT * kept.bytes(tensor) + passing
     # A gradient is written, summed in place, read for its norm, and read by the optimizer.
     state = 2 * (memory.params + memory.optimizer + memory.ema) + 5 * memory.params
+    if (kernel := kernel_bytes(run) / tensor) and chip.on_chip:
+        own = rows / accumulate * kernel / (KERNEL_AT_ONCE * chip.on_chip)
+        passes, sequence = KERNEL * _outside(own), sizes["sequence"]
+        if sequence > 1:
+            passes += GATHERED * sequence * _outside(sequence * own)
+        activations += passes * kernel * _layers(run)
     return round(rows * activations + state + _weights(run, params, sizes, accumulate, memory))
+
+
+def _outside(filled: float) -> float:
+    """The share that passes, by what is computed at a time over what the chip holds."""
+    return filled**1.5 / (1 + filled**1.5)
+
+
+def _layers(run: Run) -> int:
+    return run.model_config.depth if isinstance(run.model_config, ViTConfig) else 0
 
 
 def _weights(

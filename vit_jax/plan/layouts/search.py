@@ -1,11 +1,14 @@
 """All layouts of a run, estimated by formulas and ranked by the predicted step."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vit_jax.errors import InputError
+from vit_jax.models.attention.fused.choice import LONG
+from vit_jax.models.attention.sequence import suits
 from vit_jax.models.config import ModelConfig
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel import hardware
@@ -20,11 +23,12 @@ REMAT = ("none", "names", "full")  # policies that are tried, from least to most
 ORDER = ("auto", "none", "dots", "names", "dots_no_batch", "full")
 MAX_ACCUMULATE = 32
 MAX_TENSOR = 16  # activations of a wider group take longer to sum than their products
+MAX_SEQUENCE = 16  # each doubling has every device gather as many keys, for half the queries
 MAX_NODES = 4096  # of GPUs, in the search for the smallest number that suffices
 # Share of the memory that an estimate may fill: it is right to about a tenth.
 MARGIN = 0.9
-FREE = ("parallel.replica", "parallel.data", "parallel.fsdp", "parallel.tensor",
-        "parallel.accumulate", "model.remat")  # fmt: skip
+FREE = ("parallel.replica", "parallel.data", "parallel.fsdp", "parallel.sequence",
+        "parallel.tensor", "parallel.accumulate", "model.remat")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +77,10 @@ def rank(
 def _cost(found: Estimate) -> tuple[float, ...]:
     """Seconds; of layouts that take as long, the one that changes and needs less is first."""
     layout, again = found.layout, ORDER.index(found.layout.remat)
-    simpler = (layout.accumulate, again, layout.mesh["tensor"])
+    simpler = (layout.accumulate, again, layout.mesh["sequence"], layout.mesh["tensor"])
     if found.roofline is None:
         # The speeds of the device are not known: the plainest layout.
-        axes = (layout.mesh["tensor"], layout.mesh["fsdp"])
+        axes = (layout.mesh["sequence"], layout.mesh["tensor"], layout.mesh["fsdp"])
         return (again, layout.accumulate, *axes, found.memory.total)
     return (round(found.seconds, 5), *simpler, found.memory.total)
 
@@ -90,10 +94,14 @@ def layouts(analyst: Analyst, pinned: Mapping[str, Any]) -> Iterator[Layout]:
     if isinstance(model, ViTConfig):
         both = math.gcd(model.num_heads, model.mlp_dim)
         tensors = [n for n in range(1, MAX_TENSOR + 1) if both % n == 0]
-    for tensor in _given("parallel.tensor", tensors, pinned):
-        rest = count // tensor
-        if tensor < 1 or count % tensor:
+    both_axes = itertools.product(
+        _given("parallel.tensor", tensors, pinned),
+        _given("parallel.sequence", _sequences(model), pinned),
+    )
+    for tensor, sequence in both_axes:
+        if min(tensor, sequence) < 1 or count % (tensor * sequence):
             continue
+        rest = count // (tensor * sequence)
         for pods in _given("parallel.replica", [replica], pinned):
             if pods < 1 or rest % pods:
                 continue
@@ -103,8 +111,8 @@ def layouts(analyst: Analyst, pinned: Mapping[str, Any]) -> Iterator[Layout]:
                 data = rest // pods // fsdp
                 if data not in _given("parallel.data", [data], pinned):
                     continue
-                sizes = tuple(zip(AXES, (pods, data, fsdp, 1, tensor), strict=True))
-                rows, left = divmod(config.batch_size, count // tensor)
+                sizes = tuple(zip(AXES, (pods, data, fsdp, sequence, tensor), strict=True))
+                rows, left = divmod(config.batch_size, rest)
                 if left:
                     continue
                 parts = [2**k for k in range(MAX_ACCUMULATE.bit_length()) if rows % 2**k == 0]
@@ -112,6 +120,14 @@ def layouts(analyst: Analyst, pinned: Mapping[str, Any]) -> Iterator[Layout]:
                 for accumulate in _given("parallel.accumulate", parts, pinned):
                     for remat in _given("model.remat", policies(analyst), pinned):
                         yield Layout(sizes, remat, accumulate)
+
+
+def _sequences(model: ModelConfig) -> list[int]:
+    """Sizes of the axis sequence to try: more than one only where images have many tokens."""
+    if not isinstance(model, ViTConfig) or model.num_tokens < LONG["tpu"]:
+        return [1]
+    sizes = [2**k for k in range(MAX_SEQUENCE.bit_length())]
+    return [size for size in sizes if suits(model, size)]
 
 
 def policies(analyst: Analyst) -> list[str]:
