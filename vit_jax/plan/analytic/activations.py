@@ -32,15 +32,19 @@ class Kept:
       whole: bytes that every device of a tensor axis holds.
       split: bytes that tensor parallelism divides, such as attention weights.
       largest: bytes of the largest array that one iteration of the scan over blocks keeps.
+      keys: the part of `split` that is keys and values as TPUs' kernel takes them. The mesh axis
+        sequence, which divides all else, gathers them.
     """
 
     whole: float
     split: float
     largest: float
+    keys: float = 0.0
 
-    def bytes(self, tensor: int = 1) -> float:
-        """Bytes of one example on one device."""
-        return self.whole + self.split / tensor
+    def bytes(self, tensor: int = 1, sequence: int = 1) -> float:
+        """Bytes of one example on one device, which has a part of its tokens."""
+        own = self.whole + (self.split - self.keys) / tensor
+        return own / sequence + self.keys / tensor
 
 
 def kept_by(run: Run, *, tiles: bool) -> Kept:
@@ -52,7 +56,7 @@ def kept_by(run: Run, *, tiles: bool) -> Kept:
     """
     few, many = (_residuals(run, rows) for rows in (ROWS, 2 * ROWS))
     sizes, heads = _split_sizes(run), _kernel_heads(run)
-    whole = split = largest = 0.0
+    whole = split = largest = keys = 0.0
     # What does not grow with the batch, such as weights cast to bfloat16, is counted elsewhere.
     for one, two in itertools.zip_longest(few, many, fillvalue=_NOTHING):
         more = (_bytes(two, tiles) - _bytes(one, tiles)) / ROWS
@@ -62,11 +66,13 @@ def kept_by(run: Run, *, tiles: bool) -> Kept:
             continue
         if any(size in sizes for size in two.shape[2:]):
             split += more
+            # Two of the four such arrays; the others are queries and the heads' output.
+            keys += more / 2 if two.shape[-3:] == _kernel_shape(run) else 0.0
         else:
             whole += more
         layers = run.model_config.depth if isinstance(run.model_config, ViTConfig) else 1
         largest = max(largest, more / layers)
-    return Kept(whole, split, largest)
+    return Kept(whole, split, largest, keys)
 
 
 _NOTHING = jax.ShapeDtypeStruct((0,), jnp.float32)
@@ -123,17 +129,24 @@ def _kernel_heads(run: Run) -> tuple[int, int]:
     return (model.num_heads, model.width // model.num_heads) if taken == "splash" else (0, 0)
 
 
+def _kernel_shape(run: Run) -> tuple[int, ...]:
+    """Heads, tokens and width of one example's queries as TPUs' kernel takes them, or (0, 0, 0)."""
+    heads, width = _kernel_heads(run)
+    if not heads:
+        return 0, 0, 0
+    from vit_jax.models.attention.fused.splash import block_size  # imports Pallas
+
+    model = cast(ViTConfig, run.model_config)
+    tokens = model.prefix_tokens + model.kept_patches
+    return heads, _up(tokens, block_size(tokens)), _up(width, TILE[1])
+
+
 def kernel_bytes(run: Run) -> float:
     """Bytes of one example's queries, keys or values in one block, as TPUs' kernel takes them.
 
     0 where another implementation computes attention.
     """
-    heads, width = _kernel_heads(run)
-    if not heads:
-        return 0.0
-    model = cast(ViTConfig, run.model_config)
-    tokens = _up(model.prefix_tokens + model.kept_patches, TILE[1])
-    return tokens * heads * _up(width, TILE[1]) * jnp.dtype(model.dtype).itemsize
+    return math.prod(_kernel_shape(run)) * jnp.dtype(run.config.model.dtype).itemsize
 
 
 def _bytes(leaf: jax.ShapeDtypeStruct, tiles: bool) -> int:

@@ -114,7 +114,7 @@ def step_memory(
     micro = rows / accumulate
     small = micro * _scores(run, tensor, tiles) / sequence <= on_chip
     block = block_bytes(run, kept, whole, tensor, tiles=tiles, small=small)
-    temporaries = micro * (kept.bytes(tensor) + block) / sequence
+    temporaries = micro * (kept.bytes(tensor, sequence) + block / sequence)
     if sequence > 1:
         temporaries += micro * 4 * (kernel_bytes(run) or token_bytes(run, tiles)) / tensor
     temporaries += params * (2 if accumulate > 1 else 1) + _gathered(run, state.params, sizes)

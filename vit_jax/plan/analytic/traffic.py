@@ -27,8 +27,8 @@ AT_ONCE = 7.8  # bytes of a block of which half pass, for each byte of memory on
 # Times that an array of queries of TPUs' kernel, padded as it takes them, passes without memory on
 # the chip, for all that is computed of queries, keys, values and their gradients: of a device's own
 # tokens, and of the keys and values that the axis sequence gathers. Half of it passes where the
-# array fills the third share of that memory. Fitted to L/16 at 1,024 and 2,048 pixels.
-KERNEL, GATHERED, KERNEL_AT_ONCE = 97, 34, 0.36
+# array fills a quarter of that memory. Fitted to L/16 at 1,024 and 2,048 pixels.
+KERNEL, GATHERED, KERNEL_AT_ONCE = 66, 29, 0.25
 # Share of what passes for the second time, by policy of remat.
 REPEATED = {"none": 0.0, "dots": 0.1, "names": 0.09, "dots_no_batch": 0.35, "full": 0.5}
 # Share of what passes on GPUs, whose caches the compiler does not manage: an assumption.
@@ -65,18 +65,18 @@ def predict_traffic(
     shards = 1
     for axis, size in sizes.items():
         shards *= size if axis != "tensor" else 1
-    rows, tensor = run.config.batch_size / shards, sizes["tensor"]
+    rows, tensor, sequence = run.config.batch_size / shards, sizes["tensor"], sizes["sequence"]
     block = rows / accumulate * working
     outside = ON_GPUS
     if chip.on_chip:
         outside = _outside(block / (AT_ONCE * chip.on_chip))
     passing = PASSING * outside * (1 + REPEATED[remat]) * whole.bytes(tensor)
-    activations = KEPT * kept.bytes(tensor) + passing
+    activations = KEPT * kept.bytes(tensor, sequence) * sequence + passing
     # A gradient is written, summed in place, read for its norm, and read by the optimizer.
     state = 2 * (memory.params + memory.optimizer + memory.ema) + 5 * memory.params
     if (kernel := kernel_bytes(run) / tensor) and chip.on_chip:
         own = rows / accumulate * kernel / (KERNEL_AT_ONCE * chip.on_chip)
-        passes, sequence = KERNEL * _outside(own), sizes["sequence"]
+        passes = KERNEL * _outside(own)
         if sequence > 1:
             passes += GATHERED * sequence * _outside(sequence * own)
         activations += passes * kernel * _layers(run)
