@@ -1,5 +1,7 @@
 """Registries import the package's own entries when they are looked for."""
 
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -64,6 +66,46 @@ def test_modules_are_imported_until_a_name_is_there(tmp_path, monkeypatch):
     assert list(things) == ["one", "two"] and len(things) == 2
     with pytest.raises(InputError, match="did you mean 'two'"):
         things["tow"]
+
+
+THREADS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from vit_jax.models.attention.self_attention import ATTENTION_KINDS
+from vit_jax.weights.families import FAMILIES
+from vit_jax.weights.write import FORMATS
+
+sys.setswitchinterval(1e-6)
+with ThreadPoolExecutor(8) as pool:
+    kinds = list(pool.map(ATTENTION_KINDS.__getitem__, ["window", "sparse"] * 8))
+    families = list(pool.map(len, [FAMILIES] * 8))
+    formats = list(pool.map(lambda _: sorted(FORMATS), range(8)))
+assert len({*kinds}) == 2 and len({*families}) == 1 and formats == formats[:1] * 8
+"""
+
+
+def test_threads_wait_for_what_is_being_imported():
+    _output(THREADS)
+
+
+def test_an_import_that_failed_is_tried_again(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    things: Registry[int] = Registry("thing", "lazy_broken")
+    monkeypatch.setattr(sys, "lazy_things", things, raising=False)
+    file = tmp_path / "lazy_broken.py"
+    file.write_text("import package_that_is_not_there")
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="package_that_is_not_there"):
+            things["one"]
+    file.write_text("import sys\nsys.lazy_things._things['one'] = 1\n# another size\n")
+    assert things["one"] == 1
+
+
+def test_a_registry_can_be_copied_and_pickled():
+    things: Registry[int] = Registry("thing")
+    things.add("one", 1)
+    for copied in (copy.deepcopy(things), pickle.loads(pickle.dumps(things))):
+        assert list(copied) == ["one"] and copied["one"] == 1
 
 
 def test_a_users_entry_takes_no_name_of_the_package():

@@ -1,6 +1,7 @@
 """Names with arguments: which arguments a text may give, and what is said of the others."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import pytest
@@ -35,6 +36,9 @@ class Pair:
         ("pair(1, nan)", "nan is no plain value; give a number"),
         ("pair(1, -nan)", "-nan is no plain value; give a number"),
         ("pair(*(1, 2))", "*(1, 2) is no plain value; give a number"),
+        ("pair(1, **{'second': 2})", "**{'second': 2} is no plain value; give a number"),
+        ("pair(1, " + "-" * 6000 + "2)", "is not understood; write a name"),
+        (3, "option is 3; give a name in quotes"),
         ("pair(1, 2.5)", "second is 2.5; give a whole number"),
         ("pair(1, 2", "is not understood; write a name"),
         ("pear(1, 2)", "did you mean 'pair'?"),
@@ -44,6 +48,12 @@ def test_wrong_arguments_are_named(text, message):
     with pytest.raises(InputError) as raised:
         spec.create(THINGS, text, "option")
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_entries_that_are_no_function_or_class():
+    parts: Registry[Any] = Registry("part")
+    parts.add("half", functools.partial(Pair, 1), Pair)
+    assert spec.create(parts, "half(2)", "option") == Pair(1, 2)
 
 
 def test_arguments_reach_the_thing():

@@ -287,7 +287,7 @@ def _replace_unit(config: ConfigDict, name: str, override: str, before: Sequence
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
 
 

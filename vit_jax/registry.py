@@ -1,8 +1,9 @@
 """Registries: functions and classes by name, to which a user's own file may add."""
 
 import importlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from vit_jax.errors import InputError, unknown
 
@@ -21,6 +22,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def __init__(self, kind: str, *modules: str):
         self.kind = kind
         self._modules = list(modules)  # not imported yet
+        self._lock = threading.RLock()  # of the imports
         self._things: dict[str, T] = {}
         self._origins: dict[str, tuple[str, str]] = {}
 
@@ -69,12 +71,26 @@ class Registry(Mapping[str, T], Generic[T]):
         return len(self._things)
 
     def _import_until(self, found: Callable[[], bool]) -> bool:
-        """Imports modules until `found` is true; returns whether it is."""
-        while not found():
-            if not self._modules:
-                return False
-            importlib.import_module(self._modules.pop(0))
-        return True
+        """Imports modules until `found` is true; returns whether it is.
+
+        A module that cannot be imported is tried again by the next call.
+        """
+        if found():
+            return True
+        with self._lock:  # other threads wait for what is being imported
+            for module in list(self._modules):
+                if found():
+                    return True
+                importlib.import_module(module)
+                if module in self._modules:  # it may have looked here itself
+                    self._modules.remove(module)
+        return found()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
 
 
 def _origin(thing: object) -> tuple[str, str]:

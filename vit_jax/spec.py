@@ -107,7 +107,7 @@ def check_types(thing: Callable[..., Any], text: str, where: str, given: int = 0
     values = dict(zip([p.name for p in arguments(thing)[given:]], args)) | kwargs
     try:
         hints = typing.get_type_hints(thing)
-    except NameError:  # names that only a type checker imports
+    except (NameError, TypeError):  # names that only a type checker imports; no function or class
         return
     for key, value in values.items():
         hint = hints.get(key)
@@ -130,14 +130,19 @@ def parse(text: str, where: str) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
     Raises:
       InputError: the text is not a name, an argument is not a plain value, or is given twice.
     """
+    if not isinstance(text, str):
+        raise InputError(f"{where} is {text!r}; give a name in quotes, such as 'window(7)'")
     try:
         node = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         node = None
     if isinstance(node, ast.Name):
         return node.id, (), {}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         args = tuple(_value(argument, text, where) for argument in node.args)
+        for word in node.keywords:
+            if word.arg is None:
+                raise _no_value(f"**{ast.unparse(word.value)}", text, where)
         words = [(str(word.arg), _value(word.value, text, where)) for word in node.keywords]
         _check_once([key for key, _ in words], f"{where} {text!r}")
         return node.func.id, args, dict(words)
@@ -151,10 +156,14 @@ def _value(node: ast.expr, text: str, where: str) -> Any:
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, MemoryError, RecursionError):
-        raise InputError(
-            f"{where} {text!r}: {ast.unparse(node)} is no plain value; give a number, a text in "
-            "quotes, True, False, None, or a tuple of them"
-        ) from None
+        raise _no_value(ast.unparse(node), text, where) from None
+
+
+def _no_value(written: str, text: str, where: str) -> InputError:
+    return InputError(
+        f"{where} {text!r}: {written} is no plain value; give a number, a text in quotes, True, "
+        "False, None, or a tuple of them"
+    )
 
 
 def _check_once(names: list[str], where: str) -> None:

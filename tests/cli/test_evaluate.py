@@ -187,7 +187,7 @@ def test_sets_of_classes_have_no_confusion(tmp_path, capsys):
         config.evals.test = entry(split="train")
     loop.train(config, str(tmp_path / "run"))
     status, out, err = run(capsys, tmp_path, f"--confusion={tmp_path}/c.csv")
-    assert status == 2 and "--confusion needs one class an image; of" in err
-    assert "images have sets of classes" in err and not (tmp_path / "c.csv").exists()
+    assert status == 2 and "--confusion needs one class an image; " in err
+    assert "is of images with sets of classes" in err and not (tmp_path / "c.csv").exists()
     status, out, _ = run(capsys, tmp_path)
     assert status == 0 and "mean average precision" in out and "  a: " in out

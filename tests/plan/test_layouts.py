@@ -221,8 +221,18 @@ def test_the_command_prints_a_table_and_writes_a_config(config_file, tmp_path):
 def test_a_search_without_any_layout_is_one_line(config_file, capsys):
     args = [f"--config={config_file}", "--topology=v5e:2x4", "--search"]
     for extra, message in [
-        (["--batch=63"], "no layout is possible on v5e:2x4: the batch does not divide"),
-        (["--config.parallel.fsdp=3"], "no layout is possible on v5e:2x4"),
+        (
+            ["--config.parallel.fsdp=3"],
+            "no layout is possible on v5e:2x4: config.parallel.fsdp=3 does not divide 8 devices",
+        ),
+        (
+            ["--config.parallel.tensor=0"],
+            "no layout is possible on v5e:2x4: config.parallel.tensor=0: sizes must be at least 1",
+        ),
+        (
+            ["--batch=7"],
+            "no layout is possible on v5e:2x4: config.batch_size=7 does not divide over 8 devices",
+        ),
         (["--batch=8388608", "--config.parallel.accumulate=1"], "no layout fits v5e:2x4"),
     ]:
         assert plan(*args, *extra) == (2, "")

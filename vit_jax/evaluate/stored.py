@@ -198,8 +198,8 @@ def evaluate_details(
         details = evaluation.classify(context)(stored.params, lambda: None)
         return dict(details.results(worst), **options), details
     if needed:
-        why = "images have sets of classes" if context.data.multi_label else "it has no classes"
-        raise InputError(f"{needed} needs one class an image; of {stored.info.source} {why}")
+        has = "is of images with sets of classes" if context.data.multi_label else "has no classes"
+        raise InputError(f"{needed} needs one class an image; {stored.info.source} {has}")
     plain = ClassificationEvaluation(**options, tta=tta)
     check_section(ClassificationEvaluation, plain, context.where)
     return dict(stored.run(plain), **options), None

@@ -2,11 +2,13 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vit_jax.errors import InputError
 from vit_jax.models.vit_config import ViTConfig
+from vit_jax.parallel.axes import AXES
 from vit_jax.plan.analytic.step import Analyst, Estimate
 from vit_jax.plan.compile import memory_of
 from vit_jax.plan.layouts.compiled import Compiler
@@ -132,6 +134,19 @@ def _of_estimate(found: Estimate, limit: int | None) -> Candidate:
     )
 
 
+def _undivided(analyst: Analyst, pinned: Mapping[str, Any]) -> str:
+    """Why the given sizes of the mesh, or the batch, leave no layout."""
+    count, names = len(analyst.devices), [f"parallel.{axis}" for axis in AXES]
+    given = {name: pinned[name] for name in names if pinned.get(name, -1) != -1}
+    text = " ".join(f"config.{name}={size}" for name, size in given.items())
+    if any(size < 1 for size in given.values()):
+        return f"{text}: sizes must be at least 1, or -1 for the rest"
+    if count % math.prod(given.values()):
+        return f"{text} does not divide {count} devices"
+    batch = analyst.config.batch_size
+    return f"config.batch_size={batch} does not divide over {count} devices in any of the ways left"
+
+
 def nothing_fits(
     analyst: Analyst, ranking: Ranking, pinned: Mapping[str, Any], topology: str, slices: int
 ) -> str:
@@ -139,7 +154,8 @@ def nothing_fits(
     count, kind = len(analyst.devices), analyst.devices[0].device_kind
     where = topology or f"{count} {kind}"
     if ranking.least is None:
-        return f"no layout is possible on {where}: {ranking.refused or 'the batch does not divide'}"
+        why = ranking.refused or _undivided(analyst, pinned)
+        return f"no layout is possible on {where}: {why}"
     least = ranking.least
     need = least.memory.total / 2**30
     text = (
