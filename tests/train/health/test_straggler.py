@@ -127,8 +127,8 @@ def test_the_slow_one_of_two_processes_is_named_and_their_network_measured(tmp_p
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     found = [line for line in lines if "straggler/process" in line]
     assert [line["step"] for line in found] == [4, 6, 8]  # the first only begins the count
-    last = found[-1]
-    assert last["straggler/process"] == 1
-    assert last["straggler/lag"] > 0.05 and last["straggler/data_wait"] > 0.05
+    worst = max(found, key=lambda line: line["straggler/lag"])  # others may be the machine's
+    assert worst["straggler/process"] == 1
+    assert worst["straggler/lag"] > 0.05 and worst["straggler/data_wait"] > 0.05
     assert "process 1 lags: the others wait" in outputs[0]
     assert "network: all-reduce along data (4 devices): " in outputs[0]
