@@ -50,9 +50,23 @@ def test_memory_and_collectives_of_compiled_steps(compiled):
 
 
 @pytest.mark.slow
-def test_the_installed_compiler_agrees():
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"batch_size": 256, "parallel.data": 4},
+        {
+            "batch_size": 16,
+            "parallel.data": 2,
+            "parallel.sequence": 2,
+            "data.pp": "decode|resize(1024)|value_range(-1, 1)",
+            "model.remat": "dots_no_batch",
+        },
+    ],
+    ids=["data", "sequence"],
+)
+def test_the_installed_compiler_agrees(layout):
     pytest.importorskip("libtpu")
-    shorter = {"model.depth": 2, "batch_size": 256, "parallel.data": 4}
+    shorter = {"model.depth": 2, "parallel.layout": "given", **layout}
     formulas = analyst("configs/vit_jft.py:ViT-B/16", "v5e:2x2", **shorter)
     step = compile_step(formulas.config, formulas.dataset, topology_devices("v5e:2x2"))
     found = formulas.step()

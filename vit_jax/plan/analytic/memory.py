@@ -10,6 +10,7 @@ their layout. The temporaries of a step are estimated as the sum of
 * the weights of two blocks gathered over fsdp, and of the layers around the blocks, in the dtype
   of the products; and the gradients of the latter before they are scattered;
 * with accumulation, the normalised images of all microbatches, in the dtype of the products;
+* the arrays of TPUs' kernel of attention;
 * with the mesh axis sequence, which divides all of the tokens' arrays, the keys and values of one
   block that are gathered, and their gradients.
 """
@@ -40,6 +41,10 @@ FLOAT32 = 4  # bytes
 # pass holds at a time in main memory; fewer, if one of them fits into the memory on the chip.
 # Fitted to compiled steps of S/16, B/16, L/16 and H/14 on v5e (tests/plan/compiled.json).
 SCORES, SCORES_IF_SMALL = 3.5, 1.0
+# Arrays of queries of TPUs' kernel that its backward pass holds at a time: of a device's own
+# tokens; and keys, values and their gradients in float32, where the axis sequence gathers them, a
+# third of it else.
+KERNEL_QUERIES, KERNEL_KEYS = 6, 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +120,11 @@ def step_memory(
     small = micro * _scores(run, tensor, tiles) / sequence <= on_chip
     block = block_bytes(run, kept, whole, tensor, tiles=tiles, small=small)
     temporaries = micro * (kept.bytes(tensor, sequence) + block / sequence)
-    if sequence > 1:
-        temporaries += micro * 4 * (kernel_bytes(run) or token_bytes(run, tiles)) / tensor
+    if kernel := kernel_bytes(run) if tiles else 0.0:
+        whole_keys = KERNEL_KEYS if sequence > 1 else KERNEL_KEYS / 3
+        temporaries += micro * kernel / tensor * (KERNEL_QUERIES / sequence + whole_keys)
+    elif sequence > 1:
+        temporaries += micro * 4 * token_bytes(run, tiles) / tensor
     temporaries += params * (2 if accumulate > 1 else 1) + _gathered(run, state.params, sizes)
     if accumulate > 1:
         pixels = math.prod(run.model_config.input_size) * 3
