@@ -210,12 +210,9 @@ def prepare(
 
 def _check_attention(model_config: ModelConfig, engine: Engine) -> None:
     """Raises InputError where devices or mesh do not suit the model's attention."""
-    size = engine.mesh.shape.get(SEQUENCE_AXIS, 1)
-    if not isinstance(model_config, ViTConfig):
-        sequence.check_is_vit(size)
-        return
-    check_device(model_config.attention, engine.mesh.devices.flat[0].platform)
-    sequence.check_model(model_config, size)
+    sequence.check_model(model_config, engine.mesh.shape.get(SEQUENCE_AXIS, 1))
+    if isinstance(model_config, ViTConfig):
+        check_device(model_config.attention, engine.mesh.devices.flat[0].platform)
 
 
 def _checked_length(config: ConfigDict, dataset: Dataset, engine: Engine, task: Task) -> int:

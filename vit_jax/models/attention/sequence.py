@@ -17,6 +17,7 @@ from vit_jax.errors import InputError
 from vit_jax.parallel.axes import BATCH_AXES, SEQUENCE_AXIS
 
 if TYPE_CHECKING:
+    from vit_jax.models.config import ModelConfig
     from vit_jax.models.vit_config import ViTConfig
 
 KINDS = ("full", "causal")  # of attention, that the axis divides
@@ -52,7 +53,7 @@ def cut_padding(x: jax.Array, tokens: int) -> jax.Array:
     return lax.with_sharding_constraint(x, PartitionSpec(axes))[:, :tokens]
 
 
-def check_model(config: "ViTConfig", size: int) -> None:
+def check_model(config: "ModelConfig", size: int) -> None:
     """Refuses models whose tokens the axis does not divide.
 
     Args:
@@ -62,9 +63,13 @@ def check_model(config: "ViTConfig", size: int) -> None:
     Raises:
       InputError: names the option that does not suit it.
     """
+    from vit_jax.models.vit_config import ViTConfig  # which imports this module
+
     if size == 1:
         return
     where = f"config.parallel.sequence={size}"
+    if not isinstance(config, ViTConfig):
+        raise InputError(f"{where} needs a ViT: a ResNet has no tokens")
     if problem := _unsuited(config):
         raise InputError(f"{where} needs {problem}")
     if _empty(config.num_tokens, size):
@@ -93,12 +98,6 @@ def _unsuited(config: "ViTConfig") -> str:
         if getattr(config, name) != usual:
             return f"model.{name} {usual!r}"
     return ""
-
-
-def check_is_vit(size: int) -> None:
-    """Raises InputError for a model without tokens, if the axis has more than one device."""
-    if size > 1:
-        raise InputError(f"config.parallel.sequence={size} needs a ViT: a ResNet has no tokens")
 
 
 def _empty(tokens: int, size: int) -> int:

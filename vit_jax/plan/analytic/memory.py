@@ -41,10 +41,9 @@ FLOAT32 = 4  # bytes
 # pass holds at a time in main memory; fewer, if one of them fits into the memory on the chip.
 # Fitted to compiled steps of S/16, B/16, L/16 and H/14 on v5e (tests/plan/compiled.json).
 SCORES, SCORES_IF_SMALL = 3.5, 1.0
-# Arrays of queries of TPUs' kernel that its backward pass holds at a time: of a device's own
-# tokens; and keys, values and their gradients in float32, where the axis sequence gathers them, a
-# third of it else.
-KERNEL_QUERIES, KERNEL_KEYS = 6, 6
+# Arrays of TPUs' kernel that its backward pass holds at a time: six of a device's own tokens, and
+# keys and values; where the axis sequence gathers these, they and their gradients in float32.
+KERNEL_OWN, KERNEL_KEYS, KERNEL_GATHERED = 6, 2, 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +120,8 @@ def step_memory(
     block = block_bytes(run, kept, whole, tensor, tiles=tiles, small=small)
     temporaries = micro * (kept.bytes(tensor, sequence) + block / sequence)
     if kernel := kernel_bytes(run) if tiles else 0.0:
-        whole_keys = KERNEL_KEYS if sequence > 1 else KERNEL_KEYS / 3
-        temporaries += micro * kernel / tensor * (KERNEL_QUERIES / sequence + whole_keys)
+        keys = KERNEL_GATHERED if sequence > 1 else KERNEL_KEYS
+        temporaries += micro * kernel / tensor * (KERNEL_OWN / sequence + keys)
     elif sequence > 1:
         temporaries += micro * 4 * token_bytes(run, tiles) / tensor
     temporaries += params * (2 if accumulate > 1 else 1) + _gathered(run, state.params, sizes)

@@ -12,9 +12,8 @@ from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
 from vit_jax.files import expand
-from vit_jax.models.attention.sequence import check_is_vit, check_model
+from vit_jax.models.attention.sequence import check_model
 from vit_jax.models.config import ModelConfig
-from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel import hardware, rules
 from vit_jax.parallel.axes import AXES, BATCH_AXES
 from vit_jax.parallel.engines import create_engine
@@ -149,10 +148,7 @@ class Analyst:
         check_batch_size(
             self.config.batch_size, shards, accumulate=layout.accumulate, name="config.batch_size"
         )
-        if isinstance(model := self.run("none").model_config, ViTConfig):
-            check_model(model, sizes["sequence"])
-        else:
-            check_is_vit(sizes["sequence"])
+        check_model(self.run("none").model_config, sizes["sequence"])
         if self.tpu:
             check_slices(sizes["replica"], num_slices(self.devices))
         mesh: Any = AbstractMesh(tuple(sizes.values()), tuple(sizes))
