@@ -108,5 +108,14 @@ def test_wrong_input_is_one_line(config_file, tmp_path, capsys):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "config.parallel.layout=auto: the engine pmap has one layout" in error
     assert not (tmp_path / "run/config.json").exists()
+    assert (
+        main(["plan", f"--config={config_file}", "--search", "--config.parallel.engine=pmap"]) == 2
+    )
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--search: the engine pmap has one layout; set config.parallel.engine to pjit" in error
+    # What is wrong with the model is not the layout's fault.
+    assert main(["train", *args, "--config.model.patch_size=7"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "layout=auto" not in error and "patch" in error
     with pytest.raises(InputError, match="chosen by the command `vit_jax train`"):
         train_function(load_config(str(config_file)), str(tmp_path / "run"))

@@ -15,8 +15,9 @@ def run_search(args: argparse.Namespace, analyst: "Analyst", topology: "Topology
     """Searches, prints the candidates and the flags of the best; returns the exit status.
 
     Raises:
-      InputError: no layout fits.
+      InputError: no layout fits, or the engine has only one.
     """
+    from vit_jax.errors import InputError
     from vit_jax.plan.layouts.candidates import (
         can_unroll,
         compile_best,
@@ -28,6 +29,12 @@ def run_search(args: argparse.Namespace, analyst: "Analyst", topology: "Topology
     from vit_jax.plan.layouts.text import table
     from vit_jax.plan.search import as_flags
 
+    engine = analyst.config.parallel.engine
+    if engine != "pjit":
+        raise InputError(
+            f"--search: the engine {engine} has one layout; set config.parallel.engine to pjit, or "
+            "plan without --search"
+        )
     pinned = {
         name: value
         for name, value in _flat(analyst.config).items()

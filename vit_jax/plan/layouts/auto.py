@@ -64,12 +64,12 @@ def arrange(
             return dict(problem=str(error))
         if not ranking.fitting:
             problem = nothing_fits(analyst, ranking, _given(config), topology, slices)
-            return dict(problem=problem)
+            return dict(problem=f"config.parallel.layout=auto: {problem}")
         return dict(options=ranking.fitting[0].layout.options())
 
     found = from_first(choose)
     if "problem" in found:
-        raise InputError(f"config.parallel.layout=auto: {found['problem']}")
+        raise InputError(found["problem"])
     config.update_from_flattened_dict(found["options"])
     log.info("layout: %s", short(found["options"]))
     return config

@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
         type=whole(0, 100),
-        default=3,
+        default=4,
         metavar="N",
         help="with --search: compile the best N layouts (%(default)s); kept on disk",
     )
