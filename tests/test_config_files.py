@@ -133,8 +133,11 @@ def test_the_projects_configs_are_found_from_anywhere_and_own_ones_come_first(
     assert load_config("configs/quickstart.py").seed == 7
 
 
-DURATIONS = ["total", "eval_every", "checkpoint.every", "mixup.off_after"]
-DURATIONS += [f"optimizer.{name}" for name in ("warmup", "cooldown", "horizon")]
+DURATIONS = ["total", "eval_every", "checkpoint.every", "checkpoint.local_every"]
+DURATIONS += [
+    "mixup.off_after",
+    *(f"optimizer.{name}" for name in ("warmup", "cooldown", "horizon")),
+]
 
 
 def section(config, name):

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from vit_jax import config as configs
 from vit_jax.checkpoint.load import read_weights
+from vit_jax.checkpoint.local import LocalCopies
 from vit_jax.checkpoint.manager import Checkpoints, read_meta
 from vit_jax.data import order
 from vit_jax.errors import InputError, NonFiniteError, Preempted
@@ -25,6 +26,7 @@ from vit_jax.train.run import prepare
 from vit_jax.train.start import first_state, starting_weights
 
 STEPS = 9
+NO_COPIES = LocalCopies(".", configs.default().checkpoint, None)
 
 
 def tiny_config(**options):
@@ -135,7 +137,7 @@ def test_fine_tuning_resamples_positions_and_starts_a_new_head(undisturbed, tmp_
     start = starting_weights(config, tmp_path)
     run = prepare(config, dataset, start=start.model)
     checkpoints = Checkpoints(tmp_path, config.checkpoint)
-    params = first_state(run, checkpoints, source)[1].params
+    params = first_state(run, checkpoints, NO_COPIES, source)[1].params
     old = read_weights(undisturbed).params
     np.testing.assert_array_equal(params["head"]["kernel"], 0)
     np.testing.assert_array_equal(params["blocks"]["mlp"]["fc1"]["kernel"],
@@ -235,7 +237,8 @@ def test_no_device_ever_holds_a_full_copy_of_what_a_run_begins_with(layout, tmp_
     config = tiny_config(init_from=str(tmp_path / "first"), **wide, **layout)
     source, _, dataset = open_training_data(config)
     run = prepare(config, dataset)
-    state = first_state(run, Checkpoints(tmp_path / "second", config.checkpoint), source)[1]
+    checkpoints = Checkpoints(tmp_path / "second", config.checkpoint)
+    state = first_state(run, checkpoints, NO_COPIES, source)[1]
     large = [leaf for leaf in read_arrays if leaf.size >= MIN_SHARD_ELEMENTS]
     assert len(large) == 4  # qkv, out, fc1, fc2
     parts = 8 if "parallel.fsdp" in layout else 1

@@ -39,6 +39,18 @@ class CheckpointOptions:
         effect="course",
         at_least=0,
     )
+    local: str = option(
+        "",
+        "directory of each host, in its memory (/dev/shm) or on its own disk, in which each "
+        "process also keeps copies of its part of the state: when a slice is lost, the others' "
+        "copies bring the run back to a later step than the last checkpoint; '': none",
+        effect="course",
+    )
+    local_every: Duration = option(
+        Duration(),
+        "interval between local copies (None: a minute; more if it would take over 1% of the time)",
+        effect="course",
+    )
     retries: int = option(
         3,
         "number of further attempts to save the final state or the state of a preempted run",

@@ -27,6 +27,11 @@ def from_first(ask: Callable[[], Any]) -> Any:
     return _spread(ask() if jax.process_index() == 0 else None, source=0)
 
 
+def from_process(value: Any, source: int) -> Any:
+    """The JSON value of process `source`, on every process."""
+    return value if jax.process_count() == 1 else _spread(value, source)
+
+
 def anywhere(problem: str | None) -> str | None:
     """The problem of the first process that has one, on every process; None if none has."""
     if jax.process_count() == 1:

@@ -211,6 +211,8 @@ USUAL_NAMES = {
     "resume": "init_from",
     "save_every": "checkpoint.every.steps",
     "save_steps": "checkpoint.every.steps",
+    "local_checkpoint_directory": "checkpoint.local",
+    "local_checkpoint_period": "checkpoint.local_every.steps",
     "eval_steps": "eval_every.steps",
     "logging_steps": "log.every",
     "early_stopping": "checkpoint.patience",

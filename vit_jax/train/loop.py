@@ -3,13 +3,13 @@
 import collections
 import contextlib
 import dataclasses
-import logging
 from typing import Any, NoReturn
 
 import jax
 from ml_collections import ConfigDict
 
 from vit_jax.checkpoint.interval import SaveInterval
+from vit_jax.checkpoint.local import LocalCopies
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.durations import due
 from vit_jax.errors import InputError, NonFiniteError, NotSavedError
@@ -39,15 +39,12 @@ from vit_jax.train.log.summary import announce, describe, write_summary
 from vit_jax.train.progressive.stages import stage_at
 from vit_jax.train.progressive.steps import StagedSteps
 from vit_jax.train.resume import announce_schedule, check_length, finished_summary
-from vit_jax.train.run import Arrange, Run, arranged, given_engine, prepare, steps_of
+from vit_jax.train.run import Arrange, Run, arranged, given_engine, intervals, prepare
 from vit_jax.train.start import check_palette, first_state, preprocessing_known, starting_weights
 from vit_jax.train.state import TrainState
 from vit_jax.train.workdir import claim_workdir, compare_starts, only_run_in, open_workdir
 
-log = logging.getLogger(__name__)
-
-# Steps ahead of the oldest unfinished one: no waiting for Python, no batches that pile up.
-STEPS_IN_FLIGHT = 2
+STEPS_IN_FLIGHT = 2  # ahead of the oldest: no waiting for Python, no batches that pile up
 
 
 def train(
@@ -103,6 +100,8 @@ def train(
             best = evaluated and config.checkpoint.best
             if loop.finished or best or loop.interval.due(loop.step):
                 loop.save(final=loop.finished)
+            elif loop.local.due(loop.step):
+                loop.save(local=True)
         return loop.end()
 
 
@@ -123,9 +122,8 @@ def _begin(
     def opened(thing: Any) -> Any:
         return stack.enter_context(contextlib.closing(thing))
 
-    is_first = jax.process_index() == 0
-    best = config.checkpoint.best or ""
-    progress = opened(Progress(config.log.progress, active=is_first, best_by=best))
+    first = jax.process_index() == 0
+    progress = opened(Progress(config.log.progress, active=first, best_by=config.checkpoint.best))
     engine = given_engine(config, arrange)
     config, start = preprocessing_known(config, workdir)
     progress.stage(f"opening the data: {config.data.source}")
@@ -137,30 +135,28 @@ def _begin(
     check_palette(run, workdir)
     evals = open_evaluations(run, source, pp)
     early_stop = EarlyStop(config.checkpoint)
-    eval_every = steps_of(config.eval_every, "eval_every", config, dataset)
-    save_every = steps_of(config.checkpoint.every, "checkpoint.every", config, dataset)
+    every = intervals(config, dataset)
     folder = open_workdir(workdir, config)
     devices = jax.local_device_count()
     same.compare({"the number of devices": devices, "--compiled given": bool(compiled)})
     stack.enter_context(only_run_in(folder))
     checkpoints = Checkpoints(folder, config.checkpoint)
+    local = opened(LocalCopies(folder, config.checkpoint, every["checkpoint.local_every"]))
     newest = checkpoints.latest()
     progress.stage("setting up the state" if newest is None else f"restoring step {newest}")
-    step, state, meta = first_state(run, checkpoints, source, start)
+    step, state, meta = first_state(run, checkpoints, local, source, start)
     check_length(run, folder, step)
     early_stop.restore(meta.get("early_stop"))
     if summary := finished_summary(run, folder, step, early_stop.done):
         return summary
     run = run.with_teacher(meta.get("teacher"))
     announce_schedule(run, folder, step, state.skipped, dataset.size)
-    if is_first:
-        claim_workdir(folder, config)
+    claim_workdir(folder, config)
     preemption.lost = lambda: lost_since(step, checkpoints.directory)
     unreadable = meta.get("unreadable", 0)
     options = dict(flatten(config.to_dict()))
-    metrics = opened(MetricsLog(folder, config.log, step=step, write=is_first, options=options))
-    for line in metrics.earlier:
-        progress.evaluated(line["step"], line)
+    metrics = opened(MetricsLog(folder, config.log, step=step, write=first, options=options))
+    progress.evaluated_before(metrics.earlier)
     if config.parallel.check_network:
         progress.stage("measuring the network")
         check_network(run.engine.mesh)
@@ -169,15 +165,16 @@ def _begin(
         step,
         state,
         clock,
-        goodput=opened(Goodput(folder, clock, write=is_first)),
+        goodput=opened(Goodput(folder, clock, write=first)),
         batches=opened(TrainingBatches(run, source, pp, start_step=step, unreadable=unreadable)),
         metrics=metrics,
         progress=progress,
         checkpoints=checkpoints,
+        local=local.started(step),
         meta=describe(run, source, pp),
-        eval_every=eval_every,
-        interval=SaveInterval(config.checkpoint, save_every, step),
-        bad_steps=BadSteps(run, source, folder, before=meta.get("bad_steps", 0), write=is_first),
+        eval_every=every["eval_every"],
+        interval=SaveInterval(config.checkpoint, every["checkpoint.every"], step),
+        bad_steps=BadSteps(run, source, folder, before=meta.get("bad_steps", 0), write=first),
         spikes=SpikeWatch(config.log.spike, meta.get("spikes")),
         early_stop=early_stop,
         watchdog=opened(Watchdog(config.watchdog, clock)),
@@ -204,6 +201,7 @@ class Loop:
     metrics: MetricsLog
     progress: Progress
     checkpoints: Checkpoints
+    local: LocalCopies
     meta: dict[str, Any]  # metadata of checkpoints
     eval_every: int | None  # steps
     interval: SaveInterval
@@ -227,8 +225,8 @@ class Loop:
     @property
     def evaluation_failed(self) -> bool:
         """Whether an earlier start ended in its last evaluation; see `_ended_by`."""
-        evaluated = self.metrics.evaluated(self.step)
-        return self.finished and not evaluated and jax.process_count() == 1
+        alone = jax.process_count() == 1
+        return alone and self.finished and not self.metrics.evaluated(self.step)
 
     def advance(self) -> None:
         """Runs one step; its results are checked some steps later."""
@@ -290,12 +288,13 @@ class Loop:
             "one of the same name, and the same command goes on"
         )
 
-    def save(self, *, final: bool = False) -> None:
+    def save(self, *, final: bool = False, local: bool = False) -> None:
         """Starts writing a checkpoint; the metrics up to this step are on disk before.
 
         Args:
           final: whether the run ends with it; then return only when it is written. Otherwise
             nothing is saved while updates are being skipped, as this state may be the cause.
+          local: whether to keep a local copy instead.
 
         Raises:
           NotSavedError: the final checkpoint could not be written.
@@ -313,6 +312,8 @@ class Loop:
                 bad_steps=self.bad_steps.count,
                 early_stop=self.early_stop.memory(),
             )
+            if local:
+                return self.local.save(self.step, state.items(), meta)
             # Metrics of an earlier step's evaluation are not this state's.
             own = self.metrics.last if self._evaluated == self.step else {}
             saved = self.checkpoints.save(self.step, state.items(), meta, own, wait=final)
@@ -331,18 +332,19 @@ class Loop:
         """
         self._steps.close()
         self.checkpoints.close()
+        self.local.delete()
         self.metrics.close(finished=not self.bad_steps)
         self.goodput.close()
         if self.bad_steps:
             raise NonFiniteError(self.bad_steps.report(self.checkpoints.sound()))
         folder, last = self.checkpoints.directory.parent, self.metrics.last
-        is_first = jax.process_index() == 0
-        return write_summary(self.run, self.step, folder, last, self.clock, self.goodput, is_first)
+        return write_summary(self.run, self.step, folder, last, self.clock, self.goodput)
 
     def stop(self, asked: PreemptionWatch) -> NoReturn:
         """Saves the state and ends the run early."""
         self.save(final=True)
         self.checkpoints.close()
+        self.local.delete()
         raise asked.stopped(
             f"preempted after step {self.step} of {self.run.total_steps}, state saved "
             f"({asked.reason}); the same command goes on from there"
@@ -382,12 +384,9 @@ class Loop:
             raise NonFiniteError(f"{self.bad_steps.report(self.checkpoints.sound())}\n{found}")
 
     def _log(self, metrics: dict[str, jax.Array]) -> None:
-        values = training_values(self.run, self.step, metrics)
-        values["train/unreadable"] = self.batches.unreadable
-        values["checkpoint/failed"] = self.checkpoints.failures
-        speed = self._speed.take()
-        values |= speed
-        self.metrics.add(self.step, values)
+        speed, failed = self._speed.take(), self.checkpoints.failures
+        more = {"train/unreadable": self.batches.unreadable, "checkpoint/failed": failed}
+        self.metrics.add(self.step, training_values(self.run, self.step, metrics) | more | speed)
         self._stragglers.ask(self.step)
         images_left = (self.run.total_steps - self.step) * self.run.config.batch_size
         self.progress.show(self.metrics.last, images_left / speed["train/images_per_second"])

@@ -243,6 +243,16 @@ def steps_of(entry: ConfigDict, name: str, config: ConfigDict, dataset: Dataset)
     return in_steps(entry, name=name, batch_size=config.batch_size, train_size=dataset.size)
 
 
+def intervals(config: ConfigDict, dataset: Dataset) -> dict[str, int | None]:
+    """Evaluations, checkpoints and local copies of a run, in steps; None: not by steps."""
+    durations = {
+        "eval_every": config.eval_every,
+        "checkpoint.every": config.checkpoint.every,
+        "checkpoint.local_every": config.checkpoint.local_every,
+    }
+    return {name: steps_of(entry, name, config, dataset) for name, entry in durations.items()}
+
+
 def configure_model(
     config: ConfigDict,
     dataset: Dataset,

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from vit_jax import data, schema
 from vit_jax.checkpoint.load import read_start, read_weights, stored_model
+from vit_jax.checkpoint.local import LocalCopies
 from vit_jax.checkpoint.manager import Checkpoints, read_meta
 from vit_jax.checkpoint.stored import USE, latest_checkpoint
 from vit_jax.data.sources.source import Source
@@ -202,13 +203,18 @@ def evaluation_preprocessing(spec: str, size: Any) -> data.Preprocess | None:
 
 
 def first_state(
-    run: Run, checkpoints: Checkpoints, source: Source, start: Start | None = None
+    run: Run,
+    checkpoints: Checkpoints,
+    local: LocalCopies,
+    source: Source,
+    start: Start | None = None,
 ) -> tuple[int, TrainState, dict[str, Any]]:
-    """The state to start from: the newest good checkpoint, `init_from`, or a fresh one.
+    """The state to start from: a newer local copy, the newest checkpoint, `init_from`, or fresh.
 
     Args:
       run: the run.
       checkpoints: checkpoints of the run.
+      local: local copies of the run.
       source: training data of the run.
       start: result of `starting_weights`.
 
@@ -219,11 +225,14 @@ def first_state(
     Raises:
       InputError: a checkpoint does not fit the config or the data, or none is good.
     """
-    found = checkpoints.restore_newest(run.abstract.items(), USE)
-    if found is None:
+    wanted = run.abstract.items()
+    if copied := local.restore(wanted, checkpoints.latest()):
+        step, items, meta = copied
+    elif found := checkpoints.restore_newest(wanted, USE):
+        step, items = found
+        meta = read_meta(checkpoints.directory / str(step))
+    else:
         return 0, _new_state(run, checkpoints.directory.parent, start, source), {}
-    step, items = found
-    meta = read_meta(checkpoints.directory / str(step))
     since = f"step {step} of the run in {checkpoints.directory.parent}"
     data.check_unchanged(source, meta["data"]["fingerprint"], since)
     return step, TrainState.from_items(items), meta

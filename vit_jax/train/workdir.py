@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+import jax
 from ml_collections import ConfigDict
 
 from vit_jax import schema
@@ -140,7 +141,7 @@ def only_run_in(path: Path) -> Iterator[None]:
 
 
 def claim_workdir(path: Path, config: ConfigDict) -> None:
-    """Writes config.json: from now on the workdir belongs to this config.
+    """Process 0 writes config.json: from now on the workdir belongs to this config.
 
     Call after all validation, so that a rejected config does not claim the workdir.
     The summary of an earlier end goes, until there is a new one.
@@ -148,6 +149,8 @@ def claim_workdir(path: Path, config: ConfigDict) -> None:
     Raises:
       InputError: it cannot be written.
     """
+    if jax.process_index() > 0:
+        return
     try:
         write_atomic(path / "config.json", _json(config) + "\n")
         (path / "summary.json").unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from vit_jax.train.evaluations import open_evaluations
 from vit_jax.train.health.early_stop import EarlyStop
 from vit_jax.train.log.progress import shown_log
 from vit_jax.train.resume import check_length
-from vit_jax.train.run import Dataset, Run, given_engine, prepare, steps_of
+from vit_jax.train.run import Dataset, Run, given_engine, intervals, prepare
 from vit_jax.train.start import (
     lacks_preprocessing,
     pretrained,
@@ -74,10 +74,7 @@ def rehearse(config: ConfigDict, workdir: str | None) -> dict[str, Any]:
     run = prepare(config, dataset, engine, start.model if start else None)
     open_evaluations(run, source, pp)
     EarlyStop(config.checkpoint)
-    every = {
-        "eval_every": steps_of(config.eval_every, "eval_every", config, dataset),
-        "checkpoint_every": steps_of(config.checkpoint.every, "checkpoint.every", config, dataset),
-    }
+    every = intervals(config, dataset)
     done = 0
     if workdir is not None:
         path = check_workdir(workdir, config)
@@ -93,7 +90,8 @@ def rehearse(config: ConfigDict, workdir: str | None) -> dict[str, Any]:
         **compile_run(run).memory(),
         steps=run.total_steps,
         epochs=run.total_steps * config.batch_size / dataset.size,
-        **every,
+        eval_every=every["eval_every"],
+        checkpoint_every=every["checkpoint.every"],
         batch_size=config.batch_size,
         data=_data(source, dataset) | dict(preprocessing=str(pp)),
         evals=_evaluations(config),

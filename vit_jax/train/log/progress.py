@@ -6,8 +6,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vit_jax.text import PrintableFormatter, root_logger_kept
 from vit_jax.train.log.memory import used_memory
@@ -103,6 +103,11 @@ class Progress:
     def evaluated(self, step: int, values: Mapping[str, float | None]) -> None:
         """Notes results of evaluations, named eval/<name>/<metric>; other values are left out."""
         self.status.evaluated(step, values)
+
+    def evaluated_before(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Notes the results of earlier starts, lines of metrics.jsonl."""
+        for line in lines:
+            self.evaluated(line["step"], line)
 
     def close(self) -> None:
         """Ends the display, and the thread."""

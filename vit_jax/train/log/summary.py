@@ -67,7 +67,6 @@ def write_summary(
     last: dict[str, float],
     clock: Clock,
     goodput: Goodput,
-    write: bool,
 ) -> dict[str, Any]:
     """Writes summary.json, with the run's last step and metrics and its time, and returns it.
 
@@ -92,7 +91,7 @@ def write_summary(
         jax=jax.__version__,
         versions=versions(),
     )
-    if write:
+    if jax.process_index() == 0:
         path = workdir / "summary.json"
         try:
             write_atomic(path, json.dumps(summary, indent=2) + "\n")
