@@ -195,7 +195,9 @@ def test_a_full_disk_is_a_warning(copies, monkeypatch, caplog):
 
 def test_a_directory_that_cannot_be_is_wrong_input(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"config\.checkpoint\.local: .*Not a directory"):
+    with pytest.raises(
+        InputError, match=r"^config\.checkpoint\.local: cannot use /.*: Not a directory$"
+    ):
         LocalCopies(tmp_path, options(tmp_path / "file/x"), None)
 
 

@@ -28,7 +28,8 @@ from ml_collections import ConfigDict
 
 from vit_jax.checkpoint.interval import SaveInterval
 from vit_jax.errors import InputError
-from vit_jax.parallel.agree import attempt, from_first, from_process
+from vit_jax.files import expand
+from vit_jax.parallel.agree import anywhere, from_first, from_process
 from vit_jax.parallel.spread import Part, own_parts, parts_of, place, spread
 from vit_jax.text import first_line, reason
 from vit_jax.trees import named_leaves
@@ -62,7 +63,7 @@ class LocalCopies:
         """
         self._workdir = Path(workdir).absolute()
         self._every = every
-        self._root = Path(config.local).absolute() if config.local else None
+        self._root = expand(config.local).absolute() if config.local else None
         self._run = ""
         self._interval: SaveInterval | None = None
         self._writer: threading.Thread | None = None
@@ -71,7 +72,7 @@ class LocalCopies:
         self._run = from_first(self._read_mark)
         name = f"{self._workdir.name}-{sha256(str(self._workdir).encode()).hexdigest()[:12]}"
         self._folder = self._root / name / f"process{jax.process_index()}"
-        if problem := attempt(self._open):
+        if problem := anywhere(self._obstacle()):
             raise InputError(f"config.checkpoint.local: {problem}")
 
     def started(self, step: int) -> Self:
@@ -199,10 +200,14 @@ class LocalCopies:
             log.warning("local copies will not be found again: %s: %s", MARK, reason(error))
         return run
 
-    def _open(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for part in self._folder.glob("*.part"):
-            part.unlink()
+    def _obstacle(self) -> str | None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for part in self._folder.glob("*.part"):
+                part.unlink()
+        except OSError as error:
+            return f"cannot use {self._folder}: {reason(error)}"
+        return None
 
     def _write(self, step: int, values: dict[str, np.ndarray]) -> None:
         part = self._folder / f"{step}.part"
