@@ -4,8 +4,9 @@
 
 `Predictor`, which `vit_jax predict` uses, takes what `vit_jax.load` returns. It decodes, resizes
 and crops JPEGs of 500x375 while the device computes, and makes up the last batch to a shape
-that is compiled. Arrays are also predicted in the other dtypes of `vit_jax predict --dtype`. All
-take turns.
+that is compiled. On a CPU decoding and the step share the cores: files are compared with "step,
+then decoding", the two one after the other. Arrays are also predicted in the other dtypes of
+`vit_jax predict --dtype`. All take turns.
 """
 
 import argparse
@@ -20,11 +21,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from vit_jax import create_model
+from vit_jax import create_model, data
 from vit_jax.cli.startup import restart_with_huge_pages
 from vit_jax.evaluate.predict import Predictor
 from vit_jax.models import layers
 from vit_jax.models.forms.quantized import int8
+from vit_jax.parallel.distributed import BY_CORES, make_cpu_devices
 from vit_jax.speed.benchmark import create_case, default_dtype, run_config, step_ends
 from vit_jax.weights import Weights
 
@@ -59,7 +61,7 @@ def measure(model: str, batch: int, batches: int, rounds: int) -> dict[str, Any]
     }
     others["int8"] = int8(made)
     case = create_case(run_config(model, batch_size=batch), "infer")
-    count = batch * batches
+    count, pp = batch * batches, data.parse(PP)
     images = np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), np.uint8)
 
     def steps() -> None:
@@ -71,6 +73,7 @@ def measure(model: str, batch: int, batches: int, rounds: int) -> dict[str, Any]
         turns: dict[str, Any] = {
             "compiled step": steps,
             "arrays": lambda: predictor(images),
+            "decoding": lambda: list(data.image_batches(paths, pp, batch, data.MAX_PIXELS)),
             "JPEG files": lambda: predictor.files(paths),
         }
         for dtype, other in others.items():
@@ -85,6 +88,8 @@ def measure(model: str, batch: int, batches: int, rounds: int) -> dict[str, Any]
                 turn()
                 speeds[name].append(count / (time.perf_counter() - start))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
+    both = 1 / medians["compiled step"] + 1 / medians["decoding"]
+    medians["step, then decoding"] = 1 / both
     return dict(
         device=jax.devices()[0].device_kind,
         jax=jax.__version__,
@@ -92,6 +97,7 @@ def measure(model: str, batch: int, batches: int, rounds: int) -> dict[str, Any]
         batch=batch,
         images_per_second=medians,
         share={name: value / medians["compiled step"] for name, value in medians.items()},
+        files_share_of_both=medians["JPEG files"] * both,
     )
 
 
@@ -103,11 +109,15 @@ def report(found: dict[str, Any]) -> str:
         for name, value in found["images_per_second"].items()
     ]
     title = f"{found['model']}, batches of {found['batch']}, {found['device']}"
-    return "\n".join([title, "", "| from | images/s | of the step |", "|---|---|---|", *rows])
+    both = f"JPEG files: {found['files_share_of_both']:.2f} of the step, then decoding"
+    return "\n".join(
+        [title, "", "| from | images/s | of the step |", "|---|---|---|", *rows, "", both]
+    )
 
 
 def main() -> None:
     restart_with_huge_pages()
+    make_cpu_devices(BY_CORES)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="ViT-S/16", help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=16, help="default: %(default)s")

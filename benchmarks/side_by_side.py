@@ -7,8 +7,8 @@ each contestant at its own best batch. The peers are timm's models, eager and co
 timm cannot be imported, the same network written out in plain PyTorch as timm does it (one
 projection for query, key and value, F.scaled_dot_product_attention, nn.GELU), which is not timm,
 and transformers' ViTForImageClassification. PyTorch has what it likes: fused AdamW, images with
-channels last, torch.compile, all cores. So has ours: on CPUs a device for each core, and blocks
-that are not a loop in training (--cpu-devices, --unroll).
+channels last, torch.compile, all cores. So has ours: on CPUs, by default, a device for each core,
+and blocks that are not a loop in training, as in any run.
 
 All do the same work: uint8 pixels on the device, normalised there; forward and backward pass,
 gradients clipped by their norm, AdamW; inference gives logits. Ours and one peer at a time, each
@@ -49,12 +49,12 @@ class Ours:
     """The compiled step of vit_jax."""
 
     def __init__(self, model: str, mode: str, batch: int, dtype: str, compiled: bool):
-        from vit_jax.parallel.distributed import make_cpu_devices
+        from vit_jax.parallel.distributed import BY_CORES, make_cpu_devices
         from vit_jax.speed import benchmark
 
         options = json.loads(os.environ.get(OURS, "{}"))
-        make_cpu_devices(options.get("cpu_devices", 0))
-        unroll = options.get("unroll", 1) if mode == "train" else 1
+        make_cpu_devices(options.get("cpu_devices", BY_CORES))
+        unroll = options.get("unroll", 0)
         config = benchmark.run_config(
             model, batch_size=batch, image_size=SIZE, dtype=dtype, unroll=unroll
         )
@@ -389,11 +389,9 @@ def main() -> None:
     parser.add_argument(
         "--cpu-devices",
         type=int,
-        help="that ours makes of the processor (default: one for each core)",
+        help="config.parallel.cpu_devices of ours; default: as in a run",
     )
-    parser.add_argument(
-        "--unroll", type=int, help="config.model.unroll of ours in training; default: -1, on GPUs 1"
-    )
+    parser.add_argument("--unroll", type=int, help="config.model.unroll; default: as in a run")
     parser.add_argument("--json", metavar="FILE", help="also write everything to FILE")
     args = parser.parse_args()
     gpu = gpu_name()
@@ -401,10 +399,8 @@ def main() -> None:
     case = dict(batch=args.batch or (None if gpu else CPU_BATCH), dtype=dtype)
     steps = args.steps or (50 if gpu else 2)
     cores = len(os.sched_getaffinity(0))
-    ours = dict(cpu_devices=0, unroll=1 if gpu else -1)
-    if not gpu and case["batch"] % cores == 0:
-        ours["cpu_devices"] = cores
-    ours |= {name: getattr(args, name) for name in ours if getattr(args, name) is not None}
+    flags = dict(cpu_devices=args.cpu_devices, unroll=args.unroll)
+    ours = {name: value for name, value in flags.items() if value is not None}
     os.environ[OURS] = json.dumps(ours)
     device = gpu or f"{cores} CPU cores"
     found = dict(device=device, dtype=dtype, versions=versions(), ours=ours, rows=[])

@@ -6,7 +6,7 @@
 
 Does the runs that a study still lacks, one on each core at a time (--jobs), then writes
 STUDY.json and STUDY.png and prints a table. Started again it goes on where it was stopped.
-With --points it does only these rows of the table, in this order.
+With --points it does only these rows of the table; the others stay in STUDY.json as they are.
 What the studies compare stands in vit_jax/paper/studies.py; the JSON has each run's command.
 """
 
@@ -62,6 +62,16 @@ def document(name: str, study: Study, folder: Path) -> dict[str, Any]:
         **machine(),
         points=points,
     )
+
+
+def joined(
+    before: dict[str, Any], found: dict[str, Any], order: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """The document of a study with other points of an earlier one, which keep their machine."""
+    told = {name: before[name] for name in ("date", "hardware", "versions")}
+    points = {(p["curve"], p["point"]): told | p for p in before["points"]}
+    points |= {(p["curve"], p["point"]): p for p in found["points"]}
+    return found | dict(points=[points[key] for key in order if key in points])
 
 
 def only(study: Study, points: Sequence[str]) -> Study:
@@ -181,7 +191,10 @@ def main() -> None:
     found = document(args.study, study, folder)
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
-    (output / f"{args.study}.json").write_text(json.dumps(found, indent=1) + "\n")
+    file = output / f"{args.study}.json"
+    if args.points and file.exists():
+        found = joined(json.loads(file.read_text()), found, list(STUDIES[args.study]().cells))
+    file.write_text(json.dumps(found, indent=1) + "\n")
     plot(found, study, output / f"{args.study}.png")
     print(report(found))
 

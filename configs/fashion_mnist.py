@@ -32,7 +32,6 @@ def get_config(folder: str = DEBIAN) -> ConfigDict:
     config.eval_every = duration(epochs=1)
     config.checkpoint.every = duration(epochs=1)
     config.log.every = 300
-    config.parallel.cpu_devices = 2
     config.loss.label_smoothing = 0.1
     config.optimizer.learning_rate = 1.5e-3
     config.optimizer.weight_decay = 0.05

@@ -120,7 +120,6 @@ def _fashion_mnist(folder: str) -> ConfigDict:
     config.eval_every = duration(steps=500)
     config.checkpoint.every = duration(steps=500)
     config.log.every = 50
-    config.parallel.cpu_devices = 2
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup = duration(steps=100)
     config.optimizer.clip_norm = 1.0

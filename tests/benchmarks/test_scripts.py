@@ -143,7 +143,12 @@ def test_smoke_of_prediction():
     )
     assert result.returncode == 0, result.stderr
     inputs = {"compiled step", "arrays", "JPEG files", "arrays, bfloat16", "arrays, int8"}
-    assert set(json.loads(result.stdout)["share"]) == inputs
+    found = json.loads(result.stdout)
+    assert set(found["share"]) == inputs | {"decoding", "step, then decoding"}
+    share = found["share"]
+    both = 1 / (1 / share["decoding"] + 1)
+    assert share["step, then decoding"] == pytest.approx(both)
+    assert found["files_share_of_both"] == pytest.approx(share["JPEG files"] / both)
 
 
 @pytest.mark.slow
@@ -187,14 +192,23 @@ def test_a_small_study_is_what_its_runs_say(tmp_path, monkeypatch, capsys):
     row = "| token | 92.00 ± 1.58 (learning_rate=4.5e-3) | 81.00 ± 1.00 |"
     assert row in capsys.readouterr().out
     assert (tmp_path / "results/pooling.png").stat().st_size > 1000
-    # Only some points, in their own order.
+    before = {(point["curve"], point["point"]): point for point in found["points"]}
+    # Only some points; the others stay, with the machine that they were measured on.
     arguments = [f"--workdir={tmp_path}/others", arguments[1], "--points", "map", "gap"]
     monkeypatch.setattr(sys, "argv", ["small_scale.py", "pooling", *arguments])
     done.clear()
     small_scale.main()
     assert len(done) == 2 * (5 + 5 + 3) and "pooling/map" in done[0]
     found = json.loads((tmp_path / "results/pooling.json").read_text())
-    assert [point["point"] for point in found["points"]] == ["map", "map", "gap", "gap"]
+    assert [point["point"] for point in found["points"]] == [
+        p for p in ("token", "gap", "map") for _ in "12"
+    ]
+    for point in found["points"]:
+        kept = point.pop("hardware", None), point.pop("date", None), point.pop("versions", None)
+        if point["point"] == "token":
+            assert all(kept) and point == before[point["curve"], "token"]
+        else:
+            assert not any(kept) and "/others/" in point["commands"][0]
     # What they lack, as commands.
     capsys.readouterr()
     monkeypatch.setattr(

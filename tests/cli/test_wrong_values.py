@@ -96,6 +96,8 @@ MAY_BE = [
     ("generate", "--seed", "0"),
     ("plan", "--compile", "0"),
     ("benchmark", "--cpu-devices", "0"),
+    ("benchmark", "--cpu-devices", "-1"),
+    ("benchmark", "--unroll", "0"),
     ("benchmark", "--unroll", "-1"),
 ]
 

@@ -212,7 +212,10 @@ def test_options_change_the_variant():
         (dict(depth="3"), "model.depth is '3'; it must be a whole number, at least 1"),
         (dict(num_classes=-1), "model.num_classes is -1; it must be at least 0"),
         (dict(pre_logits=-2), "model.pre_logits is -2; it must be at least 0"),
-        (dict(unroll=0), "model.unroll is 0; give 1 or more layers, or -1: all"),
+        (
+            dict(unroll=-2),
+            "model.unroll is -2; give 1 or more layers, -1: all, or 0: by the device",
+        ),
         (dict(dropout=1.0), "model.dropout is 1.0; it must be at least 0 and below 1"),
         (
             dict(stochastic_depth=-0.1),

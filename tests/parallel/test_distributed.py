@@ -87,6 +87,46 @@ def test_a_processor_is_made_into_devices_by_the_config(tmp_path):
     np.testing.assert_allclose(*found, rtol=1e-5)
 
 
+COUNT = """
+import jax
+from vit_jax.config import default
+from vit_jax.parallel.distributed import BY_CORES, make_cpu_devices, suited_devices
+
+make_cpu_devices(BY_CORES)
+config = default()
+found = [jax.local_device_count()]
+runs = [(16, {}), (15, {}), (16, dict(data=1)), (16, dict(accumulate=3)), (4, dict(fsdp=2))]
+for batch, sizes in runs:
+    config.parallel.update(data=-1, fsdp=1, accumulate=1)
+    config.parallel.update(sizes)
+    found.append(len(suited_devices(config.parallel, batch) or jax.devices()))
+print(found)
+"""
+
+
+def counted(cores, flags=""):
+    """Devices made on so many cores; then those of several batches and meshes."""
+    chosen = ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))
+    done = subprocess.run(
+        ["taskset", "--cpu-list", chosen, sys.executable, "-c", COUNT],
+        cwd=ROOT,
+        env=dict(os.environ, XLA_FLAGS=flags, JAX_PLATFORMS="cpu"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_each_core_is_a_device_where_that_suits_the_run():
+    assert counted(1) == [1, 1, 1, 1, 1, 1]
+    # A batch or a mesh that two devices do not suit has one.
+    assert counted(2) == [2, 2, 1, 1, 1, 2]
+    forced = "--xla_force_host_platform_device_count=3"  # somebody has decided
+    assert counted(2, forced) == [3, 3, 3, 3, 3, 3]
+
+
 @pytest.mark.parametrize(
     "given", [dict(num_processes=2), dict(process_id=0), dict(coordinator="127.0.0.1:1")]
 )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from vit_jax.cli.main import main
+from vit_jax.models.forms.platform import training_form, unrolled
 from vit_jax.parallel import hardware
 from vit_jax.speed import benchmark as module
 from vit_jax.speed.benchmark import OutOfMemory, benchmark, create_case, run_config, sweep
@@ -151,3 +152,23 @@ def test_the_command_prints_json_and_needs_no_tensorflow():
     assert document["devices"] == 8 and document["dtype"] == "float32"
     assert document["mfu"] is None  # no data sheet has the peak of this processor
     assert document["compile_seconds"] > 0
+
+
+@pytest.mark.parametrize("mode, same_as", [("train", -1), ("infer", 1)])
+def test_the_default_is_the_fastest_form_of_the_loop_over_blocks(mode, same_as):
+    """All blocks unrolled in training on a CPU, a loop in inference (docs/performance.md)."""
+
+    def loops(**options):
+        config = tiny()
+        config.model.update(depth=3, **options)
+        return create_case(config, mode).compiled.as_text().count(" while(")
+
+    assert loops() == loops(unroll=same_as) != loops(unroll=1 if same_as == -1 else -1)
+
+
+def test_deep_models_keep_their_loop():
+    assert unrolled(0, 12) == 1
+    with training_form():
+        assert [unrolled(0, depth) for depth in (1, 12, 13)] == [1, 12, 1]
+        assert unrolled(0, 12, recomputes=True) == 1  # to save memory
+        assert [unrolled(option, 24) for option in (-1, 1, 5)] == [24, 1, 5]

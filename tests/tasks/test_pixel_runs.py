@@ -239,7 +239,6 @@ def test_the_small_config_trains_on_images_of_that_kind(tmp_path):
     config.data.split = config.evals.held_out.split = "train"
     config.total.steps, config.optimizer.warmup.steps, config.batch_size = 2, 1, 8
     config.eval_every.steps, config.evals.held_out.batch_size = 2, 60
-    config.parallel.cpu_devices = 0  # JAX has its devices already
     summary = vit_jax.train(config, str(tmp_path / "run"))
     # Noise cannot be predicted: hardly less than the entropy of 16 colours.
     assert summary["metrics"]["eval/held_out/bits_per_dim"] == pytest.approx(4 / 3, abs=0.15)

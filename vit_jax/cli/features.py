@@ -14,7 +14,7 @@ from vit_jax.cli.arguments import (
     add_use_ema_argument,
     whole,
 )
-from vit_jax.cli.processes import add_process_arguments, join_processes
+from vit_jax.cli.processes import add_process_arguments, join_and_share_cores
 from vit_jax.errors import InputError
 
 
@@ -40,7 +40,7 @@ def evaluate_features(args: argparse.Namespace, type: str, **options: Any) -> di
       type: type of the evaluation.
       **options: options of that type, besides source and splits.
     """
-    join_processes(args)
+    join_and_share_cores(args)
     from vit_jax.evaluate.evaluation import EVALUATIONS
     from vit_jax.evaluate.stored import open_stored, own_pair
 

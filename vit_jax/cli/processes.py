@@ -51,6 +51,14 @@ def join_processes(args: argparse.Namespace) -> None:
         same.compare(versions | arguments)
 
 
+def join_and_share_cores(args: argparse.Namespace) -> None:
+    """`join_processes` for commands without `config.parallel`, whose default they take."""
+    join_processes(args)
+    from vit_jax.parallel.distributed import BY_CORES, make_cpu_devices
+
+    make_cpu_devices(BY_CORES)
+
+
 def _keep_output_clean() -> None:
     """Redirects native stdout to stderr, so that `--json` prints only JSON: Gloo logs to stdout."""
     output = os.fdopen(os.dup(1), "w", buffering=1)

@@ -21,6 +21,9 @@ from vit_jax.models.forms.quantized import int8
 from vit_jax.models.naflex import model_inputs
 from vit_jax.models.resnet import BiT
 from vit_jax.models.vit import ViT
+from vit_jax.options import section
+from vit_jax.parallel.engines import Engine, create_engine
+from vit_jax.parallel.mesh import ParallelOptions
 from vit_jax.schema import argument
 from vit_jax.tasks.tta import TTA, views_of
 from vit_jax.weights import Weights
@@ -60,8 +63,10 @@ class Predictor:
         predictor = Predictor(*vit_jax.load("workdirs/fashion_mnist"))
         probabilities = predictor.files(paths)
 
-    Images go to the device in batches of `batch_size`; the last batch is padded to a power of
-    two. While the device computes, the next images are read.
+    Images go to the devices in batches of `batch_size`; the last batch is padded to a power of
+    two. While the devices compute, the next images are read. All devices of this process take
+    part, each with its share of a batch and all parameters, unless the batch does not divide
+    among them or `jax.default_device` says which one.
     """
 
     def __init__(
@@ -121,6 +126,10 @@ class Predictor:
             return dict(found, probabilities=to_probabilities(known) if known.size else known)
 
         self._compute = compute
+        self._engine = _engine_of_all()
+        if self._engine:
+            self._shared = self._engine.compile_eval(lambda axis_name: compute)
+            self._replicated = jax.device_put(self._params, self._engine.replicated)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Probabilities, float32 (n, K), of images, uint8 (n, h, w, 3).
@@ -197,10 +206,21 @@ class Predictor:
             yield started[0], _fetched(*started)
 
     def _start(self, images: np.ndarray) -> dict[str, jax.Array]:
-        """Starts computing a batch on the device, padded with zeros."""
+        """Starts computing a batch, padded with zeros, on all devices among which it divides."""
         rows = min(_padded_size(len(images)), self._batch_size)
         padded = np.pad(images, ((0, rows - len(images)), (0, 0), (0, 0), (0, 0)))
+        if self._engine and rows % self._engine.batch_shards == 0:
+            batch = self._engine.put_batch({"images": padded}, rows)
+            return self._shared(self._replicated, batch["images"])
         return self._compute(self._params, padded)
+
+
+def _engine_of_all() -> Engine | None:
+    """Data parallelism over this process's devices; None for one, or if the caller chose one."""
+    devices = jax.local_devices()
+    if len(devices) == 1 or jax.default_device.value is not None:
+        return None
+    return create_engine(section(ParallelOptions), devices)
 
 
 def _fetched(images: np.ndarray, found: dict[str, jax.Array]) -> dict[str, np.ndarray]:

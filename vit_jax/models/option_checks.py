@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 def check(config: "ViTConfig") -> None:
     """Raises InputError where options of a ViT do not fit each other."""
-    if config.unroll < 1 and config.unroll != -1:
-        raise InputError(f"model.unroll is {config.unroll}; give 1 or more layers, or -1: all")
+    if config.unroll < -1:
+        raise InputError(
+            f"model.unroll is {config.unroll}; give 1 or more layers, -1: all, or 0: by the device"
+        )
     if config.kind.splits_width and config.width % config.num_heads:
         raise InputError(
             f"model.width {config.width} is not divisible by its {config.num_heads} heads"

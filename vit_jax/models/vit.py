@@ -12,7 +12,8 @@ from vit_jax.models.attention.sequence import cut_padding, pad_tokens
 from vit_jax.models.block import Intermediates, create_blocks, create_norm
 from vit_jax.models.config import feature_channels
 from vit_jax.models.forms.kernels import rounded_kernels
-from vit_jax.models.forms.remat import checkpointed
+from vit_jax.models.forms.platform import unrolled
+from vit_jax.models.forms.remat import checkpointed, recomputes
 from vit_jax.models.heads import AttentionPool, create_classifier
 from vit_jax.models.layers import (
     NORMS,
@@ -333,7 +334,7 @@ class ViT(nnx.Module):
             )
             return x, outputs | pooled
 
-        unroll = config.depth if config.unroll == -1 else config.unroll
+        unroll = unrolled(config.unroll, config.depth, recomputes=recomputes(config.remat))
         apply_block = checkpointed(apply_block, config.remat, looped=unroll < config.depth)
         drop_rates = jnp.linspace(0.0, config.stochastic_depth, config.depth)
         x, outputs = jax.lax.scan(

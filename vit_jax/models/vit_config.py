@@ -279,7 +279,10 @@ class ViTConfig(ModelConfig):
     )
     # Execution.
     unroll: int = option(
-        1, "number of blocks per iteration of the scan over blocks; -1: all", effect="speed"
+        0,
+        "number of blocks per iteration of the scan over blocks; -1: all; 0: all in training on a "
+        "CPU without remat, for a depth of at most 12, else 1 (docs/performance.md)",
+        effect="speed",
     )
     attention: str = option(
         "auto",

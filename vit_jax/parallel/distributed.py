@@ -2,14 +2,21 @@
 
 import logging
 import os
+import sys
 
 import jax
+from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
 from vit_jax.parallel.chips import has_tpus
+from vit_jax.parallel.mesh import batch_shards, check_batch_size, mesh_sizes
 from vit_jax.text import first_line
 
 log = logging.getLogger(__name__)
+
+BY_CORES = -1  # of `config.parallel.cpu_devices`
+MOST_CORES = 4  # of a machine where each becomes a device; more were not measured
+_made_by_cores = False
 
 # Variables with the number of processes, set by launchers that JAX supports, and a second
 # variable that only a launched process has: Slurm sets the number in batch scripts too.
@@ -78,15 +85,19 @@ def initialize(
 
 
 def make_cpu_devices(count: int, name: str = "config.parallel.cpu_devices") -> None:
-    """Creates `count` JAX devices on this machine's CPU; 0: leaves the number as it is.
+    """Creates `count` JAX devices on this machine's CPU.
 
     Args:
-      count: number of devices.
+      count: number of devices; 0: as many as there are; BY_CORES: one per core where it is known to
+        be as fast or faster, and nothing else has decided.
       name: name of the option, for the error.
 
     Raises:
       InputError: JAX was used before, with another number.
     """
+    if count == BY_CORES:
+        _make_one_per_core()
+        return
     if not count:
         return
     try:
@@ -100,6 +111,39 @@ def make_cpu_devices(count: int, name: str = "config.parallel.cpu_devices") -> N
                 f"{name} is {count}, but JAX was used before and has {present}; use it after "
                 "the run has begun, or leave that at 0"
             ) from error
+
+
+def _make_one_per_core() -> None:
+    global _made_by_cores
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    told |= "JAX_NUM_CPU_DEVICES" in os.environ or jax.distributed.is_initialized()
+    if told or not 2 <= cores <= MOST_CORES:
+        return
+    try:
+        jax.config.update("jax_num_cpu_devices", cores)
+    except RuntimeError:
+        return  # JAX has its devices already
+    _made_by_cores = True
+
+
+def suited_devices(parallel: ConfigDict, batch_size: int) -> list[jax.Device] | None:
+    """The devices for a mesh and a batch; None: all.
+
+    Devices that BY_CORES made are not the user's choice: where the batch or the given sizes of
+    the mesh do not suit them, the run has only the first.
+    """
+    if parallel.cpu_devices != BY_CORES or not _made_by_cores:
+        return None
+    devices = jax.devices()
+    if devices[0].platform != "cpu":
+        return None
+    try:
+        shards = batch_shards(mesh_sizes(parallel, len(devices)))
+        check_batch_size(batch_size, shards, accumulate=parallel.accumulate, name="batch")
+    except InputError:
+        return devices[:1]
+    return None
 
 
 def _number(given: int | None, variable: str) -> int | None:

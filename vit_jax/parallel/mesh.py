@@ -78,12 +78,12 @@ class ParallelOptions:
         effect="course",
     )
     cpu_devices: int = option(
-        0,
+        -1,
         "number of devices to create on a machine without accelerators; 0: one, or as XLA_FLAGS "
-        "says. For small models, one device per core is faster than one device with several "
-        "threads",
+        "says; -1: one per core on up to 4 cores, where the batch divides among them and neither "
+        "XLA_FLAGS nor several processes decide, else 0 (docs/performance.md)",
         effect="layout",
-        at_least=0,
+        at_least=-1,
     )
 
 

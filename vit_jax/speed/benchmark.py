@@ -72,7 +72,7 @@ def run_config(
     batch_size: int,
     image_size: int | None = None,
     dtype: str | None = None,
-    unroll: int = 1,
+    unroll: int = 0,
 ) -> ConfigDict:
     """The config of a run for benchmarks: AdamW with weight decay, warm-up and clipping.
 

@@ -19,6 +19,7 @@ from vit_jax.models.config import ModelConfig
 from vit_jax.models.variants import canonical_name, identify
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel.axes import SEQUENCE_AXIS
+from vit_jax.parallel.distributed import suited_devices
 from vit_jax.parallel.engines import CompiledStep, Engine, WithFrozen, create_engine
 from vit_jax.parallel.mesh import check_batch_size
 from vit_jax.tasks import Task, bind, create_task
@@ -112,13 +113,17 @@ def given_engine(config: ConfigDict, arrange: Arrange | None) -> Engine | None:
       InputError: wrong sizes of the mesh, or nothing that can choose them.
     """
     if config.parallel.layout != "auto":
-        return create_engine(config.parallel)
+        return _engine(config)
     if arrange is None:
         raise InputError(
             "config.parallel.layout=auto is chosen by the command `vit_jax train`; set "
             "config.parallel.layout to given and the sizes of config.parallel"
         )
     return None
+
+
+def _engine(config: ConfigDict) -> Engine:
+    return create_engine(config.parallel, suited_devices(config.parallel, config.batch_size))
 
 
 def arranged(config: ConfigDict, dataset: Dataset, arrange: Arrange | None) -> ConfigDict:
@@ -144,7 +149,7 @@ def prepare(
     Raises:
       InputError: something in the config does not exist or does not fit the rest.
     """
-    engine = engine or create_engine(config.parallel)
+    engine = engine or _engine(config)
     task = create_task(config)
     total_steps = _checked_length(config, dataset, engine, task)
     model_config = configure_model(config, dataset, task, start)

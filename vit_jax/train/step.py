@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from vit_jax.models.forms.platform import training_form
 from vit_jax.models.layers import shard_batch
 from vit_jax.tasks import Batch, Metrics, Task
 from vit_jax.train.log import histograms
@@ -116,7 +117,8 @@ def make_gradient(task: Task, axis_name: str | None = None) -> Callable[..., tup
 
         def mean_loss(own: list[jax.Array], inputs: Any) -> jax.Array:
             merged = merge(whole(own, lambda leaf: leaf), config.lora.alpha)
-            return given.losses(given.model(merged), inputs, axis_name).mean()
+            with training_form():
+                return given.losses(given.model(merged), inputs, axis_name).mean()
 
         own = [leaf for mask, leaf in zip(trained, leaves) if mask is not False]
         loss_and_grads = _accumulate(

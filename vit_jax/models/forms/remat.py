@@ -44,6 +44,11 @@ def resolve(remat: str, *, tpu: bool) -> str:
     return "names" if tpu else "none"
 
 
+def recomputes(remat: str) -> bool:
+    """Whether `model.remat` has the backward pass compute something again."""
+    return resolve(remat, tpu=on_tpu()) != "none"
+
+
 def checkpointed(function: Callable, remat: str, *, looped: bool) -> Callable:
     """A ViT's block as a function, with the policy of `model.remat` for the platform traced for.
 

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch",
         type=whole(most=MOST_IMAGES),
-        help="images per batch, over all devices; default: 16 on each",
+        help="images per batch, over all devices; default: 16 on each accelerator, 16 on a CPU",
     )
     parser.add_argument(
         "--image-size",
@@ -40,17 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=whole(), default=20, help="steps to time (%(default)s)")
     parser.add_argument(
         "--cpu-devices",
-        type=whole(0, MOST_DEVICES),
-        default=0,
+        type=whole(-1, MOST_DEVICES),
+        default=-1,
         metavar="N",
-        help="number of CPU devices (default: one)",
+        help="config.parallel.cpu_devices: number of CPU devices; default: as in a run",
     )
     parser.add_argument(
         "--unroll",
-        type=whole(),
-        default=1,
+        type=whole(-1),
+        default=0,
         metavar="N",
-        help="config.model.unroll: blocks per iteration of the loop, -1: all (%(default)s)",
+        help="config.model.unroll: blocks per iteration of the loop, -1: all; default: as in a run",
     )
     parser.add_argument(
         "--sweep", action="store_true", help="find the fastest batch size, starting from --batch"
@@ -77,9 +77,10 @@ def _measure(args: argparse.Namespace) -> int:
     from vit_jax.speed import benchmark, profile
 
     make_cpu_devices(args.cpu_devices, name="--cpu-devices")
+    accelerators = jax.device_count() if jax.default_backend() != "cpu" else 1
     config = benchmark.run_config(
         args.model,
-        batch_size=16 * jax.device_count() if args.batch is None else args.batch,
+        batch_size=16 * accelerators if args.batch is None else args.batch,
         image_size=args.image_size,
         dtype=args.dtype,
         unroll=args.unroll,

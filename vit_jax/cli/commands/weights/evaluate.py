@@ -32,7 +32,7 @@ from vit_jax.cli.arguments import (
 )
 from vit_jax.cli.evaluations import as_json, as_text
 from vit_jax.cli.outputs import check_file, folder_made
-from vit_jax.cli.processes import add_process_arguments, join_processes, print_once
+from vit_jax.cli.processes import add_process_arguments, join_and_share_cores, print_once
 from vit_jax.cli.progress import Watching
 from vit_jax.cli.startup import keep_compilations
 from vit_jax.errors import InputError
@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluates; returns the exit status."""
     keep_compilations()
-    join_processes(args)
+    join_and_share_cores(args)
     import jax
 
     needed = [

@@ -117,6 +117,9 @@ def run(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace, stack: contextlib.ExitStack) -> int:
     keep_compilations()
     evaluate = import_quickly("vit_jax.evaluate.predict")
+    from vit_jax.parallel.distributed import BY_CORES, make_cpu_devices
+
+    make_cpu_devices(BY_CORES)
     from vit_jax.data.sources.folder import EXTENSIONS
 
     evaluate.check_choice(args.topk, args.threshold)
