@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from vit_jax.errors import InputError
 from vit_jax.files import expand
 from vit_jax.parallel import hardware
+from vit_jax.parallel.distributed import suited_devices
 from vit_jax.parallel.engines import create_engine
 from vit_jax.plan.collectives import Collective, find_collectives
 from vit_jax.plan.cycles import Operation, find_operations
@@ -60,6 +61,7 @@ class Step:
     compile_seconds: float
     teacher_bytes: int = 0  # parameters of the teacher, in distillation
     analytic: bool = False  # whether formulas predict this, and nothing was compiled
+    one_by_one: float | None = None  # seconds, of formulas; see `cycles.predict`
 
     @property
     def total_bytes(self) -> int:
@@ -164,6 +166,7 @@ def compile_step(
     Raises:
       InputError: the config is wrong.
     """
+    devices = devices or suited_devices(config.parallel, config.batch_size)
     engine = create_engine(config.parallel, devices)
     hosts = {device.process_index for device in engine.mesh.devices.flat}
     if config.parallel.engine == "pmap" and len(hosts) > 1:

@@ -22,6 +22,7 @@ import numpy as np
 from vit_jax.parallel.hardware import Chip
 from vit_jax.plan.collectives import SENT
 from vit_jax.plan.hlo import Instruction, Module, array_shape
+from vit_jax.plan.roofline import exposed
 from vit_jax.plan.traffic import FREE, Traffic
 
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
@@ -67,18 +68,15 @@ def predict(
       not known.
     """
     operations = list(operations)
-    hidden = roofline["overlapped"] + roofline["between_slices_overlapped"]
-    exposed = roofline["network"] + roofline["between_slices"] - hidden
+    alone = exposed(roofline)
     flops, bandwidth = (x / chip.devices for x in (chip.bf16_flops, chip.memory_bandwidth))
     one_by_one = sum(max(each.flops / flops, each.bytes / bandwidth) for each in operations)
     cycles = [each.cycles for each in operations if each.cycles is not None]
     shown = sum(each.flops for each in operations)
     longest = max(roofline["overlapped"], roofline["between_slices_overlapped"])
     return dict(
-        per_operation=(
-            max(one_by_one, longest) + exposed if shown > COUNTED * step_flops else None
-        ),
-        compiler=sum(cycles) / chip.clock + exposed if cycles and chip.clock else None,
+        per_operation=(max(one_by_one, longest) + alone if shown > COUNTED * step_flops else None),
+        compiler=sum(cycles) / chip.clock + alone if cycles and chip.clock else None,
     )
 
 

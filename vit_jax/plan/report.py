@@ -150,8 +150,12 @@ def _estimates(
     step: Step, bound: dict[str, Any] | None, chip: hardware.Chip | None
 ) -> dict[str, Any] | None:
     """`cycles.predict`; None without a roofline."""
-    if bound is None or chip is None or step.operations is None:
+    if bound is None or chip is None:
         return None
+    if step.operations is None:
+        return (
+            None if step.one_by_one is None else dict(per_operation=step.one_by_one, compiler=None)
+        )
     return cycles.predict(step.operations, bound, _flops_of_device(step.run), chip)
 
 

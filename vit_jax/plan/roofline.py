@@ -14,7 +14,7 @@ something is computed) run at the same time: the longest counts. The time of the
 is added. Latency, vector units and loading of data are left out, so that this is a lower bound.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,14 +71,16 @@ def predict(
     compute = step_flops / (chip.bf16_flops / chip.devices)
     memory = traffic / (chip.memory_bandwidth / chip.devices)
     terms = dict(compute=compute, memory=memory, network=network, between_slices=outside)
-    exposed = network - overlapped + outside - outside_overlapped
-    return dict(
-        **terms,
-        overlapped=overlapped,
-        between_slices_overlapped=outside_overlapped,
-        step=max(compute, memory, overlapped, outside_overlapped) + exposed,
-        bottleneck=max(terms, key=lambda name: terms[name]),
-    )
+    result = dict(**terms, overlapped=overlapped, between_slices_overlapped=outside_overlapped)
+    longest = max(compute, memory, overlapped, outside_overlapped)
+    bottleneck = max(terms, key=lambda name: terms[name])
+    return result | dict(step=longest + exposed(result), bottleneck=bottleneck)
+
+
+def exposed(terms: Mapping[str, Any]) -> float:
+    """Seconds of collectives that nothing overlaps, of the terms that `predict` returns."""
+    within = terms["network"] - terms["overlapped"]
+    return within + terms["between_slices"] - terms["between_slices_overlapped"]
 
 
 def links(members: Iterable[int], coords: Sequence[tuple[int, ...]], chip: Chip) -> float:

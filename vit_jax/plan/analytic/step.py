@@ -22,7 +22,7 @@ from vit_jax.plan import roofline
 from vit_jax.plan.analytic.activations import Kept, kept_by
 from vit_jax.plan.analytic.memory import Memory, block_bytes, laid_out, replicated, step_memory
 from vit_jax.plan.analytic.network import predict_collectives
-from vit_jax.plan.analytic.traffic import predict_traffic
+from vit_jax.plan.analytic.traffic import predict_traffic, unhidden_traffic
 from vit_jax.plan.collectives import Collective
 from vit_jax.plan.compile import Step, memory_of
 from vit_jax.train.run import Dataset, Run, prepare
@@ -58,11 +58,12 @@ class Estimate:
     found: tuple[Collective, ...]
     traffic_bytes: int
     roofline: dict[str, Any] | None  # see `roofline.predict`; None: the chip is not known
+    one_by_one: float | None  # seconds if no operations overlap but collectives; None: not known
 
     @property
     def seconds(self) -> float:
-        """The predicted step; where the chip is not known, more memory counts as more time."""
-        return self.roofline["step"] if self.roofline else float(self.memory.total)
+        """What layouts are ranked by; where the chip is not known, more memory is more time."""
+        return float(self.memory.total) if self.one_by_one is None else self.one_by_one
 
 
 class Analyst:
@@ -135,6 +136,7 @@ class Analyst:
             compile_seconds=0.0,
             teacher_bytes=memory.teacher,
             analytic=True,
+            one_by_one=estimate.one_by_one,
         )
 
     def estimate(self, layout: Layout) -> Estimate:
@@ -235,7 +237,7 @@ class Analyst:
             tpu=self.tpu,
         )
         if self.chip is None:
-            return Estimate(layout, memory, tuple(found), 0, None)
+            return Estimate(layout, memory, tuple(found), 0, None, None)
         traffic = predict_traffic(
             run,
             state.params,
@@ -257,4 +259,6 @@ class Analyst:
             chip=self.chip,
             coords=[device.coords for device in placed] if self.tpu else (),
         )
-        return Estimate(layout, memory, tuple(found), traffic, predicted)
+        alone = unhidden_traffic(traffic, memory) / (self.chip.memory_bandwidth / self.chip.devices)
+        one_by_one = predicted["compute"] + alone + roofline.exposed(predicted)
+        return Estimate(layout, memory, tuple(found), traffic, predicted, one_by_one)

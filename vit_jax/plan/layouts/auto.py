@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from vit_jax.errors import InputError
 from vit_jax.options import defaults
 from vit_jax.parallel.agree import from_first
+from vit_jax.parallel.distributed import suited_devices
 from vit_jax.parallel.mesh import ParallelOptions
 from vit_jax.plan.analytic.step import Analyst
 from vit_jax.plan.layouts.candidates import nothing_fits
@@ -55,6 +56,7 @@ def arrange(
         )
     config = copy.deepcopy(config)
     config.parallel.layout = "given"
+    devices = devices or suited_devices(config.parallel, config.batch_size)
 
     def choose() -> dict[str, Any]:
         analyst = Analyst(config, dataset, devices)

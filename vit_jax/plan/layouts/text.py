@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 GIB = 2**30
-HEAD = ("layout", "memory", "step", "bound by", "sent", "found by")
+HEAD = ("layout", "memory", "step", "one by one", "bound by", "sent", "found by")
 
 
 def short(options: Mapping[str, Any]) -> str:
@@ -17,7 +17,7 @@ def short(options: Mapping[str, Any]) -> str:
         "tensor": 1,
         "accumulate": 1,
         "remat": "auto",
-        "unroll": 1,
+        "unroll": 0,
     }
     words = []
     for name, value in options.items():
@@ -42,12 +42,16 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     fits = "" if row["fits"] else ", does not fit"
-    step = row["step_seconds"]
     return (
         short(row["options"]),
         f"{row['total_bytes'] / GIB:.2f} GiB{fits}",
-        "unknown" if step is None else f"{1000 * step:.1f} ms",
+        _ms(row["step_seconds"]),
+        _ms(row["one_by_one_seconds"]),
         (row["bottleneck"] or "unknown").replace("_", " "),
         "unknown" if row["sent_bytes"] is None else f"{row['sent_bytes'] / GIB:.2f} GiB",
         row["found_by"],
     )
+
+
+def _ms(seconds: float | None) -> str:
+    return "unknown" if seconds is None else f"{1000 * seconds:.1f} ms"
