@@ -62,7 +62,7 @@ def profile(config: ConfigDict, mode: str, directory: str) -> dict[str, Any]:
     spent = by_part(text, busy_seconds(newest_trace(Path(directory)), module))
     if not spent:
         raise InputError(f"the trace of {jax.devices()[0].device_kind} names no operations")
-    devices = jax.local_device_count()
+    devices = len(case.run.engine.mesh.local_devices)
 
     def milliseconds(part: str, backward: bool) -> float:
         return 1000 * spent[part, backward] / (TRACED_STEPS * devices)

@@ -47,6 +47,11 @@ def _evaluation_pp(run: Run, pp: Any) -> str:
     return str(data.parse(own) if own else pp.deterministic())
 
 
+def _devices(run: Run) -> str:
+    devices = run.engine.mesh.devices
+    return count(devices.size, f"{devices.flat[0].device_kind} device")
+
+
 def announce(run: Run, source: Any, step: int) -> None:
     """Logs the model, the data, the step from which training starts, and the layout."""
     start = f"going on from step {step}" if step else "from the start"
@@ -54,7 +59,7 @@ def announce(run: Run, source: Any, step: int) -> None:
         f"{run.model_name}, {num_params(run):,} parameters, "
         f"{count(source.size, 'image')} of {source.name}, "
         f"{count(run.total_steps, 'step')} of {run.config.batch_size} on "
-        f"{count(jax.device_count(), jax.devices()[0].device_kind + ' device')}, {start}"
+        f"{_devices(run)}, {start}"
     )
     for line in run.engine.describe(run.abstract.params):
         log.info("%s", line)
@@ -87,7 +92,7 @@ def write_summary(
         seconds={name: round(value, 3) for name, value in clock.seconds.items()},
         wall_seconds=round(clock.total(), 3),
         goodput=goodput.summary(),
-        devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        devices=f"{run.engine.mesh.devices.size} x {jax.devices()[0].device_kind}",
         jax=jax.__version__,
         versions=versions(),
     )
