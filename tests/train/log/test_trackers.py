@@ -118,7 +118,10 @@ def test_wandb_goes_on_with_its_run_and_has_no_step_twice(tmp_path, monkeypatch)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     run(tmp_path, ("wandb(mode='offline')",), (1, 2, 3))
     run(tmp_path, ("wandb(mode='offline')",), (2, 3, 4), start=1)
-    found = wandb_steps(tmp_path)
+    # wandb's own process may write the last rows after `finish`.
+    deadline = time.monotonic() + 20
+    while len(found := wandb_steps(tmp_path)) < 4 and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert [row[1:] for row in found] == [(i, i / 4) for i in (1, 2, 3, 4)]
     assert {row[0] for row in found} == {Memory(tmp_path, "wandb").id}
 
