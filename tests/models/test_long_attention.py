@@ -95,6 +95,32 @@ def test_blockwise_adds_biases_that_have_gradients(shape):
     assert_close([found], [expected])
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_blockwise_has_forward_and_second_derivatives(causal):
+    """Along the gradient itself: JAX's own derivatives of the plain products are the reference."""
+    *inputs, grad = arrays(20)
+    bias = jax.random.normal(jax.random.key(1), (1, HEADS, 20, 20))
+    directions = jax.tree.map(jnp.cos, (*inputs, bias))
+
+    def derivatives(attention):
+        def loss(query, key, value, bias):
+            return (attention(query, key, value, bias) * grad).sum()
+
+        @jax.jit
+        def all_of(*primals):
+            forward = jax.jvp(attention, primals, directions)[1]
+            gradient = jax.grad(loss, argnums=(0, 1, 2, 3))
+            curvature = jax.jvp(gradient, primals, directions)[1]  # forward over reverse
+            slope = jax.grad(lambda *x: jax.jvp(loss, x, directions)[1], argnums=(0, 3))
+            return forward, *curvature, *slope(*primals)  # reverse over forward
+
+        return all_of(*inputs, bias)
+
+    found = derivatives(lambda *x: blockwise(*x, causal=causal, block=8))
+    expected = derivatives(lambda *x: reference(causal, bias=x[3])(*x[:3]))
+    assert_close(found, expected)
+
+
 def test_blockwise_hides_padding_and_knows_where_queries_stand():
     inputs = arrays(8, 32)
     places = np.arange(32)[None] <= 16 + np.arange(8)[:, None]

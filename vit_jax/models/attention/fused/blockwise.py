@@ -9,8 +9,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
+
+from vit_jax.models.forms.linear import Linear, Transpose, linear
 
 BLOCK = 256  # keys of a block, at most
 
@@ -83,7 +84,7 @@ def _blocks(key, value, bias, size):
     return *blocks, cut_bias, jnp.arange(len(blocks[0]))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6, 7))
 def _attention(query, key, value, bias, start, causal, length, size):
     return _forward(query, key, value, bias, start, causal, length, size)[0]
 
@@ -117,7 +118,63 @@ def _forward(query, key, value, bias, start, causal, length, size):
     return y, (query, key, value, bias, start, y, largest + jnp.log(count))
 
 
+@_attention.defjvp
+def _derivative(causal, length, size, primals, tangents):
+    y, kept = _forward(*primals, causal, length, size)
+    query, key, value, bias, start, y, sums = kept
+    # As numbers with a derivative, though it is zero: `linear` takes no others.
+    arrays = [query, key, value, start.astype(jnp.float32), y, sums]
+    biased = bias is not None
+    arrays, inputs = (arrays + [bias], tangents[:4]) if biased else (arrays, tangents[:3])
+    (tangent,) = linear(*_rules(causal, length, size, biased), arrays, list(inputs))
+    return y, tangent
+
+
+@functools.cache
+def _rules(causal: bool, length: int, size: int, biased: bool) -> tuple[Linear, Transpose]:
+    """The derivative of attention and its transpose, for `linear`."""
+
+    def residuals(arrays):
+        query, key, value, start, y, sums, *bias = arrays
+        return query, key, value, bias[0] if biased else None, start.astype(jnp.int32), y, sums
+
+    def forward(arrays, tangents):
+        return [_tangent(causal, length, size, residuals(arrays), *tangents)]
+
+    def transpose(arrays, grads):
+        return _backward(causal, length, size, residuals(arrays), *grads)
+
+    return forward, transpose
+
+
+def _tangent(causal, length, size, saved, query_tangent, key_tangent, value_tangent, more=None):
+    """The derivative of the result along tangents; `more` is that of the bias."""
+    query, key, value, bias, start, y, sums = saved
+    scale = query.shape[-1] ** -0.5
+    scaled, scaled_tangent = query * scale, query_tangent * scale
+
+    def add_block(carry, block):
+        total, shift = carry
+        (own_key, own_value, own_bias, number), (key_part, value_part, bias_part, _) = block
+        logits = _logits(scaled, own_key, own_bias, number, start, causal, length, size)
+        weights = jnp.exp(logits - sums)
+        product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+        scores = product("bhqd,bhkd->bhqk", scaled_tangent, own_key)
+        scores = scores + product("bhqd,bhkd->bhqk", scaled, key_part)
+        scores = weights * (scores if bias_part is None else scores + bias_part)
+        of_values = product("bhqk,bhkd->bhqd", scores.astype(value.dtype), own_value)
+        of_values += product("bhqk,bhkd->bhqd", weights.astype(value.dtype), value_part)
+        return (total + of_values, shift + scores.sum(-1, keepdims=True)), None
+
+    rows = query.shape[:3]
+    none = jnp.zeros((*rows, value.shape[-1]), jnp.float32), jnp.zeros((*rows, 1))
+    blocks = _blocks(key, value, bias, size), _blocks(key_tangent, value_tangent, more, size)
+    (total, shift), _ = lax.scan(add_block, none, blocks)
+    return (total - shift * y.astype(jnp.float32)).astype(value.dtype)
+
+
 def _backward(causal, length, size, saved, grad):
+    """The gradients of queries, keys, values and, if there is one, the bias."""
     query, key, value, bias, start, y, sums = saved
     scale = query.shape[-1] ** -0.5
     scaled = query * scale
@@ -145,13 +202,9 @@ def _backward(causal, length, size, saved, grad):
     of_query, (of_key, of_value, of_bias) = lax.scan(
         block_gradients, jnp.zeros(query.shape, jnp.float32), _blocks(key, value, bias, size)
     )
-    return (
+    gradients = [
         (of_query * scale).astype(query.dtype),
         _join(of_key, 2, key.shape[2]),
         _join(of_value, 2, value.shape[2]),
-        None if bias is None or of_bias is None else _join(of_bias, 3, bias.shape[3]),
-        np.zeros((), jax.dtypes.float0),  # places have no gradient
-    )
-
-
-_attention.defvjp(_forward, _backward)
+    ]
+    return gradients if bias is None else [*gradients, _join(of_bias, 3, bias.shape[3])]
