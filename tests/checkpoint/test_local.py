@@ -20,6 +20,7 @@ from vit_jax import config as configs
 from vit_jax.checkpoint import local
 from vit_jax.checkpoint.local import LocalCopies
 from vit_jax.checkpoint.stored import read_meta
+from vit_jax.cli.main import main
 from vit_jax.errors import InputError
 from vit_jax.parallel.spread import own_parts, parts_of, place, spread
 from vit_jax.train import loop
@@ -159,6 +160,59 @@ def test_a_damaged_copy_is_passed_over(damage, copies, caplog):
     assert step == 3 and "5.npz is damaged" in caplog.text
 
 
+def test_no_damage_ends_a_start(copies, caplog):
+    """Each byte of zip's directory in turn, which says where parts are and how they are packed."""
+    (path,) = (copies / "memory").rglob("5.npz")
+    content = path.read_bytes()
+    begin = content.rindex(b"PK\x01\x02")
+    for byte in range(begin, len(content), 3):
+        damaged = bytearray(content)
+        damaged[byte] ^= 0xFF
+        path.write_bytes(damaged)
+        step, items, _ = opened(copies).restore(wanted(), newest=None)
+        jax.tree.map(lambda a, b: np.testing.assert_equal(bits(a), bits(b)), items, state(step))
+
+
+def test_copies_of_what_a_run_did_not_go_on_from_are_gone(copies):
+    """A start from a checkpoint, with copies or without: what it does next replaces them all."""
+    plain = LocalCopies(copies / "work", options(""), None)
+    assert plain.restore(wanted(), newest=2) is None
+    plain.started(2)
+    assert opened(copies).restore(wanted(), newest=2) is None
+    # Nor does a copy that comes back from elsewhere count after the next start with copies.
+    again = opened(copies).started(2)
+    assert the_files(copies) == []
+    again.save(4, state(4), {})
+    again.close()
+    assert opened(copies).restore(wanted(), newest=2)[0] == 4
+
+
+def test_the_workdir_may_be_spelt_in_another_way(copies):
+    (copies / "link").symlink_to(copies / "work")
+    for name in ("link", "work/../work"):
+        found = LocalCopies(copies / name, options(copies / "memory"), every=2)
+        assert found.restore(wanted(), newest=None)[0] == 5
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        ("gs://bucket/x", ", which is no directory of a host; give"),
+        ("{tmp}/file", "but {tmp}/file is not a directory; give a directory in memory"),
+        ("{tmp}/file/below", "but {tmp}/file is not a directory; give a directory in memory"),
+    ],
+)
+def test_what_is_no_directory_is_refused_before_anything_is_made(value, message, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    value, message = (text.format(tmp=tmp_path) for text in (value, message))
+    args = ["train", "--config=configs/quickstart.py:pretrain", f"--workdir={tmp_path / 'run'}"]
+    for more in ([], ["--dry-run"]):
+        assert main([*args, f"--config.checkpoint.local={value}", *more]) == 2
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"config.checkpoint.local is {value}" in last and message in last
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_another_layout_or_type_takes_the_checkpoint(copies, caplog):
     caplog.set_level("INFO", logger="vit_jax")
     other = wanted()
@@ -186,8 +240,9 @@ def test_a_full_disk_is_a_warning(copies, monkeypatch, caplog):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(local.np, "savez", full)
-    own = opened(copies).started(5)
-    own.save(7, state(7), {})
+    own = opened(copies)
+    assert own.restore(wanted(), newest=None)[0] == 5
+    own.started(5).save(7, state(7), {})
     own.close()
     assert "the local copy of step 7 was not written: No space left on device" in caplog.text
     assert the_files(copies) == ["3.npz", "5.npz"] and not list(copies.rglob("*.part"))

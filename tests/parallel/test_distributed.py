@@ -95,9 +95,9 @@ from vit_jax.parallel.distributed import BY_CORES, make_cpu_devices, suited_devi
 make_cpu_devices(BY_CORES)
 config = default()
 found = [jax.local_device_count()]
-runs = [(16, {}), (15, {}), (16, dict(data=1)), (16, dict(accumulate=3)), (4, dict(fsdp=2))]
+runs = [(16, {}), (15, {}), (16, dict(data=1)), (16, dict(accumulate=16)), (4, dict(tensor=3))]
 for batch, sizes in runs:
-    config.parallel.update(data=-1, fsdp=1, accumulate=1)
+    config.parallel.update(data=-1, tensor=1, accumulate=1)
     config.parallel.update(sizes)
     found.append(len(suited_devices(config.parallel, batch) or jax.devices()))
 print(found)
@@ -122,6 +122,7 @@ def counted(cores, flags=""):
 def test_each_core_is_a_device_where_that_suits_the_run():
     assert counted(1) == [1, 1, 1, 1, 1, 1]
     # A batch or a mesh that two devices do not suit has one.
+    # What suits neither is an error about both cores.
     assert counted(2) == [2, 2, 1, 1, 1, 2]
     forced = "--xla_force_host_platform_device_count=3"  # somebody has decided
     assert counted(2, forced) == [3, 3, 3, 3, 3, 3]

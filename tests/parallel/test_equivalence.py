@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from vit_jax import config as configs
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.errors import InputError
+from vit_jax.parallel.engines import create_engine
 from vit_jax.parallel.pjit import PjitEngine
 from vit_jax.train.run import Dataset, prepare
 from vit_jax.train.state import TrainState
@@ -228,6 +229,14 @@ def test_the_new_state_takes_the_memory_of_the_old(layout):
     ]
     size_on_a_device = sum(map(math.prod, local))
     assert lowered.compile().memory_analysis().alias_size_in_bytes == size_on_a_device
+
+
+def test_pmap_puts_batches_on_its_own_devices_alone():
+    config = configs.default()
+    config.parallel.engine = "pmap"
+    engine = create_engine(config.parallel, jax.devices()[:1])
+    found = engine.put_batch({"x": np.arange(7.0)}, 7)["x"]
+    assert found.devices() == {jax.devices()[0]} and found.shape == (1, 7)
 
 
 def test_pmap_refuses_sharded_parameters():

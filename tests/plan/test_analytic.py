@@ -18,6 +18,7 @@ from vit_jax.plan.analytic.network import group
 from vit_jax.plan.analytic.step import Analyst, Layout
 from vit_jax.plan.compile import compile_step, topology_devices
 from vit_jax.plan.dataset import dataset_of
+from vit_jax.plan.layouts.search import rank
 from vit_jax.train.run import Dataset
 
 # Plans that libtpu compiled; `software` says which.
@@ -41,6 +42,28 @@ def test_memory_and_collectives_of_compiled_steps(compiled):
     assert step.total_bytes == pytest.approx(compiled["total_bytes"], rel=0.15)
     assert sum(c.bytes for c in step.found) == pytest.approx(compiled["sent_bytes"], rel=0.15)
     assert step.traffic_bytes == pytest.approx(compiled["traffic_bytes"], rel=0.2)
+
+
+# Milliseconds "one by one" of steps that libtpu 0.0.42.1 compiled for v5e:16x16, 2026-11-30.
+ONE_BY_ONE = [
+    ("L/16", 256, 1, 55.0), ("L/16", 4, 64, 39.7), ("L/16", 8, 32, 39.2), ("L/16", 2, 128, 40.4),
+    ("H/14", 4, 64, 111.4), ("H/14", 8, 32, 113.2), ("H/14", 16, 16, 114.9),
+    ("G/14", 8, 32, 316.1), ("G/14", 16, 16, 313.4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("model, data, fsdp, expected", ONE_BY_ONE)
+def test_operations_one_by_one_of_compiled_steps(model, data, fsdp, expected):
+    config = "L/16" if model == "L/16" else "H/14"
+    layout = {"parallel.layout": "given", "parallel.data": data, "parallel.fsdp": fsdp}
+    options = {"model.name": f"ViT-{model}", **layout}
+    step = analyst(f"configs/vit_jft.py:ViT-{config}", "v5e:16x16", **options).step()
+    assert 1000 * step.one_by_one == pytest.approx(expected, rel=0.1)
+
+
+def test_one_by_one_is_no_faster_than_the_fastest_step():
+    found = rank(analyst("configs/vit_jft.py:ViT-L/16", "h100:8x8"))
+    assert all(each.one_by_one >= each.roofline["step"] for each in found.fitting)
 
 
 @pytest.mark.slow

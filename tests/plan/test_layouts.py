@@ -193,8 +193,8 @@ def test_compiled_candidates_come_first_and_what_does_not_fit_last():
     large = dataclasses.replace(c, found_by=COMPILED, one_by_one_seconds=0.1, fits=False)
     assert ordered([a, large, slow]) == [slow, a, large]
     lines = table([each.document() for each in (slow, large)])
-    assert lines[1].split() == ["data=1", "fsdp=8", "0.00", "GiB", "500.0", "ms", "900.0", "ms",
-                                "compute", "0.00", "GiB", "compiler"]  # fmt: skip
+    assert lines[1].split() == ["data=1", "fsdp=8", "0.00", "MiB", "500.0", "ms", "900.0", "ms",
+                                "compute", "0.00", "MiB", "compiler"]  # fmt: skip
     assert "does not fit" in lines[2]
 
 

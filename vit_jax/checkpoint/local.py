@@ -14,8 +14,6 @@ import secrets
 import shutil
 import threading
 import time
-import zipfile
-import zlib
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -61,9 +59,10 @@ class LocalCopies:
         Raises:
           InputError: the directory cannot be used.
         """
-        self._workdir = Path(workdir).absolute()
+        self._workdir = Path(workdir).resolve()  # however it is spelt
         self._every = every
-        self._root = expand(config.local).absolute() if config.local else None
+        self._root = expand(config.local).resolve() if config.local else None
+        self._restored = False
         self._run = ""
         self._interval: SaveInterval | None = None
         self._writer: threading.Thread | None = None
@@ -78,11 +77,17 @@ class LocalCopies:
     def started(self, step: int) -> Self:
         """Itself, with the clock started at the step from which the run goes on.
 
-        Copies of later steps could not be used, or are of another run: they go.
+        A run that does not go on from its copies leaves them behind, and all that other processes
+        and directories may still have: what it keeps from now on has another mark.
         """
+        if not self._restored:
+            self._run = ""
+            if jax.process_index() == 0:
+                with contextlib.suppress(OSError):
+                    (self._workdir / MARK).unlink(missing_ok=True)
         if self._root is not None:
             for later, path in self._files().items():
-                if later > step:
+                if later > step or not self._restored:
                     path.unlink(missing_ok=True)
             options = ConfigDict(dict(keep_every=0, minutes=MINUTES))
             self._interval = SaveInterval(options, self._every, step)
@@ -169,6 +174,7 @@ class LocalCopies:
             "step %d is restored from the local copies of %d of %d processes in %s",
             *(step, np.count_nonzero(helpers), count, self._root),
         )
+        self._restored = True
         tree = jax.tree.unflatten(jax.tree.structure(items), arrays)
         return step, tree, from_process(meta, int(np.argmax(helpers)))
 
@@ -277,6 +283,6 @@ def _read(
                 return {}, {}
             # zip files have a checksum of each part.
             return {key: stored[key] for key in keys if key in stored.files}, about["meta"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # any that damaged bytes cause; the other processes wait
         log.warning("the local copy %s is damaged: %s", file, first_line(error))
         return {}, {}

@@ -1,7 +1,10 @@
 """`config.checkpoint`: when a run saves its state, and which checkpoints stay."""
 
 import dataclasses
+import os
 
+from vit_jax.errors import InputError
+from vit_jax.files import expand
 from vit_jax.options import Duration, option
 
 
@@ -48,7 +51,8 @@ class CheckpointOptions:
     )
     local_every: Duration = option(
         Duration(),
-        "interval between local copies (None: a minute; more if it would take over 1% of the time)",
+        "interval between local copies (None: a minute, or more if it would take over 1% of the "
+        "time; 0: none)",
         effect="course",
     )
     retries: int = option(
@@ -69,3 +73,24 @@ class CheckpointOptions:
         effect="course",
         at_least=1,
     )
+
+
+def check_local(directory: str) -> None:
+    """Checks `config.checkpoint.local`, without making anything.
+
+    Raises:
+      InputError: it cannot be a directory of this host.
+    """
+    if not directory:
+        return
+    name, remedy = (
+        "config.checkpoint.local",
+        "give a directory in memory, or on the host's own disk",
+    )
+    if "://" in directory:
+        raise InputError(f"{name} is {directory}, which is no directory of a host; {remedy}")
+    path = expand(directory).absolute()
+    found = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
+        why = "cannot be written to" if found.is_dir() else "is not a directory"
+        raise InputError(f"{name} is {directory}, but {found} {why}; {remedy}")

@@ -138,12 +138,18 @@ def suited_devices(parallel: ConfigDict, batch_size: int) -> list[jax.Device] | 
     devices = jax.devices()
     if devices[0].platform != "cpu":
         return None
+    if _suits(parallel, batch_size, len(devices)) or not _suits(parallel, batch_size, 1):
+        return None
+    return devices[:1]
+
+
+def _suits(parallel: ConfigDict, batch_size: int, count: int) -> bool:
     try:
-        shards = batch_shards(mesh_sizes(parallel, len(devices)))
+        shards = batch_shards(mesh_sizes(parallel, count))
         check_batch_size(batch_size, shards, accumulate=parallel.accumulate, name="batch")
     except InputError:
-        return devices[:1]
-    return None
+        return False
+    return True
 
 
 def _number(given: int | None, variable: str) -> int | None:

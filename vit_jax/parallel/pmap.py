@@ -77,7 +77,8 @@ class PmapEngine:
 
     def put_batch(self, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
         """Puts this process's `rows` on its devices, with a leading axis over them."""
-        local = Mesh(np.array(jax.local_devices()), (AXIS_NAME,), axis_types=(AxisType.Auto,))
+        own = [device for device in self.devices if _is_local(device)]
+        local = Mesh(np.array(own), (AXIS_NAME,), axis_types=(AxisType.Auto,))
         sharding = NamedSharding(local, PartitionSpec(AXIS_NAME))
         return {
             name: jax.device_put(array.reshape(self.num_local, -1, *array.shape[1:]), sharding)

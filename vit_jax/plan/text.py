@@ -56,15 +56,15 @@ def row(name: str, text: str) -> str:
 
 def suggestion(attempt: dict[str, Any]) -> tuple[str, str]:
     verdict = "fits" if attempt["fits"] else "does not fit"
-    text = f"{' '.join(attempt['flags'])}: {_gib(attempt['total_bytes'])}, {verdict}"
+    text = f"{' '.join(attempt['flags'])}: {binary(attempt['total_bytes'])}, {verdict}"
     return "suggestion" if attempt["fits"] else "tried", text
 
 
 def _memory(plan: dict[str, Any]) -> str:
     parts = plan["bytes_per_device"]
-    listed = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size)
+    listed = ", ".join(f"{name} {binary(size)}" for name, size in parts.items() if size)
     limit = plan["memory_per_device"]
-    of = f" of {_gib(limit)}" if limit else ""
+    of = f" of {binary(limit)}" if limit else ""
     return f"{listed}{of} a device: {'fits' if plan['fits'] else 'does not fit'}"
 
 
@@ -90,8 +90,8 @@ def _network(plan: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _sent(kinds: dict[str, int] | None, total: int | None, least: int, hidden: int | None) -> str:
     if kinds is None or total is None or hidden is None:
-        return f"unknown, at least {_gib(least)} a step from each device"
-    text = ", ".join(f"{kind} {_gib(size)}" for kind, size in kinds.items())
+        return f"unknown, at least {binary(least)} a step from each device"
+    text = ", ".join(f"{kind} {binary(size)}" for kind, size in kinds.items())
     if not least:
         return f"{text or 'none'} a step from each device"
     return (
@@ -152,5 +152,6 @@ def _core_days(plan: dict[str, Any]) -> str:
     return text
 
 
-def _gib(size: int) -> str:
+def binary(size: float) -> str:
+    """Bytes as GiB, or MiB where that is less than a hundredth."""
     return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 2**20:.2f} MiB"

@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax import options
-from vit_jax.checkpoint.options import CheckpointOptions
+from vit_jax.checkpoint.options import CheckpointOptions, check_local
 from vit_jax.data.options import DataOptions
 from vit_jax.durations import duration, in_steps
 from vit_jax.errors import InputError, nearest
@@ -248,6 +248,7 @@ def check(config: ConfigDict) -> None:
         if not config.lora.rank and config.lora[name] != default_value:
             raise InputError(f"config.lora.{name} needs config.lora.rank above 0")
     check_log(config.log)
+    check_local(config.checkpoint.local)
     for name, entry in config.evals.items():
         create_evaluation(entry, f"config.evals.{name}")
 

@@ -261,4 +261,5 @@ class Analyst:
         )
         alone = unhidden_traffic(traffic, memory) / (self.chip.memory_bandwidth / self.chip.devices)
         one_by_one = predicted["compute"] + alone + roofline.exposed(predicted)
+        one_by_one = max(one_by_one, predicted["step"])  # where memory is the bound
         return Estimate(layout, memory, tuple(found), traffic, predicted, one_by_one)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-GIB = 2**30
+from vit_jax.plan.text import binary
+
 HEAD = ("layout", "memory", "step", "one by one", "bound by", "sent", "found by")
 
 
@@ -44,14 +45,16 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     fits = "" if row["fits"] else ", does not fit"
     return (
         short(row["options"]),
-        f"{row['total_bytes'] / GIB:.2f} GiB{fits}",
+        f"{binary(row['total_bytes'])}{fits}",
         _ms(row["step_seconds"]),
         _ms(row["one_by_one_seconds"]),
         (row["bottleneck"] or "unknown").replace("_", " "),
-        "unknown" if row["sent_bytes"] is None else f"{row['sent_bytes'] / GIB:.2f} GiB",
+        "unknown" if row["sent_bytes"] is None else binary(row["sent_bytes"]),
         row["found_by"],
     )
 
 
 def _ms(seconds: float | None) -> str:
-    return "unknown" if seconds is None else f"{1000 * seconds:.1f} ms"
+    if seconds is None:
+        return "unknown"
+    return f"{1000 * seconds:.1f} ms" if seconds >= 0.001 else f"{1000 * seconds:.3f} ms"
