@@ -1,14 +1,9 @@
 """Copies of the state that processes keep for themselves, and a slice that loses its own."""
 
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tests.processes import SLEEPY_OPERATION, outputs_of, start_two
 from vit_jax import config as configs
 from vit_jax.checkpoint import local
 from vit_jax.checkpoint.local import LocalCopies
@@ -25,7 +21,6 @@ from vit_jax.errors import InputError
 from vit_jax.parallel.spread import own_parts, parts_of, place, spread
 from vit_jax.train import loop
 
-ROOT = Path(__file__).parents[2]
 MESH = (2, 2, 2)
 
 
@@ -265,26 +260,7 @@ def test_a_run_without_copies_has_none(tmp_path):
 
 
 CONFIG = """
-import os
-import time
-
-import tensorflow as tf
 from vit_jax.config import default
-from vit_jax.data.ops.op import Op, operation
-
-
-@operation("slowly")
-class Slowly(Op):
-    "Takes SLOWLY seconds an image."
-
-    def tensorflow(self, image, words):
-        def wait():
-            time.sleep(float(os.environ.get("SLOWLY", 0)))
-            return 0
-
-        done = tf.numpy_function(wait, [], tf.int64)
-        with tf.control_dependencies([done]):
-            return tf.identity(image)
 
 
 def get_config(engine):
@@ -292,7 +268,7 @@ def get_config(engine):
     config.model.update(name="ViT-Ti/4", width=128, depth=2, mlp_dim=256, num_heads=2)
     config.total.steps = 14
     config.batch_size = 8
-    config.data.update(source="digits", pp="decode|resize(8)|slowly|value_range(-1, 1)")
+    config.data.update(source="digits", pp="decode|resize(8)|sleepy|value_range(-1, 1)")
     config.data.update(threads=1, prefetch=1)
     config.log.update(every=1, tensorboard=False)
     config.checkpoint.minutes = 0.0
@@ -304,41 +280,21 @@ def get_config(engine):
 """
 
 
-def start(folder, engine, work, **variables):
+def start(folder, engine, work, sleepy=0.0):
     """Two processes with two devices each, as two slices."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    flags = "--xla_force_host_platform_device_count=2 " + os.environ["QUICK_XLA_FLAGS"]
-    words = ["train", f"--config={folder / 'slow.py'}:{engine}", f"--workdir={folder / work}"]
-    words += [f"--config.checkpoint.local={folder / 'memory'}", f"--coordinator={address}"]
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "vit_jax", *words, "--num-processes=2", f"--process-id={i}"],
-            cwd=ROOT,
-            env=dict(os.environ, XLA_FLAGS=flags, JAX_PLATFORMS="cpu", **variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in (0, 1)
-    ]
-
-
-def ended(processes):
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    return outputs
+    words = [f"--config={folder / 'slow.py'}:{engine}", f"--workdir={folder / work}"]
+    kept = f"--config.checkpoint.local={folder / 'memory'}"
+    return start_two("train", *words, kept, sleepy=(sleepy, sleepy))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["pjit", "pmap"])
 def test_a_slice_that_lost_everything_is_brought_back_by_the_other(engine, tmp_path):
     """Two processes are killed; one of them comes back on a new host, without its copies."""
-    (tmp_path / "slow.py").write_text(CONFIG)
-    ended(start(tmp_path, engine, "whole"))
+    (tmp_path / "slow.py").write_text(SLEEPY_OPERATION + CONFIG)
+    outputs_of(start(tmp_path, engine, "whole"))
     assert not list((tmp_path / "memory").rglob("*.npz"))  # the run is done
-    processes = start(tmp_path, engine, "work", SLOWLY="0.05")
+    processes = start(tmp_path, engine, "work", sleepy=0.05)
     lines = tmp_path / "work/metrics.jsonl"
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and (
@@ -353,7 +309,7 @@ def test_a_slice_that_lost_everything_is_brought_back_by_the_other(engine, tmp_p
     kept = max(int(path.stem) for path in lost.parent.rglob("process0/*.npz"))
     assert kept >= 8
     shutil.rmtree(lost)
-    outputs = ended(start(tmp_path, engine, "work"))
+    outputs = outputs_of(start(tmp_path, engine, "work"))
     told = f"step {kept} is restored from the local copies of 1 of 2 processes"
     assert told in outputs[0], outputs[0]
     assert [json.loads(line)["step"] for line in lines.open()] == list(range(1, 15))

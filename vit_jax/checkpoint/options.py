@@ -83,14 +83,12 @@ def check_local(directory: str) -> None:
     """
     if not directory:
         return
-    name, remedy = (
-        "config.checkpoint.local",
-        "give a directory in memory, or on the host's own disk",
-    )
+    given = f"config.checkpoint.local is {directory}"
+    remedy = "give a directory in memory, or on the host's own disk"
     if "://" in directory:
-        raise InputError(f"{name} is {directory}, which is no directory of a host; {remedy}")
+        raise InputError(f"{given}, which is no directory of a host; {remedy}")
     path = expand(directory).absolute()
     found = next(parent for parent in (path, *path.parents) if parent.exists())
     if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
         why = "cannot be written to" if found.is_dir() else "is not a directory"
-        raise InputError(f"{name} is {directory}, but {found} {why}; {remedy}")
+        raise InputError(f"{given}, but {found} {why}; {remedy}")

@@ -1,21 +1,15 @@
 """The process for which the others wait."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.processes import SLEEPY_OPERATION, outputs_of, start_two
 from vit_jax.parallel import agree
 from vit_jax.train.health import straggler
 from vit_jax.train.health.straggler import Stragglers, compare
 from vit_jax.train.log.clock import Clock
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_the_straggler_is_the_one_with_most_time_of_its_own():
@@ -65,26 +59,7 @@ def test_it_is_reported_for_the_step_that_asked_and_once(monkeypatch, caplog):
 
 
 CONFIG = """
-import os
-import time
-
-import tensorflow as tf
 from vit_jax.config import default
-from vit_jax.data.ops.op import Op, operation
-
-
-@operation("sleepy")
-class Sleepy(Op):
-    "Waits a while on the process that SLEEPY makes slow."
-
-    def tensorflow(self, image, words):
-        def wait():
-            time.sleep(float(os.environ.get("SLEEPY", 0)))
-            return 0
-
-        done = tf.numpy_function(wait, [], tf.int64)
-        with tf.control_dependencies([done]):
-            return tf.identity(image)
 
 
 def get_config():
@@ -104,26 +79,9 @@ def get_config():
 def test_the_slow_one_of_two_processes_is_named_and_their_network_measured(tmp_path):
     """Process 1 sleeps 0.3 s for each of its four images of a step."""
     config = tmp_path / "sleepy.py"
-    config.write_text(CONFIG)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    flags = "--xla_force_host_platform_device_count=2 " + os.environ["QUICK_XLA_FLAGS"]
+    config.write_text(SLEEPY_OPERATION + CONFIG)
     words = ["train", f"--config={config}", f"--workdir={tmp_path / 'run'}"]
-    words += [f"--coordinator={address}", "--num-processes=2"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "vit_jax", *words, f"--process-id={i}"],
-            cwd=ROOT,
-            env=dict(os.environ, XLA_FLAGS=flags, JAX_PLATFORMS="cpu", SLEEPY=str(0.3 * i)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in (0, 1)
-    ]
-    outputs = [process.communicate(timeout=400)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    outputs = outputs_of(start_two(*words, sleepy=(0.0, 0.3)))
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     found = [line for line in lines if "straggler/process" in line]
     assert [line["step"] for line in found] == [4, 6, 8]  # the first only begins the count

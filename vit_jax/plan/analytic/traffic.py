@@ -37,7 +37,7 @@ REPEATED = {"none": 0.0, "dots": 0.1, "names": 0.09, "dots_no_batch": 0.35, "ful
 # that each product passes several times. Times the traffic, of one compiled step (fsdp=16 of 16).
 IN_PIECES, FEW = 2.4, 8
 # Share of the activations' and weights' traffic whose time no product hides, where operations run
-# one by one: between 0.35 and 0.5 in compiled steps of L/16, H/14 and G/14.
+# one by one: from 0.3 to 0.55 in compiled steps of L/16, H/14 and G/14.
 ALONE = 0.42
 # Share of what passes on GPUs, whose caches the compiler does not manage: an assumption.
 ON_GPUS = 0.8
