@@ -253,9 +253,15 @@ def resolution() -> Study:
                     seeds=FIVE_SEEDS,
                 )
     for size in (28, 24, 16):
-        own = (*at(size), *examples(250_000), *rates("1e-3"))
-        runs = seeded(f"small/resolution/{size}_long", "ViT", *own, starts=starts[:1], seeds=(0,))
-        cells["250,000 examples", f"{size}, interpolated"] = Recipe(runs, METRIC)
+        cells["250,000 examples", f"{size}, interpolated"] = chosen(
+            f"small/resolution/{size}_long",
+            "ViT",
+            *at(size),
+            *examples(250_000),
+            choices=rates("3e-4", "1e-3", "3e-3"),
+            held_out=HELD_OUT,
+            starts=starts,
+        )
     return Study("Fine-tuning at a higher resolution (section 3.2)", cells)
 
 
