@@ -188,25 +188,32 @@ def resolution_emoji() -> Study:
     def seen(size: int) -> str:
         return f"--config.data.pp=decode|resize({size}, antialias=True)|{CROP(size)}"
 
-    cells = {}
-    for count in (60_000, 120_000, 240_000, 480_000):
-        seeds = SEEDS if count == 240_000 else SEEDS[:1]
+    cells: dict[tuple[str, str], Recipe] = {}
+    for count in (60_000, 120_000, 240_000, 480_000, LONG, 2 * LONG):
+        seeds = SEEDS if count in (240_000, LONG) else SEEDS[:1]
         own = (*pictures, seen(16), *examples(count))
         runs = seeded(f"small/emoji/{count}", "ViT", *own, seeds=seeds)
         cells["", f"16, {count:,} examples"] = Recipe(runs, METRIC)
-    starts = cells["", "16, 240,000 examples"].runs
-    for size in (16, 32, 64):
-        cells["", f"then {size}"] = chosen(
-            f"small/emoji/then_{size}",
+
+    def then(size: int, start: int, count: int, folder: str, choices: Sequence[str]) -> Recipe:
+        return chosen(
+            f"small/emoji/{folder}",
             "ViT",
             *pictures,
             seen(size),
             "--config.init_skip=()",
-            *examples(20_000),
-            choices=rates("3e-4", "1e-3", "3e-3"),
+            *examples(count),
+            choices=rates(*choices),
             held_out=held_out,
-            starts=starts,
+            starts=cells["", f"16, {start:,} examples"].runs,
         )
+
+    for size in (16, 32, 64):
+        few = then(size, 240_000, 20_000, f"then_{size}", ("3e-4", "1e-3", "3e-3"))
+        cells["", f"240,000, then {size}"] = few
+    for size in (16, 32):
+        longer = then(size, LONG, 100_000, f"then_{size}_long", ("1e-3", "3e-3", "1e-2"))
+        cells["", f"{LONG:,}, then {size}, 100,000 examples"] = longer
     return Study("Fine-tuning emoji at a higher resolution (section 3.2)", cells)
 
 
