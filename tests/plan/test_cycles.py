@@ -68,6 +68,45 @@ def test_estimates_are_sums_over_operations_and_the_exposed_network():
     assert cycles.predict(found, NETWORK, 2 * flops, chip)["per_operation"] is None
 
 
+COPIES = """HloModule m, is_scheduled=true
+%product (p: bf16[8,16], q: bf16[16,32]) -> f32[8,32] {
+  %p = bf16[8,16] parameter(0)
+  %q = bf16[16,32] parameter(1)
+  ROOT %dot = f32[8,32] convolution(%p, %q), dim_labels=bf_io->bf
+}
+ENTRY %main (a: bf16[8,16], w: bf16[16,32]) -> f32[8,32] {
+  %a = bf16[8,16] parameter(0)
+  %w = bf16[16,32] parameter(1)
+  %early = (bf16[8,16], bf16[8,16], u32[]) copy-start(%a)
+  %part = ((bf16[16,32]), bf16[4,32], s32[]) slice-start(%w), slice={[0:4], [0:32]}
+  %fc = f32[8,32] fusion(%a, %w), kind=kOutput, calls=%product
+  %early.done = bf16[8,16] copy-done(%early)
+  %part.done = bf16[4,32] slice-done(%part)
+  %late = (bf16[8,16], bf16[8,16], u32[]) copy-start(%a)
+  %late.done = bf16[8,16] copy-done(%late)
+  ROOT %r = f32[8,32] negate(%fc)
+}
+"""
+
+
+def test_copies_during_which_something_is_computed_take_no_time_of_their_own():
+    found = cycles.find_operations(Module(COPIES))
+    beside = {each.name for each in found if each.beside}
+    assert beside == {"early", "early.done", "part", "part.done"}
+    flops = 2 * 8 * 16 * 32
+    chip = Chip(**(vars(CHIP) | dict(bf16_flops=1e9)))
+    result = cycles.predict(found, NETWORK, flops, chip)
+    others = 2 * 2 * 8 * 16 / 1e12 + 2 * 4 * 8 * 32 / 1e12  # the late copy; the negation
+    moved = 2 * 2 * 8 * 16 / 1e12 + 2 * 2 * 4 * 32 / 1e12  # the early copy and the slice
+    assert result["copies_beside"] == pytest.approx(flops / 1e9 + others + 2e-9)
+    assert result["per_operation"] == pytest.approx(flops / 1e9 + others + moved + 2e-9)
+    # They need the memory's bandwidth all the same.
+    fast = Chip(**(vars(CHIP) | dict(bf16_flops=1e13)))
+    slow = cycles.predict(found, NETWORK, flops, fast)
+    memory = sum(each.bytes for each in found) / 1e12
+    assert slow["copies_beside"] == pytest.approx(memory + 2e-9)
+
+
 def convolve(**options):
     labels = options.pop("labels", ("NHWC", "HWIO", "NHWC"))
     return lambda x, w: lax.conv_general_dilated(x, w, dimension_numbers=labels, **options)
@@ -112,7 +151,8 @@ def test_a_plan_for_tpus_prints_both_estimates(tmp_path):
     found = json.loads(out)
     assert status == 0
     bound, estimates = found["roofline"], found["estimates"]
-    assert bound["step"] < estimates["per_operation"] < estimates["compiler"]
+    assert bound["step"] <= estimates["copies_beside"] <= estimates["per_operation"]
+    assert estimates["per_operation"] < estimates["compiler"]
     text = "\n".join(lines(found))
     assert f"one by one     {1000 * estimates['per_operation']:.1f} ms" in text
     assert "XLA's estimate" in text and "ranks variants, predicts no time" in text

@@ -223,7 +223,7 @@ class _Finder:
             yield self._transfer(transfer[1], instruction, rest)
             return
         kind = instruction.opcode.removesuffix("-start")
-        overlapped = instruction.opcode.endswith("-start") and _works_before_done(rest)
+        overlapped = instruction.opcode.endswith("-start") and works_before_done(rest)
         if kind in SENT:
             yield self._collective(kind, instruction, overlapped)
             return
@@ -300,7 +300,7 @@ def _works_before_arrival(rest: list[Instruction]) -> bool:
     return False
 
 
-def _works_before_done(rest: list[Instruction]) -> bool:
+def works_before_done(rest: list[Instruction]) -> bool:
     """Whether anything is computed between the first instruction, a start, and its end."""
     for instruction in rest[1:]:
         if instruction.opcode.endswith("-done") and rest[0].name in instruction.operands:

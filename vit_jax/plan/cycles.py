@@ -1,14 +1,16 @@
-"""Two estimates of a compiled step's time that stand beside the roofline.
+"""Three estimates of a compiled step's time that stand beside the roofline.
 
 * per operation: each operation takes the longer of its products at the chip's peak and its bytes
   at the memory's bandwidth, one operation after another. The roofline lets all products of a step
   overlap with all of its memory traffic; a TensorCore runs one operation at a time.
+* copies beside: the same, but copies that start before other work and end after it take no time of
+  their own, as far as the memory's bandwidth allows: other units of the chip carry them out.
 * compiler: the sum of `estimated_cycles`, which XLA writes beside each instruction, at the chip's
   clock. It is the compiler's own cost model, no measurement. It is close for large products and
   doubtful for vector work, and some instructions have no estimate (copies that run beside others,
   kernels): it ranks variants of a step, it does not predict its time.
 
-In both, loops count once an iteration, and the time of collectives that nothing overlaps is added.
+In all, loops count once an iteration, and the time of collectives that nothing overlaps is added.
 """
 
 import dataclasses
@@ -20,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.parallel.hardware import Chip
-from vit_jax.plan.collectives import SENT
+from vit_jax.plan.collectives import SENT, works_before_done
 from vit_jax.plan.hlo import Instruction, Module, array_shape
 from vit_jax.plan.roofline import exposed
 from vit_jax.plan.traffic import FREE, Traffic
@@ -40,6 +42,7 @@ class Operation:
     flops: int  # of its products, each multiplication and addition one
     bytes: int  # to and from main memory
     cycles: int | None  # the compiler's estimate; None: it gives none
+    beside: bool = False  # whether it is a copy during which something is computed
 
 
 def find_operations(module: Module) -> list[Operation]:
@@ -54,28 +57,32 @@ def find_operations(module: Module) -> list[Operation]:
 def predict(
     operations: Iterable[Operation], roofline: Mapping[str, Any], step_flops: float, chip: Chip
 ) -> dict[str, float | None]:
-    """Seconds of a step on one device: `per_operation` and `compiler`.
+    """Seconds of a step on one device: `per_operation`, `copies_beside` and `compiler`.
 
     Args:
       operations: operations of the step.
       roofline: result of `roofline.predict`, for the collectives.
       step_flops: FLOPs of one device by the model's formula. If the compiled text shows much less,
-        products are hidden in kernels and library calls, and `per_operation` is None.
+        products are hidden in kernels and library calls: `per_operation` and `copies_beside` are
+        None.
       chip: chip with its peak speeds, of which a device has its share.
 
     Returns:
-      Both in seconds; `compiler` is None if the compiler gives no cycles, or the chip's clock is
+      Each in seconds; `compiler` is None if the compiler gives no cycles, or the chip's clock is
       not known.
     """
     operations = list(operations)
     alone = exposed(roofline)
     flops, bandwidth = (x / chip.devices for x in (chip.bf16_flops, chip.memory_bandwidth))
-    one_by_one = sum(max(each.flops / flops, each.bytes / bandwidth) for each in operations)
+    times = [max(each.flops / flops, each.bytes / bandwidth) for each in operations]
+    waited = sum(time for time, each in zip(times, operations) if not each.beside)
+    memory = sum(each.bytes for each in operations) / bandwidth
     cycles = [each.cycles for each in operations if each.cycles is not None]
-    shown = sum(each.flops for each in operations)
+    shown = sum(each.flops for each in operations) > COUNTED * step_flops
     longest = max(roofline["overlapped"], roofline["between_slices_overlapped"])
     return dict(
-        per_operation=(max(one_by_one, longest) + alone if shown > COUNTED * step_flops else None),
+        per_operation=max(sum(times), longest) + alone if shown else None,
+        copies_beside=max(waited, memory, longest) + alone if shown else None,
         compiler=sum(cycles) / chip.clock + alone if cycles and chip.clock else None,
     )
 
@@ -86,7 +93,11 @@ class _Finder:
         self.traffic = Traffic(module)
 
     def operations(self, computation: str, times: int) -> Iterable[Operation]:
-        for each in self.module.computations.get(computation, ()):
+        body = self.module.computations.get(computation, [])
+        beside: set[str] = set()  # starts of copies during which something is computed
+        for place, each in enumerate(body):
+            if each.opcode.endswith("-start") and works_before_done(body[place:]):
+                beside.add(each.name)
             if each.opcode == "while":
                 for called in each.called:
                     yield from self.operations(called, times * self.traffic.iterations(each))
@@ -96,9 +107,11 @@ class _Finder:
                 for called in each.called:
                     yield from self.operations(called, times)
             elif each.opcode not in FREE and not _is_collective(each):
-                yield self._operation(each, times)
+                # An end names its start; both are parts of one copy.
+                ends = each.opcode.endswith("-done") and not beside.isdisjoint(each.operands)
+                yield self._operation(each, times, ends or each.name in beside)
 
-    def _operation(self, instruction: Instruction, times: int) -> Operation:
+    def _operation(self, instruction: Instruction, times: int, beside: bool) -> Operation:
         cycles = _CYCLES.search(instruction.attributes)
         source = re.search(r'op_name="([^"]*)"', instruction.attributes)
         return Operation(
@@ -108,6 +121,7 @@ class _Finder:
             flops=times * self._flops(instruction),
             bytes=times * self.traffic.of_instruction(instruction),
             cycles=times * int(cycles[1]) if cycles else None,
+            beside=beside,
         )
 
     def _flops(self, instruction: Instruction) -> int:

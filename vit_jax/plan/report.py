@@ -153,9 +153,9 @@ def _estimates(
     if bound is None or chip is None:
         return None
     if step.operations is None:
-        return (
-            None if step.one_by_one is None else dict(per_operation=step.one_by_one, compiler=None)
-        )
+        if step.one_by_one is None:
+            return None
+        return dict(per_operation=step.one_by_one, copies_beside=None, compiler=None)
     return cycles.predict(step.operations, bound, _flops_of_device(step.run), chip)
 
 

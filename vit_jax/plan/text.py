@@ -119,6 +119,7 @@ def _estimates(estimates: dict[str, float | None] | None) -> list[tuple[str, str
     rows = []
     for name, key, meaning in (
         ("one by one", "per_operation", "if each operation runs at its own bound, none beside it"),
+        ("copies beside", "copies_beside", "the same, but copies run beside other operations"),
         ("XLA's estimate", "compiler", "by its cost model: ranks variants, predicts no time"),
     ):
         seconds = estimates[key] if estimates else None
