@@ -44,19 +44,22 @@ def test_memory_and_collectives_of_compiled_steps(compiled):
     assert step.traffic_bytes == pytest.approx(compiled["traffic_bytes"], rel=0.2)
 
 
-# Milliseconds "one by one" of steps that libtpu 0.0.42.1 compiled for v5e:16x16, 2026-11-30.
+# Milliseconds "one by one" of steps that libtpu 0.0.42.1 compiled for v5e:16x16, 2026-11-30; with a
+# loop over blocks, and without (-1).
 ONE_BY_ONE = [
-    ("L/16", 256, 1, 55.0), ("L/16", 4, 64, 39.7), ("L/16", 8, 32, 39.2), ("L/16", 2, 128, 40.4),
-    ("H/14", 4, 64, 111.4), ("H/14", 8, 32, 113.2), ("H/14", 16, 16, 114.9),
-    ("G/14", 8, 32, 316.1), ("G/14", 16, 16, 313.4),
+    ("L/16", 256, 1, 1, 55.0), ("L/16", 4, 64, 1, 39.7), ("L/16", 8, 32, 1, 39.2),
+    ("L/16", 2, 128, 1, 40.4), ("L/16", 8, 32, -1, 43.8),
+    ("H/14", 4, 64, 1, 111.4), ("H/14", 8, 32, 1, 113.2), ("H/14", 16, 16, 1, 114.9),
+    ("H/14", 16, 16, -1, 114.5), ("G/14", 16, 16, -1, 312.8),
+    ("G/14", 8, 32, 1, 316.1), ("G/14", 16, 16, 1, 313.4),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("model, data, fsdp, expected", ONE_BY_ONE)
-def test_operations_one_by_one_of_compiled_steps(model, data, fsdp, expected):
+@pytest.mark.parametrize("model, data, fsdp, unroll, expected", ONE_BY_ONE)
+def test_operations_one_by_one_of_compiled_steps(model, data, fsdp, unroll, expected):
     config = "L/16" if model == "L/16" else "H/14"
     layout = {"parallel.layout": "given", "parallel.data": data, "parallel.fsdp": fsdp}
-    options = {"model.name": f"ViT-{model}", **layout}
+    options = {"model.name": f"ViT-{model}", "model.unroll": unroll, **layout}
     step = analyst(f"configs/vit_jft.py:ViT-{config}", "v5e:16x16", **options).step()
     assert 1000 * step.one_by_one == pytest.approx(expected, rel=0.1)
 
@@ -247,6 +250,9 @@ def test_a_plan_without_the_compiler_says_so(tmp_path, monkeypatch):
     assert "pip install 'vit_jax[plan]'" in text and "compilation" not in text
     found = json.loads(plan(*args, "--json")[1])
     assert found["analytic"] and found["devices"] == 16 and found["compile_seconds"] == 0
+    # Without a loop over blocks, their weights are not all gathered twice.
+    assert 0.8 < found["collective_bytes_per_step"] / found["collective_bytes_minimum"] < 1
+    found = json.loads(plan(*args, "--json", "--config.model.unroll=1")[1])
     assert found["collective_bytes_per_step"] >= found["collective_bytes_minimum"]
 
 

@@ -17,7 +17,15 @@ from vit_jax.plan.analytic.devices import describe_devices
 from vit_jax.plan.analytic.step import Analyst
 from vit_jax.plan.dataset import dataset_of
 from vit_jax.plan.layouts import compiled as compiling
-from vit_jax.plan.layouts.candidates import COMPILED, Candidate, compile_best, ordered, search
+from vit_jax.plan.layouts.candidates import (
+    COMPILED,
+    Candidate,
+    compile_best,
+    has_two_forms,
+    ordered,
+    other_form,
+    search,
+)
 from vit_jax.plan.layouts.compiled import Compiler
 from vit_jax.plan.layouts.search import MARGIN, best_of_each, policies, rank
 from vit_jax.plan.layouts.text import short, table
@@ -119,7 +127,8 @@ def answers(tasks, **changes):
                 bytes_per_device=dict(total=2**30),
                 # The fastest step says the opposite, and does not count.
                 roofline=dict(step=1 - seconds, bottleneck="compute"),
-                estimates=dict(per_operation=seconds),
+                # Nor does "one by one", where "copies beside" is known.
+                estimates=dict(per_operation=1 - seconds, copies_beside=seconds),
                 collective_bytes_per_step=7,
             )
             | changes
@@ -134,22 +143,26 @@ def candidates(*layouts):
     ]
 
 
+def unrolled(options):
+    return {"model.unroll": -1}
+
+
 def test_the_best_are_compiled_and_kept_on_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "CACHE", tmp_path / "plans")
     analyst, tasks = tiny("v5e:2x4", width=256, mlp_dim=512), []
     compiler = Compiler(analyst.config, analyst.dataset, "v5e:2x4", run=answers(tasks))
     wanted = candidates(layout(fsdp=8), layout(data=4, fsdp=2), layout(data=8))
-    found = list(compile_best(wanted, compiler, 2, unroll=True))
-    assert [each.one_by_one_seconds for each in found] == [0.008, 0.002, 0.001]
+    found = list(compile_best(wanted, compiler, 2, other=unrolled))
+    assert [each.seconds for each in found] == [0.008, 0.002, 0.001]
     assert found[2].options == wanted[1].options | {"model.unroll": -1}
     assert all(each.found_by == COMPILED for each in found) and len(tasks) == 3
     # A second search finds all of them; another version or topology does not.
-    assert list(compile_best(wanted, compiler, 2, unroll=True)) == found and len(tasks) == 3
+    assert list(compile_best(wanted, compiler, 2, other=unrolled)) == found and len(tasks) == 3
     other = Compiler(analyst.config, analyst.dataset, "v5e:4x4", run=answers(tasks))
-    list(compile_best(wanted, other, 1, unroll=False))
+    list(compile_best(wanted, other, 1))
     assert len(tasks) == 4
     monkeypatch.setattr(compiling, "_versions", lambda: {"jax": "1"})
-    list(compile_best(wanted, compiler, 1, unroll=False))
+    list(compile_best(wanted, compiler, 1))
     assert len(tasks) == 5
 
 
@@ -158,10 +171,10 @@ def test_an_interrupted_search_resumes(tmp_path, monkeypatch):
     analyst, tasks = tiny("v5e:2x4"), []
     compiler = Compiler(analyst.config, analyst.dataset, "v5e:2x4", run=answers(tasks))
     wanted = candidates(layout(data=8), layout(data=8, accumulate=2))
-    next(compile_best(wanted, compiler, 2, unroll=False))
+    next(compile_best(wanted, compiler, 2))
     for path in tmp_path.glob("*.json"):
         assert json.loads(path.read_text())["fits"]
-    list(compile_best(wanted, compiler, 2, unroll=False))
+    list(compile_best(wanted, compiler, 2))
     assert [config["parallel"]["accumulate"] for config in tasks] == [1, 2]
 
 
@@ -173,7 +186,7 @@ def test_a_compiler_that_fails_ends_no_search(tmp_path, monkeypatch, caplog):
         raise InputError("the compiler failed: out of luck")
 
     compiler = Compiler(analyst.config, analyst.dataset, "v5e:2x4", run=run)
-    assert list(compile_best(candidates(layout(data=8)), compiler, 1, unroll=True)) == []
+    assert list(compile_best(candidates(layout(data=8)), compiler, 1, other=unrolled)) == []
     assert "data=8: the compiler failed: out of luck" in caplog.text
 
 
@@ -187,6 +200,17 @@ def test_a_worker_of_its_own_compiles_for_the_devices_present(tmp_path, monkeypa
         Compiler(analyst.config, analyst.dataset).plan(options | {"batch_size": 0})
 
 
+def test_the_other_form_of_a_layout_is_the_one_that_it_does_not_have():
+    """A loop where parameters are sharded over fsdp, which has none by default; else none."""
+    analyst = tiny("v5e:2x4", width=256, mlp_dim=512)
+    other = [other_form(analyst, layout(data=d, fsdp=8 // d).options()) for d in (1, 4, 8)]
+    assert other == [{"model.unroll": 1}, {"model.unroll": 1}, {"model.unroll": -1}]
+    deep = tiny("v5e:2x4", width=256, mlp_dim=512, depth=25)
+    assert other_form(deep, layout(fsdp=8).options()) == {"model.unroll": -1}
+    assert other_form(analyst, layout(fsdp=8, remat="full").options()) == {"model.unroll": -1}
+    assert has_two_forms(analyst) and not has_two_forms(tiny("v5e:2x4", unroll=3))
+
+
 def test_compiled_candidates_come_first_and_what_does_not_fit_last():
     a, b, c = candidates(layout(data=8), layout(fsdp=8), layout(data=4, fsdp=2))
     slow = dataclasses.replace(b, found_by=COMPILED, one_by_one_seconds=0.9)
@@ -194,7 +218,7 @@ def test_compiled_candidates_come_first_and_what_does_not_fit_last():
     assert ordered([a, large, slow]) == [slow, a, large]
     lines = table([each.document() for each in (slow, large)])
     assert lines[1].split() == ["data=1", "fsdp=8", "0.00", "MiB", "500.0", "ms", "900.0", "ms",
-                                "compute", "0.00", "MiB", "compiler"]  # fmt: skip
+                                "unknown", "compute", "0.00", "MiB", "compiler"]  # fmt: skip
     assert "does not fit" in lines[2]
 
 

@@ -10,10 +10,14 @@ import time
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from vit_jax.cli.main import main
-from vit_jax.models.forms.platform import training_form, unrolled
+from vit_jax.models.forms.platform import training_form, unrolled, unrolled_in_training
 from vit_jax.parallel import hardware
+from vit_jax.parallel.axes import AXES
+from vit_jax.parallel.mesh import create_mesh
+from vit_jax.plan.analytic.devices import describe_devices
 from vit_jax.speed import benchmark as module
 from vit_jax.speed.benchmark import OutOfMemory, benchmark, create_case, run_config, sweep
 
@@ -170,5 +174,22 @@ def test_deep_models_keep_their_loop():
     assert unrolled(0, 12) == 1
     with training_form():
         assert [unrolled(0, depth) for depth in (1, 12, 13)] == [1, 12, 1]
-        assert unrolled(0, 12, recomputes=True) == 1  # to save memory
+        assert unrolled(0, 12, remat="full") == 1  # to save memory
         assert [unrolled(option, 24) for option in (-1, 1, 5)] == [24, 1, 5]
+
+
+def test_on_tpus_models_whose_parameters_are_sharded_have_no_loop():
+    """Their gathered weights serve the backward pass too (docs/performance.md)."""
+
+    def blocks(depth=24, **options):
+        given = dict(platform="tpu", remat="names", fsdp=16) | options
+        return unrolled_in_training(0, depth, **given)
+
+    assert [blocks(), blocks(fsdp=1), blocks(depth=32)] == [24, 1, 1]
+    assert [blocks(remat=policy) for policy in ("none", "full", "dots_no_batch")] == [1, 1, 1]
+    assert [blocks(platform=platform, depth=12) for platform in ("cpu", "gpu")] == [1, 1]
+    assert blocks(platform="cpu", depth=12, remat="none") == 12
+    sizes = ConfigDict(dict.fromkeys(AXES, 1) | dict(fsdp=4))
+    mesh = create_mesh(sizes, describe_devices("v5e:2x2"))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), training_form():
+        assert [unrolled(0, 24, remat="names"), unrolled(0, 25, remat="names")] == [24, 1]

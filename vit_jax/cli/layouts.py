@@ -1,6 +1,7 @@
 """What `vit_jax plan --search` prints and writes."""
 
 import argparse
+import functools
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,10 @@ def run_search(args: argparse.Namespace, analyst: "Analyst", topology: "Topology
     """
     from vit_jax.errors import InputError
     from vit_jax.plan.layouts.candidates import (
-        can_unroll,
         compile_best,
+        has_two_forms,
         ordered,
+        other_form,
         search,
     )
     from vit_jax.plan.layouts.compiled import Compiler
@@ -50,8 +52,9 @@ def run_search(args: argparse.Namespace, analyst: "Analyst", topology: "Topology
             args.slices,
             analyst.slice_bandwidth,
         )
-        unroll = can_unroll(analyst) and not _is_given("model.unroll", args.overrides)
-        compiled = list(compile_best(candidates, compiler, args.compile, unroll=unroll))
+        free = has_two_forms(analyst) and not _is_given("model.unroll", args.overrides)
+        other = functools.partial(other_form, analyst) if free else None
+        compiled = list(compile_best(candidates, compiler, args.compile, other=other))
     taken = [each.options for each in compiled]
     rows = ordered([*compiled, *(each for each in candidates if each.options not in taken)])
     best = rows[0]

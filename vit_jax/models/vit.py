@@ -13,7 +13,7 @@ from vit_jax.models.block import Intermediates, create_blocks, create_norm
 from vit_jax.models.config import feature_channels
 from vit_jax.models.forms.kernels import rounded_kernels
 from vit_jax.models.forms.platform import unrolled
-from vit_jax.models.forms.remat import checkpointed, recomputes
+from vit_jax.models.forms.remat import checkpointed, policy_in_use
 from vit_jax.models.heads import AttentionPool, create_classifier
 from vit_jax.models.layers import (
     NORMS,
@@ -334,7 +334,7 @@ class ViT(nnx.Module):
             )
             return x, outputs | pooled
 
-        unroll = unrolled(config.unroll, config.depth, recomputes=recomputes(config.remat))
+        unroll = unrolled(config.unroll, config.depth, remat=policy_in_use(config.remat))
         apply_block = checkpointed(apply_block, config.remat, looped=unroll < config.depth)
         drop_rates = jnp.linspace(0.0, config.stochastic_depth, config.depth)
         x, outputs = jax.lax.scan(

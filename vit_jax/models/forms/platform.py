@@ -25,9 +25,10 @@ def on_tpu() -> bool:
     return device_in_use()[0] == "tpu"
 
 
-# Blocks up to which training on CPUs has no loop. Compiling takes longer by a tenth of a second a
-# block, and a step of ViT-Ti/16 a seventh less time: docs/performance.md.
-UNROLLED_DEPTH = 12
+# Blocks up to which training has no loop. Without one, compiling takes two to three times as long.
+# On CPUs a step of ViT-Ti/16 then takes a seventh less time; on TPUs XLA keeps two thirds of the
+# weights that it gathers, instead of gathering them again: docs/performance.md.
+UNROLLED_DEPTH = {"cpu": 12, "tpu": 24}
 
 
 _in_training: ContextVar[bool] = ContextVar("in_training", default=False)
@@ -43,19 +44,37 @@ def training_form() -> Iterator[None]:
         _in_training.reset(token)
 
 
-def unrolled(option: int, depth: int, *, recomputes: bool = False) -> int:
-    """The number of blocks per iteration of the loop over blocks.
-
-    On CPUs, a loop keeps what gradients need in stacked arrays, into which every block's are
-    copied. Without gradients it is as fast as no loop.
+def unrolled(option: int, depth: int, *, remat: str = "none") -> int:
+    """The number of blocks per iteration of the loop over blocks, in what is being traced.
 
     Args:
-      option: `model.unroll`: a number, -1: all, 0: by the device and `training_form`.
+      option: `model.unroll`: a number, -1: all, 0: see `unrolled_in_training`; a loop in inference,
+        where it costs nothing.
       depth: number of blocks.
-      recomputes: whether the backward pass computes blocks again, in order to save memory. On CPUs
-        only a loop saves it: without one, XLA may compute all of them ahead.
+      remat: policy of remat; see `remat.resolve`.
+    """
+    if option == 0 and not _in_training.get():
+        return 1
+    fsdp = dict(jax.sharding.get_abstract_mesh().shape).get("fsdp", 1)
+    return unrolled_in_training(option, depth, device_in_use()[0], remat=remat, fsdp=fsdp)
+
+
+def unrolled_in_training(option: int, depth: int, platform: str, *, remat: str, fsdp: int) -> int:
+    """The number of blocks per iteration of the loop over blocks in a training step.
+
+    By default there is no loop where one costs time. On CPUs it copies what gradients need into
+    stacked arrays; with remat it stays, since without a loop XLA may compute all of the blocks
+    ahead. On TPUs, where parameters are sharded, each iteration gathers its weights anew; policies
+    other than `names` are there to save memory, and a loop saves the most.
+
+    Args:
+      option: `model.unroll`: a number, -1: all, 0: by the rest.
+      depth: number of blocks.
+      platform: cpu, gpu or tpu.
+      remat: policy of remat; see `remat.resolve`.
+      fsdp: number of devices over which parameters are sharded.
     """
     if option == 0:
-        cpu = device_in_use()[0] == "cpu" and not recomputes
-        return depth if _in_training.get() and cpu and depth <= UNROLLED_DEPTH else 1
+        suits = {"cpu": remat == "none", "tpu": remat == "names" and fsdp > 1}
+        return depth if suits.get(platform) and depth <= UNROLLED_DEPTH[platform] else 1
     return depth if option == -1 else option

@@ -44,9 +44,9 @@ def resolve(remat: str, *, tpu: bool) -> str:
     return "names" if tpu else "none"
 
 
-def recomputes(remat: str) -> bool:
-    """Whether `model.remat` has the backward pass compute something again."""
-    return resolve(remat, tpu=on_tpu()) != "none"
+def policy_in_use(remat: str) -> str:
+    """The policy of `model.remat` on the platform that is traced for."""
+    return resolve(remat, tpu=on_tpu())
 
 
 def checkpointed(function: Callable, remat: str, *, looped: bool) -> Callable:
@@ -58,7 +58,7 @@ def checkpointed(function: Callable, remat: str, *, looped: bool) -> Callable:
       looped: whether the program has a loop over blocks. Without one, XLA would merge the
         recomputation with the original, and is told not to.
     """
-    policy = resolve(remat, tpu=on_tpu())
+    policy = policy_in_use(remat)
     if policy == "none":
         return function
     return jax.checkpoint(function, policy=POLICIES[policy], prevent_cse=not looped)

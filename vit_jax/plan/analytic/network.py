@@ -12,6 +12,7 @@ On TPUs, XLA replaces some collectives by all-reduces, which send twice the byte
 * the reduce-scatter of the gradients of attention's kernels, cut into THIN or more slices.
 
 It also sums the gradients of blocks over replicas for every microbatch, where once would do.
+Without a loop over blocks, it gathers only a part of their weights again for the backward pass.
 """
 
 import collections
@@ -27,7 +28,7 @@ from jax.sharding import PartitionSpec
 
 from vit_jax.parallel.axes import AXES, BATCH_AXES, SEQUENCE_AXIS
 from vit_jax.parallel.rules import STACKED
-from vit_jax.plan.analytic.memory import token_bytes
+from vit_jax.plan.analytic.memory import GATHERED_ONCE, token_bytes
 from vit_jax.plan.collectives import ENTERS_BRANCH, HAS_KEYS, Collective, sent_itemsize
 from vit_jax.train.run import Run
 from vit_jax.trees import path_name
@@ -60,6 +61,7 @@ def predict_collectives(
     accumulate: int,
     remat: str,
     tpu: bool,
+    looped: bool = True,
 ) -> list[Collective]:
     """The collectives of one step.
 
@@ -71,10 +73,12 @@ def predict_collectives(
       accumulate: number of microbatches.
       remat: policy of remat.
       tpu: whether XLA for TPUs compiles the step.
+      looped: whether the compiled step has a loop over blocks.
     """
+    again = 1.0 if looped else 1 - GATHERED_ONCE
     operands: dict[_Sum, float] = collections.defaultdict(float)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        for key, size in _of_parameter(run, path_name(path), leaf, sizes, accumulate, tpu):
+        for key, size in _of_parameter(run, path_name(path), leaf, sizes, accumulate, tpu, again):
             operands[key] += size
     for key, size in _of_activations(run, params, sizes, remat):
         operands[key] += size
@@ -85,9 +89,18 @@ def predict_collectives(
 
 
 def _of_parameter(
-    run: Run, name: str, leaf: Any, sizes: Mapping[str, int], accumulate: int, tpu: bool
+    run: Run,
+    name: str,
+    leaf: Any,
+    sizes: Mapping[str, int],
+    accumulate: int,
+    tpu: bool,
+    again: float,
 ) -> Iterator[tuple[_Sum, float]]:
-    """Collectives of one parameter, each with its operand's bytes per step."""
+    """Collectives of one parameter, each with its operand's bytes per step.
+
+    `again` is the share of blocks' weights that the backward pass gathers again.
+    """
     spec: PartitionSpec = leaf.sharding.spec
     itemsize = sent_itemsize(name, leaf, run.config.model.dtype)
     size = leaf.size * itemsize / (sizes["tensor"] if "tensor" in spec else 1)
@@ -99,7 +112,7 @@ def _of_parameter(
         yield _Sum("all-reduce", batch), sums * size
         return
     gathered = size * min(itemsize, 2) / itemsize if tpu else size
-    gathers = accumulate * (2 if blocks else 1)
+    gathers = accumulate * (1 + again if blocks else 1)
     if tpu and parts == math.prod(sizes.values()) >= MANY:
         yield _Sum("all-reduce", ("fsdp",)), gathers * gathered
         yield _Sum("all-reduce", ("fsdp",)), accumulate * size

@@ -20,7 +20,14 @@ from vit_jax.parallel.engines import create_engine
 from vit_jax.parallel.mesh import check_batch_size, check_slices, create_mesh, num_slices, slice_of
 from vit_jax.plan import roofline
 from vit_jax.plan.analytic.activations import Kept, kept_by
-from vit_jax.plan.analytic.memory import Memory, block_bytes, laid_out, replicated, step_memory
+from vit_jax.plan.analytic.memory import (
+    Memory,
+    block_bytes,
+    is_looped,
+    laid_out,
+    replicated,
+    step_memory,
+)
 from vit_jax.plan.analytic.network import predict_collectives
 from vit_jax.plan.analytic.traffic import predict_traffic, unhidden_traffic
 from vit_jax.plan.collectives import Collective
@@ -216,6 +223,7 @@ class Analyst:
         state = self._state(layout.sizes, whole)
         kept, without = self.kept(remat), self.kept("none")
         parts = layout.accumulate
+        looped = not self.tpu or is_looped(run, sizes, remat)
         memory = step_memory(
             run,
             state,
@@ -225,6 +233,7 @@ class Analyst:
             whole=without,
             tiles=self.tpu,
             on_chip=self.chip.on_chip if self.chip else 0,
+            looped=looped,
         )
         placed = cast(list[Any], mesh.devices.ravel().tolist())
         found = predict_collectives(
@@ -235,6 +244,7 @@ class Analyst:
             accumulate=parts,
             remat=remat,
             tpu=self.tpu,
+            looped=looped,
         )
         if self.chip is None:
             return Estimate(layout, memory, tuple(found), 0, None, None)
@@ -249,6 +259,7 @@ class Analyst:
             working=block_bytes(run, without, without, sizes["tensor"], tiles=self.tpu),
             remat=remat,
             chip=self.chip,
+            looped=looped,
         )
         images = run.config.batch_size / len(placed)
         flops = run.train_flops() + 2 * roofline.recomputed_macs(run.model_config, remat, placed[0])

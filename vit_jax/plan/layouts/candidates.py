@@ -3,12 +3,13 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vit_jax.errors import InputError
 from vit_jax.models.vit_config import ViTConfig
 from vit_jax.parallel.axes import AXES
+from vit_jax.plan.analytic.memory import is_looped
 from vit_jax.plan.analytic.step import Analyst, Estimate
 from vit_jax.plan.compile import memory_of
 from vit_jax.plan.layouts.compiled import Compiler
@@ -20,7 +21,6 @@ log = logging.getLogger(__name__)
 
 SHOWN = 8  # candidates
 FORMULAS, COMPILED = "formulas", "compiler"
-_UNROLLED = {"model.unroll": -1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +35,12 @@ class Candidate:
     bottleneck: str | None
     sent_bytes: int | None
     found_by: str  # FORMULAS or COMPILED
+    copies_beside_seconds: float | None = None  # the same, with asynchronous copies; None: unknown
 
     @property
     def seconds(self) -> float:
         """What candidates are ranked by; the fastest step where kernels hide their products."""
-        known = (self.one_by_one_seconds, self.step_seconds)
+        known = (self.copies_beside_seconds, self.one_by_one_seconds, self.step_seconds)
         return next((seconds for seconds in known if seconds is not None), math.inf)
 
     def document(self) -> dict[str, Any]:
@@ -64,9 +65,13 @@ def search(
 
 
 def compile_best(
-    candidates: Sequence[Candidate], compiler: Compiler, count: int, *, unroll: bool
+    candidates: Sequence[Candidate],
+    compiler: Compiler,
+    count: int,
+    *,
+    other: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> Iterator[Candidate]:
-    """Compiles the first candidates, then the fastest of them with its blocks unrolled.
+    """Compiles the first candidates, then the fastest of them in another form.
 
     One that the compiler fails on is left out, with a line that says so.
 
@@ -74,7 +79,7 @@ def compile_best(
       candidates: candidates, the best first.
       compiler: compiler of the run's variants.
       count: number of candidates to compile.
-      unroll: whether to try the fastest unrolled.
+      other: options of the other form of a layout, such as `other_form`; None: there is none.
     """
     done = []
     for number, candidate in enumerate(candidates[:count], start=1):
@@ -83,21 +88,34 @@ def compile_best(
             done.append(found)
             yield found
     fitting = [each for each in done if each.fits and each.step_seconds is not None]
-    if unroll and fitting:
+    if other and fitting:
         fastest = min(fitting, key=lambda each: each.seconds)
-        found = _compiled(fastest.options | _UNROLLED, compiler, "the fastest without a loop")
+        changed = {**fastest.options, **other(fastest.options)}
+        found = _compiled(changed, compiler, "the fastest in its other form")
         if found:
             yield found
 
 
-def can_unroll(analyst: Analyst) -> bool:
-    """Whether the model has blocks in a loop that the config does not unroll."""
+def has_two_forms(analyst: Analyst) -> bool:
+    """Whether the model has blocks, and the config does not say how many a loop has at a time."""
     model = analyst.run("none").model_config
     return isinstance(model, ViTConfig) and analyst.config.model.unroll in (0, 1)
 
 
+def other_form(analyst: Analyst, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The `model.unroll` that a layout does not have: no loop over blocks, or a loop.
+
+    Args:
+      analyst: estimates of the run's layouts.
+      options: options of a candidate.
+    """
+    sizes = {axis: options[f"parallel.{axis}"] for axis in AXES}
+    remat = analyst.policy(options["model.remat"])
+    return {"model.unroll": -1 if is_looped(analyst.run(remat), sizes, remat) else 1}
+
+
 def ordered(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """What fits first, then what is compiled, then by the step with its operations one by one.
+    """What fits first, then what is compiled, then by `Candidate.seconds`.
 
     A compiled step is slower than the formulas say, or faster; they are not compared.
     """
@@ -115,13 +133,14 @@ def _compiled(options: dict[str, Any], compiler: Compiler, which: str) -> Candid
     except InputError as error:
         log.warning("%s: %s", short(options), error)
         return None
-    roofline = plan["roofline"]
+    roofline, estimates = plan["roofline"], plan["estimates"] or {}
     return Candidate(
         options=options,
         fits=plan["fits"],
         total_bytes=plan["bytes_per_device"]["total"],
         step_seconds=roofline["step"] if roofline else None,
-        one_by_one_seconds=(plan["estimates"] or {}).get("per_operation"),
+        one_by_one_seconds=estimates.get("per_operation"),
+        copies_beside_seconds=estimates.get("copies_beside"),
         bottleneck=roofline["bottleneck"] if roofline else None,
         sent_bytes=plan["collective_bytes_per_step"],
         found_by=COMPILED,

@@ -5,7 +5,7 @@ from typing import Any
 
 from vit_jax.plan.text import binary
 
-HEAD = ("layout", "memory", "step", "one by one", "bound by", "sent", "found by")
+HEAD = ("layout", "memory", "step", "one by one", "copies beside", "bound by", "sent", "found by")
 
 
 def short(options: Mapping[str, Any]) -> str:
@@ -48,6 +48,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{binary(row['total_bytes'])}{fits}",
         _ms(row["step_seconds"]),
         _ms(row["one_by_one_seconds"]),
+        _ms(row["copies_beside_seconds"]),
         (row["bottleneck"] or "unknown").replace("_", " "),
         "unknown" if row["sent_bytes"] is None else binary(row["sent_bytes"]),
         row["found_by"],
