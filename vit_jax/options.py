@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from vit_jax.errors import InputError, unknown
+from vit_jax.spec import MEANT
 from vit_jax.text import shown
 
 # What an option changes. A resumed run may change options with an effect in FREE_EFFECTS.
@@ -42,6 +43,8 @@ FREE_EFFECTS = ("course", "layout", "place", "speed")
 STORED_EFFECTS = ("structure", "network", "fitted", "computation")
 _LEFT_OPEN = ("structure", "network", "fitted")  # None in config files
 MAX_INTEGER = 2**63 - 1
+# What a value of an option of each type is an instance of.
+_KINDS: dict[type, type] = {int: numbers.Real, float: numbers.Real, bool: bool, str: str}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,10 +289,8 @@ def check_section(kind: type, values: Any, where: str) -> None:
         single = _single_type(hints[name])
         if problem := declared.problem(value, whole=single is int):
             raise InputError(f"{where}.{name} is {value!r}; {problem}")
-        wrong = single in (int, float) and not isinstance(value, numbers.Real)
-        if wrong and not isinstance(value, ConfigDict) and value is not None:
-            kind_of = "a whole number" if single is int else "a number"
-            raise InputError(f"{where}.{name} is {shown(value)}; it must be {kind_of}")
+        if not isinstance(value, (_KINDS.get(single, object), ConfigDict)) and value is not None:
+            raise InputError(f"{where}.{name} is {shown(value)}; it must be {MEANT[single]}")
         if declared.choices is not None and isinstance(value, str):
             names = declared.choices()
             # A name may have arguments in parentheses; the registered function checks them.

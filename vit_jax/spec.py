@@ -94,7 +94,7 @@ def arguments(thing: Callable[..., Any]) -> list[inspect.Parameter]:
     return [p for p in inspect.signature(thing).parameters.values() if p.name not in hidden]
 
 
-_MEANT = {bool: "True or False", int: "a whole number", float: "a number", str: "a text in quotes"}
+MEANT = {bool: "True or False", int: "a whole number", float: "a number", str: "a text in quotes"}
 
 
 def check_types(thing: Callable[..., Any], text: str, where: str, given: int = 0) -> None:
@@ -111,8 +111,8 @@ def check_types(thing: Callable[..., Any], text: str, where: str, given: int = 0
         return
     for key, value in values.items():
         hint = hints.get(key)
-        if hint in _MEANT and not fits(value, hint):
-            raise InputError(f"{where} {text!r}: {key} is {value!r}; give {_MEANT[hint]}")
+        if hint in MEANT and not fits(value, hint):
+            raise InputError(f"{where} {text!r}: {key} is {value!r}; give {MEANT[hint]}")
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -210,6 +210,9 @@ def test_options_change_the_variant():
         (dict(depth=0), "model.depth is 0; it must be at least 1"),
         (dict(num_heads=0), "model.num_heads is 0; it must be at least 1"),
         (dict(depth="3"), "model.depth is '3'; it must be a whole number, at least 1"),
+        (dict(head=3), "model.head is 3; it must be a text in quotes"),
+        (dict(remat=2), "model.remat is 2; it must be a text in quotes"),
+        (dict(pool_prefix="yes"), "model.pool_prefix is 'yes'; it must be True or False"),
         (dict(num_classes=-1), "model.num_classes is -1; it must be at least 0"),
         (dict(pre_logits=-2), "model.pre_logits is -2; it must be at least 0"),
         (

@@ -36,7 +36,7 @@ REPEATED = {"none": 0.0, "dots": 0.1, "names": 0.09, "dots_no_batch": 0.35, "ful
 # Over all of a few chips, XLA for TPUs sends weights round in pieces while it multiplies them, so
 # that each product passes several times. Times the traffic, of one compiled step (fsdp=16 of 16).
 IN_PIECES, FEW = 2.4, 8
-# Without a loop over blocks nothing is copied into stacks, and more stays in the memory on the chip.
+# Without a loop over blocks nothing is copied into stacks, and more stays in the chip's memory.
 # Times the traffic: from 0.75 to 0.95 in compiled steps of B/16 and L/16.
 WITHOUT_LOOP = 0.88
 # Share of the activations' and weights' traffic whose time no product hides, where operations run
