@@ -3,12 +3,12 @@
     python benchmarks/side_by_side.py [--models ViT-S/16] [--modes train] [--json FILE]
 
 On CPUs Ti/16, S/16 and B/16 in float32 at batch 16; on a GPU S/16, B/16 and L/16 in bfloat16,
-each contestant at its own best batch. The peers are timm's models, eager and compiled; where
-timm cannot be imported, the same network written out in plain PyTorch as timm does it (one
-projection for query, key and value, F.scaled_dot_product_attention, nn.GELU), which is not timm,
-and transformers' ViTForImageClassification. PyTorch has what it likes: fused AdamW, images with
-channels last, torch.compile, all cores. So has ours: on CPUs, by default, a device for each core,
-and blocks that are not a loop in training, as in any run.
+each contestant at its own best batch. The peers are timm's models and, where it is installed,
+transformers' ViTForImageClassification, each eager and compiled. Where timm cannot be imported, the
+same network is written out in plain PyTorch as timm does it (one projection for query, key and
+value, F.scaled_dot_product_attention, nn.GELU), which is not timm. PyTorch has what it likes: fused
+AdamW, images with channels last, torch.compile, all cores. So has ours: on CPUs, by default, a
+device for each core, and blocks that are not a loop in training, as in any run.
 
 All do the same work: uint8 pixels on the device, normalised there; forward and backward pass,
 gradients clipped by their norm, AdamW; inference gives logits. Ours and one peer at a time, each
@@ -215,9 +215,10 @@ KINDS = dict(ours=Ours, timm=Timm, plain=PlainTorch, transformers=Transformers)
 def peers() -> dict[str, tuple[str, bool]]:
     """Name -> (kind, compiled) of whoever can take part."""
     if importlib.util.find_spec("timm"):
-        return {"timm": ("timm", False), "timm, compiled": ("timm", True)}
-    print("timm is not installed: plain PyTorch stands in for it", file=sys.stderr)
-    found = {"plain PyTorch": ("plain", False), "plain PyTorch, compiled": ("plain", True)}
+        found = {"timm": ("timm", False), "timm, compiled": ("timm", True)}
+    else:
+        print("timm is not installed: plain PyTorch stands in for it", file=sys.stderr)
+        found = {"plain PyTorch": ("plain", False), "plain PyTorch, compiled": ("plain", True)}
     if importlib.util.find_spec("transformers"):
         found |= {
             "transformers": ("transformers", False),
