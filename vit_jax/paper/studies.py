@@ -175,6 +175,21 @@ def lengths() -> Study:
     return Study("Top-1 over the length of training", cells, "examples")
 
 
+def positions_long() -> Study:
+    """Position embeddings whose order in `positions` is not the paper's, eight times as long."""
+    rows = {
+        "None": _model(posemb="none"),
+        "1-D": (),
+        "Relative": _model(posemb="relative"),
+        "1-D, every layer": _model(posemb_where="layers"),
+    }
+    cells = {}
+    for name, own in rows.items():
+        folder = f"positions_long/{_folder(name)}" if own else "lengths"
+        cells["480,000 examples", name] = Recipe(long_runs(480_000, SEEDS, folder, own), METRIC)
+    return Study("Position embeddings after longer runs (table 8)", cells)
+
+
 def resolution_emoji() -> Study:
     """As `resolution`, on emoji of 64 pixels; of benchmarks/emoji.py emoji --dev=facebook."""
     pictures = (
@@ -189,7 +204,7 @@ def resolution_emoji() -> Study:
         return f"--config.data.pp=decode|resize({size}, antialias=True)|{CROP(size)}"
 
     cells: dict[tuple[str, str], Recipe] = {}
-    for count in (60_000, 120_000, 240_000, 480_000, LONG, 2 * LONG):
+    for count in (60_000, 120_000, 240_000, 480_000, LONG):
         seeds = SEEDS if count in (240_000, LONG) else SEEDS[:1]
         own = (*pictures, seen(16), *examples(count))
         runs = seeded(f"small/emoji/{count}", "ViT", *own, seeds=seeds)
@@ -349,6 +364,7 @@ STUDIES: dict[str, Callable[[], Study]] = {
     each.__name__: each
     for each in (
         positions,
+        positions_long,
         attention,
         igpt,
         pooling,
