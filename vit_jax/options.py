@@ -18,6 +18,7 @@ import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -44,7 +45,12 @@ STORED_EFFECTS = ("structure", "network", "fitted", "computation")
 _LEFT_OPEN = ("structure", "network", "fitted")  # None in config files
 MAX_INTEGER = 2**63 - 1
 # What a value of an option of each type is an instance of.
-_KINDS: dict[type, type] = {int: numbers.Real, float: numbers.Real, bool: bool, str: str}
+_KINDS: dict[type, tuple[type, ...]] = {
+    int: (numbers.Real,),
+    float: (numbers.Real,),
+    bool: (bool, np.bool_),
+    str: (str,),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,7 +295,8 @@ def check_section(kind: type, values: Any, where: str) -> None:
         single = _single_type(hints[name])
         if problem := declared.problem(value, whole=single is int):
             raise InputError(f"{where}.{name} is {value!r}; {problem}")
-        if not isinstance(value, (_KINDS.get(single, object), ConfigDict)) and value is not None:
+        kind_of = _KINDS.get(single, (object,))
+        if value is not None and not isinstance(value, (*kind_of, ConfigDict)):
             raise InputError(f"{where}.{name} is {shown(value)}; it must be {MEANT[single]}")
         if declared.choices is not None and isinstance(value, str):
             names = declared.choices()

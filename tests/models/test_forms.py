@@ -24,6 +24,7 @@ CASES = [
     dict(attention_kind="causal", head="gap"),
     dict(remat="dots_no_batch"),
     dict(remat="none", unroll=-1),
+    dict(unroll=-1),  # the default of TPUs where parameters are sharded
 ]
 
 

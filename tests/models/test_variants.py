@@ -1,6 +1,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import pytest
 from flax import nnx
 
@@ -211,6 +212,8 @@ def test_options_change_the_variant():
         (dict(num_heads=0), "model.num_heads is 0; it must be at least 1"),
         (dict(depth="3"), "model.depth is '3'; it must be a whole number, at least 1"),
         (dict(head=3), "model.head is 3; it must be a text in quotes"),
+        (dict(dtype=32), "model.dtype is 32; it must be a text in quotes"),
+        (dict(dtype=jnp.float16), "unknown model.dtype 'float16'"),
         (dict(remat=2), "model.remat is 2; it must be a text in quotes"),
         (dict(pool_prefix="yes"), "model.pool_prefix is 'yes'; it must be True or False"),
         (dict(num_classes=-1), "model.num_classes is -1; it must be at least 0"),

@@ -6,23 +6,28 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.extend import core
 
 from tests.plan.planning import plan
 from vit_jax import config as configs
 from vit_jax.config_files import load_config
 from vit_jax.errors import InputError
 from vit_jax.parallel.axes import AXES
+from vit_jax.parallel.engines import create_engine
 from vit_jax.plan.analytic.activations import kept_by, padded_size
 from vit_jax.plan.analytic.devices import describe_devices
+from vit_jax.plan.analytic.memory import is_looped
 from vit_jax.plan.analytic.network import group
 from vit_jax.plan.analytic.step import Analyst, Layout
 from vit_jax.plan.compile import compile_step, topology_devices
 from vit_jax.plan.dataset import dataset_of
 from vit_jax.plan.layouts.search import rank
-from vit_jax.train.run import Dataset
+from vit_jax.train.batches import abstract_batch
+from vit_jax.train.run import Dataset, prepare
 
 # Plans that libtpu compiled; `software` says which.
 COMPILED = json.loads((Path(__file__).parent / "compiled.json").read_text())["steps"]
+SIZES = dict.fromkeys(AXES, 1)
 TOKENS, WIDTH, HEADS, DEPTH, MLP = 17, 64, 2, 3, 128
 
 
@@ -36,17 +41,19 @@ def analyst(name, topology, **options):
     "compiled", COMPILED, ids=lambda row: f"{row['config'][8:]}-{row['options']}"
 )
 def test_memory_and_collectives_of_compiled_steps(compiled):
-    """S/16, B/16, L/16 and H/14 under several layouts: to 15%."""
+    """S/16 to G/14 under several layouts, to 15%; traffic varies more without a loop."""
     step = analyst(compiled["config"], compiled["topology"], **compiled["options"]).step()
     assert step.analytic
     assert step.total_bytes == pytest.approx(compiled["total_bytes"], rel=0.15)
     assert sum(c.bytes for c in step.found) == pytest.approx(compiled["sent_bytes"], rel=0.15)
-    assert step.traffic_bytes == pytest.approx(compiled["traffic_bytes"], rel=0.2)
+    tolerance = 0.35 if compiled.get("form") else 0.2
+    assert step.traffic_bytes == pytest.approx(compiled["traffic_bytes"], rel=tolerance)
 
 
 # Milliseconds "one by one" of steps that libtpu 0.0.42.1 compiled for v5e:16x16, 2026-11-30; with a
 # loop over blocks, and without (-1).
 ONE_BY_ONE = [
+    ("L/16", 4, 64, -1, 43.7), ("L/16", 2, 128, -1, 45.2),
     ("L/16", 256, 1, 1, 55.0), ("L/16", 4, 64, 1, 39.7), ("L/16", 8, 32, 1, 39.2),
     ("L/16", 2, 128, 1, 40.4), ("L/16", 8, 32, -1, 43.8), ("L/16", 16, 16, -1, 43.3),
     ("H/14", 4, 64, 1, 111.4), ("H/14", 8, 32, 1, 113.2), ("H/14", 16, 16, 1, 114.9),
@@ -62,6 +69,56 @@ def test_operations_one_by_one_of_compiled_steps(model, data, fsdp, unroll, expe
     options = {"model.name": f"ViT-{model}", "model.unroll": unroll, **layout}
     step = analyst(f"configs/vit_jft.py:ViT-{config}", "v5e:16x16", **options).step()
     assert 1000 * step.one_by_one == pytest.approx(expected, rel=0.1)
+
+
+def test_only_blocks_have_a_loop_to_leave_out():
+    """The estimate of a ResNet does not depend on `model.unroll`."""
+    layout = {"parallel.layout": "given", "parallel.data": 4, "parallel.fsdp": 4}
+    found = [
+        analyst("configs/vit_jft.py:BiT-R50x1", "v5e:4x4", **layout).step(),
+        analyst("configs/vit_jft.py:ViT-B/16", "v5e:4x4", **layout).step(),
+        analyst("configs/vit_jft.py:ViT-B/16", "v5e:4x4", **layout, **{"model.unroll": 1}).step(),
+    ]
+    resnet, without, looped = found
+    assert resnet.total_bytes > 0 and is_looped(resnet.run, SIZES | dict(fsdp=4), "none")
+    assert not is_looped(without.run, SIZES | dict(fsdp=4), "names")
+    assert is_looped(without.run, SIZES, "names") and is_looped(looped.run, SIZES, "names")
+    sent, more = (sum(c.bytes for c in step.found) for step in (without, looped))
+    assert sent < more and without.total_bytes > looped.total_bytes
+
+
+@pytest.mark.parametrize(
+    "options, looped",
+    [
+        ({"parallel.fsdp": 4}, False),
+        ({"parallel.fsdp": 4, "parallel.accumulate": 2}, False),
+        ({"parallel.fsdp": 2, "parallel.data": 2, "model.unroll": 1}, True),
+        ({"parallel.fsdp": 4, "model.remat": "full"}, True),
+        ({"parallel.data": 4}, True),
+        ({"parallel.data": 4, "model.unroll": -1}, False),
+    ],
+    ids=str,
+)
+def test_the_step_has_the_loop_that_the_formulas_expect(options, looped):
+    """Traced for four TPUs that need not be there: the scans over blocks, forward and backward."""
+    options = {"parallel.layout": "given", "model.depth": 3, "batch_size": 16} | options
+    known = analyst("configs/vit_jft.py:ViT-B/16", "v5e:2x2", **options)
+    config = known.config
+    run = prepare(config, known.dataset, create_engine(config.parallel, known.devices), None)
+    with jax.set_mesh(run.engine.mesh):
+        traced = run.train_step.function.trace(run.abstract, abstract_batch(run))
+    assert set(scans(traced.jaxpr.jaxpr, 3)) == {1 if looped else 3}
+    sizes = {axis: run.engine.mesh.shape.get(axis, 1) for axis in AXES}
+    assert is_looped(run, sizes, known.policy(config.model.remat)) == looped
+
+
+def scans(jaxpr, length):
+    """How many iterations at a time the scans of a length unroll."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "scan" and eqn.params["length"] == length:
+            yield eqn.params["unroll"]
+        for inner in core.jaxprs_in_params(eqn.params):
+            yield from scans(inner, length)
 
 
 def test_one_by_one_is_no_faster_than_the_fastest_step():

@@ -83,6 +83,7 @@ ENTRY %main (a: bf16[8,16], w: bf16[16,32]) -> f32[8,32] {
   %early.done = bf16[8,16] copy-done(%early)
   %part.done = bf16[4,32] slice-done(%part)
   %late = (bf16[8,16], bf16[8,16], u32[]) copy-start(%a)
+  %reserved = f32[8,32] custom-call(), custom_call_target="AllocateBuffer"
   %late.done = bf16[8,16] copy-done(%late)
   ROOT %r = f32[8,32] negate(%fc)
 }
@@ -143,7 +144,24 @@ def test_products_have_the_flops_that_xla_counts(function, left, right):
     assert sum(each.flops for each in found) == compiled.cost_analysis()["flops"]
 
 
-def test_a_plan_for_tpus_prints_both_estimates(tmp_path):
+def test_copies_in_an_asynchronous_call_are_beside_what_is_computed_meanwhile():
+    text = COPIES.replace(
+        "ENTRY %main",
+        """%moves (m: bf16[8,16]) -> bf16[8,16] {
+  %m = bf16[8,16] parameter(0)
+  ROOT %moved = bf16[8,16] copy(%m)
+}
+ENTRY %main""",
+    ).replace(
+        "%early = (bf16[8,16], bf16[8,16], u32[]) copy-start(%a)",
+        "%early = ((bf16[8,16]), bf16[8,16], s32[]) async-start(%a), calls=%moves",
+    )
+    text = text.replace("copy-done(%early)", "async-done(%early)")
+    found = {each.name: each for each in cycles.find_operations(Module(text))}
+    assert found["moved"].beside and not found["fc"].beside and not found["late"].beside
+
+
+def test_a_plan_for_tpus_prints_the_estimates(tmp_path):
     pytest.importorskip("libtpu")
     path = tmp_path / "tiny.py"
     path.write_text(CONFIG)
@@ -155,4 +173,5 @@ def test_a_plan_for_tpus_prints_both_estimates(tmp_path):
     assert estimates["per_operation"] < estimates["compiler"]
     text = "\n".join(lines(found))
     assert f"one by one     {1000 * estimates['per_operation']:.1f} ms" in text
+    assert f"copies beside  {1000 * estimates['copies_beside']:.1f} ms" in text
     assert "XLA's estimate" in text and "ranks variants, predicts no time" in text

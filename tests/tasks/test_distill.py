@@ -10,6 +10,7 @@ import pytest
 from vit_jax import models
 from vit_jax.config import default
 from vit_jax.errors import InputError
+from vit_jax.models.forms.platform import training_form
 from vit_jax.tasks import bind, create_task
 from vit_jax.tasks.distill import Teacher, feature_loss, hard_loss, soft_loss
 from vit_jax.tasks.mixup import create_mix
@@ -190,6 +191,21 @@ def test_the_distillation_token_learns_from_the_teacher_alone_and_the_teacher_no
         np.testing.assert_allclose(a, b, rtol=1e-5)
     assert not np.allclose(first["head"]["bias"], second["head"]["bias"])
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(teacher))
+
+
+def test_the_teacher_has_the_form_of_inference():
+    """On CPUs a loop over blocks, although training has none."""
+    config = student_config(depth=3)
+    graphdef, params = random_params(config, 1)
+    teacher = Teacher(config, graphdef, MEAN, STD)
+
+    def unrolled(function):
+        with training_form():
+            graph = jax.make_jaxpr(function)(jnp.zeros((2, 8, 8, 3)))
+        return [e.params["unroll"] for e in graph.jaxpr.eqns if e.primitive.name == "scan"]
+
+    assert unrolled(lambda images: models.merge(graphdef, params)(images)) == [3]
+    assert unrolled(lambda images: teacher(params, images, MEAN, STD)) == [1]
 
 
 def test_classes_are_matched_by_name_or_by_number():

@@ -208,9 +208,9 @@ class Predictor:
     def _start(self, images: np.ndarray) -> dict[str, jax.Array]:
         """Starts computing a batch, padded with zeros, on all devices among which it divides."""
         rows = min(_padded_size(len(images)), self._batch_size)
-        padded = images  # np.pad copies even where nothing is missing
+        padded = np.asarray(images)  # np.pad would copy even where nothing is missing
         if missing := rows - len(images):
-            padded = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            padded = np.pad(padded, ((0, missing), (0, 0), (0, 0), (0, 0)))
         if self._engine and rows % self._engine.batch_shards == 0:
             batch = self._engine.put_batch({"images": padded}, rows)
             return self._shared(self._replicated, batch["images"])

@@ -1,7 +1,10 @@
 """The configuration of a model: options that all models have, and those of a BiT ResNet."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
+
+import jax.numpy as jnp
 
 from vit_jax import options
 from vit_jax.errors import InputError
@@ -84,6 +87,9 @@ class ModelConfig:
     )
 
     def __post_init__(self):
+        if not isinstance(self.dtype, (str, int, float)) and self.dtype is not None:
+            with contextlib.suppress(TypeError):  # jnp.bfloat16, as JAX takes it: kept as its name
+                object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
         options.check_section(type(self), self, "model")
         if any(units < 1 for units in self.stages):
             raise InputError(f"model.resnet_stages is {self.resnet_stages}; units are 1 or more")

@@ -281,7 +281,8 @@ class ViTConfig(ModelConfig):
     unroll: int = option(
         0,
         "number of blocks per iteration of the scan over blocks; -1: all; 0: all in training on "
-        "CPUs up to a depth of 12, and on TPUs with fsdp up to 24, else 1 (docs/performance.md)",
+        "CPUs up to a depth of 12 (remat none), and on TPUs with fsdp up to 24 (remat names), else "
+        "1 (docs/performance.md)",
         effect="speed",
     )
     attention: str = option(

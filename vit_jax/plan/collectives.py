@@ -295,7 +295,8 @@ def _works_before_arrival(rest: list[Instruction]) -> bool:
     for instruction in rest[1:]:
         if instruction.opcode == "recv-done" and answers & set(instruction.operands):
             return False
-        if instruction.opcode in _WORK or instruction.opcode.removesuffix("-start") in SENT:
+        works = instruction.opcode in _WORK and not _reserves(instruction)
+        if works or instruction.opcode.removesuffix("-start") in SENT:
             return True
     return False
 
@@ -305,9 +306,14 @@ def works_before_done(rest: list[Instruction]) -> bool:
     for instruction in rest[1:]:
         if instruction.opcode.endswith("-done") and rest[0].name in instruction.operands:
             return False
-        if instruction.opcode in _WORK:
+        if instruction.opcode in _WORK and not _reserves(instruction):
             return True
     return False
+
+
+def _reserves(instruction: Instruction) -> bool:
+    """Whether a call only reserves memory, which others write."""
+    return instruction.opcode == "custom-call" and not instruction.operands
 
 
 def _members(attributes: str, num_devices: int) -> np.ndarray:

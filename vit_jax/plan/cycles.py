@@ -4,7 +4,8 @@
   at the memory's bandwidth, one operation after another. The roofline lets all products of a step
   overlap with all of its memory traffic; a TensorCore runs one operation at a time.
 * copies beside: the same, but copies that start before other work and end after it take no time of
-  their own, as far as the memory's bandwidth allows: other units of the chip carry them out.
+  their own, as far as the memory's bandwidth allows: other units of the chip carry them out. It is
+  a lower bound: the other work may be shorter than the copy.
 * compiler: the sum of `estimated_cycles`, which XLA writes beside each instruction, at the chip's
   clock. It is the compiler's own cost model, no measurement. It is close for large products and
   doubtful for vector work, and some instructions have no estimate (copies that run beside others,
@@ -92,7 +93,8 @@ class _Finder:
         self.module = module
         self.traffic = Traffic(module)
 
-    def operations(self, computation: str, times: int) -> Iterable[Operation]:
+    def operations(self, computation: str, times: int, within: bool = False) -> Iterable[Operation]:
+        """Those of a computation; `within` says that all of it runs beside something else."""
         body = self.module.computations.get(computation, [])
         beside: set[str] = set()  # starts of copies during which something is computed
         for place, each in enumerate(body):
@@ -105,23 +107,24 @@ class _Finder:
                 yield from self.operations(max(each.called, key=self.traffic.of), times)
             elif each.opcode in _CALLS:
                 for called in each.called:
-                    yield from self.operations(called, times)
+                    yield from self.operations(called, times, within or each.name in beside)
             elif each.opcode not in FREE and not _is_collective(each):
                 # An end names its start; both are parts of one copy.
                 ends = each.opcode.endswith("-done") and not beside.isdisjoint(each.operands)
-                yield self._operation(each, times, ends or each.name in beside)
+                yield self._operation(each, times, within or ends or each.name in beside)
 
     def _operation(self, instruction: Instruction, times: int, beside: bool) -> Operation:
         cycles = _CYCLES.search(instruction.attributes)
         source = re.search(r'op_name="([^"]*)"', instruction.attributes)
+        flops = times * self._flops(instruction)
         return Operation(
             name=instruction.name,
             source=source[1] if source else "",
             times=times,
-            flops=times * self._flops(instruction),
+            flops=flops,
             bytes=times * self.traffic.of_instruction(instruction),
             cycles=times * int(cycles[1]) if cycles else None,
-            beside=beside,
+            beside=beside and not flops,
         )
 
     def _flops(self, instruction: Instruction) -> int:

@@ -94,8 +94,9 @@ def _sent(kinds: dict[str, int] | None, total: int | None, least: int, hidden: i
     text = ", ".join(f"{kind} {binary(size)}" for kind, size in kinds.items())
     if not least:
         return f"{text or 'none'} a step from each device"
+    each = " if it gathers weights for each pass" if total < 0.98 * least else ""
     return (
-        f"{text} a step from each device, {total / least:.2f} of what the layout needs; "
+        f"{text} a step from each device, {total / least:.2f} of what the layout needs{each}; "
         f"{hidden / max(total, 1):.0%} while something is computed"
     )
 

@@ -18,6 +18,7 @@ from vit_jax import models
 from vit_jax.errors import InputError
 from vit_jax.models import flops
 from vit_jax.models.config import ModelConfig
+from vit_jax.models.forms.platform import training_form
 from vit_jax.models.layers import Dense, shard_batch
 from vit_jax.options import check_section, defaults, option
 from vit_jax.spec import internal
@@ -118,7 +119,7 @@ class Teacher:
           params: parameters of the teacher.
           images: (B, H, W, 3), normalised by `mean` and `std`.
         """
-        with jax.named_scope("teacher"):
+        with jax.named_scope("teacher"), training_form(False):
             images = self._own_images(images, mean, std)
             model: Any = models.merge(self.graphdef, params)
             outputs = jax.lax.stop_gradient(model(images).astype(jnp.float32))

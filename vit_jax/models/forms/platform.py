@@ -25,9 +25,9 @@ def on_tpu() -> bool:
     return device_in_use()[0] == "tpu"
 
 
-# Blocks up to which training has no loop. Without one, compiling takes two to three times as long.
-# On CPUs a step of ViT-Ti/16 then takes a seventh less time; on TPUs XLA keeps two thirds of the
-# weights that it gathers, instead of gathering them again: docs/performance.md.
+# Blocks up to which training has no loop, by platform. Without one a step of ViT-Ti/16 takes a
+# seventh less time on CPUs; on TPUs XLA's estimate of L/16 falls by 5 to 19%. Compiling takes
+# longer, on TPUs up to three and a half times: docs/performance.md.
 UNROLLED_DEPTH = {"cpu": 12, "tpu": 24}
 
 
@@ -35,9 +35,13 @@ _in_training: ContextVar[bool] = ContextVar("in_training", default=False)
 
 
 @contextlib.contextmanager
-def training_form() -> Iterator[None]:
-    """What is traced within has the form that is fastest together with its gradient."""
-    token = _in_training.set(True)
+def training_form(training: bool = True) -> Iterator[None]:
+    """What is traced within has the form that is fastest together with its gradient.
+
+    Args:
+      training: False within a training step: for a part without a gradient, such as a teacher.
+    """
+    token = _in_training.set(training)
     try:
         yield
     finally:
@@ -64,8 +68,8 @@ def unrolled_in_training(option: int, depth: int, platform: str, *, remat: str, 
 
     By default there is no loop where one costs time. On CPUs it copies what gradients need into
     stacked arrays; with remat it stays, since without a loop XLA may compute all of the blocks
-    ahead. On TPUs, where parameters are sharded, each iteration gathers its weights anew; policies
-    other than `names` are there to save memory, and a loop saves the most.
+    ahead. On TPUs it does too, and XLA for v5e gathers sharded weights less often without one;
+    policies other than `names` are there to save memory, and a loop saves the most.
 
     Args:
       option: `model.unroll`: a number, -1: all, 0: by the rest.

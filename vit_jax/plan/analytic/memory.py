@@ -43,10 +43,10 @@ FLOAT32 = 4  # bytes
 # pass holds at a time in main memory; fewer, if one of them fits into the memory on the chip.
 # Fitted to compiled steps of S/16, B/16, L/16 and H/14 on v5e (tests/plan/compiled.json).
 SCORES, SCORES_IF_SMALL = 3.5, 1.0
-# Shares of the blocks' weights gathered over fsdp that XLA for TPUs, without a loop over blocks,
-# does not gather again for the backward pass, and that it has at a time. In compiled steps of L/16,
-# H/14 and G/14 the first is 0.72 to 0.77, the other 0.2 to 0.9 beside what a loop would hold.
-GATHERED_ONCE, HELD_AT_ONCE = 0.72, 0.75
+# Share of the blocks' weights gathered over fsdp that XLA has at a time without a loop over blocks,
+# in place of two blocks' in a loop. Fitted to compiled steps of B/16, L/16, H/14 and G/14 on v5e
+# with the remat policy names.
+HELD_AT_ONCE = 0.5
 # Arrays of TPUs' kernel that its backward pass holds at a time: six of a device's own tokens, and
 # keys and values; where the axis sequence gathers these, they and their gradients in float32.
 KERNEL_OWN, KERNEL_KEYS, KERNEL_GATHERED = 6, 2, 6
@@ -192,7 +192,7 @@ def token_bytes(run: Run, tiles: bool = False) -> int:
 
 
 def is_looped(run: Run, sizes: Mapping[str, int], remat: str) -> bool:
-    """Whether the step of a layout has a loop over blocks, by `model.unroll`.
+    """Whether the step of a layout has a loop over blocks, by `model.unroll`; of a ResNet, True.
 
     Args:
       run: the run, whatever its own layout.
@@ -201,7 +201,7 @@ def is_looped(run: Run, sizes: Mapping[str, int], remat: str) -> bool:
     """
     model = run.model_config
     if not isinstance(model, ViTConfig):
-        return False
+        return True  # the formulas for steps without a loop are about blocks
     platform = run.engine.mesh.devices.flat[0].platform
     unroll, depth = model.unroll, model.depth
     return depth > unrolled_in_training(unroll, depth, platform, remat=remat, fsdp=sizes["fsdp"])

@@ -244,6 +244,7 @@ class Analyst:
             accumulate=parts,
             remat=remat,
             tpu=self.tpu,
+            chip=self.chip,
             looped=looped,
         )
         if self.chip is None:
@@ -259,7 +260,6 @@ class Analyst:
             working=block_bytes(run, without, without, sizes["tensor"], tiles=self.tpu),
             remat=remat,
             chip=self.chip,
-            looped=looped,
         )
         images = run.config.batch_size / len(placed)
         flops = run.train_flops() + 2 * roofline.recomputed_macs(run.model_config, remat, placed[0])

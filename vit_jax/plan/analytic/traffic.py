@@ -36,9 +36,6 @@ REPEATED = {"none": 0.0, "dots": 0.1, "names": 0.09, "dots_no_batch": 0.35, "ful
 # Over all of a few chips, XLA for TPUs sends weights round in pieces while it multiplies them, so
 # that each product passes several times. Times the traffic, of one compiled step (fsdp=16 of 16).
 IN_PIECES, FEW = 2.4, 8
-# Without a loop over blocks nothing is copied into stacks, and more stays in the chip's memory.
-# Times the traffic: from 0.75 to 0.95 in compiled steps of B/16 and L/16.
-WITHOUT_LOOP = 0.88
 # Share of the activations' and weights' traffic whose time no product hides, where operations run
 # one by one: from 0.3 to 0.55 in compiled steps of L/16, H/14 and G/14.
 ALONE = 0.42
@@ -58,7 +55,6 @@ def predict_traffic(
     working: float,
     remat: str,
     chip: Chip,
-    looped: bool = True,
 ) -> int:
     """Bytes that one device reads and writes in a step.
 
@@ -73,7 +69,6 @@ def predict_traffic(
         `memory.block_bytes`.
       remat: policy of remat.
       chip: the chip.
-      looped: whether the compiled step has a loop over blocks.
     """
     shards = 1
     for axis, size in sizes.items():
@@ -94,8 +89,6 @@ def predict_traffic(
     passing = rows * activations + _weights(run, params, sizes, accumulate, memory)
     if chip.on_chip and FEW <= sizes["fsdp"] == math.prod(sizes.values()) < MANY:
         passing *= IN_PIECES
-    if not looped:
-        passing *= WITHOUT_LOOP
     return round(passing + state_traffic(memory))
 
 

@@ -35,7 +35,8 @@ class Candidate:
     bottleneck: str | None
     sent_bytes: int | None
     found_by: str  # FORMULAS or COMPILED
-    copies_beside_seconds: float | None = None  # the same, with asynchronous copies; None: unknown
+    # As one_by_one_seconds, but copies run beside other operations; None: unknown.
+    copies_beside_seconds: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -71,7 +72,7 @@ def compile_best(
     *,
     other: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> Iterator[Candidate]:
-    """Compiles the first candidates, then the fastest of them in another form.
+    """Compiles the first candidates, then the fastest of them with a loop over blocks or without.
 
     One that the compiler fails on is left out, with a line that says so.
 
@@ -79,7 +80,8 @@ def compile_best(
       candidates: candidates, the best first.
       compiler: compiler of the run's variants.
       count: number of candidates to compile.
-      other: options of the other form of a layout, such as `other_form`; None: there is none.
+      other: gives the options that a layout has in its other form, see `other_form`; None: it has
+        only one.
     """
     done = []
     for number, candidate in enumerate(candidates[:count], start=1):
@@ -91,19 +93,23 @@ def compile_best(
     if other and fitting:
         fastest = min(fitting, key=lambda each: each.seconds)
         changed = {**fastest.options, **other(fastest.options)}
-        found = _compiled(changed, compiler, "the fastest in its other form")
+        loop = "with a loop" if changed.get("model.unroll") == 1 else "without a loop"
+        found = _compiled(changed, compiler, f"the fastest {loop} over blocks")
         if found:
             yield found
 
 
 def has_two_forms(analyst: Analyst) -> bool:
-    """Whether the model has blocks, and the config does not say how many a loop has at a time."""
+    """Whether the blocks may be in a loop or not: there are several, and no number is given.
+
+    1 may come from a config that `--write` made, and counts as none.
+    """
     model = analyst.run("none").model_config
-    return isinstance(model, ViTConfig) and analyst.config.model.unroll in (0, 1)
+    return isinstance(model, ViTConfig) and model.depth > 1 and model.unroll in (0, 1)
 
 
 def other_form(analyst: Analyst, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The `model.unroll` that a layout does not have: no loop over blocks, or a loop.
+    """The `model.unroll` that a layout does not have: -1, no loop over blocks, or 1, a loop.
 
     Args:
       analyst: estimates of the run's layouts.

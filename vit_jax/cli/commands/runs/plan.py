@@ -87,7 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole(0, 100),
         default=4,
         metavar="N",
-        help="with --search: compile the best N layouts (%(default)s); kept on disk",
+        help="with --search: compile the best N layouts (%(default)s), and the fastest of them "
+        "once more, with or without a loop over blocks; kept on disk",
     )
     parser.add_argument(
         "--write",
