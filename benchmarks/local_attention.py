@@ -10,7 +10,7 @@ is compiled, not run. The JSON document is written after each measurement: a run
 
 With --topology the block is compiled for TPUs that need not be there (they need the compiler:
 pip install 'vit_jax[plan]'), each with --batch examples. Nothing runs; the compiled program gives
-one chip's temporary memory, its bytes to and from main memory, and the two estimates of its time
+one chip's temporary memory, its bytes to and from main memory, and the estimates of its time
 that `vit_jax plan` prints. `KIND @ splash` is a kind with model.attention=splash, whose kernel has
 no estimate; the others have plain products.
 """
@@ -130,7 +130,7 @@ def compile_for(
     except jax.errors.JaxRuntimeError as problem:  # more memory than the chip has
         return dict(row, problem=f"{kind}, {row['tokens']} tokens: {first_line(problem)}")
     module = Module(compiled.as_text() or "")
-    times: dict[str, float | None] = dict(per_operation=None, compiler=None)
+    times: dict[str, float | None] = dict.fromkeys(("per_operation", "copies_beside", "compiler"))
     if config.attention != "splash":
         nothing_sent = roofline.predict(step_flops=0, traffic=0, found=(), chip=chip)
         flops = 6 * batch * row["block_macs"]
@@ -196,7 +196,7 @@ def report(rows: list[dict[str, Any]]) -> str:
 
 
 def report_compiled(rows: list[dict[str, Any]]) -> str:
-    """The compiled blocks as Markdown: MiB of temporaries and of traffic, and both estimates."""
+    """The compiled blocks as Markdown: MiB of temporaries and of traffic, and two estimates."""
     lines = ["| kind | tokens | temporaries, MiB | traffic, MiB | one by one, ms | compiler, ms |"]
     lines.append("|---" * 6 + "|")
     for row in rows:

@@ -53,6 +53,7 @@ def test_memory_and_collectives_of_compiled_steps(compiled):
 # Milliseconds "one by one" of steps that libtpu 0.0.42.1 compiled for v5e:16x16, 2026-11-30; with a
 # loop over blocks, and without (-1).
 ONE_BY_ONE = [
+    ("L/16", 16, 16, 1, 41.0),
     ("L/16", 4, 64, -1, 43.7), ("L/16", 2, 128, -1, 45.2),
     ("L/16", 256, 1, 1, 55.0), ("L/16", 4, 64, 1, 39.7), ("L/16", 8, 32, 1, 39.2),
     ("L/16", 2, 128, 1, 40.4), ("L/16", 8, 32, -1, 43.8), ("L/16", 16, 16, -1, 43.3),
@@ -68,7 +69,7 @@ def test_operations_one_by_one_of_compiled_steps(model, data, fsdp, unroll, expe
     layout = {"parallel.layout": "given", "parallel.data": data, "parallel.fsdp": fsdp}
     options = {"model.name": f"ViT-{model}", "model.unroll": unroll, **layout}
     step = analyst(f"configs/vit_jft.py:ViT-{config}", "v5e:16x16", **options).step()
-    assert 1000 * step.one_by_one == pytest.approx(expected, rel=0.1)
+    assert 1000 * step.one_by_one == pytest.approx(expected, rel=0.14)
 
 
 def test_only_blocks_have_a_loop_to_leave_out():
