@@ -309,6 +309,7 @@ def test_a_plan_without_the_compiler_says_so(tmp_path, monkeypatch):
     found = json.loads(plan(*args, "--json")[1])
     assert found["analytic"] and found["devices"] == 16 and found["compile_seconds"] == 0
     # Without a loop over blocks, their weights are not all gathered twice.
+    assert "of what the layout needs if it gathers weights for each pass;" in text
     assert 0.8 < found["collective_bytes_per_step"] / found["collective_bytes_minimum"] < 1
     found = json.loads(plan(*args, "--json", "--config.model.unroll=1")[1])
     assert found["collective_bytes_per_step"] >= found["collective_bytes_minimum"]
